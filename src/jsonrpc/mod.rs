@@ -1,0 +1,21 @@
+//! JSON-RPC 2.0 over `Content-Length` frames, both ways on one byte stream.
+//!
+//! Knows nothing of Copilot and nothing of gRPC: what the methods mean is the business of the rooms above.
+//!
+//! | file | is | uses |
+//! |---|---|---|
+//! | [`frame`] | bytes to bodies and back, pure | |
+//! | [`message`] | bodies to messages and back, pure | `frame` |
+//! | `pending` | our ids to whoever waits for them, pure | |
+//! | [`peer`] | the two tasks that own a connection, and the handle to them | all three |
+//!
+//! Only [`peer`] knows that there is a socket or a runtime; the others are values that tests and fuzzers feed
+//! with bytes.
+
+pub mod frame;
+pub mod message;
+pub mod peer;
+mod pending;
+
+pub use message::ErrorObject;
+pub use peer::{Cause, Error, Handler, Options, Peer, Reply};
