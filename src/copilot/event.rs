@@ -1,0 +1,376 @@
+//! Session events: `session.event {sessionId, event: {id, type, timestamp, data, agentId?, ephemeral?}}`.
+//!
+//! Most events of a turn interest nobody, and they are the large ones (the system prompt, snapshots of the whole
+//! conversation). So an event is first [`peek`]ed at, and only parsed if somebody wants it.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
+
+/// An event of a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// Its id.
+    pub id: String,
+    /// When it happened; RFC 3339.
+    pub timestamp: String,
+    /// The sub-agent that it happened in; `None` is the main agent.
+    pub agent_id: Option<String>,
+    /// Whether it is only sent, and not stored.
+    pub ephemeral: bool,
+    /// The CLI's name for the kind of event.
+    pub kind: String,
+    /// What it carries.
+    pub payload: Payload,
+    /// The length of its JSON in bytes: what it weighs in a queue.
+    pub weight: usize,
+}
+
+/// What an event carries, for the kinds that the facade knows.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "the variants are the CLI's event types, whose fields the types below describe"
+)]
+pub enum Payload {
+    UserMessage(UserMessage),
+    AssistantMessage(AssistantMessage),
+    AssistantMessageDelta(AssistantMessageDelta),
+    AssistantReasoning(AssistantReasoning),
+    AssistantReasoningDelta(AssistantReasoningDelta),
+    AssistantTurnStart(Round),
+    AssistantTurnEnd(Round),
+    AssistantTurnRetry(Round),
+    AssistantUsage(Usage),
+    ToolExecutionStart(ToolStart),
+    ToolExecutionPartialResult(ToolPartialResult),
+    ToolExecutionProgress(ToolProgress),
+    ToolExecutionComplete(ToolComplete),
+    PermissionRequested(PermissionRequested),
+    PermissionCompleted(PermissionCompleted),
+    SessionStart(Value),
+    SessionTitleChanged(TitleChanged),
+    SessionCompactionStart(CompactionStart),
+    SessionCompactionComplete(CompactionComplete),
+    SessionWarning(Warning),
+    SessionError(SessionError),
+    SessionShutdown(Value),
+    SessionIdle(Idle),
+    Abort(Abort),
+    /// Everything else, and a known kind whose data has another shape than we know.
+    Other(Value),
+}
+
+macro_rules! payloads {
+    ($($kind:literal => $variant:ident,)*) => {
+        /// The kinds of event that have a [`Payload`] of their own.
+        const KNOWN_KINDS: &[&str] = &[$($kind),*];
+
+        fn known_payload(kind: &str, data: &RawValue) -> Option<Payload> {
+            match kind {
+                $($kind => typed(data).map(Payload::$variant),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+payloads! {
+    "user.message" => UserMessage,
+    "assistant.message" => AssistantMessage,
+    "assistant.message_delta" => AssistantMessageDelta,
+    "assistant.reasoning" => AssistantReasoning,
+    "assistant.reasoning_delta" => AssistantReasoningDelta,
+    "assistant.turn_start" => AssistantTurnStart,
+    "assistant.turn_end" => AssistantTurnEnd,
+    "assistant.turn_retry" => AssistantTurnRetry,
+    "assistant.usage" => AssistantUsage,
+    "tool.execution_start" => ToolExecutionStart,
+    "tool.execution_partial_result" => ToolExecutionPartialResult,
+    "tool.execution_progress" => ToolExecutionProgress,
+    "tool.execution_complete" => ToolExecutionComplete,
+    "permission.requested" => PermissionRequested,
+    "permission.completed" => PermissionCompleted,
+    "session.start" => SessionStart,
+    "session.title_changed" => SessionTitleChanged,
+    "session.compaction_start" => SessionCompactionStart,
+    "session.compaction_complete" => SessionCompactionComplete,
+    "session.warning" => SessionWarning,
+    "session.error" => SessionError,
+    "session.shutdown" => SessionShutdown,
+    "session.idle" => SessionIdle,
+    "abort" => Abort,
+}
+
+fn typed<T: DeserializeOwned>(data: &RawValue) -> Option<T> {
+    serde_json::from_str(data.get()).ok()
+}
+
+/// Whether the facade itself has to see events of this kind, whoever else wants them.
+pub fn is_known(kind: &str) -> bool {
+    KNOWN_KINDS.contains(&kind)
+}
+
+/// What an event is about, read without building anything.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Peek<'a> {
+    /// The session.
+    #[serde(borrow, rename = "sessionId")]
+    pub session_id: Cow<'a, str>,
+    /// The event's type.
+    #[serde(borrow)]
+    event: PeekKind<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+struct PeekKind<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+}
+
+impl Peek<'_> {
+    /// The kind of event.
+    pub fn kind(&self) -> &str {
+        &self.event.kind
+    }
+}
+
+/// Looks at the parameters of a `session.event` notification; `None` if they are not what they should be.
+pub fn peek(params: &[u8]) -> Option<Peek<'_>> {
+    serde_json::from_slice(params).ok()
+}
+
+/// Finds the kind in the first bytes of a `session.event` that is too large to be read whole. A guess: the CLI writes
+/// `type` first in `event` (observed), and a wrong one costs the link, not an event.
+pub fn kind_in_head(head: &[u8]) -> Option<&str> {
+    let event = memchr::memmem::find(head, b"\"event\":{\"type\":\"")?;
+    let kind = head[event..].get(b"\"event\":{\"type\":\"".len()..)?;
+    std::str::from_utf8(&kind[..memchr::memchr(b'"', kind)?]).ok()
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    event: RawEvent<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawEvent<'a> {
+    #[serde(default)]
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    timestamp: String,
+    agent_id: Option<String>,
+    #[serde(default)]
+    ephemeral: bool,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+/// Reads the parameters of a `session.event` notification; `None` if they are not what they should be.
+pub fn parse(params: &[u8]) -> Option<Event> {
+    let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } =
+        serde_json::from_slice::<Envelope<'_>>(params).ok()?.event;
+    let data = data.unwrap_or(RawValue::NULL);
+    let payload = match known_payload(&kind, data) {
+        Some(payload) => payload,
+        None => Payload::Other(typed(data)?),
+    };
+    Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: params.len() })
+}
+
+/// `session.lifecycle`, as far as it matters: it goes to every connection, for every session.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lifecycle {
+    /// `session.created`, `session.updated`, `session.deleted` and more.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The session.
+    pub session_id: String,
+}
+
+macro_rules! data {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+            #[serde(rename_all = "camelCase")]
+            #[expect(missing_docs, reason = "the fields are the CLI's, by the names of session-events.schema.json")]
+            pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
+        )*
+    };
+}
+
+data! {
+    /// The agent took a prompt up.
+    UserMessage { content: String, message_id: Option<String>, }
+
+    /// A message, whole. `content` is empty if it only calls tools.
+    AssistantMessage {
+        message_id: String,
+        content: String,
+        originating_message_id: Option<String>,
+        model: Option<String>,
+        #[serde(default)]
+        tool_requests: Vec<ToolRequest>,
+    }
+
+    /// The model wants to call a tool.
+    ToolRequest { tool_call_id: String, name: String, #[serde(default)] arguments: Value, }
+
+    /// A piece of a message.
+    AssistantMessageDelta { message_id: String, delta_content: String, }
+
+    /// The model's reasoning, whole.
+    AssistantReasoning { reasoning_id: String, content: String, }
+
+    /// A piece of the model's reasoning.
+    AssistantReasoningDelta { reasoning_id: String, delta_content: String, }
+
+    /// A round of the agent: one model call and its tools.
+    Round { turn_id: String, reason: Option<String>, model: Option<String>, }
+
+    /// What a model call cost. `duration` is in milliseconds.
+    Usage {
+        model: Option<String>,
+        input_tokens: Option<i64>,
+        output_tokens: Option<i64>,
+        cache_read_tokens: Option<i64>,
+        cache_write_tokens: Option<i64>,
+        reasoning_tokens: Option<i64>,
+        cost: Option<f64>,
+        duration: Option<f64>,
+    }
+
+    /// A tool starts.
+    ToolStart { tool_call_id: String, tool_name: String, #[serde(default)] arguments: Value, }
+
+    /// A piece of a tool's output.
+    ToolPartialResult { tool_call_id: String, partial_output: String, }
+
+    /// Word of a tool's progress.
+    ToolProgress { tool_call_id: String, progress_message: String, }
+
+    /// A tool has ended.
+    ToolComplete { tool_call_id: String, success: bool, result: Option<ToolOutput>, error: Option<ToolError>, }
+
+    /// What a tool gave the model.
+    ToolOutput { content: Option<String>, }
+
+    /// Why a tool failed.
+    ToolError { message: Option<String>, }
+
+    /// A permission is needed. Nobody else answers unless `resolved_by_hook`.
+    PermissionRequested {
+        request_id: String,
+        permission_request: Value,
+        #[serde(default)]
+        resolved_by_hook: bool,
+    }
+
+    /// A permission was given or refused.
+    PermissionCompleted { request_id: String, tool_call_id: Option<String>, result: PermissionOutcome, }
+
+    /// What came of a permission request.
+    PermissionOutcome { kind: String, }
+
+    /// The conversation got a title.
+    TitleChanged { title: String, }
+
+    /// The history is being summarized.
+    CompactionStart { trigger: Option<String>, }
+
+    /// The history was summarized.
+    CompactionComplete {
+        success: bool,
+        error: Option<String>,
+        pre_compaction_tokens: Option<i64>,
+        post_compaction_tokens: Option<i64>,
+    }
+
+    /// A warning.
+    Warning { warning_type: Option<String>, message: String, }
+
+    /// A turn has failed. Without `originating_message_id` (observed where no model could be called) it is the
+    /// running turn that failed.
+    SessionError {
+        error_type: String,
+        message: String,
+        error_code: Option<String>,
+        status_code: Option<i32>,
+        originating_message_id: Option<String>,
+    }
+
+    /// Nothing more to do. Never stored, and never repeated if missed.
+    Idle { #[serde(default)] aborted: bool, mode: Option<String>, }
+
+    /// The turn is being stopped.
+    Abort { reason: Option<String>, }
+}
+
+impl PermissionRequested {
+    /// What the permission is for.
+    pub fn kind(&self) -> &str {
+        self.permission_request.get("kind").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The tool call that needs it.
+    pub fn tool_call_id(&self) -> Option<&str> {
+        self.permission_request.get("toolCallId").and_then(Value::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn params(event: &Value) -> Vec<u8> {
+        serde_json::to_vec(&json!({"sessionId": "s", "event": event})).unwrap()
+    }
+
+    #[test]
+    fn a_peek_sees_session_and_kind() {
+        let params =
+            params(&json!({"id": "1", "data": {"type": "decoy"}, "type": "assistant.message_delta"}));
+        let peek = peek(&params).unwrap();
+        assert_eq!((&*peek.session_id, peek.kind()), ("s", "assistant.message_delta"));
+        assert_eq!(super::peek(b"{}"), None);
+        assert_eq!(super::peek(b"not json"), None);
+    }
+
+    #[test]
+    fn known_events_are_typed_and_all_others_pass_through() {
+        let check = |kind: &str, data: Value, expected: Payload| {
+            let event =
+                parse(&params(&json!({"id": "1", "type": kind, "timestamp": "t", "data": data}))).unwrap();
+            assert_eq!(event.payload, expected);
+        };
+        check(
+            "assistant.message_delta",
+            json!({"messageId": "m", "deltaContent": "hi", "new": 1}),
+            Payload::AssistantMessageDelta(AssistantMessageDelta {
+                message_id: "m".into(),
+                delta_content: "hi".into(),
+            }),
+        );
+        check("session.idle", json!({}), Payload::SessionIdle(Idle::default()));
+        check("session.fresh", json!({"x": [1]}), Payload::Other(json!({"x": [1]})));
+        check("assistant.message_delta", json!({"messageId": 7}), Payload::Other(json!({"messageId": 7})));
+    }
+
+    #[test]
+    fn an_event_without_data_is_an_event() {
+        assert_eq!(
+            parse(&params(&json!({"type": "new.kind"}))).unwrap().payload,
+            Payload::Other(Value::Null)
+        );
+        assert_eq!(parse(&params(&json!({"data": {}}))), None);
+    }
+}

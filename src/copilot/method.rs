@@ -1,0 +1,249 @@
+//! The methods that the facade calls: parameters, results, and the names on the wire.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::settings::{EmptyOptions, Parameters};
+
+/// A method of the CLI. The implementing type is its parameters.
+pub trait Method: Serialize {
+    /// The name on the wire.
+    const NAME: &'static str;
+    /// What comes back.
+    type Output: DeserializeOwned;
+}
+
+macro_rules! methods {
+    ($($params:ty => $name:literal -> $output:ty;)*) => {
+        $(impl Method for $params {
+            const NAME: &'static str = $name;
+            type Output = $output;
+        })*
+    };
+}
+
+methods! {
+    Connect<'_> => "connect" -> Connected;
+    Ping => "ping" -> Pong;
+    Create<'_> => "session.create" -> Created;
+    Resume<'_> => "session.resume" -> Created;
+    UpdateOptions<'_> => "session.options.update" -> serde::de::IgnoredAny;
+    Send<'_> => "session.send" -> Sent;
+    Abort<'_> => "session.abort" -> Done;
+    IsProcessing<'_> => "session.metadata.isProcessing" -> Processing;
+    Delete<'_> => "session.delete" -> Done;
+    List => "session.list" -> Listed;
+    GetMetadata<'_> => "session.getMetadata" -> Metadata;
+    AnswerPermission<'_> => "session.permissions.handlePendingPermissionRequest" -> Done;
+}
+
+/// Opens the conversation. Its token must be absent where the CLI has none: a token that it does not expect is an
+/// error (-32003), just as a wrong one.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connect<'a> {
+    /// The connection token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<&'a super::Secret>,
+    /// Who connects.
+    pub client_info: ClientInfo,
+}
+
+/// Who connects.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientInfo {
+    /// The program's name.
+    pub extension_name: &'static str,
+    /// The program's version.
+    pub extension_version: &'static str,
+}
+
+/// The answer to [`Connect`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connected {
+    /// The protocol's version.
+    pub protocol_version: Option<u32>,
+    /// The CLI's version.
+    #[serde(default)]
+    pub version: String,
+}
+
+/// Asks for a sign of life.
+#[derive(Debug, Serialize)]
+pub struct Ping {}
+
+/// The answer to [`Ping`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pong {
+    /// The protocol's version.
+    pub protocol_version: Option<u32>,
+}
+
+/// Creates a session. On an id that exists it attaches or forks silently: look first.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Create<'a>(pub Parameters<'a>);
+
+/// Loads a stored session, or attaches to a loaded one.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Resume<'a>(pub Parameters<'a>);
+
+/// The answer to [`Create`] and [`Resume`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Created {
+    /// When the session was first created; RFC 3339.
+    #[serde(default)]
+    pub start_time: String,
+}
+
+/// Completes mode "empty".
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateOptions<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The options.
+    #[serde(flatten)]
+    pub options: EmptyOptions,
+}
+
+/// Sends a prompt.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Send<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The prompt.
+    pub prompt: &'a str,
+}
+
+/// The answer to [`Send`]. It may come after the first events of the turn.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sent {
+    /// The id of the user's message, which is the turn's.
+    pub message_id: String,
+}
+
+/// Stops what the session is doing. Answered after the `session.idle` that it causes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Abort<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// Asks whether a session is busy.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IsProcessing<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// The answer to [`IsProcessing`].
+#[derive(Debug, Deserialize)]
+pub struct Processing {
+    /// Whether it is.
+    pub processing: bool,
+}
+
+/// Deletes a session, loaded or stored, whoever owns it, also in mid-turn, in which case no event is sent.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delete<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// A result that may hide a failure.
+#[derive(Debug, Deserialize)]
+pub struct Done {
+    /// Whether it worked.
+    pub success: bool,
+    /// Why it did not.
+    pub error: Option<String>,
+}
+
+/// Lists the sessions that hold at least one message.
+#[derive(Debug, Serialize)]
+pub struct List {}
+
+/// The answer to [`List`].
+#[derive(Debug, Deserialize)]
+pub struct Listed {
+    /// The sessions, newest first.
+    pub sessions: Vec<Entry>,
+}
+
+/// Looks one session up; those without a message are not found.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GetMetadata<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// The answer to [`GetMetadata`].
+#[derive(Debug, Deserialize)]
+pub struct Metadata {
+    /// The session, if there is one.
+    pub session: Option<Entry>,
+}
+
+/// A stored session.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Its id.
+    pub session_id: String,
+    /// When it was created; RFC 3339.
+    #[serde(default)]
+    pub start_time: String,
+    /// When it last changed; RFC 3339.
+    #[serde(default)]
+    pub modified_time: String,
+    /// Its title.
+    pub summary: Option<String>,
+    /// The program that created it.
+    pub client_name: Option<String>,
+    /// Where it works.
+    pub context: Option<Context>,
+}
+
+/// Where a session works.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Context {
+    /// The working directory.
+    pub cwd: Option<String>,
+}
+
+/// Answers a permission request. Of decisions, only these are sent: the CLI accepts any other, and then breaks the
+/// tool call (observed).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AnswerPermission<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The request.
+    pub request_id: &'a str,
+    /// The decision.
+    pub result: Decision,
+}
+
+/// What is decided of a permission request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Decision {
+    /// Yes, this time.
+    ApproveOnce,
+    /// No; the model is told why.
+    Reject {
+        /// Why.
+        feedback: String,
+    },
+}

@@ -1,0 +1,17 @@
+//! The Copilot CLI's vocabulary: what it is asked, what it tells, and what its errors mean. Pure; knows no sockets.
+//!
+//! Open-ended on purpose: every release of the CLI adds fields and events. Unknown fields are ignored, unknown events
+//! pass through as [`event::Payload::Other`]. Facts of the protocol that are marked "observed" were seen on CLI 1.0.102.
+
+pub mod event;
+pub mod failure;
+pub mod method;
+mod secret;
+pub mod settings;
+pub mod version;
+
+pub use event::Event;
+pub use failure::{AgentFailure, Rejection};
+pub use method::Method;
+pub use secret::Secret;
+pub use settings::{Provider, Settings};
