@@ -1,0 +1,407 @@
+//! One CLI of our own: started, waited for, ended.
+//!
+//! The facade's child is not the CLI but the [guard], which runs the CLI and ends it, with every tool that
+//! it started, as soon as the pipe to its standard input closes. The write end of that pipe is the *lifeline*: whoever
+//! holds the [`Process`] holds it, and however it is lost, by drop, panic or `kill -9`, the CLI ends.
+//!
+//! Knows the CLI's command line, environment and ready line; nothing of what is said on the port.
+
+mod output;
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fmt, fs, io,
+    os::unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+    path::{self, Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    sync::{oneshot, watch},
+    time::timeout,
+};
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::{
+    discover::{self, Fitness},
+    guard,
+};
+use crate::copilot::Secret;
+use output::Output;
+
+/// What to start, and where.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// The CLI's executable, as [`discover::find`] finds it.
+    pub cli: PathBuf,
+    /// This binary, which has the `guard` subcommand. On Linux `/proc/self/exe` outlives an upgrade in place.
+    pub guard: PathBuf,
+    /// The CLI's state (`COPILOT_HOME`), its own: no two CLIs may share one. Created for the owner only.
+    pub home: PathBuf,
+    /// Its working directory. Created for the owner only.
+    pub work_dir: PathBuf,
+    /// Variables on top of the inherited ones. Those that this room sets win.
+    pub env: Vec<(OsString, OsString)>,
+    /// How long it may take until it listens; about 0.4 s here, more on a cold disk.
+    pub start_timeout: Duration,
+}
+
+/// A running CLI that listens on a port of 127.0.0.1.
+///
+/// Dropping it ends the CLI and all its children, soon and in the background; [`stop`](Self::stop) waits for that.
+#[derive(Debug)]
+pub struct Process {
+    port: u16,
+    token: Secret,
+    cli_pid: Option<u32>,
+    running: Running,
+}
+
+impl Process {
+    /// Starts a CLI and waits until it listens.
+    ///
+    /// It inherits the environment except for `COPILOT_GRPC_*`, the facade's own settings, and gets a connection token
+    /// of its own. The kernel chooses the port (`--port 0`), so starts do not race for one.
+    ///
+    /// # Errors
+    ///
+    /// After an error nothing is left running; waiting for that may add the seconds of [`stop`](Self::stop).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it ends what was started, in the background.
+    pub async fn start(spec: &Spec) -> Result<Self, StartError> {
+        match discover::fitness(&spec.cli) {
+            Fitness::Executable => {}
+            Fitness::Missing => return Err(StartError::NotFound(spec.cli.clone())),
+            Fitness::NotExecutable => return Err(StartError::NotExecutable(spec.cli.clone())),
+        }
+        let token = random_token();
+        let (mut running, ready) = Running::spawn(spec, &token)?;
+
+        let port = tokio::select! {
+            // A CLI that announced its port and ended at once has been ready.
+            biased;
+            Ok(port) = ready => Some(port),
+            exit = running.exited() => return Err(StartError::Exited(exit)),
+            () = tokio::time::sleep(spec.start_timeout) => None,
+        };
+        let Some(port) = port else {
+            let last_lines = running.stop().await.last_lines;
+            return Err(StartError::NotReady { timeout: spec.start_timeout, last_lines });
+        };
+        let cli_pid = running.guard_pid.and_then(first_child);
+        Ok(Self { port, token, cli_pid, running })
+    }
+
+    /// The port on 127.0.0.1 on which the CLI listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What the CLI demands as `token` in `connect`.
+    pub fn token(&self) -> &Secret {
+        &self.token
+    }
+
+    /// The CLI's process number, for logs; known on Linux only. With npm's script in place of the binary, the script's.
+    pub fn cli_pid(&self) -> Option<u32> {
+        self.cli_pid
+    }
+
+    /// Resolves when the CLI and its children are gone, at once if they are already.
+    ///
+    /// # Cancel safety
+    ///
+    /// Waits only: may be dropped and called again at any time.
+    pub async fn exited(&mut self) -> Exit {
+        self.running.exited().await
+    }
+
+    /// Ends the CLI and its children, and waits until they are gone, for 15 s at most: a CLI that obeys SIGTERM takes
+    /// milliseconds.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it stops the waiting, not the ending.
+    pub async fn stop(self) -> Exit {
+        self.running.stop().await
+    }
+}
+
+/// How a CLI ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// What ended it.
+    pub status: Status,
+    /// Up to 20 last lines that it printed, oldest first, each of at most 500 bytes. For the operator: they are the CLI's
+    /// words, about anything.
+    pub last_lines: Vec<String>,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.status, Printed(&self.last_lines))
+    }
+}
+
+/// What ended a CLI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Its own exit, with this code.
+    Code(u8),
+    /// A signal, by number; 9 is also what the kernel sends when memory runs out.
+    Signal(u8),
+    /// Not known: its guard was killed, or could not end it. Something may be left running.
+    Lost,
+}
+
+impl From<ExitStatus> for Status {
+    /// Reads the guard's exit status.
+    fn from(status: ExitStatus) -> Self {
+        match status.code().map(u8::try_from) {
+            Some(Ok(code)) if code > guard::SIGNAL_BASE => Self::Signal(code - guard::SIGNAL_BASE),
+            Some(Ok(code)) => Self::Code(code),
+            // The guard catches what can be caught: it was killed.
+            _ => Self::Lost,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(9) => write!(f, "signal 9: killed, perhaps because memory ran out"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Lost => write!(f, "its guard was lost"),
+        }
+    }
+}
+
+/// Why no CLI was started, by what the operator can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The executable does not exist.
+    #[error("no Copilot CLI at {}: run `npm ci` in the repository, or name the `copilot` binary with --cli-path", .0.display())]
+    NotFound(PathBuf),
+    /// It is a folder, or lacks the permission.
+    #[error("{} is not an executable file: chmod +x it, or name the `copilot` binary with --cli-path", .0.display())]
+    NotExecutable(PathBuf),
+    /// The state or working directory could not be made.
+    #[error("cannot create the folder {}: {source}; make it writable, or choose another state directory", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// This binary could not be started once more as the guard.
+    #[error("cannot start {} as the CLI's guard: {source}; look at the limits on processes and open files", path.display())]
+    Guard {
+        /// The binary.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It ended before it listened. Its last lines say what it lacks.
+    #[error("the Copilot CLI ended before it was ready; set up what it asks for. It ended with {0}")]
+    Exited(Exit),
+    /// It runs but does not listen.
+    #[error(
+        "the Copilot CLI was not ready after {timeout:?} and was ended; allow it more time, or look at what it waits for{}",
+        Printed(last_lines)
+    )]
+    NotReady {
+        /// How long it had.
+        timeout: Duration,
+        /// As in [`Exit`].
+        last_lines: Vec<String>,
+    },
+}
+
+/// Output as the end of a message.
+struct Printed<'a>(&'a [String]);
+
+impl fmt::Display for Printed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("; it printed nothing");
+        }
+        f.write_str("; it printed:")?;
+        self.0.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// A guard, ready or not.
+#[derive(Debug)]
+struct Running {
+    /// Nothing is ever written to it. Its end is the guard's order to end everything.
+    lifeline: Option<ChildStdin>,
+    guard_pid: Option<u32>,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Running {
+    /// Starts the guard, and the task that reads the output and outlives the handle: it ends when the guard does.
+    fn spawn(spec: &Spec, token: &Secret) -> Result<(Self, oneshot::Receiver<u16>), StartError> {
+        for path in [&spec.home, &spec.work_dir] {
+            create_private(path).map_err(|source| StartError::Folder { path: path.clone(), source })?;
+        }
+        let not_started = |source| StartError::Guard { path: spec.guard.clone(), source };
+        let mut guard = command(spec, token).and_then(|mut command| command.spawn()).map_err(not_started)?;
+        let (Some(lifeline), Some(stdout), Some(stderr)) =
+            (guard.stdin.take(), guard.stdout.take(), guard.stderr.take())
+        else {
+            // All three were asked for.
+            return Err(not_started(io::ErrorKind::BrokenPipe.into()));
+        };
+        let guard_pid = guard.id();
+        let (announce, ready) = oneshot::channel();
+        let (report, exit) = watch::channel(None);
+        tokio::spawn(watch_over(guard, Output::new(stdout, stderr, announce), report));
+        Ok((Self { lifeline: Some(lifeline), guard_pid, exit }, ready))
+    }
+
+    async fn exited(&mut self) -> Exit {
+        match self.exit.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(exit)) => exit.clone(),
+            // The task that reports it is gone: the runtime is being shut down.
+            Ok(None) | Err(_) => Exit { status: Status::Lost, last_lines: Vec::new() },
+        }
+    }
+
+    async fn stop(mut self) -> Exit {
+        drop(self.lifeline.take());
+        match timeout(STOP_LIMIT, self.exited()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                warn!(
+                    guard = self.guard_pid,
+                    "the guard of a CLI did not end in time; processes may be left"
+                );
+                Exit { status: Status::Lost, last_lines: Vec::new() }
+            }
+        }
+    }
+}
+
+/// The guard's own limits end it first, unless it is not scheduled at all.
+const STOP_LIMIT: Duration = guard::LONGEST_END.saturating_add(Duration::from_secs(2));
+
+/// How long to read on after the guard's death. The pipes end with it, unless a process is left that holds them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Reads the output for as long as the guard lives, and reports its end.
+async fn watch_over(
+    mut guard: Child,
+    mut output: Output<ChildStdout, ChildStderr>,
+    report: watch::Sender<Option<Exit>>,
+) {
+    let status = tokio::select! {
+        status = guard.wait() => status,
+        // Only a guard that is about to end has closed its output.
+        () = output.drain() => guard.wait().await,
+    };
+    let _ = timeout(LAST_WORDS, output.drain()).await;
+    let status = status.map_or(Status::Lost, Status::from);
+    debug!(%status, "the CLI has ended");
+    // The handle may be gone: then nobody wants to know.
+    let _ = report.send(Some(Exit { status, last_lines: output.into_last_lines() }));
+}
+
+fn command(spec: &Spec, token: &Secret) -> io::Result<Command> {
+    // The working directory is another one: relative paths would change their meaning.
+    let mut command = Command::new(path::absolute(&spec.guard)?);
+    command
+        .args(["guard", "--"])
+        .arg(path::absolute(&spec.cli)?)
+        .args(["--headless", "--port", "0", "--no-auto-update"])
+        .current_dir(path::absolute(&spec.work_dir)?)
+        .envs(spec.env.iter().map(|(name, value)| (name, value)))
+        .env("COPILOT_HOME", path::absolute(&spec.home)?)
+        .env("COPILOT_CONNECTION_TOKEN", token.expose())
+        // Never the operator's own login from the desktop's keyring.
+        .env("COPILOT_DISABLE_KEYTAR", "1")
+        .env("COPILOT_AUTO_UPDATE", "false")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-C goes to the terminal's foreground group. The facade alone is to hear it: it lets turns finish first.
+        .process_group(0);
+    let inherited = env::vars_os().map(|(name, _)| name);
+    for name in inherited.chain(spec.env.iter().map(|(name, _)| name.clone())).filter(|name| is_ours(name)) {
+        command.env_remove(name);
+    }
+    Ok(command)
+}
+
+/// The facade's settings: they may hold keys, and mean nothing to the CLI.
+fn is_ours(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"COPILOT_GRPC_")
+}
+
+/// 64 hexadecimal digits from the operating system's generator, 244 of their bits random.
+fn random_token() -> Secret {
+    Secret::new(format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()))
+}
+
+/// Creates `path` and its missing parents for the owner only; one that exists is left as it is.
+fn create_private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The oldest child of `guard`, which is the CLI: orphans are added behind it. `None` where the kernel does not list them.
+fn first_child(guard: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).ok()?;
+    children.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _};
+
+    use super::*;
+
+    #[test]
+    fn the_guards_exit_status_tells_how_the_cli_ended() {
+        let check = |raw, expected| assert_eq!(Status::from(ExitStatus::from_raw(raw)), expected);
+        check(0, Status::Code(0));
+        check(1 << 8, Status::Code(1));
+        check(137 << 8, Status::Signal(9));
+        check(9, Status::Lost);
+    }
+
+    #[test]
+    fn tokens_are_long_hexadecimal_and_different() {
+        let (one, other) = (random_token(), random_token());
+        assert_ne!(one.expose(), other.expose());
+        assert_eq!(one.expose().len(), 64);
+        assert!(one.expose().bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+
+    #[test]
+    fn folders_are_created_for_the_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("state/cli-0");
+        create_private(&deep).unwrap();
+        create_private(&deep).unwrap();
+        for path in [deep.as_path(), deep.parent().unwrap()] {
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn messages_say_what_to_do_and_what_the_cli_said() {
+        let exit =
+            Exit { status: Status::Code(1), last_lines: vec!["Offline mode requires a provider.".into()] };
+        let message = StartError::Exited(exit).to_string();
+        assert!(message.contains("exit code 1") && message.contains("Offline mode requires"), "{message}");
+        let message = StartError::NotFound("/opt/copilot".into()).to_string();
+        assert!(message.contains("/opt/copilot") && message.contains("--cli-path"), "{message}");
+    }
+}
