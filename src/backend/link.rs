@@ -1,0 +1,210 @@
+//! One connection to a CLI, after its handshake.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tracing::{debug, warn};
+
+use super::{Error, LinkId, Sink};
+use crate::{
+    copilot::{
+        Method, Rejection, Secret, event,
+        method::{ClientInfo, Connect, Ping},
+        version::PROTOCOL,
+    },
+    jsonrpc::{self, Cause, Peer},
+};
+
+/// How long the CLI may take to connect and shake hands.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long any call may take that has no time limit of its own. The slowest that we know is creating a session, which
+/// took 4 s with 50 at once, and 30 s in one release of the CLI (copilot-cli#4744).
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One connection to a CLI, after its handshake. Sessions that it created or resumed are attached to it.
+pub struct Link {
+    id: LinkId,
+    peer: Peer,
+    version: String,
+    protocol: u32,
+}
+
+impl Link {
+    /// Connects and shakes hands. Everything that the CLI tells from then on goes to `sink`.
+    pub(super) async fn open(
+        id: LinkId,
+        (host, port): (&str, u16),
+        token: Option<&Secret>,
+        max_frame: usize,
+        sink: Arc<dyn Sink>,
+    ) -> Result<Self, OpenError> {
+        let open = async {
+            let socket = TcpStream::connect((host, port))
+                .await
+                .map_err(|error| OpenError::Connect(error.to_string()))?;
+            tune(&socket);
+            let options = jsonrpc::Options { max_frame, ..jsonrpc::Options::default() };
+            let peer = Peer::spawn(socket, Listener { sink }, options);
+            let mut link = Self { id, peer, version: String::new(), protocol: 0 };
+            link.shake_hands(token).await?;
+            Ok(link)
+        };
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, open).await.unwrap_or(Err(OpenError::TimedOut))
+    }
+
+    async fn shake_hands(&mut self, token: Option<&Secret>) -> Result<(), OpenError> {
+        let client_info = ClientInfo {
+            extension_name: env!("CARGO_PKG_NAME"),
+            extension_version: env!("CARGO_PKG_VERSION"),
+        };
+        let protocol = match self.call(&Connect { token, client_info }).await {
+            Ok(connected) => {
+                self.version = connected.version;
+                connected.protocol_version
+            }
+            // Older CLIs of protocol 3 have no `connect`; a ping tells the version of the protocol too.
+            Err(Error::Rejected(Rejection::MethodMissing)) => self.call(&Ping {}).await?.protocol_version,
+            Err(Error::Rejected(Rejection::Connection(problem))) => return Err(OpenError::Token(problem)),
+            Err(error) => return Err(error.into()),
+        };
+        self.protocol = protocol.unwrap_or_default();
+        if self.protocol == PROTOCOL { Ok(()) } else { Err(OpenError::Protocol(protocol)) }
+    }
+
+    /// Which link this is.
+    pub fn id(&self) -> LinkId {
+        self.id
+    }
+
+    /// The CLI's version; empty if it does not say.
+    pub fn cli_version(&self) -> &str {
+        &self.version
+    }
+
+    /// The version of the protocol.
+    pub fn protocol(&self) -> u32 {
+        self.protocol
+    }
+
+    /// How many calls wait for an answer.
+    pub fn in_flight(&self) -> usize {
+        self.peer.in_flight()
+    }
+
+    /// Calls a method and waits for its result, at most a minute.
+    ///
+    /// # Cancel safety
+    /// Dropping it forgets the call; the CLI may still carry it out. Half a message is never sent.
+    pub async fn call<M: Method>(&self, params: &M) -> Result<M::Output, Error> {
+        self.call_within(CALL_TIMEOUT, params).await
+    }
+
+    /// The same, with another time limit.
+    pub async fn call_within<M: Method>(&self, limit: Duration, params: &M) -> Result<M::Output, Error> {
+        let method = M::NAME;
+        let answer = tokio::time::timeout(limit, self.peer.request(method, params));
+        let result = answer.await.map_err(|_| Error::Timeout { method, after: limit })?;
+        let result = result.map_err(|error| refusal(method, error))?;
+        serde_json::from_slice(&result)
+            .map_err(|error| Error::Protocol { method, problem: error.to_string() })
+    }
+
+    /// Resolves when the link is gone.
+    pub(super) async fn closed(&self) -> Arc<Cause> {
+        self.peer.closed().await
+    }
+
+    /// Closes the link.
+    pub(super) fn close(&self) {
+        self.peer.close();
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("id", &self.id).field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+fn refusal(method: &'static str, error: jsonrpc::Error) -> Error {
+    match error {
+        jsonrpc::Error::Closed { cause, written } => Error::Lost { cause, written },
+        jsonrpc::Error::Rejected(error) => Error::Rejected(Rejection::new(error.code, &error.message)),
+        jsonrpc::Error::ResponseTooLarge { len } => Error::TooLarge { method, size: len },
+        jsonrpc::Error::TooManyPending => Error::Overloaded,
+        jsonrpc::Error::Encode(problem) => Error::Protocol { method, problem },
+    }
+}
+
+/// Deltas are small and want to be sent at once; a peer that vanished without a word is found within 20 s.
+fn tune(socket: &TcpStream) {
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+    let tuned = socket.set_nodelay(true).and(SockRef::from(socket).set_tcp_keepalive(&keepalive));
+    if let Err(error) = tuned {
+        debug!(%error, "the socket to the CLI could not be tuned");
+    }
+}
+
+/// Why a link could not be opened: each variant is a different thing for the operator to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("it cannot be connected to: {0}")]
+    Connect(String),
+    #[error("it did not answer within {HANDSHAKE_TIMEOUT:?}")]
+    TimedOut,
+    #[error(
+        "it refuses the connection token: {0}; set COPILOT_CONNECTION_TOKEN or cli_token_file to the token that the \
+         CLI was started with, and to none if it has none"
+    )]
+    Token(String),
+    #[error(
+        "it speaks protocol {}, and {PROTOCOL} is needed: install a Copilot CLI from 1.0.60 on",
+        .0.map_or("of an unknown version".to_owned(), |version| version.to_string())
+    )]
+    Protocol(Option<u32>),
+    #[error("{0}")]
+    Call(#[from] Error),
+}
+
+/// Passes on what the CLI tells.
+struct Listener {
+    sink: Arc<dyn Sink>,
+}
+
+impl jsonrpc::Handler for Listener {
+    fn notification(&mut self, method: &str, params: Bytes) {
+        match method {
+            "session.event" => self.sink.session_event(&params),
+            "session.lifecycle" => {
+                if let Ok(event::Lifecycle { kind, session_id }) = serde_json::from_slice(&params)
+                    && kind == "session.deleted"
+                {
+                    self.sink.session_deleted(&session_id);
+                }
+            }
+            // Newer CLIs tell more, such as `host.event`; nothing rests on it.
+            _ => {}
+        }
+    }
+
+    fn request(&mut self, method: &str, _params: Bytes, reply: jsonrpc::Reply) {
+        // None of what the CLI may ask for is switched on in a session, so an honest "no" is right: the agent is told
+        // that nobody could answer, and goes on.
+        debug!(method, "the CLI asked for something that is not supported");
+        drop(reply);
+    }
+
+    fn may_drop_oversized(&mut self, method: &str, head: &[u8]) -> bool {
+        let unwanted = method != "session.event"
+            || event::kind_in_head(head)
+                .is_some_and(|kind| !event::is_known(kind) && !kind.ends_with(".requested"));
+        if unwanted {
+            warn!(method, "dropped a message of the CLI that is larger than max_frame_size");
+        }
+        unwanted
+    }
+}

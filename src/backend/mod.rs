@@ -1,0 +1,228 @@
+//! The Copilot CLIs. Starts or finds one, keeps a connection to it, and says how it is.
+//!
+//! [`Backend`] is one CLI: its supervisor task connects, waits for the end of the link, and connects again after a
+//! pause. [`Link`] is one connection after its handshake. What the CLI tells goes to a [`Sink`], which the session
+//! room provides; this room knows no sessions.
+
+pub mod discover;
+pub mod guard;
+mod link;
+pub mod process;
+mod supervisor;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    copilot::{Rejection, Secret},
+    jsonrpc::Cause,
+};
+
+pub use link::Link;
+
+/// Where a CLI is to be found.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Somebody else runs it.
+    External {
+        /// A host name or address.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The connection token, if the CLI has one.
+        token: Option<Secret>,
+    },
+    /// The supervisor runs it.
+    Embedded(process::Spec),
+}
+
+/// How a backend is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its name in logs.
+    pub name: String,
+    /// Where it is.
+    pub source: Source,
+    /// The largest message taken from it, in bytes.
+    pub max_frame: usize,
+}
+
+/// Who hears what the CLI tells. The methods are called in wire order, on the task that reads the connection: they
+/// must not block.
+pub trait Sink: Send + Sync + 'static {
+    /// Parameters of `session.event`.
+    fn session_event(&self, params: &Bytes);
+    /// A session was deleted, by whomever.
+    fn session_deleted(&self, session_id: &str);
+    /// The link is gone: none of its sessions is attached any more. Comes after its last event.
+    fn link_lost(&self, link: LinkId, cause: &Arc<Cause>);
+}
+
+/// Tells the links of a backend apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkId(u64);
+
+/// Why a call to the CLI has no result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// There is no link. Nothing was sent.
+    #[error("the Copilot CLI is not available: {problem}")]
+    Unavailable {
+        /// Why.
+        problem: String,
+    },
+    /// The CLI speaks another protocol. Nothing was sent.
+    #[error("{problem}")]
+    Incompatible {
+        /// Which.
+        problem: String,
+    },
+    /// The link broke during the call.
+    #[error("the connection to the Copilot CLI was lost: {cause}")]
+    Lost {
+        /// What broke it.
+        cause: Arc<Cause>,
+        /// Whether the CLI may have got the call.
+        written: bool,
+    },
+    /// No answer in time. The CLI may have got the call.
+    #[error("the Copilot CLI did not answer {method} within {after:?}")]
+    Timeout {
+        /// The method.
+        method: &'static str,
+        /// The time.
+        after: Duration,
+    },
+    /// The CLI refused.
+    #[error("{0}")]
+    Rejected(Rejection),
+    /// The answer is larger than the limit.
+    #[error("the Copilot CLI's answer to {method} has {size} bytes, more than max_frame_size")]
+    TooLarge {
+        /// The method.
+        method: &'static str,
+        /// The answer's size.
+        size: usize,
+    },
+    /// The answer is not what the protocol says.
+    #[error("the Copilot CLI's answer to {method} makes no sense: {problem}")]
+    Protocol {
+        /// The method.
+        method: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Too many calls are waiting for the CLI. Nothing was sent.
+    #[error("too many calls are waiting for the Copilot CLI")]
+    Overloaded,
+}
+
+impl Error {
+    /// Whether the CLI may have got the call.
+    pub fn may_have_been_delivered(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::Incompatible { .. } | Self::Rejected(_) | Self::Overloaded => {
+                false
+            }
+            Self::Lost { written, .. } => *written,
+            Self::Timeout { .. } | Self::TooLarge { .. } | Self::Protocol { .. } => true,
+        }
+    }
+}
+
+/// How a backend is.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// Being started or connected to.
+    Connecting,
+    /// Connected, and answering.
+    Ready(Arc<Link>),
+    /// Down for now.
+    Down {
+        /// Why.
+        problem: String,
+    },
+    /// Of a version that cannot be used.
+    Incompatible {
+        /// Why.
+        problem: String,
+    },
+}
+
+/// One CLI and its supervisor. Cheap to clone; [`stop`](Self::stop) ends it.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    state: watch::Receiver<State>,
+    stop: CancellationToken,
+    supervisor: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Backend {
+    /// Starts the supervisor.
+    pub fn spawn(config: Config, sink: Arc<dyn Sink>) -> Self {
+        let (state_tx, state) = watch::channel(State::Connecting);
+        let stop = CancellationToken::new();
+        let name = config.name.clone();
+        let supervisor = tokio::spawn(supervisor::run(config, sink, state_tx, stop.clone()));
+        Self {
+            inner: Arc::new(Inner {
+                name,
+                state,
+                stop,
+                supervisor: tokio::sync::Mutex::new(Some(supervisor)),
+            }),
+        }
+    }
+
+    /// Its name in logs.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The link to call on.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and [`Error::Incompatible`]: nothing was sent.
+    pub fn link(&self) -> Result<Arc<Link>, Error> {
+        match &*self.inner.state.borrow() {
+            State::Ready(link) => Ok(link.clone()),
+            State::Connecting => Err(Error::Unavailable { problem: "it is starting".into() }),
+            State::Down { problem } => Err(Error::Unavailable { problem: problem.clone() }),
+            State::Incompatible { problem } => Err(Error::Incompatible { problem: problem.clone() }),
+        }
+    }
+
+    /// How it is, now and from now on.
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.inner.state.clone()
+    }
+
+    /// Closes the link; an embedded CLI is ended, with all its children, before this returns.
+    ///
+    /// # Cancel safety
+    /// Dropping it stops the waiting, not the ending.
+    pub async fn stop(&self) {
+        self.inner.stop.cancel();
+        let mut supervisor = self.inner.supervisor.lock().await;
+        if let Some(task) = supervisor.as_mut() {
+            // The task ends by itself, or it panicked, which the runtime has reported.
+            let _ = task.await;
+            *supervisor = None;
+        }
+    }
+}
