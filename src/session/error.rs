@@ -1,0 +1,107 @@
+//! Why a call of the session room fails: each variant is a different thing for the caller to do.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{key::SessionId, turn::Remains};
+use crate::{backend, copilot::AgentFailure};
+
+/// Why a call has failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// There is no such session, or it is somebody else's.
+    #[error("there is no session {0}")]
+    NotFound(SessionId),
+    /// The id is taken.
+    #[error("there is a session {0} already: choose another id, or leave it empty")]
+    Exists(SessionId),
+    /// The session is stored, but its settings are not known.
+    #[error("session {0} is stored, but this server does not hold the settings and credentials to load it")]
+    NotLoaded(SessionId),
+    /// The session's queue is full.
+    #[error("session {session} has {waiting} turns waiting, as many as it may")]
+    QueueFull {
+        /// The session.
+        session: SessionId,
+        /// How many wait.
+        waiting: usize,
+    },
+    /// There are as many sessions as there may be.
+    #[error("the server has {limit} sessions, as many as it may: delete some")]
+    TooManySessions {
+        /// The limit.
+        limit: usize,
+    },
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Draining,
+    /// The CLI could not be asked, or refused.
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+    /// The turn has failed.
+    #[error("{}", .0.cause)]
+    Turn(Arc<TurnError>),
+}
+
+/// A turn that failed, and what there is of it.
+#[derive(Debug, Clone)]
+pub struct TurnError {
+    /// Why.
+    pub cause: TurnCause,
+    /// Whether the agent got the prompt.
+    pub delivery: Delivery,
+    /// What there is.
+    pub remains: Remains,
+}
+
+impl TurnError {
+    /// A turn that never got its time.
+    pub(super) fn not_delivered(cause: TurnCause) -> Self {
+        Self { cause, delivery: Delivery::NotDelivered, remains: Remains::default() }
+    }
+}
+
+/// Whether the agent got a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Surely not: sending it again is safe.
+    NotDelivered,
+    /// It did.
+    Delivered,
+    /// It may have.
+    Unknown,
+}
+
+/// Why a turn has failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TurnCause {
+    /// Somebody stopped it.
+    #[error("the turn was stopped")]
+    Aborted,
+    /// Its session was deleted.
+    #[error("the session was deleted")]
+    Deleted,
+    /// Its caller went away. Nobody reads this.
+    #[error("the caller went away")]
+    Cancelled,
+    /// It took too long.
+    #[error("the turn did not finish within {0:.1?}")]
+    Timeout(Duration),
+    /// The agent showed no sign of life.
+    #[error("the agent showed no sign of life for {0:.1?}")]
+    Inactive(Duration),
+    /// The CLI was lost, or lost the session, in mid-turn.
+    #[error("the turn was cut: {0}")]
+    Interrupted(String),
+    /// The agent or its model failed.
+    #[error("{}", .0.message)]
+    Agent(AgentFailure),
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Draining,
+    /// The session is gone.
+    #[error("there is no session {0}")]
+    NotFound(SessionId),
+    /// The prompt could not be sent.
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+}

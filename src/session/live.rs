@@ -1,0 +1,527 @@
+//! A session that the facade knows: what it was created with, who waits in its queue, which turn runs.
+//!
+//! All of its state is behind one lock that is held for moments only. At rest it is a few hundred bytes, and no task.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use super::{
+    error::{Delivery, Error, TurnCause, TurnError},
+    hub::Publisher,
+    key::{SessionId, SessionKey},
+    list::{SessionState, Summary},
+    policy::Policy,
+    queue::{Queue, Ticket},
+    turn::{Ending, Turn, TurnResult},
+};
+use crate::{
+    backend::{self, Backend, Link, LinkId},
+    copilot::{
+        AgentFailure, Event, Rejection, Settings,
+        event::{self, Payload, PermissionRequested},
+        method::{AnswerPermission, Create, Created, GetMetadata, IsProcessing, Resume, UpdateOptions},
+        settings::{EmptyOptions, Parameters},
+    },
+};
+
+/// How a turn ended.
+pub type Outcome = Result<Arc<TurnResult>, Arc<TurnError>>;
+
+/// A session that the facade knows.
+#[derive(Debug)]
+pub(super) struct Session {
+    key: SessionKey,
+    settings: Settings,
+    policy: Policy,
+    /// Cancelled when the session is deleted.
+    deleted: CancellationToken,
+    /// Where the answers to the CLI's requests are given.
+    tasks: TaskTracker,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The link that the session is attached to.
+    link: Option<Arc<Link>>,
+    create_time: String,
+    update_time: String,
+    title: String,
+    working_directory: String,
+    /// Whether the CLI has it on disk, which is from its first message on.
+    stored: bool,
+    last_heard: Instant,
+    queue: Queue<oneshot::Sender<()>>,
+    current: Option<Current>,
+}
+
+/// The turn that has the session.
+#[derive(Debug)]
+struct Current {
+    ticket: Ticket,
+    turn: Turn,
+    publisher: Publisher<Outcome>,
+    /// Whether the CLI may have the prompt.
+    sending: bool,
+    /// Whether its caller has been told how it ended.
+    concluded: bool,
+    /// Whether nothing more can come of it.
+    gone: bool,
+    signals: TurnSignals,
+}
+
+/// What the runner of a turn listens to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct TurnSignals {
+    /// Fires when there is progress to look at.
+    pub(super) changed: Arc<Notify>,
+    /// Cancelled when somebody asks for the turn's end.
+    pub(super) abort: CancellationToken,
+}
+
+/// What a turn's runner has to know, at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Whether its caller has been told how it ended.
+    pub(super) concluded: bool,
+    /// Whether the next turn may start.
+    pub(super) settled: bool,
+    /// Whether the agent is at work on it, told to the caller or not.
+    pub(super) agent_running: bool,
+    /// Whether a tool runs.
+    pub(super) tool_running: bool,
+    /// When the session last showed a sign of life.
+    pub(super) last_heard: Instant,
+}
+
+impl Session {
+    pub(super) fn new(
+        key: SessionKey,
+        settings: Settings,
+        policy: Policy,
+        max_queued: usize,
+        tasks: TaskTracker,
+    ) -> Self {
+        let working_directory = settings.working_directory.clone().unwrap_or_default();
+        Self {
+            key,
+            settings,
+            policy,
+            deleted: CancellationToken::new(),
+            tasks,
+            state: Mutex::new(State {
+                link: None,
+                create_time: String::new(),
+                update_time: String::new(),
+                title: String::new(),
+                working_directory,
+                stored: false,
+                last_heard: Instant::now(),
+                queue: Queue::new(max_queued),
+                current: None,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Poisoned means that a bug was reported elsewhere; the state is valid after every statement.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    pub(super) fn id(&self) -> &SessionId {
+        self.key.id()
+    }
+
+    pub(super) fn cli_id(&self) -> &str {
+        self.key.cli_id()
+    }
+
+    pub(super) fn deleted(&self) -> &CancellationToken {
+        &self.deleted
+    }
+
+    /// Where its tasks run.
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let state = self.lock();
+        let doing = match (&state.link, state.queue.is_busy()) {
+            (_, true) => SessionState::Running,
+            (Some(_), false) => SessionState::Idle,
+            (None, false) => SessionState::Unloaded,
+        };
+        Summary {
+            id: self.id().clone(),
+            model: self.settings.model.clone().unwrap_or_default(),
+            state: doing,
+            title: state.title.clone(),
+            create_time: state.create_time.clone(),
+            update_time: state.update_time.clone(),
+            working_directory: state.working_directory.clone(),
+        }
+    }
+
+    pub(super) fn is_loaded(&self) -> bool {
+        self.lock().link.is_some()
+    }
+
+    /// How many turns are in the queue, the running one included.
+    pub(super) fn queued(&self) -> usize {
+        self.lock().queue.count()
+    }
+}
+
+/// Loading.
+impl Session {
+    /// Creates the session in the CLI.
+    pub(super) async fn create(&self, link: &Arc<Link>) -> Result<(), backend::Error> {
+        let created = link.call(&Create(self.parameters())).await?;
+        self.complete(link, created).await
+    }
+
+    /// A link that the session is attached to: the one it has, or a new one on which it is resumed first.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session attached without our knowing, and the next call attaches it again.
+    pub(super) async fn load(&self, backend: &Backend) -> Result<Arc<Link>, TurnCause> {
+        let link = backend.link()?;
+        let stored = {
+            let state = self.lock();
+            match &state.link {
+                Some(attached) if attached.id() == link.id() => return Ok(link),
+                _ => state.stored,
+            }
+        };
+        debug!(session = %self.id(), "loading the session again");
+        let resumed = link.call(&Resume(self.parameters())).await;
+        match resumed {
+            Ok(resumed) => self.complete(&link, resumed).await?,
+            // The CLI has not stored it because it holds no message: a new one is the same.
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !stored => {
+                self.create(&link).await?
+            }
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {
+                return Err(TurnCause::NotFound(self.id().clone()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(link)
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters::new(self.cli_id(), &self.settings)
+    }
+
+    async fn complete(&self, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
+        let options = UpdateOptions { session_id: self.cli_id(), options: EmptyOptions::default() };
+        link.call(&options).await?;
+        let mut state = self.lock();
+        if state.create_time.is_empty() {
+            state.create_time.clone_from(&created.start_time);
+            state.update_time = created.start_time;
+        }
+        state.link = Some(link.clone());
+        Ok(())
+    }
+
+    /// Whether the CLI neither has the session loaded nor stored. In doubt it does.
+    pub(super) async fn is_gone_from_cli(&self) -> bool {
+        let Some(link) = self.lock().link.clone() else { return false };
+        let session_id = self.cli_id();
+        let loaded = link.call(&IsProcessing { session_id }).await;
+        matches!(loaded, Err(backend::Error::Rejected(Rejection::SessionNotFound)))
+            && link.call(&GetMetadata { session_id }).await.is_ok_and(|metadata| metadata.session.is_none())
+    }
+
+    /// The CLI does not have the session loaded any more.
+    pub(super) fn unloaded(&self) {
+        self.lock().link = None;
+    }
+}
+
+/// What the CLI tells.
+impl Session {
+    /// Takes in the parameters of a `session.event` of this session.
+    pub(super) fn hear(self: &Arc<Self>, kind: &str, params: &Bytes) {
+        if !self.wants(kind) {
+            return;
+        }
+        match event::parse(params) {
+            Some(event) => self.apply(&Arc::new(event)),
+            None => warn!(session = %self.id(), kind, "the CLI sent an event that makes no sense"),
+        }
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        let mut state = self.lock();
+        state.last_heard = Instant::now();
+        let wanted = |current: &Current| !current.concluded && current.publisher.wants(kind);
+        event::is_known(kind) || state.current.as_ref().is_some_and(wanted)
+    }
+
+    fn apply(self: &Arc<Self>, event: &Arc<Event>) {
+        let mut state = self.lock();
+        state.note(event);
+        if let Payload::PermissionRequested(request) = &event.payload {
+            self.answer(&state, request);
+        }
+        if let Some(current) = &mut state.current {
+            current.apply(event, &self.settings);
+        }
+    }
+
+    /// Answers a permission request. Nobody else does: without an answer the turn would hang for ever.
+    fn answer(self: &Arc<Self>, state: &State, request: &PermissionRequested) {
+        let Some(link) = state.link.clone() else { return };
+        if request.resolved_by_hook {
+            return;
+        }
+        let decision = self.policy.decide(request.kind());
+        let (session, request_id) = (self.clone(), request.request_id.clone());
+        self.tasks.spawn(async move {
+            let answer =
+                AnswerPermission { session_id: session.cli_id(), request_id: &request_id, result: decision };
+            if let Err(error) = link.call(&answer).await {
+                warn!(session = %session.id(), %error, "a permission request could not be answered");
+            }
+        });
+    }
+
+    /// The link is gone, and with it what ran on it: the CLI ends a turn when its last connection drops.
+    pub(super) fn link_lost(&self, link: LinkId, problem: &str) {
+        let mut state = self.lock();
+        if state.link.as_ref().is_none_or(|attached| attached.id() != link) {
+            return;
+        }
+        state.link = None;
+        if let Some(current) = &mut state.current {
+            current.cut(problem);
+        }
+    }
+}
+
+impl State {
+    fn note(&mut self, event: &Event) {
+        if !event.ephemeral && !event.timestamp.is_empty() {
+            self.update_time.clone_from(&event.timestamp);
+        }
+        match &event.payload {
+            Payload::SessionStart(start) => {
+                if let Some(cwd) = start.pointer("/context/cwd").and_then(Value::as_str) {
+                    self.working_directory = cwd.to_owned();
+                }
+            }
+            Payload::SessionTitleChanged(changed) => self.title.clone_from(&changed.title),
+            Payload::UserMessage(_) => self.stored = true,
+            Payload::SessionShutdown(_) => self.link = None,
+            _ => {}
+        }
+    }
+}
+
+/// The queue and the running turn.
+impl Session {
+    /// Joins the queue. The receiver fires when it is this turn's time.
+    pub(super) fn join(&self) -> Result<(Ticket, oneshot::Receiver<()>), Error> {
+        let (wake, granted) = oneshot::channel();
+        let mut state = self.lock();
+        let waiting = state.queue.count().saturating_sub(1);
+        let (ticket, woken) =
+            state.queue.join(wake).map_err(|_| Error::QueueFull { session: self.id().clone(), waiting })?;
+        wake_up(woken);
+        Ok((ticket, granted))
+    }
+
+    /// Leaves the queue; if it was this one's time, the next one is woken.
+    pub(super) fn leave(&self, ticket: Ticket) {
+        let mut state = self.lock();
+        if state.current.as_ref().is_some_and(|current| current.ticket == ticket) {
+            state.current = None;
+        }
+        wake_up(state.queue.leave(ticket));
+    }
+
+    /// The session now belongs to this turn.
+    pub(super) fn begin(&self, ticket: Ticket, publisher: Publisher<Outcome>) -> TurnSignals {
+        let signals = TurnSignals::default();
+        let mut state = self.lock();
+        state.last_heard = Instant::now();
+        state.current = Some(Current {
+            ticket,
+            turn: Turn::default(),
+            publisher,
+            sending: false,
+            concluded: false,
+            gone: false,
+            signals: signals.clone(),
+        });
+        signals
+    }
+
+    /// From here on the CLI may have the prompt.
+    pub(super) fn sending(&self) {
+        self.with_current(|current, _| current.sending = true);
+    }
+
+    /// The CLI has the prompt.
+    pub(super) fn accepted(&self, message_id: String) {
+        self.lock().stored = true;
+        self.with_current(|current, settings| {
+            let ending = current.turn.accepted(message_id);
+            current.ended(ending, settings);
+        });
+    }
+
+    /// The CLI says that the session does nothing.
+    pub(super) fn found_idle(&self) {
+        self.with_current(|current, settings| {
+            let ending = current.turn.found_idle();
+            current.ended(ending, settings);
+        });
+    }
+
+    /// The CLI says that it does not have the session loaded.
+    pub(super) fn found_unloaded(&self) {
+        self.unloaded();
+        self.with_current(|current, _| current.cut("the Copilot CLI unloaded the session"));
+    }
+
+    /// Ends the turn for its caller. The first conclusion counts.
+    pub(super) fn conclude(&self, cause: TurnCause) {
+        self.with_current(|current, _| current.fail(cause));
+    }
+
+    /// What would be told to a caller that stops waiting for a turn now, while the turn goes on.
+    pub(super) fn snapshot(&self, ticket: Ticket, cause: TurnCause) -> TurnError {
+        let state = self.lock();
+        match state.current.as_ref().filter(|current| current.ticket == ticket) {
+            Some(current) => current.error(cause),
+            None => TurnError::not_delivered(cause),
+        }
+    }
+
+    /// How the turn stands.
+    pub(super) fn progress(&self) -> Progress {
+        let state = self.lock();
+        let last_heard = state.last_heard;
+        match &state.current {
+            Some(Current { turn, concluded, gone, .. }) => Progress {
+                concluded: *concluded,
+                settled: *gone || turn.is_settled(),
+                agent_running: turn.is_running(),
+                tool_running: turn.is_tool_running(),
+                last_heard,
+            },
+            None => Progress {
+                concluded: true,
+                settled: true,
+                agent_running: false,
+                tool_running: false,
+                last_heard,
+            },
+        }
+    }
+
+    /// Asks for the end of the running turn. `None`: none runs. The id is empty while the prompt is on its way.
+    pub(super) fn abort(&self) -> Option<String> {
+        let state = self.lock();
+        let current = state.current.as_ref().filter(|current| !current.concluded)?;
+        current.signals.abort.cancel();
+        Some(current.turn.message_id().unwrap_or_default().to_owned())
+    }
+
+    fn with_current(&self, act: impl FnOnce(&mut Current, &Settings)) {
+        if let Some(current) = &mut self.lock().current {
+            act(current, &self.settings);
+        }
+    }
+}
+
+impl Current {
+    fn apply(&mut self, event: &Arc<Event>, settings: &Settings) {
+        if !self.concluded {
+            self.publisher.publish(event);
+        }
+        // What comes before the prompt was sent belongs to what was before, and is no concern of the turn.
+        if self.sending {
+            let tool_was_running = self.turn.is_tool_running();
+            let ending = self.turn.apply(event);
+            self.ended(ending, settings);
+            if self.turn.is_tool_running() != tool_was_running {
+                self.signals.changed.notify_one();
+            }
+        }
+    }
+
+    fn ended(&mut self, ending: Option<Ending>, settings: &Settings) {
+        match ending {
+            Some(Ending::Answered) => self.succeed(),
+            Some(Ending::Failed(failure)) => {
+                let message = settings.redact(&failure.message);
+                self.fail(TurnCause::Agent(AgentFailure { message, ..failure }));
+            }
+            Some(Ending::Aborted) => self.fail(TurnCause::Aborted),
+            Some(Ending::Shutdown) => {
+                self.fail(TurnCause::Interrupted("the Copilot CLI unloaded the session".into()))
+            }
+            None => {}
+        }
+        if self.concluded || self.turn.is_settled() {
+            self.signals.changed.notify_one();
+        }
+    }
+
+    /// Nothing runs any more. While the prompt is on its way, the call that carries it knows better whether it arrived.
+    fn cut(&mut self, problem: &str) {
+        if self.turn.message_id().is_some() {
+            self.fail(TurnCause::Interrupted(problem.to_owned()));
+            self.gone = true;
+            self.signals.changed.notify_one();
+        }
+    }
+
+    fn succeed(&mut self) {
+        if !self.concluded {
+            self.concluded = true;
+            self.publisher.finish(Ok(Arc::new(self.turn.result())));
+        }
+    }
+
+    fn fail(&mut self, cause: TurnCause) {
+        if !self.concluded {
+            self.concluded = true;
+            self.publisher.finish(Err(Arc::new(self.error(cause))));
+        }
+    }
+
+    fn error(&self, cause: TurnCause) -> TurnError {
+        let delivery = match &cause {
+            _ if self.turn.message_id().is_some() => Delivery::Delivered,
+            _ if !self.sending => Delivery::NotDelivered,
+            TurnCause::Backend(error) if !error.may_have_been_delivered() => Delivery::NotDelivered,
+            _ => Delivery::Unknown,
+        };
+        TurnError { cause, delivery, remains: self.turn.remains() }
+    }
+}
+
+fn wake_up(waiter: Option<oneshot::Sender<()>>) {
+    if let Some(waiter) = waiter {
+        // Who has gone meanwhile leaves the queue by itself.
+        let _ = waiter.send(());
+    }
+}

@@ -1,0 +1,368 @@
+//! What the facade itself decides: which sessions there are, whose turn it is, how a turn ends, who hears of it.
+//! Knows neither protobuf nor sockets.
+//!
+//! [`Sessions`] is the room's door. A [`live`] session holds its queue and its running turn; a [`runner`] task carries
+//! each turn from acceptance to rest; [`turn`], [`queue`], [`policy`] and [`list`] are pure.
+
+mod error;
+pub mod hub;
+mod key;
+mod list;
+mod live;
+mod policy;
+pub mod queue;
+mod registry;
+mod runner;
+pub mod turn;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use tracing::{info, warn};
+
+use crate::{
+    backend::{Backend, Sink},
+    copilot::{
+        Settings,
+        method::{Delete, Entry, GetMetadata, IsProcessing, List},
+        settings::CLIENT_NAME,
+    },
+};
+use hub::{Filter, Item, Subscriber};
+use live::Session;
+use queue::Ticket;
+use registry::Registry;
+use runner::Runner;
+
+pub use error::{Delivery, Error, TurnCause, TurnError};
+pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
+pub use list::{PageToken, SessionState, Summary, page};
+pub use live::Outcome;
+pub use policy::{KINDS as PERMISSION_KINDS, Policy, Rule};
+pub use runner::Deadline;
+pub use turn::{Remains, ToolCall, TurnResult, Usage};
+
+/// How much there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sessions that are known at once.
+    pub max_sessions: usize,
+    /// Turns that may wait in one session.
+    pub max_queued_turns: usize,
+    /// How long a turn may take that goes on without its caller.
+    pub turn_timeout: Duration,
+}
+
+/// The sessions of a server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    backend: Backend,
+    registry: Arc<Registry>,
+    limits: Limits,
+    /// Turns, and whatever else must be finished before the server may go.
+    tasks: TaskTracker,
+    /// Cancelled when nothing new is taken on.
+    draining: CancellationToken,
+    /// Cancelled when what still runs has to end.
+    shutdown: CancellationToken,
+}
+
+/// A prompt, and what its caller expects.
+#[derive(Debug)]
+pub struct Prompt {
+    /// What to say.
+    pub text: String,
+    /// When the caller wants to hear.
+    pub deadline: Deadline,
+    /// How long the agent may be silent while no tool runs.
+    pub inactivity: Option<Duration>,
+    /// Whether the turn goes on without its caller.
+    pub detached: bool,
+    /// The events that the caller wants.
+    pub filter: Filter,
+}
+
+impl Sessions {
+    /// Sets up the sessions, and with `connect` the backend that tells them of its events.
+    pub fn new(limits: Limits, connect: impl FnOnce(Arc<dyn Sink>) -> Backend) -> Self {
+        let registry = Registry::new(limits.max_sessions);
+        let backend = connect(registry.clone());
+        let (draining, shutdown) = (CancellationToken::new(), CancellationToken::new());
+        Self {
+            inner: Arc::new(Inner {
+                backend,
+                registry,
+                limits,
+                tasks: TaskTracker::new(),
+                draining,
+                shutdown,
+            }),
+        }
+    }
+
+    /// The CLI behind the sessions.
+    pub fn backend(&self) -> &Backend {
+        &self.inner.backend
+    }
+
+    /// How many turns run or wait, and how many sessions are loaded.
+    pub fn load(&self) -> Load {
+        self.inner.registry.load()
+    }
+
+    /// Creates a session.
+    ///
+    /// # Cancel safety
+    /// It is created or it is not: if nobody waits for it any more when it is there, it is deleted again.
+    pub async fn create(
+        &self,
+        tenant: Tenant,
+        id: Option<SessionId>,
+        settings: Settings,
+        policy: Policy,
+    ) -> Result<Summary, Error> {
+        self.refuse_if_draining()?;
+        let chosen = id.is_some();
+        let key = SessionKey::new(tenant, id.unwrap_or_else(SessionId::random));
+        let tasks = self.inner.tasks.clone();
+        let session =
+            Arc::new(Session::new(key, settings, policy, self.inner.limits.max_queued_turns, tasks));
+        let reserved = self.inner.registry.reserve(session.clone())?;
+        let (created, answer) = tokio::sync::oneshot::channel();
+        let this = self.clone();
+        // On a task of its own, because a session that was half made when its caller left could not be found again.
+        self.inner.tasks.spawn(async move {
+            let result = this.create_in_cli(&session, chosen).await.map(|()| {
+                reserved.keep();
+                session.summary()
+            });
+            if let Err(Ok(unwanted)) = created.send(result) {
+                info!(session = %unwanted.id, "the caller left while the session was created");
+                if let Err(error) = this.delete(tenant, &unwanted.id).await {
+                    warn!(session = %unwanted.id, %error, "the unwanted session could not be deleted");
+                }
+            }
+        });
+        answer.await.unwrap_or(Err(Error::Draining))
+    }
+
+    async fn create_in_cli(&self, session: &Arc<Session>, chosen: bool) -> Result<(), Error> {
+        let link = self.inner.backend.link()?;
+        // On an id that exists the CLI would silently attach, or glue two histories together. A stored session shows in
+        // its metadata; a loaded one without a message does not, but answers.
+        if chosen {
+            let session_id = session.cli_id();
+            let stored = link.call(&GetMetadata { session_id }).await?.session.is_some();
+            if stored || link.call(&IsProcessing { session_id }).await.is_ok() {
+                return Err(Error::Exists(session.id().clone()));
+            }
+        }
+        let created = session.create(&link).await;
+        if created.is_err() {
+            // Where the second half has failed, the first must not stay.
+            let undone = link.call(&Delete { session_id: session.cli_id() }).await;
+            tracing::debug!(session = %session.id(), ok = undone.is_ok(), "a session could not be created");
+        }
+        Ok(created?)
+    }
+
+    /// What there is to know of a session.
+    pub async fn get(&self, tenant: Tenant, id: &SessionId) -> Result<Summary, Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        if let Some(session) = self.inner.registry.find(&key) {
+            return Ok(session.summary());
+        }
+        let stored = self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+        Ok(stored_summary(&key, stored))
+    }
+
+    /// All sessions of a tenant, in no order.
+    pub async fn list(&self, tenant: Tenant) -> Result<Vec<Summary>, Error> {
+        let listed = self.inner.backend.link()?.call(&List {}).await?;
+        let known = self.inner.registry.all(tenant);
+        let stored = listed.sessions.into_iter().filter(is_ours).filter_map(|entry| {
+            let key = SessionKey::from_cli_id(&entry.session_id).filter(|key| key.tenant() == tenant)?;
+            self.inner.registry.find(&key).is_none().then(|| stored_summary(&key, entry))
+        });
+        Ok(known.iter().map(|session| session.summary()).chain(stored).collect())
+    }
+
+    /// Deletes a session, and ends its turns.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session deleted or not.
+    pub async fn delete(&self, tenant: Tenant, id: &SessionId) -> Result<(), Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        let known = self.inner.registry.find(&key);
+        if known.is_none() && self.stored(&key).await?.is_none() {
+            return Err(Error::NotFound(id.clone()));
+        }
+        let deleted = self.inner.backend.link()?.call(&Delete { session_id: key.cli_id() }).await?;
+        if !deleted.success {
+            // Not on its disk and not loaded, which is what was wanted. Of other failures we know none.
+            tracing::debug!(session = %id, error = deleted.error, "the CLI had nothing to delete");
+        }
+        if let Some(session) = known {
+            self.inner.registry.forget(&session);
+        }
+        Ok(())
+    }
+
+    /// Accepts a prompt into the session's queue. Its turn runs on a task of its own; dropping the [`Turn`] ends it,
+    /// unless it is detached.
+    pub async fn send(&self, tenant: Tenant, id: &SessionId, prompt: Prompt) -> Result<Turn, Error> {
+        self.refuse_if_draining()?;
+        let key = SessionKey::new(tenant, id.clone());
+        let session = match self.inner.registry.find(&key) {
+            Some(session) => session,
+            None if self.stored(&key).await?.is_some() => return Err(Error::NotLoaded(id.clone())),
+            None => return Err(Error::NotFound(id.clone())),
+        };
+        let (ticket, granted) = session.join()?;
+        let (publisher, subscriber) = hub::subscription(prompt.filter);
+        let caller_gone = CancellationToken::new();
+        let own_limit = Deadline::after(self.inner.limits.turn_timeout);
+        let runner = Runner {
+            session: session.clone(),
+            backend: self.inner.backend.clone(),
+            prompt: prompt.text,
+            deadline: if prompt.detached { prompt.deadline.later(own_limit) } else { prompt.deadline },
+            inactivity: prompt.inactivity,
+            caller_gone: caller_gone.clone(),
+            shutdown: self.inner.shutdown.clone(),
+        };
+        self.inner.tasks.spawn(runner.run(ticket, granted, publisher));
+        let gone = (!prompt.detached).then(|| caller_gone.drop_guard());
+        Ok(Turn { session, ticket, subscriber, deadline: prompt.deadline, gone })
+    }
+
+    /// Stops the running turn of a session. `None`: none runs.
+    pub async fn abort(&self, tenant: Tenant, id: &SessionId) -> Result<Option<String>, Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        match self.inner.registry.find(&key) {
+            Some(session) => Ok(session.abort()),
+            None if self.stored(&key).await?.is_some() => Ok(None),
+            None => Err(Error::NotFound(id.clone())),
+        }
+    }
+
+    /// Takes nothing new on, and waits at most `grace` for what runs. What then still runs is stopped.
+    pub async fn drain(&self, grace: Duration) {
+        self.inner.draining.cancel();
+        self.inner.tasks.close();
+        if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {
+            warn!(
+                turns = self.load().turns,
+                "the grace period is over: the turns that still run are stopped"
+            );
+            self.inner.shutdown.cancel();
+            // To stop an agent takes milliseconds; a CLI that does not answer is ended anyway.
+            let _ = tokio::time::timeout(LAST_GRACE, self.inner.tasks.wait()).await;
+        }
+    }
+
+    /// Makes a [`drain`](Self::drain) that is under way stop what still runs.
+    pub fn hurry(&self) {
+        self.inner.shutdown.cancel();
+    }
+
+    fn refuse_if_draining(&self) -> Result<(), Error> {
+        if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
+    }
+
+    /// A session of ours that the CLI has stored.
+    async fn stored(&self, key: &SessionKey) -> Result<Option<Entry>, Error> {
+        let metadata = self.inner.backend.link()?.call(&GetMetadata { session_id: key.cli_id() }).await?;
+        Ok(metadata.session.filter(is_ours))
+    }
+}
+
+/// How long a stopped agent may take to stop when the server goes.
+const LAST_GRACE: Duration = Duration::from_secs(3);
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Turns that run or wait.
+    pub turns: usize,
+    /// Sessions that run a turn.
+    pub running: usize,
+    /// Sessions that are loaded.
+    pub loaded: usize,
+    /// Sessions that are known.
+    pub known: usize,
+}
+
+/// A turn that was accepted. Dropping it ends the turn, unless it is detached.
+#[derive(Debug)]
+pub struct Turn {
+    session: Arc<Session>,
+    ticket: Ticket,
+    subscriber: Subscriber<Outcome>,
+    deadline: Deadline,
+    gone: Option<DropGuard>,
+}
+
+impl Turn {
+    /// The next thing to tell the caller.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn next(&mut self) -> Item<Outcome> {
+        if self.gone.is_some() {
+            // The turn keeps to its caller's deadline by itself.
+            return self.subscriber.next().await;
+        }
+        tokio::select! {
+            biased;
+            item = self.subscriber.next() => item,
+            cause = self.deadline.passed() => {
+                Item::End(Err(Arc::new(self.session.snapshot(self.ticket, cause))))
+            }
+        }
+    }
+
+    /// Waits for the end.
+    pub async fn outcome(mut self) -> Outcome {
+        loop {
+            match self.next().await {
+                Item::End(outcome) => return outcome,
+                Item::Event(_) => {}
+                // Without events there is nothing to lag behind.
+                Item::Lagged(_) => return Err(Arc::new(TurnError::not_delivered(TurnCause::Cancelled))),
+            }
+        }
+    }
+
+    /// Lets the turn go on without its caller.
+    pub fn detach(mut self) {
+        if let Some(gone) = self.gone.take() {
+            gone.disarm();
+        }
+    }
+}
+
+/// Whether a session was made by this service: other programs may use the same CLI.
+fn is_ours(entry: &Entry) -> bool {
+    entry.client_name.as_deref() == Some(CLIENT_NAME)
+}
+
+fn stored_summary(key: &SessionKey, entry: Entry) -> Summary {
+    Summary {
+        id: key.id().clone(),
+        model: String::new(),
+        state: SessionState::Unloaded,
+        title: entry.summary.unwrap_or_default(),
+        create_time: entry.start_time,
+        update_time: entry.modified_time,
+        working_directory: entry.context.and_then(|context| context.cwd).unwrap_or_default(),
+    }
+}

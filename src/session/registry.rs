@@ -1,0 +1,157 @@
+//! The sessions that the facade knows, and the door through which the CLI's events reach them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use bytes::Bytes;
+use tracing::warn;
+
+use super::{
+    Load,
+    error::Error,
+    key::{SessionKey, Tenant},
+    live::Session,
+};
+use crate::{
+    backend::{LinkId, Sink},
+    copilot::event,
+    jsonrpc::Cause,
+};
+
+/// The sessions that the facade knows.
+#[derive(Debug)]
+pub(super) struct Registry {
+    max_sessions: usize,
+    sessions: Mutex<HashMap<Box<str>, Slot>>,
+    me: Weak<Self>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    session: Arc<Session>,
+    /// Whether it is still being created: it hears its events, and nobody finds it.
+    reserved: bool,
+}
+
+impl Registry {
+    pub(super) fn new(max_sessions: usize) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self { max_sessions, sessions: Mutex::default(), me: me.clone() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Slot>> {
+        // The map is whole after every statement.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the session's id before the CLI hears of it: its first events may come ahead of the CLI's answer.
+    pub(super) fn reserve(self: &Arc<Self>, session: Arc<Session>) -> Result<Reservation, Error> {
+        let mut sessions = self.lock();
+        if sessions.contains_key(session.cli_id()) {
+            return Err(Error::Exists(session.id().clone()));
+        }
+        if sessions.len() >= self.max_sessions {
+            return Err(Error::TooManySessions { limit: self.max_sessions });
+        }
+        sessions.insert(session.cli_id().into(), Slot { session: session.clone(), reserved: true });
+        Ok(Reservation { registry: self.clone(), session, kept: false })
+    }
+
+    pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        let sessions = self.lock();
+        let slot = sessions.get(key.cli_id()).filter(|slot| !slot.reserved)?;
+        Some(slot.session.clone())
+    }
+
+    pub(super) fn all(&self, tenant: Tenant) -> Vec<Arc<Session>> {
+        let sessions = self.lock();
+        let found = sessions.values().filter(|slot| !slot.reserved && slot.session.key().tenant() == tenant);
+        found.map(|slot| slot.session.clone()).collect()
+    }
+
+    /// The session is deleted: its turns end, and nobody finds it.
+    pub(super) fn forget(&self, session: &Arc<Session>) {
+        session.deleted().cancel();
+        let mut sessions = self.lock();
+        if sessions.get(session.cli_id()).is_some_and(|slot| Arc::ptr_eq(&slot.session, session)) {
+            sessions.remove(session.cli_id());
+        }
+    }
+
+    pub(super) fn load(&self) -> Load {
+        let sessions = self.lock();
+        sessions.values().fold(Load::default(), |load, slot| {
+            let turns = slot.session.queued();
+            Load {
+                turns: load.turns + turns,
+                running: load.running + usize::from(turns > 0),
+                loaded: load.loaded + usize::from(slot.session.is_loaded()),
+                known: load.known + usize::from(!slot.reserved),
+            }
+        })
+    }
+
+    /// The session that an event is for. Not the registry's lock but this handle is held while it hears it.
+    fn hearer(&self, cli_id: &str) -> Option<Arc<Session>> {
+        self.lock().get(cli_id).map(|slot| slot.session.clone())
+    }
+}
+
+impl Sink for Registry {
+    fn session_event(&self, params: &Bytes) {
+        let Some(peek) = event::peek(params) else {
+            warn!("the CLI sent an event without a session or a type");
+            return;
+        };
+        if let Some(session) = self.hearer(&peek.session_id) {
+            session.hear(peek.kind(), params);
+        }
+    }
+
+    fn session_deleted(&self, session_id: &str) {
+        let known =
+            self.lock().get(session_id).filter(|slot| !slot.reserved).map(|slot| slot.session.clone());
+        let (Some(session), Some(registry)) = (known, self.me.upgrade()) else { return };
+        session.tasks().clone().spawn(async move {
+            // The news may be about an earlier session of this id: it is not ordered against the CLI's answers.
+            if session.is_gone_from_cli().await {
+                registry.forget(&session);
+            }
+        });
+    }
+
+    fn link_lost(&self, link: LinkId, cause: &Arc<Cause>) {
+        let sessions: Vec<_> = self.lock().values().map(|slot| slot.session.clone()).collect();
+        let problem = format!("the connection to the Copilot CLI was lost: {cause}");
+        for session in sessions {
+            session.link_lost(link, &problem);
+        }
+    }
+}
+
+/// An id that is taken while its session is created. Dropping it gives the id back.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    registry: Arc<Registry>,
+    session: Arc<Session>,
+    kept: bool,
+}
+
+impl Reservation {
+    /// The session exists: from now on it can be found.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+        if let Some(slot) = self.registry.lock().get_mut(self.session.cli_id()) {
+            slot.reserved = false;
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.registry.forget(&self.session);
+        }
+    }
+}

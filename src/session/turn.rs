@@ -1,0 +1,377 @@
+//! One turn: a prompt, and all that the agent does to answer it. A pure state machine over the session's events.
+//!
+//! A turn is known by the message id that `session.send` returned. Its answer is the last message of the main agent
+//! that refers to this id. It ends with a `session.error` that refers to it, or with a `session.idle` after its
+//! `user.message` was seen: an idle that comes earlier belongs to whatever ran before.
+//!
+//! The answer to `session.send` is not ordered against events (cli-protocol.md, trap 1), so events that come before it
+//! are kept until the id is known.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::copilot::{
+    AgentFailure, Event,
+    event::{self, Payload},
+};
+
+/// How many events may come before the answer to `session.send`. A CLI that sends more has lost that answer.
+const MAX_EARLY_EVENTS: usize = 10_000;
+
+/// How many tool calls of a turn are remembered.
+const MAX_TOOL_CALLS: usize = 1_000;
+
+/// A turn that is being sent, is running, or has ended and waits for the session to come to rest.
+#[derive(Debug, Default)]
+pub struct Turn {
+    phase: Phase,
+    message_id: Option<String>,
+    /// Whether its `user.message` was seen.
+    started: bool,
+    /// Whether an `abort` was seen, which may come before the `user.message`.
+    aborting: bool,
+    answer: Option<Answer>,
+    /// Text of the message that is being written.
+    partial: Partial,
+    /// An error that did not say which message it is about: it counts if no answer follows.
+    loose_failure: Option<AgentFailure>,
+    usage: Usage,
+    tool_calls: Vec<ToolCall>,
+    last_event: Option<String>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The prompt is on its way; its id is not known yet.
+    Sending { early: VecDeque<Arc<Event>> },
+    /// The agent has the prompt.
+    Running,
+    /// The outcome is known, and the `session.idle` that belongs to it has not come.
+    Settling,
+    /// The session is at rest.
+    Settled,
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Self::Sending { early: VecDeque::new() }
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    content: String,
+    model: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Partial {
+    message_id: String,
+    text: String,
+}
+
+/// How the agent ended a turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// It has answered.
+    Answered,
+    /// It has failed.
+    Failed(AgentFailure),
+    /// It was stopped.
+    Aborted,
+    /// The CLI unloaded the session.
+    Shutdown,
+}
+
+/// What came of a turn that was answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnResult {
+    /// The turn's id.
+    pub message_id: String,
+    /// The answer.
+    pub content: String,
+    /// The model that gave it.
+    pub model: Option<String>,
+    /// What it cost.
+    pub usage: Usage,
+    /// The tools that the main agent called.
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// What there is of a turn that has no answer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Remains {
+    /// The turn's id, if it is known.
+    pub message_id: Option<String>,
+    /// The text of the last message as far as it had come.
+    pub partial: String,
+    /// The kind of the last event.
+    pub last_event: Option<String>,
+    /// What it had cost.
+    pub usage: Usage,
+    /// The tools that were running.
+    pub running_tools: Vec<ToolCall>,
+}
+
+/// What the model calls of a turn cost, sub-agents included.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[expect(missing_docs, reason = "the fields are those of the CLI's assistant.usage, summed")]
+pub struct Usage {
+    pub input_tokens: i64,
+    pub output_tokens: i64,
+    pub cache_read_tokens: i64,
+    pub cache_write_tokens: i64,
+    pub reasoning_tokens: i64,
+    pub cost: f64,
+    pub model_calls: i32,
+    pub model_milliseconds: f64,
+}
+
+/// One call of a tool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolCall {
+    /// Its id.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// What it was called with.
+    pub arguments: serde_json::Value,
+    /// Whether it succeeded; `None` while it runs.
+    pub success: Option<bool>,
+}
+
+impl Turn {
+    /// The CLI took the prompt, and gave it this id.
+    ///
+    /// Returns how the turn ended, if the events that came earlier say so.
+    pub fn accepted(&mut self, message_id: String) -> Option<Ending> {
+        let Phase::Sending { early } = std::mem::replace(&mut self.phase, Phase::Running) else {
+            return None;
+        };
+        self.message_id = Some(message_id);
+        // All of them: events after the one that ended the turn settle it.
+        early.iter().fold(None, |ending, event| self.advance(event).or(ending))
+    }
+
+    /// Something happened in the session. Returns how the turn ended, once, with the event that ended it.
+    pub fn apply(&mut self, event: &Arc<Event>) -> Option<Ending> {
+        self.last_event = Some(event.kind.clone());
+        match &mut self.phase {
+            Phase::Sending { early } => {
+                if let Payload::SessionShutdown(_) = event.payload {
+                    return self.end(Ending::Shutdown);
+                }
+                if early.len() == MAX_EARLY_EVENTS {
+                    return self.end(Ending::Failed(AgentFailure::other(
+                        "the Copilot CLI sent events of a turn without acknowledging its prompt",
+                    )));
+                }
+                early.push_back(event.clone());
+                None
+            }
+            Phase::Running | Phase::Settling | Phase::Settled => self.advance(event),
+        }
+    }
+
+    /// The session is doing nothing, the CLI says, although the turn has not ended: its `session.idle` was lost.
+    pub fn found_idle(&mut self) -> Option<Ending> {
+        match self.phase {
+            Phase::Sending { .. } => None,
+            Phase::Running => {
+                let ending = self.resting_place(self.aborting, "the agent stopped without an answer");
+                self.phase = Phase::Settled;
+                Some(ending)
+            }
+            Phase::Settling | Phase::Settled => {
+                self.phase = Phase::Settled;
+                None
+            }
+        }
+    }
+
+    /// Whether the next turn may start: nothing that still comes from the CLI belongs to this one.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Settled)
+    }
+
+    /// Whether the agent is at work on it.
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+    }
+
+    /// The turn's id, once it is known.
+    pub fn message_id(&self) -> Option<&str> {
+        self.message_id.as_deref()
+    }
+
+    /// Whether a tool is running, so that silence is no sign of death.
+    pub fn is_tool_running(&self) -> bool {
+        self.tool_calls.iter().any(|call| call.success.is_none())
+    }
+
+    /// What came of it, if it was answered.
+    pub fn result(&self) -> TurnResult {
+        let (content, model) = self
+            .answer
+            .as_ref()
+            .map(|answer| (answer.content.clone(), answer.model.clone()))
+            .unwrap_or_default();
+        TurnResult {
+            message_id: self.message_id.clone().unwrap_or_default(),
+            content,
+            model,
+            usage: self.usage,
+            tool_calls: self.tool_calls.clone(),
+        }
+    }
+
+    /// What there is of it, if it was not.
+    pub fn remains(&self) -> Remains {
+        let answered = self.answer.as_ref().map(|answer| answer.content.clone()).unwrap_or_default();
+        Remains {
+            message_id: self.message_id.clone(),
+            partial: if self.partial.text.is_empty() { answered } else { self.partial.text.clone() },
+            last_event: self.last_event.clone(),
+            usage: self.usage,
+            running_tools: self.tool_calls.iter().filter(|call| call.success.is_none()).cloned().collect(),
+        }
+    }
+
+    fn advance(&mut self, event: &Event) -> Option<Ending> {
+        match &event.payload {
+            Payload::AssistantUsage(usage) => self.usage.add(usage),
+            Payload::SessionIdle(idle) if event.agent_id.is_none() => return self.idle(idle),
+            Payload::SessionShutdown(_) => return self.end(Ending::Shutdown),
+            _ if event.agent_id.is_some() => {}
+            Payload::UserMessage(message) => self.user_message(message),
+            Payload::AssistantMessage(message) => self.assistant_message(message),
+            Payload::AssistantMessageDelta(delta) => self.delta(delta),
+            Payload::ToolExecutionStart(tool) => self.tool_started(tool),
+            Payload::ToolExecutionComplete(tool) => self.tool_ended(tool),
+            Payload::Abort(_) => self.aborting = true,
+            Payload::SessionError(error) => return self.error(error),
+            _ => {}
+        }
+        None
+    }
+
+    fn is_mine(&self, message_id: Option<&String>) -> bool {
+        // CLIs before 1.0.86 do not say; turns run one at a time, so it is ours.
+        message_id.is_none() || message_id == self.message_id.as_ref()
+    }
+
+    fn user_message(&mut self, message: &event::UserMessage) {
+        if self.is_mine(message.message_id.as_ref()) {
+            self.started = true;
+        }
+    }
+
+    fn assistant_message(&mut self, message: &event::AssistantMessage) {
+        if !self.is_mine(message.originating_message_id.as_ref()) {
+            return;
+        }
+        self.partial.text.clear();
+        // A message without text that calls tools is on the way to the answer, not the answer.
+        if self.answer.is_none() || !message.content.is_empty() || message.tool_requests.is_empty() {
+            self.answer = Some(Answer { content: message.content.clone(), model: message.model.clone() });
+        }
+    }
+
+    fn delta(&mut self, delta: &event::AssistantMessageDelta) {
+        if self.partial.message_id != delta.message_id {
+            self.partial = Partial { message_id: delta.message_id.clone(), text: String::new() };
+        }
+        self.partial.text.push_str(&delta.delta_content);
+    }
+
+    fn tool_started(&mut self, tool: &event::ToolStart) {
+        if self.tool_calls.len() < MAX_TOOL_CALLS {
+            self.tool_calls.push(ToolCall {
+                id: tool.tool_call_id.clone(),
+                name: tool.tool_name.clone(),
+                arguments: tool.arguments.clone(),
+                success: None,
+            });
+        }
+    }
+
+    fn tool_ended(&mut self, tool: &event::ToolComplete) {
+        if let Some(call) = self.tool_calls.iter_mut().rev().find(|call| call.id == tool.tool_call_id) {
+            call.success = Some(tool.success);
+        }
+    }
+
+    fn error(&mut self, error: &event::SessionError) -> Option<Ending> {
+        let failure = AgentFailure::from(error);
+        match &error.originating_message_id {
+            Some(id) if self.message_id.as_ref() == Some(id) => self.end(Ending::Failed(failure)),
+            Some(_) => None,
+            None => {
+                self.loose_failure = Some(failure);
+                self.answer = None;
+                None
+            }
+        }
+    }
+
+    fn idle(&mut self, idle: &event::Idle) -> Option<Ending> {
+        // In this mode the agent goes on by itself after an idle (cli-protocol.md, section 9).
+        if idle.mode.as_deref() == Some("autopilot") && !idle.aborted {
+            return None;
+        }
+        match self.phase {
+            Phase::Running
+                if self.started || self.aborting || idle.aborted || self.loose_failure.is_some() =>
+            {
+                let ending = self.resting_place(idle.aborted, "the agent ended the turn without an answer");
+                self.phase = Phase::Settled;
+                Some(ending)
+            }
+            // Left over from what ran before us.
+            Phase::Running => None,
+            Phase::Sending { .. } | Phase::Settling | Phase::Settled => {
+                self.phase = Phase::Settled;
+                None
+            }
+        }
+    }
+
+    /// How a turn has ended when the session has come to rest.
+    fn resting_place(&mut self, aborted: bool, without_answer: &str) -> Ending {
+        if aborted {
+            return Ending::Aborted;
+        }
+        match (self.loose_failure.take(), &self.answer) {
+            (Some(failure), None) => Ending::Failed(failure),
+            (_, Some(_)) => Ending::Answered,
+            (None, None) => Ending::Failed(AgentFailure::other(without_answer)),
+        }
+    }
+
+    fn end(&mut self, ending: Ending) -> Option<Ending> {
+        match self.phase {
+            Phase::Sending { .. } | Phase::Running => {
+                let gone = ending == Ending::Shutdown;
+                self.phase = if gone { Phase::Settled } else { Phase::Settling };
+                Some(ending)
+            }
+            Phase::Settling if ending == Ending::Shutdown => {
+                self.phase = Phase::Settled;
+                None
+            }
+            Phase::Settling | Phase::Settled => None,
+        }
+    }
+}
+
+impl Usage {
+    fn add(&mut self, usage: &event::Usage) {
+        self.input_tokens += usage.input_tokens.unwrap_or_default();
+        self.output_tokens += usage.output_tokens.unwrap_or_default();
+        self.cache_read_tokens += usage.cache_read_tokens.unwrap_or_default();
+        self.cache_write_tokens += usage.cache_write_tokens.unwrap_or_default();
+        self.reasoning_tokens += usage.reasoning_tokens.unwrap_or_default();
+        self.cost += usage.cost.unwrap_or_default();
+        self.model_calls += 1;
+        self.model_milliseconds += usage.duration.unwrap_or_default();
+    }
+}
