@@ -1,0 +1,561 @@
+//! Between the contract's messages and the session room's types.
+//!
+//! Requests are parsed at the door: all that is wrong with one is said at once, by field. Nothing behind the door checks
+//! them again.
+
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
+
+use http::{HeaderName, HeaderValue, Uri};
+use prost_types::{Struct, Timestamp, Value, value::Kind};
+use serde_json::Value as Json;
+
+use super::{
+    pb,
+    status::{Violation, cut},
+};
+use crate::{
+    copilot::{
+        Event, Provider, Secret, Settings,
+        event::{self, Payload},
+    },
+    session::{
+        Delivery, PERMISSION_KINDS, PageToken, Policy, Remains, Rule, SessionId, SessionState, Summary,
+        ToolCall, TurnError, TurnResult, Usage, hub::Filter,
+    },
+};
+
+/// What a session gets that its request does not say.
+#[derive(Debug, Clone, Default)]
+pub struct Defaults {
+    /// The model.
+    pub model: Option<String>,
+    /// The provider.
+    pub provider: Option<Provider>,
+    /// The built-in tools.
+    pub available_tools: Vec<String>,
+    /// What tools may do.
+    pub policy: Policy,
+}
+
+/// The longest `page_size`.
+const MAX_PAGE: usize = 1000;
+
+/// The `page_size` of a request that has none.
+const DEFAULT_PAGE: usize = 50;
+
+/// How much of a failed turn's text fits beside the other details into the 8 KiB of headers that many clients take:
+/// details are base64, so 3 KiB become 4.
+const MAX_PARTIAL: usize = 3 * 1024;
+
+/// How many running tools a failed turn shows.
+const MAX_RUNNING_TOOLS: usize = 8;
+
+/// Collects what is wrong with a request.
+#[derive(Debug, Default)]
+pub(super) struct Checks(Vec<Violation>);
+
+impl Checks {
+    fn wrong(&mut self, field: impl Into<String>, description: impl ToString) {
+        self.0.push(Violation { field: field.into(), description: description.to_string() });
+    }
+
+    /// The value, if nothing was wrong.
+    pub(super) fn done<T>(self, value: Option<T>) -> Result<T, Vec<Violation>> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(self.0),
+        }
+    }
+
+    pub(super) fn session_id(&mut self, id: &str) -> Option<SessionId> {
+        SessionId::parse(id).map_err(|error| self.wrong("session_id", error)).ok()
+    }
+
+    /// The prompt, if there is one.
+    pub(super) fn prompt(&mut self, prompt: String) -> String {
+        if prompt.trim().is_empty() {
+            self.wrong("prompt", "say something: it is empty or only white space");
+        }
+        prompt
+    }
+
+    pub(super) fn duration(
+        &mut self,
+        field: &str,
+        duration: Option<prost_types::Duration>,
+    ) -> Option<Duration> {
+        let duration = Duration::try_from(duration?).ok().filter(|duration| !duration.is_zero());
+        if duration.is_none() {
+            self.wrong(field, "must be more than 0; leave it unset for the default");
+        }
+        duration
+    }
+
+    /// Whether the turn goes on without its caller.
+    pub(super) fn on_disconnect(&mut self, choice: i32) -> bool {
+        match pb::OnDisconnect::try_from(choice) {
+            Ok(pb::OnDisconnect::Continue) => true,
+            Ok(pb::OnDisconnect::Unspecified | pb::OnDisconnect::Abort) => false,
+            Err(_) => {
+                self.wrong("on_disconnect", format!("{choice} is not a value of OnDisconnect"));
+                false
+            }
+        }
+    }
+
+    pub(super) fn event_types(&mut self, patterns: Vec<String>) -> Filter {
+        for (n, pattern) in patterns.iter().enumerate() {
+            let name = pattern.strip_suffix('*').unwrap_or(pattern);
+            if pattern.is_empty() || name.contains(['*', ' ']) {
+                let advice =
+                    "write the name of an event such as `tool.execution_start`, or its beginning and a `*`";
+                self.wrong(format!("event_types[{n}]"), advice);
+            }
+        }
+        if patterns.is_empty() { Filter::Kinds(DEFAULT_EVENTS) } else { Filter::Patterns(patterns) }
+    }
+
+    pub(super) fn page_size(&mut self, size: i32) -> usize {
+        match usize::try_from(size) {
+            Ok(0) => DEFAULT_PAGE,
+            Ok(size) => size.min(MAX_PAGE),
+            Err(_) => {
+                self.wrong("page_size", "must not be negative; 0 is the default");
+                DEFAULT_PAGE
+            }
+        }
+    }
+
+    pub(super) fn page_token(&mut self, token: &str) -> Option<PageToken> {
+        if token.is_empty() {
+            return None;
+        }
+        let parsed = PageToken::decode(token);
+        if parsed.is_none() {
+            self.wrong(
+                "page_token",
+                "is not a `next_page_token` of this server; leave it empty for the first page",
+            );
+        }
+        parsed
+    }
+
+    /// What a session is to be like.
+    pub(super) fn settings(
+        &mut self,
+        request: pb::CreateSessionRequest,
+        defaults: &Defaults,
+    ) -> (Settings, Policy) {
+        let policy = match request.permission_policy {
+            Some(policy) => self.policy(policy),
+            None => defaults.policy.clone(),
+        };
+        let own_provider = request.provider.is_some();
+        let provider = match request.provider {
+            Some(provider) => Some(self.provider(provider)),
+            None => defaults.provider.clone(),
+        };
+        let model = match request.model.trim() {
+            "" if own_provider => {
+                // Without a name the CLI would ask the provider for one of its own choice (observed).
+                self.wrong(
+                    "model",
+                    "is required with `provider`: the model's name, as the provider knows it",
+                );
+                None
+            }
+            "" => defaults.model.clone(),
+            model => Some(model.to_owned()),
+        };
+        let settings = Settings {
+            model,
+            provider,
+            github_token: self.secret("github_token", request.github_token),
+            available_tools: self.tools(request.available_tools, defaults),
+            ask_permission: !policy.denies_all(),
+            working_directory: self.working_directory(request.working_directory),
+        };
+        (settings, policy)
+    }
+
+    fn policy(&mut self, policy: pb::PermissionPolicy) -> Policy {
+        let rules = policy.rules.into_iter().enumerate().map(|(n, rule)| {
+            if rule.kind != "*" && !PERMISSION_KINDS.contains(&rule.kind.as_str()) {
+                let kinds = PERMISSION_KINDS.join(", ");
+                self.wrong(
+                    format!("permission_policy.rules[{n}].kind"),
+                    format!("must be `*` or one of {kinds}"),
+                );
+            }
+            let effect = pb::PermissionEffect::try_from(rule.effect).unwrap_or_default();
+            if effect == pb::PermissionEffect::Unspecified {
+                let field = format!("permission_policy.rules[{n}].effect");
+                self.wrong(field, "must be PERMISSION_EFFECT_ALLOW or PERMISSION_EFFECT_DENY");
+            }
+            Rule { kind: rule.kind, allow: effect == pb::PermissionEffect::Allow }
+        });
+        let rules = rules.collect();
+        Policy::new(rules)
+    }
+
+    fn provider(&mut self, provider: pb::Provider) -> Provider {
+        self.base_url(&provider.base_url);
+        Provider {
+            kind: self.one_of("provider.type", provider.r#type, &["openai", "azure", "anthropic"]),
+            wire_api: self.one_of("provider.wire_api", provider.wire_api, &["completions", "responses"]),
+            transport: None,
+            base_url: provider.base_url,
+            api_key: self.secret("provider.api_key", provider.api_key),
+            bearer_token: self.secret("provider.bearer_token", provider.bearer_token),
+            azure_api_version: non_empty(provider.azure_api_version),
+            headers: self.headers(provider.headers),
+            model_id: non_empty(provider.model_id),
+            wire_model: non_empty(provider.wire_model),
+            max_prompt_tokens: (provider.max_prompt_tokens > 0).then_some(provider.max_prompt_tokens.into()),
+            max_output_tokens: (provider.max_output_tokens > 0).then_some(provider.max_output_tokens.into()),
+        }
+    }
+
+    fn base_url(&mut self, url: &str) {
+        if url.is_empty() {
+            return self.wrong("provider.base_url", "is required, such as `https://api.example.com/v1`");
+        }
+        let parsed = Uri::from_str(url).ok().filter(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+        });
+        match parsed.as_ref().and_then(Uri::authority) {
+            None => {
+                self.wrong("provider.base_url", "must be a URL with http or https, such as `https://host/v1`")
+            }
+            Some(authority) if authority.as_str().contains('@') => {
+                self.wrong(
+                    "provider.base_url",
+                    "must not hold a user name or password: use `api_key` or `headers`",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn one_of(&mut self, field: &str, value: String, allowed: &[&str]) -> Option<String> {
+        if !value.is_empty() && !allowed.contains(&value.as_str()) {
+            self.wrong(field, format!("must be one of {}, or empty", allowed.join(", ")));
+        }
+        non_empty(value)
+    }
+
+    /// A secret. What is wrong with it is said without it.
+    fn secret(&mut self, field: &str, value: String) -> Option<Secret> {
+        if HeaderValue::from_str(&value).is_err() || value.contains(' ') {
+            self.wrong(field, "must be visible ASCII without spaces, as it travels in an HTTP header");
+        }
+        non_empty(value).map(Secret::new)
+    }
+
+    fn headers(&mut self, headers: std::collections::HashMap<String, String>) -> BTreeMap<String, Secret> {
+        for (name, value) in &headers {
+            if HeaderName::from_str(name).is_err() || HeaderValue::from_str(value).is_err() {
+                self.wrong(
+                    "provider.headers",
+                    format!("{name:?} is not a valid HTTP header, or its value is not"),
+                );
+            }
+        }
+        headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect()
+    }
+
+    fn tools(&mut self, tools: Vec<String>, defaults: &Defaults) -> Vec<String> {
+        for (n, tool) in tools.iter().enumerate() {
+            let name = tool.strip_prefix("builtin:").unwrap_or(tool);
+            let is_name = !name.is_empty()
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':'));
+            if !is_name && tool != "builtin:*" {
+                let advice = "write `name`, `builtin:name`, or `builtin:*` for all built-in tools";
+                self.wrong(format!("available_tools[{n}]"), advice);
+            }
+        }
+        if tools.is_empty() { defaults.available_tools.clone() } else { tools }
+    }
+
+    fn working_directory(&mut self, path: String) -> Option<String> {
+        if !path.is_empty() && !path.starts_with('/') {
+            self.wrong("working_directory", "must be an absolute path on the Copilot CLI's machine");
+        }
+        non_empty(path)
+    }
+}
+
+fn non_empty(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// A session.
+pub(super) fn session(summary: Summary) -> pb::Session {
+    let state = match summary.state {
+        SessionState::Idle => pb::SessionState::Idle,
+        SessionState::Running => pb::SessionState::Running,
+        SessionState::Unloaded => pb::SessionState::Unloaded,
+    };
+    pb::Session {
+        session_id: summary.id.to_string(),
+        model: summary.model,
+        state: state.into(),
+        title: summary.title,
+        create_time: timestamp(&summary.create_time),
+        update_time: timestamp(&summary.update_time),
+        working_directory: summary.working_directory,
+    }
+}
+
+/// What came of a turn that succeeded.
+pub(super) fn turn_result(result: &TurnResult) -> pb::TurnResult {
+    pb::TurnResult {
+        message_id: result.message_id.clone(),
+        content: result.content.clone(),
+        usage: Some(usage(&result.usage)),
+        tool_calls: result.tool_calls.iter().map(tool_call).collect(),
+        model: result.model.clone().unwrap_or_default(),
+    }
+}
+
+/// What there is of a turn that failed.
+pub(super) fn turn_failure(error: &TurnError) -> pb::TurnFailure {
+    let delivery = match error.delivery {
+        Delivery::NotDelivered => pb::DeliveryState::NotDelivered,
+        Delivery::Delivered => pb::DeliveryState::Delivered,
+        Delivery::Unknown => pb::DeliveryState::Unknown,
+    };
+    let Remains { message_id, partial, last_event, usage: spent, running_tools } = &error.remains;
+    let shown = running_tools.iter().take(MAX_RUNNING_TOOLS).map(|call| pb::ToolCall {
+        tool_call_id: cut(&call.id, 64).into(),
+        name: cut(&call.name, 64).into(),
+        arguments: None,
+        success: None,
+    });
+    pb::TurnFailure {
+        message_id: message_id.clone().unwrap_or_default(),
+        delivery: delivery.into(),
+        partial_content: cut(partial, MAX_PARTIAL).into(),
+        last_event_type: last_event.clone().unwrap_or_default(),
+        usage: Some(usage(spent)),
+        running_tools: shown.collect(),
+        partial_content_truncated: partial.len() > MAX_PARTIAL,
+    }
+}
+
+fn usage(usage: &Usage) -> pb::Usage {
+    pb::Usage {
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        cache_read_tokens: usage.cache_read_tokens,
+        cache_write_tokens: usage.cache_write_tokens,
+        reasoning_tokens: usage.reasoning_tokens,
+        cost: usage.cost,
+        model_calls: usage.model_calls,
+        model_time: Some(milliseconds(usage.model_milliseconds)),
+    }
+}
+
+fn tool_call(call: &ToolCall) -> pb::ToolCall {
+    pb::ToolCall {
+        tool_call_id: call.id.clone(),
+        name: call.name.clone(),
+        arguments: Some(object(&call.arguments)),
+        success: call.success,
+    }
+}
+
+/// The events that a stream has unless its request names some: those that [`pb::SessionEvent`] has a field for.
+const DEFAULT_EVENTS: &[&str] = &[
+    "user.message",
+    "assistant.message",
+    "assistant.message_delta",
+    "assistant.reasoning",
+    "assistant.reasoning_delta",
+    "assistant.turn_start",
+    "assistant.turn_end",
+    "assistant.turn_retry",
+    "assistant.usage",
+    "tool.execution_start",
+    "tool.execution_partial_result",
+    "tool.execution_progress",
+    "tool.execution_complete",
+    "permission.requested",
+    "permission.completed",
+    "session.title_changed",
+    "session.compaction_start",
+    "session.compaction_complete",
+    "session.warning",
+    "session.error",
+    "session.idle",
+    "abort",
+];
+
+/// An event.
+pub(super) fn session_event(event: &Event) -> pb::SessionEvent {
+    pb::SessionEvent {
+        event_id: event.id.clone(),
+        event_time: timestamp(&event.timestamp),
+        agent_id: event.agent_id.clone().unwrap_or_default(),
+        ephemeral: event.ephemeral,
+        payload: Some(payload(event)),
+    }
+}
+
+fn payload(event: &Event) -> pb::session_event::Payload {
+    use pb::session_event::Payload as Pb;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    match &event.payload {
+        Payload::AssistantMessageDelta(event) => Pb::AssistantMessageDelta(pb::AssistantMessageDelta {
+            message_id: event.message_id.clone(),
+            text: event.delta_content.clone(),
+        }),
+        Payload::AssistantReasoningDelta(event) => Pb::AssistantReasoningDelta(pb::AssistantReasoningDelta {
+            reasoning_id: event.reasoning_id.clone(),
+            text: event.delta_content.clone(),
+        }),
+        Payload::ToolExecutionPartialResult(event) => Pb::ToolExecutionProgress(pb::ToolExecutionProgress {
+            tool_call_id: event.tool_call_id.clone(),
+            partial_output: event.partial_output.clone(),
+            message: String::new(),
+        }),
+        Payload::ToolExecutionProgress(event) => Pb::ToolExecutionProgress(pb::ToolExecutionProgress {
+            tool_call_id: event.tool_call_id.clone(),
+            partial_output: String::new(),
+            message: event.progress_message.clone(),
+        }),
+        Payload::UserMessage(event) => Pb::UserMessage(pb::UserMessage {
+            message_id: text(&event.message_id),
+            content: event.content.clone(),
+        }),
+        Payload::AssistantMessage(event) => Pb::AssistantMessage(pb::AssistantMessage {
+            message_id: event.message_id.clone(),
+            content: event.content.clone(),
+            originating_message_id: text(&event.originating_message_id),
+            model: text(&event.model),
+            tool_requests: event.tool_requests.iter().map(tool_request).collect(),
+        }),
+        Payload::AssistantReasoning(event) => Pb::AssistantReasoning(pb::AssistantReasoning {
+            reasoning_id: event.reasoning_id.clone(),
+            content: event.content.clone(),
+        }),
+        Payload::AssistantTurnStart(event) => {
+            Pb::AssistantTurnStart(pb::AssistantTurnStart { turn_id: event.turn_id.clone() })
+        }
+        Payload::AssistantTurnEnd(event) => {
+            Pb::AssistantTurnEnd(pb::AssistantTurnEnd { turn_id: event.turn_id.clone() })
+        }
+        Payload::AssistantTurnRetry(event) => Pb::AssistantTurnRetry(pb::AssistantTurnRetry {
+            turn_id: event.turn_id.clone(),
+            reason: text(&event.reason),
+            model: text(&event.model),
+        }),
+        Payload::AssistantUsage(event) => Pb::AssistantUsage(assistant_usage(event)),
+        Payload::ToolExecutionStart(event) => Pb::ToolExecutionStart(pb::ToolExecutionStart {
+            tool_call_id: event.tool_call_id.clone(),
+            name: event.tool_name.clone(),
+            arguments: Some(object(&event.arguments)),
+        }),
+        Payload::ToolExecutionComplete(event) => Pb::ToolExecutionComplete(pb::ToolExecutionComplete {
+            tool_call_id: event.tool_call_id.clone(),
+            success: event.success,
+            content: event.result.as_ref().map(|result| text(&result.content)).unwrap_or_default(),
+            error_message: event.error.as_ref().map(|error| text(&error.message)).unwrap_or_default(),
+        }),
+        Payload::PermissionRequested(event) => Pb::PermissionRequested(pb::PermissionRequested {
+            request_id: event.request_id.clone(),
+            kind: event.kind().to_owned(),
+            tool_call_id: event.tool_call_id().unwrap_or_default().to_owned(),
+            details: Some(object(&event.permission_request)),
+        }),
+        Payload::PermissionCompleted(event) => Pb::PermissionCompleted(pb::PermissionCompleted {
+            request_id: event.request_id.clone(),
+            tool_call_id: text(&event.tool_call_id),
+            outcome: event.result.kind.clone(),
+        }),
+        Payload::SessionTitleChanged(event) => {
+            Pb::SessionTitleChanged(pb::SessionTitleChanged { title: event.title.clone() })
+        }
+        Payload::SessionCompactionStart(event) => {
+            Pb::SessionCompactionStart(pb::SessionCompactionStart { trigger: text(&event.trigger) })
+        }
+        Payload::SessionCompactionComplete(event) => {
+            Pb::SessionCompactionComplete(pb::SessionCompactionComplete {
+                success: event.success,
+                error_message: text(&event.error),
+                tokens_before: event.pre_compaction_tokens.unwrap_or_default(),
+                tokens_after: event.post_compaction_tokens.unwrap_or_default(),
+            })
+        }
+        Payload::SessionWarning(event) => Pb::SessionWarning(pb::SessionWarning {
+            r#type: text(&event.warning_type),
+            message: event.message.clone(),
+        }),
+        Payload::SessionError(event) => Pb::SessionError(pb::SessionError {
+            r#type: event.error_type.clone(),
+            message: event.message.clone(),
+            status_code: event.status_code.unwrap_or_default(),
+            error_code: text(&event.error_code),
+        }),
+        Payload::Abort(event) => Pb::Abort(pb::Abort { reason: text(&event.reason) }),
+        Payload::SessionIdle(event) => Pb::SessionIdle(pb::SessionIdle { aborted: event.aborted }),
+        Payload::SessionStart(data) | Payload::SessionShutdown(data) | Payload::Other(data) => {
+            Pb::Other(pb::Other { r#type: event.kind.clone(), data: Some(object(data)) })
+        }
+    }
+}
+
+fn tool_request(request: &event::ToolRequest) -> pb::ToolRequest {
+    pb::ToolRequest {
+        tool_call_id: request.tool_call_id.clone(),
+        name: request.name.clone(),
+        arguments: Some(object(&request.arguments)),
+    }
+}
+
+fn assistant_usage(usage: &event::Usage) -> pb::AssistantUsage {
+    pb::AssistantUsage {
+        model: usage.model.clone().unwrap_or_default(),
+        input_tokens: usage.input_tokens.unwrap_or_default(),
+        output_tokens: usage.output_tokens.unwrap_or_default(),
+        cache_read_tokens: usage.cache_read_tokens.unwrap_or_default(),
+        cache_write_tokens: usage.cache_write_tokens.unwrap_or_default(),
+        reasoning_tokens: usage.reasoning_tokens.unwrap_or_default(),
+        cost: usage.cost.unwrap_or_default(),
+        duration: usage.duration.map(milliseconds),
+    }
+}
+
+fn milliseconds(milliseconds: f64) -> prost_types::Duration {
+    let duration = Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or_default();
+    prost_types::Duration::try_from(duration).unwrap_or_default()
+}
+
+fn timestamp(text: &str) -> Option<Timestamp> {
+    Timestamp::from_str(text).ok()
+}
+
+/// JSON as a Struct; what is not an object becomes one with the single field `value`.
+fn object(json: &Json) -> Struct {
+    let fields = match json {
+        Json::Object(fields) => fields.iter().map(|(name, json)| (name.clone(), value(json))).collect(),
+        Json::Null => BTreeMap::new(),
+        other => BTreeMap::from([("value".to_owned(), value(other))]),
+    };
+    Struct { fields }
+}
+
+fn value(json: &Json) -> Value {
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(value) => Kind::BoolValue(*value),
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Json::String(text) => Kind::StringValue(text.clone()),
+        Json::Array(items) => {
+            Kind::ListValue(prost_types::ListValue { values: items.iter().map(value).collect() })
+        }
+        Json::Object(_) => Kind::StructValue(object(json)),
+    };
+    Value { kind: Some(kind) }
+}

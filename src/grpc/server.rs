@@ -1,0 +1,101 @@
+//! Puts the service, health and reflection on a listener.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body, transport::Server};
+use tower::util::MapResponseLayer;
+
+use super::{
+    DESCRIPTORS, convert::Defaults, health, pb::copilot_service_server::CopilotServiceServer,
+    service::Service, status,
+};
+use crate::session::Sessions;
+
+/// How often a silent connection is asked for a sign of life. A client that is gone without a word is found within
+/// this and [`KEEPALIVE_TIMEOUT`], and its turns end.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long it may owe one.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls that one connection may have open at once. Each waits at little cost; the queues behind them are bounded.
+const MAX_CONCURRENT_STREAMS: u32 = 1000;
+
+/// What a server is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// The sessions to serve.
+    pub sessions: Sessions,
+    /// What a session gets that its request does not say.
+    pub defaults: Defaults,
+    /// The deadline of a turn that brings none.
+    pub turn_timeout: Duration,
+    /// The largest request, in bytes.
+    pub max_message_size: usize,
+}
+
+/// Serves until `closing`: then it takes no new connection, tells the open ones to go away, and returns when they have.
+/// Health turns to NOT_SERVING with `draining`, which comes first.
+///
+/// # Errors
+/// Of the listener, or of the setup, which cannot be.
+pub async fn serve(
+    listener: TcpListener,
+    setup: Setup,
+    draining: CancellationToken,
+    closing: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let Setup { sessions, defaults, turn_timeout, max_message_size } = setup;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let follower = tokio::spawn(health::follow(reporter, sessions.backend().watch(), draining));
+    let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout })
+        .max_decoding_message_size(max_message_size)
+        .max_encoding_message_size(usize::MAX);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that grpcurl can show the details of an error.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    let served = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(Some(MAX_CONCURRENT_STREAMS))
+        .layer(MapResponseLayer::new(move |response| enrich(response, max_message_size)))
+        .add_service(service)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .serve_with_incoming_shutdown(nodelay(listener), closing.cancelled_owned())
+        .await;
+    follower.abort();
+    Ok(served?)
+}
+
+/// Deltas are small and want to be sent at once.
+fn nodelay(
+    listener: TcpListener,
+) -> impl futures_util::Stream<Item = std::io::Result<tokio::net::TcpStream>> {
+    use futures_util::StreamExt;
+    TcpListenerStream::new(listener).map(|accepted| {
+        accepted.inspect(|socket| {
+            if let Err(error) = socket.set_nodelay(true) {
+                tracing::debug!(%error, "a connection could not be tuned");
+            }
+        })
+    })
+}
+
+/// Gives the errors that tonic makes by itself the details that ours have.
+fn enrich(response: http::Response<Body>, max_message_size: usize) -> http::Response<Body> {
+    let enriched = Status::from_header_map(response.headers())
+        .and_then(|status| status::of_transport(&status, max_message_size));
+    match enriched {
+        Some(status) => status.into_http(),
+        None => response,
+    }
+}

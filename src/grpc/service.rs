@@ -1,0 +1,232 @@
+//! `copilot.v1.CopilotService`: each method parses its request, calls the session room, and encodes what comes back.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::{Stream, stream};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use super::{
+    convert::{self, Checks, Defaults},
+    deadline,
+    pb::{self, copilot_service_server::CopilotService},
+    status,
+};
+use crate::{
+    backend::State,
+    copilot::version::missing_features,
+    session::{
+        self, Error, Prompt, SessionId, Sessions, Tenant, Turn,
+        hub::{Filter, Item},
+    },
+};
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) sessions: Sessions,
+    pub(super) defaults: Defaults,
+    /// The deadline of a turn that brings none.
+    pub(super) turn_timeout: Duration,
+}
+
+/// What SendAndWait and SendAndStream have in common.
+struct Send {
+    session_id: String,
+    prompt: String,
+    timeout: Option<prost_types::Duration>,
+    inactivity_timeout: Option<prost_types::Duration>,
+    on_disconnect: i32,
+}
+
+impl Service {
+    async fn send(
+        &self,
+        metadata: &MetadataMap,
+        mut checks: Checks,
+        send: Send,
+        filter: Filter,
+    ) -> Result<Turn, Status> {
+        let id = checks.session_id(&send.session_id);
+        let timeout = checks.duration("timeout", send.timeout);
+        let prompt = Prompt {
+            text: checks.prompt(send.prompt),
+            deadline: deadline::of_turn(metadata, timeout, self.turn_timeout),
+            inactivity: checks.duration("inactivity_timeout", send.inactivity_timeout),
+            detached: checks.on_disconnect(send.on_disconnect),
+            filter,
+        };
+        let id = checks.done(id).map_err(status::invalid)?;
+        self.sessions.send(Tenant::ONLY, &id, prompt).await.map_err(refused)
+    }
+}
+
+/// A session id, which is all that some requests hold.
+fn session_id(text: &str) -> Result<SessionId, Status> {
+    let mut checks = Checks::default();
+    let id = checks.session_id(text);
+    checks.done(id).map_err(status::invalid)
+}
+
+fn refused(error: Error) -> Status {
+    status::of(&error)
+}
+
+#[tonic::async_trait]
+impl CopilotService for Service {
+    async fn create_session(
+        &self,
+        request: Request<pb::CreateSessionRequest>,
+    ) -> Result<Response<pb::CreateSessionResponse>, Status> {
+        let mut request = request.into_inner();
+        let mut checks = Checks::default();
+        let id = match std::mem::take(&mut request.session_id) {
+            id if id.is_empty() => None,
+            id => checks.session_id(&id),
+        };
+        let settings = checks.settings(request, &self.defaults);
+        let (settings, policy) = checks.done(Some(settings)).map_err(status::invalid)?;
+        let created = self.sessions.create(Tenant::ONLY, id, settings, policy).await.map_err(refused)?;
+        Ok(Response::new(pb::CreateSessionResponse { session: Some(convert::session(created)) }))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<pb::GetSessionRequest>,
+    ) -> Result<Response<pb::GetSessionResponse>, Status> {
+        let id = session_id(&request.into_inner().session_id)?;
+        let session = self.sessions.get(Tenant::ONLY, &id).await.map_err(refused)?;
+        Ok(Response::new(pb::GetSessionResponse { session: Some(convert::session(session)) }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Result<Response<pb::ListSessionsResponse>, Status> {
+        let request = request.into_inner();
+        let mut checks = Checks::default();
+        let size = checks.page_size(request.page_size);
+        let after = checks.page_token(&request.page_token);
+        checks.done(Some(())).map_err(status::invalid)?;
+        let sessions = self.sessions.list(Tenant::ONLY).await.map_err(refused)?;
+        let (page, next) = session::page(sessions, size, after.as_ref());
+        Ok(Response::new(pb::ListSessionsResponse {
+            sessions: page.into_iter().map(convert::session).collect(),
+            next_page_token: next.map(|token| token.encode()).unwrap_or_default(),
+        }))
+    }
+
+    async fn delete_session(
+        &self,
+        request: Request<pb::DeleteSessionRequest>,
+    ) -> Result<Response<pb::DeleteSessionResponse>, Status> {
+        let request = request.into_inner();
+        let id = session_id(&request.session_id)?;
+        match self.sessions.delete(Tenant::ONLY, &id).await {
+            Err(Error::NotFound(_)) if request.allow_missing => {}
+            result => result.map_err(refused)?,
+        }
+        Ok(Response::new(pb::DeleteSessionResponse {}))
+    }
+
+    async fn send_and_wait(
+        &self,
+        request: Request<pb::SendAndWaitRequest>,
+    ) -> Result<Response<pb::SendAndWaitResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let send = Send {
+            session_id: request.session_id,
+            prompt: request.prompt,
+            timeout: request.timeout,
+            inactivity_timeout: request.inactivity_timeout,
+            on_disconnect: request.on_disconnect,
+        };
+        let turn = self.send(&metadata, Checks::default(), send, Filter::Nothing).await?;
+        let result = turn.outcome().await.map_err(|error| status::of_turn(&error))?;
+        Ok(Response::new(pb::SendAndWaitResponse { result: Some(convert::turn_result(&result)) }))
+    }
+
+    type SendAndStreamStream =
+        Pin<Box<dyn Stream<Item = Result<pb::SendAndStreamResponse, Status>> + std::marker::Send>>;
+
+    async fn send_and_stream(
+        &self,
+        request: Request<pb::SendAndStreamRequest>,
+    ) -> Result<Response<Self::SendAndStreamStream>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let mut checks = Checks::default();
+        let filter = checks.event_types(request.event_types);
+        let send = Send {
+            session_id: request.session_id,
+            prompt: request.prompt,
+            timeout: request.timeout,
+            inactivity_timeout: request.inactivity_timeout,
+            on_disconnect: request.on_disconnect,
+        };
+        let turn = self.send(&metadata, checks, send, filter).await?;
+        Ok(Response::new(Box::pin(stream::unfold(Some(turn), next_message))))
+    }
+
+    async fn abort_turn(
+        &self,
+        request: Request<pb::AbortTurnRequest>,
+    ) -> Result<Response<pb::AbortTurnResponse>, Status> {
+        let id = session_id(&request.into_inner().session_id)?;
+        let message_id = self.sessions.abort(Tenant::ONLY, &id).await.map_err(refused)?;
+        Ok(Response::new(pb::AbortTurnResponse { message_id }))
+    }
+
+    async fn get_server_info(
+        &self,
+        _: Request<pb::GetServerInfoRequest>,
+    ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
+        let info = pb::GetServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            backends: vec![backend(&self.sessions)],
+        };
+        Ok(Response::new(info))
+    }
+}
+
+/// The next message of a stream. The stream owns the turn: when it is dropped, the turn ends.
+async fn next_message(
+    turn: Option<Turn>,
+) -> Option<(Result<pb::SendAndStreamResponse, Status>, Option<Turn>)> {
+    use pb::send_and_stream_response::Payload;
+    let message = |payload| Ok(pb::SendAndStreamResponse { payload: Some(payload) });
+    let mut turn = turn?;
+    Some(match turn.next().await {
+        Item::Event(event) => (message(Payload::Event(convert::session_event(&event))), Some(turn)),
+        Item::End(Ok(result)) => (message(Payload::Result(convert::turn_result(&result))), None),
+        Item::End(Err(error)) => (Err(status::of_turn(&error)), None),
+        Item::Lagged(_) => {
+            turn.detach();
+            (Err(status::lagged()), None)
+        }
+    })
+}
+
+fn backend(sessions: &Sessions) -> pb::Backend {
+    let backend = sessions.backend();
+    let load = sessions.load();
+    let state = backend.watch().borrow().clone();
+    let (state, link, problem) = match state {
+        State::Connecting => (pb::BackendState::Connecting, None, String::new()),
+        State::Ready(link) => (pb::BackendState::Ready, Some(link), String::new()),
+        State::Down { problem } => (pb::BackendState::Down, None, problem),
+        State::Incompatible { problem } => (pb::BackendState::Incompatible, None, problem),
+    };
+    let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    pb::Backend {
+        name: backend.name().into(),
+        state: state.into(),
+        cli_version: link.as_ref().map(|link| link.cli_version().to_owned()).unwrap_or_default(),
+        protocol_version: link
+            .as_ref()
+            .and_then(|link| i32::try_from(link.protocol()).ok())
+            .unwrap_or_default(),
+        missing_features: link.as_ref().map(|link| missing_features(link.cli_version())).unwrap_or_default(),
+        running_turns: count(load.running),
+        loaded_sessions: count(load.loaded),
+        problem,
+    }
+}

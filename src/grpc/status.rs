@@ -1,0 +1,268 @@
+//! Errors as their callers see them: a canonical code, a message that says what to do, and details that a program can
+//! act on. `proto/copilot/v1/error_reason.proto` is the list of reasons.
+//!
+//! One exhaustive match for each error type, so that a new error does not compile until somebody has chosen its code.
+
+use std::{collections::HashMap, time::Duration};
+
+use prost::{Message, Name};
+use prost_types::Any;
+use tonic::{Code, Status};
+use tonic_types::pb as rpc;
+
+use super::{convert, pb, pb::ErrorReason};
+use crate::{
+    backend,
+    copilot::{AgentFailure, Rejection, failure::AgentCause},
+    session::{Error, SessionId, TurnCause, TurnError},
+};
+
+/// `google.rpc.ErrorInfo.domain` of all our errors.
+pub const DOMAIN: &str = "copilot-grpc";
+
+/// The longest message, in bytes. A status travels in HTTP headers, of which many clients take 8 KiB in all.
+const MAX_MESSAGE: usize = 500;
+
+/// When to try again where something has to recover.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+
+/// When to try again after the agent's own retries, which last a minute, were not enough.
+const RETRY_LATER: Duration = Duration::from_secs(60);
+
+/// A field of a request that is wrong, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Violation {
+    pub(super) field: String,
+    pub(super) description: String,
+}
+
+/// An error on its way to becoming a status.
+struct Problem {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    metadata: HashMap<String, String>,
+    details: Vec<Any>,
+}
+
+impl Problem {
+    fn new(code: Code, reason: ErrorReason, message: impl ToString) -> Self {
+        Self { code, reason, message: message.to_string(), metadata: HashMap::new(), details: Vec::new() }
+    }
+
+    fn metadata(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.into(), value.to_string());
+        self
+    }
+
+    fn session(self, id: &SessionId) -> Self {
+        let message = self.message.clone();
+        let resource = rpc::ResourceInfo {
+            resource_type: "copilot.v1.Session".into(),
+            resource_name: id.to_string(),
+            owner: String::new(),
+            description: cut(&message, MAX_MESSAGE).into(),
+        };
+        self.detail("google.rpc.ResourceInfo", &resource)
+    }
+
+    fn retry_after(self, delay: Duration) -> Self {
+        let retry = rpc::RetryInfo { retry_delay: prost_types::Duration::try_from(delay).ok() };
+        self.detail("google.rpc.RetryInfo", &retry)
+    }
+
+    fn detail(mut self, name: &str, message: &impl Message) -> Self {
+        self.details
+            .push(Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() });
+        self
+    }
+
+    fn into_status(self) -> Status {
+        let message = cut(&self.message, MAX_MESSAGE);
+        let info = rpc::ErrorInfo {
+            reason: self.reason.as_str_name().trim_start_matches("ERROR_REASON_").into(),
+            domain: DOMAIN.into(),
+            metadata: self.metadata,
+        };
+        let info =
+            Any { type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(), value: info.encode_to_vec() };
+        let details = [info].into_iter().chain(self.details).collect();
+        let status = rpc::Status { code: self.code as i32, message: message.into(), details };
+        Status::with_details(self.code, message, status.encode_to_vec().into())
+    }
+}
+
+/// The beginning of `text`, at most `limit` bytes.
+pub(super) fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
+
+/// Wrong fields.
+pub(super) fn invalid(violations: Vec<Violation>) -> Status {
+    let message: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+    let field_violations = violations.into_iter().map(|Violation { field, description }| {
+        rpc::bad_request::FieldViolation { field, description, ..Default::default() }
+    });
+    let bad_request = rpc::BadRequest { field_violations: field_violations.collect() };
+    Problem::new(Code::InvalidArgument, ErrorReason::InvalidField, message.join("; "))
+        .detail("google.rpc.BadRequest", &bad_request)
+        .into_status()
+}
+
+/// The reader of a stream was too slow.
+pub(super) fn lagged() -> Status {
+    let message = "the stream was read too slowly, and too much is waiting; the turn itself goes on";
+    Problem::new(Code::ResourceExhausted, ErrorReason::StreamLagged, message).into_status()
+}
+
+/// What the session room says.
+pub(super) fn of(error: &Error) -> Status {
+    match error {
+        Error::NotFound(id) => not_found(error, id),
+        Error::Exists(id) => Problem::new(Code::AlreadyExists, ErrorReason::SessionExists, error).session(id),
+        Error::NotLoaded(id) => {
+            let advice = format!("{error}: create a new session, or delete this one");
+            Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, advice).session(id)
+        }
+        Error::QueueFull { session, .. } => {
+            let advice = format!("{error}: wait for some of them, or use more sessions");
+            Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
+                .session(session)
+                .retry_after(RETRY_SOON)
+        }
+        Error::TooManySessions { limit } => {
+            let violation = rpc::quota_failure::Violation {
+                subject: "server".into(),
+                description: format!("{limit} sessions at once (max_sessions)"),
+                ..Default::default()
+            };
+            Problem::new(Code::ResourceExhausted, ErrorReason::QuotaExceeded, error)
+                .detail("google.rpc.QuotaFailure", &rpc::QuotaFailure { violations: vec![violation] })
+        }
+        Error::Draining => draining(error),
+        Error::Backend(error) => of_backend(error),
+        Error::Turn(error) => return of_turn(error),
+    }
+    .into_status()
+}
+
+fn not_found(message: impl ToString, id: &SessionId) -> Problem {
+    Problem::new(Code::NotFound, ErrorReason::SessionNotFound, message).session(id)
+}
+
+fn draining(message: impl ToString) -> Problem {
+    Problem::new(Code::Unavailable, ErrorReason::Draining, message).retry_after(RETRY_SOON)
+}
+
+/// What came of a turn that failed.
+pub(super) fn of_turn(error: &TurnError) -> Status {
+    let message = &error.cause;
+    let problem = match &error.cause {
+        TurnCause::Aborted | TurnCause::Deleted => {
+            Problem::new(Code::Aborted, ErrorReason::TurnAborted, message)
+        }
+        // The caller has gone; this is for the log of whatever stands between us.
+        TurnCause::Cancelled => Problem::new(Code::Cancelled, ErrorReason::TurnAborted, message),
+        TurnCause::Timeout(_) => Problem::new(Code::DeadlineExceeded, ErrorReason::TurnTimeout, message),
+        TurnCause::Inactive(_) => Problem::new(Code::DeadlineExceeded, ErrorReason::TurnInactive, message),
+        TurnCause::Interrupted(_) => {
+            Problem::new(Code::Unavailable, ErrorReason::TurnInterrupted, message).retry_after(RETRY_SOON)
+        }
+        TurnCause::Agent(failure) => of_agent(failure),
+        TurnCause::Draining => draining(message),
+        TurnCause::NotFound(id) => not_found(message, id),
+        // Once the prompt may have been sent, a lost CLI is not the same as one that was not there.
+        TurnCause::Backend(cause @ backend::Error::Lost { written: true, .. }) => {
+            Problem::new(Code::Unavailable, ErrorReason::TurnInterrupted, cause).retry_after(RETRY_SOON)
+        }
+        TurnCause::Backend(cause) => of_backend(cause),
+    };
+    problem.detail(&pb::TurnFailure::full_name(), &convert::turn_failure(error)).into_status()
+}
+
+fn of_agent(failure: &AgentFailure) -> Problem {
+    let (code, reason, retry) = match failure.cause {
+        AgentCause::Auth => (Code::FailedPrecondition, ErrorReason::ProviderAuth, None),
+        AgentCause::Quota => (Code::ResourceExhausted, ErrorReason::ProviderQuota, None),
+        AgentCause::RateLimit => (Code::ResourceExhausted, ErrorReason::ProviderRateLimit, Some(RETRY_LATER)),
+        AgentCause::ContextLimit => (Code::ResourceExhausted, ErrorReason::ContextLimit, None),
+        AgentCause::Other => (Code::Internal, ErrorReason::AgentError, None),
+    };
+    let problem = Problem::new(code, reason, format!("the agent failed: {}", failure.message));
+    let problem = problem.metadata("error_type", &failure.error_type);
+    let problem = match failure.status_code {
+        Some(status) => problem.metadata("http_status", status),
+        None => problem,
+    };
+    match retry {
+        Some(delay) => problem.retry_after(delay),
+        None => problem,
+    }
+}
+
+fn of_backend(error: &backend::Error) -> Problem {
+    let unavailable =
+        || Problem::new(Code::Unavailable, ErrorReason::BackendUnavailable, error).retry_after(RETRY_SOON);
+    match error {
+        backend::Error::Unavailable { .. } | backend::Error::Lost { .. } | backend::Error::Timeout { .. } => {
+            unavailable()
+        }
+        backend::Error::Incompatible { .. } => {
+            Problem::new(Code::FailedPrecondition, ErrorReason::CliVersion, error)
+        }
+        backend::Error::Overloaded => {
+            Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, error).retry_after(RETRY_SOON)
+        }
+        backend::Error::TooLarge { .. } => {
+            Problem::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, error)
+        }
+        backend::Error::Protocol { .. } => Problem::new(Code::Internal, ErrorReason::CliProtocol, error),
+        backend::Error::Rejected(rejection) => match rejection {
+            Rejection::InvalidParameter(reason) => {
+                let message = format!("the Copilot CLI refused the request: {reason}");
+                Problem::new(Code::InvalidArgument, ErrorReason::InvalidField, message)
+            }
+            Rejection::Unauthenticated(reason) => {
+                let message = format!("GitHub refused the session's token, or there is none: {reason}");
+                Problem::new(Code::FailedPrecondition, ErrorReason::ProviderAuth, message)
+            }
+            Rejection::MethodMissing => {
+                Problem::new(Code::Unimplemented, ErrorReason::CliMethodMissing, rejection)
+            }
+            // The operator's to mend; the log says more.
+            Rejection::Connection(_) => unavailable(),
+            Rejection::SessionNotFound | Rejection::Internal(_) => Problem::new(
+                Code::Internal,
+                ErrorReason::CliProtocol,
+                format!("the Copilot CLI failed: {rejection}"),
+            ),
+        },
+    }
+}
+
+/// What tonic itself says about a call to the service, made as rich as the rest. `None`: it is not one of those.
+pub(super) fn of_transport(status: &Status, max_message_size: usize) -> Option<Status> {
+    let message = status.message();
+    let problem = match status.code() {
+        _ if !status.details().is_empty() => return None,
+        Code::Unimplemented => {
+            let message =
+                "there is no such method: the caller's definitions are newer than this server, or of another";
+            Problem::new(Code::Unimplemented, ErrorReason::MethodUnknown, message)
+        }
+        Code::OutOfRange | Code::ResourceExhausted if message.contains("length too large") => {
+            let message =
+                format!("the request is larger than the {max_message_size} bytes of max_message_size");
+            Problem::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, message)
+        }
+        Code::Internal | Code::InvalidArgument => {
+            let message = format!("the request cannot be read: {message}");
+            Problem::new(Code::InvalidArgument, ErrorReason::MalformedRequest, message)
+        }
+        Code::Cancelled | Code::DeadlineExceeded => {
+            Problem::new(Code::DeadlineExceeded, ErrorReason::TurnTimeout, "the call's deadline has passed")
+        }
+        _ => return None,
+    };
+    Some(problem.into_status())
+}
