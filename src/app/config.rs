@@ -1,0 +1,1184 @@
+//! The command line and the typed configuration: from arguments, environment and file to a [`Command`] that
+//! can be trusted, or to all the mistakes at once.
+//!
+//! Where the texts come from is `settings`'s business; what they must look like, what they mean, and which of
+//! them go together is decided here. The operator's own model provider comes from the CLI's variables
+//! (`copilot help providers`), so that what works with `copilot` works with the facade. Nothing here starts,
+//! binds or logs anything.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::{Arg, ArgMatches, builder::ValueParser};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use zeroize::Zeroizing;
+
+use super::settings::{self, ConfigError, Environment, Mistake, Origin, Values};
+use crate::{
+    app::chat::Chat,
+    copilot::{Provider, Secret},
+};
+
+/// What the program is asked to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Serve gRPC. Also what is done when no subcommand is named.
+    Serve(Box<Config>),
+    /// Talk with a model through a running server.
+    Chat(Chat),
+    /// Ask a running server for its health.
+    Health {
+        /// The server's `http://` or `https://` URL.
+        server: String,
+        /// The gRPC service in question; empty for the whole server.
+        service: String,
+    },
+    /// Run a program that must not outlive this one (internal).
+    Guard {
+        /// The program and its arguments; at least the program.
+        args: Vec<OsString>,
+    },
+}
+
+/// Why there is no [`Command`].
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Help or version was asked for, or the command line is not understood; clap knows what to print, where,
+    /// and which exit code that is.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// The command line is understood, but what was configured is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// How to serve. Every value has been checked; secrets are redacted in `Debug`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address to listen on. Loopback, unless `allow_insecure_listen`.
+    pub listen: SocketAddr,
+    /// Whether `listen` may be an address that other machines can reach.
+    pub allow_insecure_listen: bool,
+    /// The CLI that already runs; without it one is started. Never together with `cli_path`.
+    pub cli_url: Option<CliAddress>,
+    /// The connection token of the CLI at `cli_url`; `None` whenever `cli_url` is.
+    pub cli_token: Option<Secret>,
+    /// The program to start; without it, it is searched for.
+    pub cli_path: Option<PathBuf>,
+    /// Where the started CLI keeps its sessions. It need not exist yet.
+    pub state_dir: PathBuf,
+    /// Built-in tools of sessions whose request names none.
+    pub available_tools: Vec<String>,
+    /// What sessions may do whose request has no permission policy: of `PERMISSIONS`.
+    pub allow_permissions: Vec<String>,
+    /// The deadline of a turn that brings none.
+    pub turn_timeout: Duration,
+    /// Turns that may wait in one session.
+    pub max_queued_turns: usize,
+    /// Sessions that are known at once.
+    pub max_sessions: usize,
+    /// Largest gRPC message in or out, in bytes.
+    pub max_message_size: usize,
+    /// Largest JSON-RPC message taken from the CLI, in bytes.
+    pub max_frame_size: usize,
+    /// Time in which a started CLI must be ready.
+    pub start_timeout: Duration,
+    /// Time that running turns get to finish after SIGTERM; zero cuts them off.
+    pub grace_period: Duration,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// What is logged: directives that `tracing_subscriber::EnvFilter` accepts.
+    pub log_level: String,
+    /// The provider of sessions whose request names none.
+    pub provider: Option<Provider>,
+    /// The model of sessions whose request names none. Given whenever `provider` is.
+    pub model: Option<String>,
+}
+
+/// Where a CLI listens. Displayed as `host:port`, an IPv6 address in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CliAddress {
+    /// A host name or IP address, without brackets.
+    pub host: String,
+    /// Its TCP port; never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for CliAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Reads the command line; `args` begin with the program's name.
+///
+/// # Errors
+/// [`Failure::Usage`] for `--help`, `--version` and what clap refuses; [`Failure::Config`] with every mistake
+/// that flags, environment and file contain.
+pub fn parse(args: impl Iterator<Item = OsString>, env: &impl Environment) -> Result<Command, Failure> {
+    let matches = command_line().try_get_matches_from(args)?;
+    let text = |args: &ArgMatches, name| args.get_one::<String>(name).cloned();
+    Ok(match matches.subcommand() {
+        Some(("chat", args)) => Command::Chat(Chat {
+            server: server(args, env)?,
+            session: text(args, "session"),
+            model: text(args, "model"),
+            prompt: args
+                .get_many::<String>("prompt")
+                .map(|words| words.cloned().collect::<Vec<_>>().join(" ")),
+        }),
+        Some(("health", args)) => {
+            Command::Health { server: server(args, env)?, service: text(args, "service").unwrap_or_default() }
+        }
+        Some(("guard", args)) => {
+            Command::Guard { args: args.get_many("args").into_iter().flatten().cloned().collect() }
+        }
+        Some((_, flags)) => Command::Serve(Box::new(Config::load(flags, env)?)),
+        None => Command::Serve(Box::new(Config::load(&matches, env)?)),
+    })
+}
+
+fn command_line() -> clap::Command {
+    let serve = clap::Command::new("serve").about("Serve gRPC (the default)").args(settings::args());
+    let chat = clap::Command::new("chat").about("Talk with a model through a running server").args([
+        server_arg(),
+        Arg::new("session")
+            .long("session")
+            .value_name("ID")
+            .help("Session to continue in\n[default: a new one, deleted at the end]"),
+        Arg::new("model")
+            .long("model")
+            .value_name("NAME")
+            .help("Model of a new session\n[default: the server's]"),
+        Arg::new("prompt").value_name("PROMPT").num_args(0..).help("What to say"),
+    ]);
+    let health = clap::Command::new("health").about("Ask a running server for its health").args([
+        server_arg(),
+        Arg::new("service")
+            .long("service")
+            .value_name("NAME")
+            .help("gRPC service in question\n[default: the whole server]"),
+    ]);
+    let guard =
+        clap::Command::new("guard").hide(true).about("Run a program that must not outlive this one").arg(
+            Arg::new("args")
+                .value_name("PROGRAM")
+                .last(true)
+                .num_args(1..)
+                .required(true)
+                .value_parser(ValueParser::os_string()),
+        );
+    clap::Command::new("copilot-grpc")
+        .about("A gRPC service in front of the GitHub Copilot CLI")
+        .version(env!("CARGO_PKG_VERSION"))
+        // Or else `copilot-grpc --listen ADDR chat` would be taken, and the address forgotten.
+        .args_conflicts_with_subcommands(true)
+        .args(settings::args())
+        .subcommands(
+            [serve.after_help(SOURCES), chat, health, guard].map(|command| command.next_line_help(true)),
+        )
+        .next_line_help(true)
+        .after_help(SOURCES)
+}
+
+const SOURCES: &str = "\
+    A setting is taken from its flag, else from its environment variable, else from the TOML file \
+    (the key is the flag's name, with _ for -), else from its default.\n\n\
+    Sessions that name no provider or model get the operator's, from the CLI's own variables: COPILOT_MODEL, \
+    COPILOT_PROVIDER_BASE_URL and its companions (see `copilot help providers`).";
+
+fn server_arg() -> Arg {
+    let variable = settings::SERVER_VARIABLE;
+    let help = format!("The server to ask\n[default: {DEFAULT_SERVER}] [env: {variable}]");
+    Arg::new("server").long("server").value_name("URL").help(help)
+}
+
+const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
+
+fn server(args: &ArgMatches, env: &impl Environment) -> Result<String, ConfigError> {
+    let variable = || env.var(settings::SERVER_VARIABLE).filter(|url| !url.is_empty());
+    let (origin, url) = if let Some(url) = args.get_one::<String>("server") {
+        (Origin::Flag("--server".into()), url.clone())
+    } else if let Some(url) = variable() {
+        (Origin::Variable(settings::SERVER_VARIABLE.into()), url.to_string_lossy().into_owned())
+    } else {
+        return Ok(DEFAULT_SERVER.into());
+    };
+    match url.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() => Ok(url),
+        _ => Err(Mistake::new(origin, format!("write a URL such as {DEFAULT_SERVER}")).of(&url).into()),
+    }
+}
+
+impl Config {
+    fn load(flags: &ArgMatches, env: &impl Environment) -> Result<Self, ConfigError> {
+        let mut values = Values::collect(flags, env);
+        let config = Self::read(&mut values);
+        let mistakes = values.into_mistakes();
+        config.filter(|_| mistakes.is_empty()).ok_or(ConfigError { mistakes })
+    }
+
+    /// Reads everything before it gives up on anything, so that all mistakes are noted.
+    fn read(values: &mut Values<'_>) -> Option<Self> {
+        let allow_insecure_listen = values.read("allow_insecure_listen", truth);
+        // Unless it is known to be forbidden, an address gets no mistake on top of the one in the permission.
+        let listen =
+            values.read("listen", |text| listen_address(text, allow_insecure_listen.unwrap_or(true)));
+        let cli_url = values.read("cli_url", CliAddress::from_str);
+        let cli_token = cli_token(values);
+        let cli_path = values.path("cli_path");
+        refuse_two_clis(values);
+        let state_dir = state_dir(values);
+        let available_tools = values.read("available_tools", |text| list(text, tool));
+        let allow_permissions = values.read("allow_permissions", |text| list(text, one_of(PERMISSIONS)));
+        let turn_timeout = values.read("turn_timeout", within(TURN_TIMEOUTS, DURATION));
+        let max_queued_turns = values.read("max_queued_turns", within(QUEUED_TURNS, COUNT));
+        let max_sessions = values.read("max_sessions", within(SESSIONS, COUNT));
+        let max_message_size = values.read("max_message_size", within(MESSAGE_SIZES, BYTES));
+        let max_frame_size = values.read("max_frame_size", within(FRAME_SIZES, BYTES));
+        let start_timeout = values.read("start_timeout", within(START_TIMEOUTS, DURATION));
+        let grace_period = values.read("grace_period", within(GRACE_PERIODS, DURATION));
+        let log_format = values.read("log_format", LogFormat::from_str);
+        let log_level = values.read("log_level", log_directives);
+        let (provider, model) = provider(values);
+        Some(Self {
+            listen: listen?,
+            allow_insecure_listen: allow_insecure_listen?,
+            cli_url,
+            cli_token,
+            cli_path,
+            state_dir: state_dir?,
+            available_tools: available_tools.unwrap_or_default(),
+            allow_permissions: allow_permissions.unwrap_or_default(),
+            turn_timeout: turn_timeout?,
+            max_queued_turns: max_queued_turns?,
+            max_sessions: max_sessions?,
+            max_message_size: max_message_size?,
+            max_frame_size: max_frame_size?,
+            start_timeout: start_timeout?,
+            grace_period: grace_period?,
+            log_format: log_format?,
+            log_level: log_level?,
+            provider,
+            model,
+        })
+    }
+}
+
+/// The kinds of permission that the CLI asks for.
+const PERMISSIONS: &[&str] = &["shell", "write", "read", "mcp", "url", "memory", "custom-tool"];
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+const HOUR: u64 = 60 * 60;
+
+/// Below a millisecond nothing can be done; a turn longer than a day is a forgotten one.
+const TURN_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * HOUR);
+/// A CLI that needs longer than this does not come up at all.
+const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(HOUR);
+/// Zero: at SIGTERM running turns are cut off at once. No turn needs longer than the longest `turn_timeout`.
+const GRACE_PERIODS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * HOUR);
+/// Without one waiting turn, two callers of a session could not take turns; ten thousand hide a jam.
+const QUEUED_TURNS: RangeInclusive<usize> = 1..=10_000;
+/// Beyond a million, what is kept for each session would no longer fit a usual machine.
+const SESSIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// Below 64 KiB ordinary answers fail; above 256 MiB a few callers can exhaust the memory.
+const MESSAGE_SIZES: RangeInclusive<usize> = 64 * KIB..=256 * MIB;
+/// Below 1 MiB the history of an ordinary session fails; nothing that the CLI sends in earnest reaches 1 GiB.
+const FRAME_SIZES: RangeInclusive<usize> = MIB..=GIB;
+
+/// The connection token belongs to a CLI that we have not started; to ours we give one that nobody else
+/// knows.
+fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
+    const FILE: &str = "cli_token_file";
+    let external = values.origin("cli_url").is_some();
+    if values.origin(FILE).is_none() {
+        let token = |text: &str| Ok(Secret::new(text));
+        return external.then(|| values.hidden_variable("COPILOT_CONNECTION_TOKEN", token)).flatten();
+    }
+    let path = values.path(FILE)?;
+    if !external {
+        values.refuse(
+            FILE,
+            "a token is only for the CLI at cli_url: set cli_url (--cli-url) too, or leave this out",
+        );
+        return None;
+    }
+    // The path is not shown: who takes the setting for the token itself should not find it in the log.
+    match values.env().read(&path).map(Zeroizing::new) {
+        Ok(text) if text.trim().is_empty() => {
+            values.refuse(FILE, "the file is empty: write the token into it")
+        }
+        Ok(text) => return Some(Secret::new(text.trim())),
+        Err(error) => values.refuse(FILE, format!("the file cannot be read: {error}")),
+    }
+    None
+}
+
+fn refuse_two_clis(values: &mut Values<'_>) {
+    if let (Some(url), Some(_)) = (values.origin("cli_url"), values.origin("cli_path")) {
+        let problem =
+            format!("cli_path and cli_url ({url}) exclude each other: start a CLI or use a running one");
+        values.refuse("cli_path", problem);
+    }
+}
+
+/// As the XDG Base Directory Specification has it, relative paths in its variables are ignored.
+fn state_dir(values: &mut Values<'_>) -> Option<PathBuf> {
+    if values.origin("state_dir").is_some() {
+        return values.path("state_dir");
+    }
+    let env = values.env();
+    let base = |name| env.var(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let dir = base("XDG_STATE_HOME").or_else(|| Some(base("HOME")?.join(".local/state")));
+    if dir.is_none() {
+        values.refuse("state_dir", "there is neither XDG_STATE_HOME nor HOME to put it in: set --state-dir");
+    }
+    Some(dir?.join("copilot-grpc"))
+}
+
+/// The operator's provider and model. The rules are the CLI's (`copilot help providers`): the base URL
+/// activates the provider, without which the other variables mean nothing, and a provider needs a model.
+fn provider(values: &mut Values<'_>) -> (Option<Provider>, Option<String>) {
+    const BASE_URL: &str = "COPILOT_PROVIDER_BASE_URL";
+    const MODEL: &str = "COPILOT_MODEL";
+    let model = values.variable(MODEL, any);
+    if values.env().var(BASE_URL).is_none_or(|url| url.to_string_lossy().trim().is_empty()) {
+        return (None, model);
+    }
+    let secret = |text: &str| Ok(Secret::new(text));
+    // A URL can carry a password or a key, so it is not shown.
+    let base_url = values.hidden_variable(BASE_URL, base_url);
+    let provider = Provider {
+        kind: values.variable("COPILOT_PROVIDER_TYPE", one_of(&["openai", "azure", "anthropic"])),
+        wire_api: values.variable("COPILOT_PROVIDER_WIRE_API", one_of(&["completions", "responses"])),
+        transport: values.variable("COPILOT_PROVIDER_TRANSPORT", one_of(&["http", "websockets"])),
+        base_url: base_url.unwrap_or_default(),
+        api_key: values.hidden_variable("COPILOT_PROVIDER_API_KEY", secret),
+        bearer_token: values.hidden_variable("COPILOT_PROVIDER_BEARER_TOKEN", secret),
+        azure_api_version: values.variable("COPILOT_PROVIDER_AZURE_API_VERSION", any),
+        headers: values.hidden_variable("COPILOT_PROVIDER_HEADERS", headers).unwrap_or_default(),
+        model_id: values.variable("COPILOT_PROVIDER_MODEL_ID", any),
+        wire_model: values.variable("COPILOT_PROVIDER_WIRE_MODEL", any),
+        max_prompt_tokens: values.variable("COPILOT_PROVIDER_MAX_PROMPT_TOKENS", tokens),
+        max_output_tokens: values.variable("COPILOT_PROVIDER_MAX_OUTPUT_TOKENS", tokens),
+    };
+    let model = model.or_else(|| provider.model_id.clone());
+    if model.is_none() {
+        values.refuse_variable(
+            BASE_URL,
+            "a provider needs a model: set COPILOT_MODEL or COPILOT_PROVIDER_MODEL_ID",
+            None,
+        );
+    }
+    (Some(provider), model)
+}
+
+// From here on: texts to values. A parser's error says what to write instead, and does not quote the text.
+
+fn any(text: &str) -> Result<String, String> {
+    Ok(text.into())
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "write true or false".into())
+}
+
+fn one_of(known: &[&str]) -> impl Fn(&str) -> Result<String, String> {
+    move |text| match known.contains(&text) {
+        true => Ok(text.into()),
+        false => Err(format!("write one of {}", known.join(", "))),
+    }
+}
+
+fn list(text: &str, entry: impl Fn(&str) -> Result<String, String>) -> Result<Vec<String>, String> {
+    text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(entry).collect()
+}
+
+fn tool(name: &str) -> Result<String, String> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_:.*-".contains(c);
+    match name.chars().all(is_allowed) {
+        true => Ok(name.into()),
+        false => {
+            Err("names of tools consist of letters, digits and _ : . * -, with commas between them".into())
+        }
+    }
+}
+
+/// A kind of value that has limits.
+struct Kind<T> {
+    read: fn(&str) -> Option<T>,
+    write: fn(&T) -> String,
+    /// What to write, with examples.
+    form: &'static str,
+}
+
+const COUNT: Kind<usize> =
+    Kind { read: |text| text.parse().ok(), write: usize::to_string, form: "a whole number" };
+
+const DURATION: Kind<Duration> = Kind {
+    read: |text| humantime::parse_duration(text).ok(),
+    write: |time| humantime::format_duration(*time).to_string(),
+    form: "a time with its unit, such as 90s, 10m or 1h30m",
+};
+
+const BYTES: Kind<usize> = Kind {
+    read: |text| {
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let unit = match unit.trim().to_ascii_lowercase().as_str() {
+            "" => 1,
+            "kib" => KIB,
+            "mib" => MIB,
+            "gib" => GIB,
+            _ => return None,
+        };
+        number.parse::<usize>().ok()?.checked_mul(unit)
+    },
+    write: |size| match size {
+        size if size % GIB == 0 => format!("{}GiB", size / GIB),
+        size if size % MIB == 0 => format!("{}MiB", size / MIB),
+        size => format!("{}KiB", size / KIB),
+    },
+    form: "a size in bytes, KiB or MiB, such as 65536 or 16MiB",
+};
+
+fn within<T: PartialOrd>(limits: RangeInclusive<T>, kind: Kind<T>) -> impl FnOnce(&str) -> Result<T, String> {
+    move |text| {
+        let (from, to) = ((kind.write)(limits.start()), (kind.write)(limits.end()));
+        let value = (kind.read)(text).filter(|value| limits.contains(value));
+        value.ok_or_else(|| format!("write {}, from {from} to {to}", kind.form))
+    }
+}
+
+fn tokens(text: &str) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| "write a whole number of tokens, at least 1".into())
+}
+
+/// An address is taken as it is written: names other than `localhost` may mean a different machine tomorrow.
+fn listen_address(text: &str, anywhere: bool) -> Result<SocketAddr, String> {
+    let local = |port: &str| port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let address = match text.strip_prefix("localhost:") {
+        Some(port) => local(port),
+        None => text.parse().ok(),
+    };
+    let address = address.ok_or("write an IP address and a port, such as 127.0.0.1:50051 or [::1]:50051")?;
+    // Canonical, because ::ffff:127.0.0.1 is the loopback too.
+    match anywhere || address.ip().to_canonical().is_loopback() {
+        true => Ok(address),
+        false => Err(
+            "other machines could drive the agent here without TLS or authentication: listen on a loopback \
+                      address, or set allow_insecure_listen = true (--allow-insecure-listen)"
+                .into(),
+        ),
+    }
+}
+
+impl FromStr for CliAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const FORM: &str = "write HOST:PORT, such as 127.0.0.1:4321 or [::1]:4321";
+        let address = match text.split_once("://") {
+            // The root is what a URL without a path means.
+            Some(("http", rest)) => rest.strip_suffix('/').unwrap_or(rest),
+            Some(("https", _)) => return Err(format!("the CLI speaks plain TCP, there is no https: {FORM}")),
+            Some(_) => return Err(format!("the CLI speaks plain TCP: {FORM}")),
+            None => text,
+        };
+        if address.contains('/') {
+            return Err(format!("a path leads nowhere: {FORM}"));
+        }
+        let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("the port is missing: {FORM}"))?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let is_host = match bare {
+            Some(host) => host.parse::<Ipv6Addr>().is_ok(),
+            None => {
+                !host.is_empty()
+                    && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+            }
+        };
+        let port = port.parse().ok().filter(|port| *port > 0);
+        match (is_host, port) {
+            (true, Some(port)) => Ok(Self { host: bare.unwrap_or(host).into(), port }),
+            (true, None) => Err(format!("the port is not a number from 1 to 65535: {FORM}")),
+            (false, _) => Err(format!("this names no host: {FORM}")),
+        }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err("write human or json".into()),
+        }
+    }
+}
+
+fn log_directives(text: &str) -> Result<String, String> {
+    const FORM: &str =
+        "write off, error, warn, info, debug or trace, or tracing directives such as info,h2=warn";
+    // `EnvFilter` takes a word that is no level for a target: with `inof`, everything else would fall silent.
+    // (Spans, in brackets, may contain commas and lone words.)
+    let is_level = |word: &str| word.contains('=') || word.trim().parse::<LevelFilter>().is_ok();
+    match text.contains('[') || text.split(',').all(is_level) {
+        true => EnvFilter::try_new(text).map(|_| text.into()).map_err(|error| format!("{error}: {FORM}")),
+        false => Err(FORM.into()),
+    }
+}
+
+fn base_url(text: &str) -> Result<String, String> {
+    let rest = match text.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() && !rest.contains(char::is_whitespace) => rest,
+        _ => return Err("write an http:// or https:// URL".into()),
+    };
+    // The CLI's fetch refuses them too (Fetch Standard, "new Request"), and a URL is shown where a `Secret` is
+    // not.
+    match rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+        true => {
+            Err("write no user or password into the URL: set COPILOT_PROVIDER_API_KEY or _HEADERS".into())
+        }
+        false => Ok(text.into()),
+    }
+}
+
+/// Lines of `Name: Value`. A literal `\n` separates too, for files and tools that cannot put a line break
+/// into a value.
+fn headers(text: &str) -> Result<BTreeMap<String, Secret>, String> {
+    let mut headers = BTreeMap::new();
+    let lines = text.split('\n').flat_map(|line| line.split(r"\n")).map(str::trim);
+    for (index, line) in lines.enumerate().filter(|(_, line)| !line.is_empty()) {
+        // Only the line's number is told: without its colon, a line may be nothing but the secret.
+        let at = index + 1;
+        let (name, value) = line.split_once(':').ok_or_else(|| format!("line {at} is not `Name: Value`"))?;
+        // RFC 9110, section 5.6.2 (token) and section 5.5 (field values).
+        let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(is_token) {
+            return Err(format!("line {at} does not begin with the name of a header"));
+        }
+        if value.contains(|c: char| c.is_control() && c != '\t') {
+            return Err(format!("the value in line {at} contains control characters"));
+        }
+        if headers.keys().any(|other: &String| other.eq_ignore_ascii_case(name)) {
+            return Err(format!("line {at} names a header for the second time"));
+        }
+        headers.insert(name.into(), Secret::new(value.trim()));
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, path::Path};
+
+    use super::*;
+    use crate::app::settings::settings;
+
+    /// An environment and a disk with what a test puts there.
+    struct World {
+        vars: BTreeMap<String, OsString>,
+        files: BTreeMap<PathBuf, String>,
+    }
+
+    impl Environment for World {
+        fn var(&self, name: &str) -> Option<OsString> {
+            self.vars.get(name).cloned()
+        }
+
+        fn names(&self) -> Vec<String> {
+            self.vars.keys().cloned().collect()
+        }
+
+        fn read(&self, path: &Path) -> io::Result<String> {
+            self.files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+    }
+
+    const FILE: &str = "/etc/copilot-grpc.toml";
+
+    /// A home, a configuration file unless it is empty, and a file with the token `s3cret`.
+    fn world(vars: &[(&str, &str)], file: &str) -> World {
+        let mut vars: BTreeMap<_, _> =
+            vars.iter().map(|(name, value)| (name.to_string(), value.into())).collect();
+        vars.entry("HOME".into()).or_insert("/home/me".into());
+        let mut files =
+            BTreeMap::from([("/token".into(), " s3cret\n".into()), ("/empty".into(), "\n".into())]);
+        if !file.is_empty() {
+            vars.entry("COPILOT_GRPC_CONFIG".into()).or_insert(FILE.into());
+            files.insert(FILE.into(), file.into());
+        }
+        World { vars, files }
+    }
+
+    fn run(args: &[&str], world: &World) -> Result<Command, Failure> {
+        parse(std::iter::once("copilot-grpc").chain(args.iter().copied()).map(OsString::from), world)
+    }
+
+    fn load(args: &[&str], vars: &[(&str, &str)], file: &str) -> Result<Config, ConfigError> {
+        match run(args, &world(vars, file)) {
+            Ok(Command::Serve(config)) => Ok(*config),
+            Err(Failure::Config(error)) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn good(args: &[&str], vars: &[(&str, &str)], file: &str) -> Config {
+        load(args, vars, file).unwrap_or_else(|error| panic!("{args:?} {vars:?} {file}: {error}"))
+    }
+
+    fn mistakes(args: &[&str], vars: &[(&str, &str)], file: &str) -> String {
+        load(args, vars, file)
+            .map(|config| panic!("{args:?} {vars:?} {file}: {config:?}"))
+            .unwrap_err()
+            .to_string()
+    }
+
+    fn usage(args: &[&str]) -> String {
+        match run(args, &world(&[], "")) {
+            Err(Failure::Usage(error)) => error.to_string(),
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+
+    /// A value of a setting that is not its default.
+    struct Row {
+        key: &'static str,
+        text: &'static str,
+        toml: &'static str,
+        /// Without this flag, the setting would be a mistake.
+        needs: &'static str,
+        seen: fn(&Config) -> String,
+        expected: &'static str,
+    }
+
+    macro_rules! row {
+        ($key:ident = $text:literal, $toml:literal => $expected:literal $(, needs $needs:literal)?) => {
+            row!($key = $text, $toml => $expected, seen |config| format!("{:?}", config.$key) $(, needs $needs)?)
+        };
+        ($key:ident = $text:literal, $toml:literal => $expected:literal, seen $seen:expr $(, needs $needs:literal)?) => {
+            Row {
+                key: stringify!($key),
+                text: $text,
+                toml: $toml,
+                needs: concat!($($needs)?),
+                seen: $seen,
+                expected: $expected,
+            }
+        };
+    }
+
+    const ROWS: &[Row] = &[
+        row!(listen = "[::1]:1", "'[::1]:1'" => "[::1]:1"),
+        row!(allow_insecure_listen = "true", "true" => "true"),
+        row!(cli_url = "cli:1", "'cli:1'" => r#"Some(CliAddress { host: "cli", port: 1 })"#),
+        row!(cli_token_file = "/token", "'/token'" => "Some(\"s3cret\")",
+            seen |config| format!("{:?}", config.cli_token.as_ref().map(Secret::expose)), needs "--cli-url=cli:1"),
+        row!(cli_path = "bin/copilot", "'bin/copilot'" => r#"Some("bin/copilot")"#),
+        row!(state_dir = "/var", "'/var'" => r#""/var""#),
+        row!(available_tools = "bash, mcp:*,web.fetch", "['bash', 'mcp:*', 'web.fetch']" => r#"["bash", "mcp:*", "web.fetch"]"#),
+        row!(allow_permissions = "read,custom-tool", "'read, custom-tool'" => r#"["read", "custom-tool"]"#),
+        row!(turn_timeout = "1h 30m", "'1h30m'" => "5400s"),
+        row!(max_queued_turns = "1", "1" => "1"),
+        row!(max_sessions = "1000000", "1_000_000" => "1000000"),
+        row!(max_message_size = "64KiB", "65536" => "65536"),
+        row!(max_frame_size = "1 GiB", "'1gib'" => "1073741824"),
+        row!(start_timeout = "500ms", "'500ms'" => "500ms"),
+        row!(grace_period = "0s", "'0s'" => "0ns"),
+        row!(log_format = "json", "'json'" => "Json"),
+        row!(log_level = "warn,copilot_grpc=trace", "'warn,copilot_grpc=trace'" => r#""warn,copilot_grpc=trace""#),
+    ];
+
+    #[test]
+    fn every_setting_can_be_set_from_each_source() {
+        for setting in settings() {
+            let row = ROWS.iter().find(|row| row.key == setting.key);
+            let row = row.unwrap_or_else(|| panic!("give {} a row", setting.key));
+            let needs: &[&str] = if row.needs.is_empty() { &[] } else { &[row.needs] };
+            let flag = format!("{}={}", setting.flag(), row.text);
+            let toml = format!("{} = {}", setting.key, row.toml);
+            let check = |source: &str, config: Config| {
+                assert_eq!((row.seen)(&config), row.expected, "{} from its {source}", setting.key);
+            };
+            check("flag", good(&[needs, &[&flag]].concat(), &[], ""));
+            check("flag after serve", good(&[&["serve"], needs, &[&flag]].concat(), &[], ""));
+            check("variable", good(needs, &[(&setting.variable(), row.text)], ""));
+            check("key", good(needs, &[], &toml));
+            assert_ne!(
+                (row.seen)(&good(needs, &[], "")),
+                row.expected,
+                "{} must differ from its default",
+                row.key
+            );
+        }
+    }
+
+    #[test]
+    fn without_any_source_the_defaults_count() {
+        let config = good(&[], &[], "");
+        assert_eq!(config.listen, SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)));
+        assert_eq!(config.state_dir, Path::new("/home/me/.local/state/copilot-grpc"));
+        assert_eq!(config.turn_timeout, Duration::from_secs(600));
+        assert_eq!((config.max_queued_turns, config.max_sessions), (32, 10_000));
+        assert_eq!((config.max_message_size, config.max_frame_size), (16 * MIB, 256 * MIB));
+        assert_eq!(config.start_timeout, Duration::from_secs(60));
+        assert_eq!(config.grace_period, Duration::from_secs(30));
+        assert_eq!((config.log_format, config.log_level.as_str()), (LogFormat::Human, "info"));
+        assert!(config.available_tools.is_empty() && config.allow_permissions.is_empty());
+        assert!(!config.allow_insecure_listen);
+        assert!(config.cli_url.is_none() && config.cli_path.is_none() && config.cli_token.is_none());
+        assert!(config.provider.is_none() && config.model.is_none());
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+        let variable: &[_] = &[("COPILOT_GRPC_MAX_SESSIONS", "2")];
+        let file = "max_sessions = 3";
+        for (args, vars, file, expected) in [
+            (&["--max-sessions=1"] as &[_], variable, file, 1),
+            (&[], variable, file, 2),
+            (&[], &[], file, 3),
+            (&[], &[], "", 10_000),
+            (&[], &[("COPILOT_GRPC_MAX_SESSIONS", "")], file, 3),
+        ] {
+            assert_eq!(good(args, vars, file).max_sessions, expected, "{args:?} {vars:?} {file}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_that_is_overridden_is_no_mistake() {
+        good(&["--max-sessions=1"], &[("COPILOT_GRPC_MAX_SESSIONS", "many")], "max_sessions = []");
+    }
+
+    #[test]
+    fn an_empty_variable_takes_a_list_back() {
+        let file = "allow_permissions = ['shell']";
+        assert!(good(&[], &[("COPILOT_GRPC_ALLOW_PERMISSIONS", "")], file).allow_permissions.is_empty());
+    }
+
+    #[test]
+    fn a_list_flag_may_be_repeated() {
+        let config = good(&["--available-tools=a,b", "--available-tools", "c"], &[], "");
+        assert_eq!(config.available_tools, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_switch_needs_no_value_and_takes_none_from_its_neighbour() {
+        assert!(good(&["--allow-insecure-listen"], &[], "").allow_insecure_listen);
+        assert!(
+            !good(&["--allow-insecure-listen=false"], &[], "allow_insecure_listen = true")
+                .allow_insecure_listen
+        );
+        assert!(usage(&["--allow-insecure-listen", "true"]).contains("'true'"));
+    }
+
+    #[test]
+    fn the_file_is_named_by_flag_or_variable() {
+        let mut world = world(&[("COPILOT_GRPC_CONFIG", "/two")], "");
+        world.files.insert("/one".into(), "max_sessions = 1".into());
+        world.files.insert("/two".into(), "max_sessions = 2".into());
+        for (args, expected) in [(&["--config=/one"] as &[_], 1), (&[], 2)] {
+            let Ok(Command::Serve(config)) = run(args, &world) else { panic!("{args:?}") };
+            assert_eq!(config.max_sessions, expected);
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let told = mistakes(
+            &["--turn-timeout=soon", "--cli-path=copilot"],
+            &[("COPILOT_GRPC_LISTEN", "0.0.0.0:50051"), ("COPILOT_GRPC_TURN_TIMOUT", "1m")],
+            "cli_url = 'cli:4321'\nmax_sesions = 5\nlog_level = ['info']",
+        );
+        let expected = r#"
+key max_sesions in /etc/copilot-grpc.toml: unknown key; did you mean max_sessions?
+environment variable COPILOT_GRPC_TURN_TIMOUT: unknown variable; did you mean COPILOT_GRPC_TURN_TIMEOUT?
+environment variable COPILOT_GRPC_LISTEN = "0.0.0.0:50051": other machines could drive the agent here without TLS or authentication: listen on a loopback address, or set allow_insecure_listen = true (--allow-insecure-listen)
+flag --cli-path: cli_path and cli_url (key cli_url in /etc/copilot-grpc.toml) exclude each other: start a CLI or use a running one
+flag --turn-timeout = "soon": write a time with its unit, such as 90s, 10m or 1h30m, from 1ms to 1day
+key log_level in /etc/copilot-grpc.toml: this is a TOML array: write log_level = "FILTER""#;
+        assert_eq!(told, expected.trim_start());
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_what_to_write() {
+        for (flag, problem) in [
+            ("--listen=localhost", "write an IP address and a port"),
+            ("--listen=example.com:1", "write an IP address and a port"),
+            ("--listen=[::]:1", "--allow-insecure-listen"),
+            ("--listen=", "the value is empty"),
+            ("--allow-insecure-listen=yes", "write true or false"),
+            ("--cli-url=cli", "the port is missing"),
+            ("--cli-url=cli:0", "the port is not"),
+            ("--cli-url=cli:65536", "the port is not"),
+            ("--cli-url=:1", "names no host"),
+            ("--cli-url=::1:1", "names no host"),
+            ("--cli-url=[cli]:1", "names no host"),
+            ("--cli-url=me@cli:1", "names no host"),
+            ("--cli-url=http://cli:1/rpc", "a path leads nowhere"),
+            ("--cli-url=https://cli:1", "there is no https"),
+            ("--cli-url=ws://cli:1", "plain TCP"),
+            ("--cli-path=", "the value is empty"),
+            ("--available-tools=ba/sh", "names of tools"),
+            ("--allow-permissions=read,everything", "write one of shell, write,"),
+            ("--turn-timeout=0s", "from 1ms to 1day"),
+            ("--turn-timeout=25h", "from 1ms to 1day"),
+            ("--turn-timeout=600", "a time with its unit"),
+            ("--max-queued-turns=0", "from 1 to 10000"),
+            ("--max-sessions=1000001", "from 1 to 1000000"),
+            ("--max-message-size=16MB", "from 64KiB to 256MiB"),
+            ("--max-message-size=65535", "from 64KiB to 256MiB"),
+            ("--max-message-size=99999999999999999999", "from 64KiB to 256MiB"),
+            ("--max-message-size=18446744073709551615GiB", "from 64KiB to 256MiB"),
+            ("--max-frame-size=1025MiB", "from 1MiB to 1GiB"),
+            ("--start-timeout=2h", "from 1ms to 1h"),
+            ("--grace-period=-1s", "from 0s to 1day"),
+            ("--log-format=xml", "write human or json"),
+            ("--log-level=inof", "write off, error,"),
+            ("--log-level=info,h2", "write off, error,"),
+            ("--log-level=h2=loud", "write off, error,"),
+        ] {
+            let told = mistakes(&[flag], &[], "");
+            assert!(told.contains(problem) && !told.contains('\n'), "{flag}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_toml_value_of_the_wrong_type_is_refused() {
+        for (file, problem) in [
+            ("turn_timeout = 600", "a time with its unit"),
+            ("listen = true", "write an IP address"),
+            ("max_sessions = 1.5", "this is a TOML float: write max_sessions = \"COUNT\""),
+            ("[listen]\nport = 1", "this is a TOML table"),
+            ("available_tools = [1]", "every entry must be a string"),
+        ] {
+            let told = mistakes(&[], &[], file);
+            assert!(told.contains(problem) && !told.contains('\n'), "{file}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_one_mistake() {
+        assert_eq!(
+            mistakes(&["--config=/none"], &[], ""),
+            "flag --config = \"/none\": the file cannot be read: entity not found"
+        );
+        let told = mistakes(&[], &[], "listen = '[::1]:1'\n\nmax_sessions 5");
+        let start =
+            format!("environment variable COPILOT_GRPC_CONFIG = {FILE:?}: the file is not TOML: line 3: ");
+        assert!(told.starts_with(&start) && !told.contains('\n'), "{told}");
+    }
+
+    #[test]
+    fn addresses_are_accepted_in_every_usual_form() {
+        for (text, expected) in [
+            ("localhost:0", "127.0.0.1:0"),
+            ("[::1]:1", "[::1]:1"),
+            ("[::ffff:127.0.0.1]:1", "[::ffff:127.0.0.1]:1"),
+        ] {
+            assert_eq!(good(&["--listen", text], &[], "").listen.to_string(), expected);
+        }
+        let anywhere = good(&["--listen=0.0.0.0:1", "--allow-insecure-listen"], &[], "");
+        assert_eq!(anywhere.listen.to_string(), "0.0.0.0:1");
+        for (text, expected) in [
+            ("cli:4321", "cli:4321"),
+            ("http://10.0.0.1:4321", "10.0.0.1:4321"),
+            ("http://cli.example:4321/", "cli.example:4321"),
+            ("[::1]:4321", "[::1]:4321"),
+        ] {
+            let address = good(&["--cli-url", text], &[], "").cli_url.unwrap();
+            assert_eq!(address.to_string(), expected);
+            assert!(!address.host.contains('['));
+        }
+    }
+
+    #[test]
+    fn the_state_directory_follows_xdg() {
+        for (vars, expected) in [
+            (&[("XDG_STATE_HOME", "/xdg")] as &[_], "/xdg/copilot-grpc"),
+            (&[("XDG_STATE_HOME", "relative")], "/home/me/.local/state/copilot-grpc"),
+            (&[("XDG_STATE_HOME", ""), ("HOME", "/root")], "/root/.local/state/copilot-grpc"),
+        ] {
+            assert_eq!(good(&[], vars, "").state_dir, Path::new(expected), "{vars:?}");
+        }
+        let told = mistakes(&[], &[("HOME", "")], "");
+        assert_eq!(
+            told,
+            "setting state_dir: there is neither XDG_STATE_HOME nor HOME to put it in: set --state-dir"
+        );
+        good(&["--state-dir=here"], &[("HOME", "")], "");
+    }
+
+    #[test]
+    fn the_token_comes_from_its_file_or_else_from_the_clis_variable() {
+        let variable: &[_] = &[("COPILOT_CONNECTION_TOKEN", "other ")];
+        for (args, vars, expected) in [
+            (&["--cli-url=cli:1", "--cli-token-file=/token"] as &[_], variable, Some("s3cret")),
+            (&["--cli-url=cli:1"], variable, Some("other")),
+            (&["--cli-url=cli:1"], &[("COPILOT_CONNECTION_TOKEN", "")], None),
+            (&["--cli-url=cli:1"], &[], None),
+            (&[], variable, None),
+        ] {
+            let token = good(args, vars, "").cli_token;
+            assert_eq!(token.as_ref().map(Secret::expose), expected, "{args:?} {vars:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_file_is_refused_without_its_cli_or_its_token() {
+        for (args, problem) in [
+            (
+                &["--cli-token-file=/token"] as &[_],
+                "flag --cli-token-file: a token is only for the CLI at cli_url",
+            ),
+            (&["--cli-url=cli:1", "--cli-token-file=/empty"], "flag --cli-token-file: the file is empty"),
+            (
+                &["--cli-url=cli:1", "--cli-token-file=/none"],
+                "flag --cli-token-file: the file cannot be read",
+            ),
+            (&["--cli-url=cli", "--cli-token-file=/token"], "flag --cli-url = \"cli\": the port is missing"),
+        ] {
+            let told = mistakes(args, &[("COPILOT_CONNECTION_TOKEN", "other")], "");
+            assert!(told.starts_with(problem) && !told.contains('\n'), "{args:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn variables_that_kubernetes_sets_are_not_unknown() {
+        let service = [
+            ("COPILOT_GRPC_SERVICE_HOST", "10.0.0.1"),
+            ("COPILOT_GRPC_SERVICE_PORT", "50051"),
+            ("COPILOT_GRPC_SERVICE_PORT_GRPC", "50051"),
+            ("COPILOT_GRPC_PORT", "tcp://10.0.0.1:50051"),
+            ("COPILOT_GRPC_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+            ("COPILOT_GRPC_PORT_50051_TCP_ADDR", "10.0.0.1"),
+            ("COPILOT_GRPC_CANARY_SERVICE_HOST", "10.0.0.2"),
+            ("COPILOT_GRPC_SERVER", "http://elsewhere:1"),
+        ];
+        good(&[], &service, "");
+        let told = mistakes(&[], &[("COPILOT_GRPC_PORT", "50051")], "");
+        assert!(told.starts_with("environment variable COPILOT_GRPC_PORT: unknown variable"), "{told}");
+    }
+
+    const PROVIDER: &[(&str, &str)] =
+        &[("COPILOT_PROVIDER_BASE_URL", "http://model:11434/v1"), ("COPILOT_MODEL", "tiny")];
+
+    #[test]
+    fn the_operators_provider_comes_from_the_clis_variables() {
+        let vars = [
+            PROVIDER,
+            &[
+                ("COPILOT_PROVIDER_TYPE", "azure"),
+                ("COPILOT_PROVIDER_API_KEY", "key"),
+                ("COPILOT_PROVIDER_BEARER_TOKEN", "bearer"),
+                ("COPILOT_PROVIDER_WIRE_API", "responses"),
+                ("COPILOT_PROVIDER_TRANSPORT", "websockets"),
+                ("COPILOT_PROVIDER_AZURE_API_VERSION", "2024-10-21"),
+                ("COPILOT_PROVIDER_HEADERS", "X-One: 1:1\r\nX-Two:2\\nX-Three: 3\n"),
+                ("COPILOT_PROVIDER_MODEL_ID", "gpt-5"),
+                ("COPILOT_PROVIDER_WIRE_MODEL", "deployed"),
+                ("COPILOT_PROVIDER_MAX_PROMPT_TOKENS", "1000"),
+                ("COPILOT_PROVIDER_MAX_OUTPUT_TOKENS", "100"),
+            ],
+        ];
+        let config = good(&[], &vars.concat(), "");
+        let provider = config.provider.unwrap();
+        assert_eq!(config.model.as_deref(), Some("tiny"));
+        assert_eq!(provider.base_url, "http://model:11434/v1");
+        assert_eq!(provider.kind.as_deref(), Some("azure"));
+        assert_eq!(provider.api_key.as_ref().map(Secret::expose), Some("key"));
+        assert_eq!(provider.bearer_token.as_ref().map(Secret::expose), Some("bearer"));
+        assert_eq!(provider.wire_api.as_deref(), Some("responses"));
+        assert_eq!(provider.transport.as_deref(), Some("websockets"));
+        assert_eq!(provider.azure_api_version.as_deref(), Some("2024-10-21"));
+        let headers: Vec<_> =
+            provider.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+        assert_eq!(headers, [("X-One", "1:1"), ("X-Three", "3"), ("X-Two", "2")]);
+        assert_eq!(provider.model_id.as_deref(), Some("gpt-5"));
+        assert_eq!(provider.wire_model.as_deref(), Some("deployed"));
+        assert_eq!((provider.max_prompt_tokens, provider.max_output_tokens), (Some(1000), Some(100)));
+    }
+
+    #[test]
+    fn a_provider_needs_a_base_url_and_a_model() {
+        let url = ("COPILOT_PROVIDER_BASE_URL", "http://model/v1");
+        let told = mistakes(&[], &[url], "");
+        assert!(told.contains("set COPILOT_MODEL or COPILOT_PROVIDER_MODEL_ID"), "{told}");
+        let config = good(&[], &[url, ("COPILOT_PROVIDER_MODEL_ID", "gpt-5")], "");
+        assert_eq!(config.model.as_deref(), Some("gpt-5"));
+        // Without the URL there is no provider, and what the others say counts for nothing.
+        for url in [&[] as &[_], &[("COPILOT_PROVIDER_BASE_URL", " ")]] {
+            let vars = [url, &[("COPILOT_PROVIDER_TYPE", "?"), ("COPILOT_MODEL", "m")]].concat();
+            let config = good(&[], &vars, "");
+            assert!(config.provider.is_none());
+            assert_eq!(config.model.as_deref(), Some("m"));
+        }
+    }
+
+    #[test]
+    fn a_wrong_provider_is_refused() {
+        for (name, value, problem) in [
+            ("TYPE", "ollama", " = \"ollama\": write one of openai, azure, anthropic"),
+            ("WIRE_API", "grpc", " = \"grpc\": write one of completions, responses"),
+            ("TRANSPORT", "pigeon", " = \"pigeon\": write one of http, websockets"),
+            ("MAX_PROMPT_TOKENS", "0", " = \"0\": write a whole number of tokens"),
+            ("MAX_OUTPUT_TOKENS", "many", " = \"many\": write a whole number of tokens"),
+            ("BASE_URL", "model:11434", ": write an http:// or https:// URL"),
+            ("BASE_URL", "https://me:hunter2@model/v1", ": write no user or password"),
+            ("HEADERS", "A: 1\\nhunter2", ": line 2 is not"),
+            ("HEADERS", "hun ter2: 1", ": line 1 does not begin with"),
+            ("HEADERS", "A: hunter\u{1}2", ": the value in line 1 contains control"),
+            ("HEADERS", "A: 1\na: hunter2", ": line 2 names a header for the second time"),
+        ] {
+            let name = format!("COPILOT_PROVIDER_{name}");
+            let mut vars: BTreeMap<_, _> = PROVIDER.iter().copied().collect();
+            vars.insert(&name, value);
+            let told = mistakes(&[], &vars.into_iter().collect::<Vec<_>>(), "");
+            assert!(told.starts_with(&format!("environment variable {name}{problem}")), "{told}");
+            assert!(!told.contains("hun") && !told.contains('\n'), "{told}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_neither_in_debug_nor_in_mistakes() {
+        const SECRET: &str = "hunter2";
+        let secrets: &[_] = &[
+            ("COPILOT_CONNECTION_TOKEN", SECRET),
+            ("COPILOT_PROVIDER_API_KEY", SECRET),
+            ("COPILOT_PROVIDER_BEARER_TOKEN", SECRET),
+            ("COPILOT_PROVIDER_HEADERS", "X-Key: hunter2"),
+        ];
+        let command = run(&["--cli-url=cli:1"], &world(&[PROVIDER, secrets].concat(), "")).unwrap();
+        let shown = format!("{command:?} {command:#?}");
+        assert!(!shown.contains(SECRET) && shown.contains("X-Key"), "{shown}");
+
+        let wrong: &[_] = &[
+            ("COPILOT_PROVIDER_BASE_URL", "ftp://me:hunter2@model"),
+            ("COPILOT_PROVIDER_HEADERS", "hunter2"),
+            ("COPILOT_GRPC_TOKEN", SECRET),
+            ("COPILOT_GRPC_CLI_TOKEN_FILE", SECRET),
+        ];
+        let args = ["--cli-url=http://me:hunter2@cli:1"];
+        let error = load(&args, wrong, "cli_token = 'hunter2'").unwrap_err();
+        assert_eq!(error.mistakes.len(), 7, "{error}");
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains(SECRET), "{shown}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_need_not_be_utf8_but_text_must() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let bytes = OsString::from_vec(vec![b'/', 0xff]);
+        let mut world = world(&[], "");
+        world.vars.insert("COPILOT_GRPC_CLI_PATH".into(), bytes.clone());
+        let Ok(Command::Serve(config)) = run(&[], &world) else { panic!("refused") };
+        assert_eq!(config.cli_path, Some(bytes.clone().into()));
+        world.vars.insert("COPILOT_GRPC_LISTEN".into(), bytes.clone());
+        world.vars.insert("COPILOT_MODEL".into(), bytes);
+        let told = run(&[], &world).unwrap_err().to_string();
+        assert_eq!(told.lines().filter(|line| line.ends_with("this is not UTF-8")).count(), 2, "{told}");
+    }
+
+    #[test]
+    fn chat_and_health_find_their_server_and_care_for_nothing_else() {
+        let world_with =
+            |url| world(&[("COPILOT_GRPC_SERVER", url), ("COPILOT_GRPC_NONSENSE", "1")], "nonsense");
+        for (args, variable, expected) in [
+            (&["--server=https://one:1"] as &[&str], "http://two:2", "https://one:1"),
+            (&[], "http://two:2", "http://two:2"),
+            (&[], "", "http://127.0.0.1:50051"),
+        ] {
+            let world = world_with(variable);
+            match run(&[&["chat"], args].concat(), &world).unwrap() {
+                Command::Chat(Chat { server, session: None, model: None, prompt: None }) => {
+                    assert_eq!(server, expected)
+                }
+                other => panic!("{other:?}"),
+            }
+            match run(&[&["health"], args].concat(), &world).unwrap() {
+                Command::Health { server, service } => {
+                    assert_eq!((server.as_str(), service.as_str()), (expected, ""));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let told = run(&["health"], &world_with("127.0.0.1:50051")).unwrap_err().to_string();
+        assert_eq!(
+            told,
+            "environment variable COPILOT_GRPC_SERVER = \"127.0.0.1:50051\": write a URL such as http://127.0.0.1:50051"
+        );
+    }
+
+    #[test]
+    fn clients_take_their_arguments() {
+        let world = world(&[], "");
+        let args = ["chat", "--session=s", "--model", "m", "what", "is this"];
+        match run(&args, &world).unwrap() {
+            Command::Chat(Chat { session, model, prompt, .. }) => {
+                assert_eq!(session.as_deref(), Some("s"));
+                assert_eq!(model.as_deref(), Some("m"));
+                assert_eq!(prompt.as_deref(), Some("what is this"));
+            }
+            other => panic!("{other:?}"),
+        }
+        match run(&["health", "--service=liveness"], &world).unwrap() {
+            Command::Health { service, .. } => assert_eq!(service, "liveness"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn guard_hands_its_arguments_on_untouched() {
+        match run(&["guard", "--", "copilot", "--help", "--", "-x"], &world(&[], "")).unwrap() {
+            Command::Guard { args } => assert_eq!(args, ["copilot", "--help", "--", "-x"]),
+            other => panic!("{other:?}"),
+        }
+        assert!(usage(&["guard"]).contains("required"));
+        assert!(!usage(&["--help"]).contains("guard"));
+    }
+
+    #[test]
+    fn settings_before_a_subcommand_are_refused_not_forgotten() {
+        assert!(usage(&["--listen=127.0.0.1:1", "chat", "hello"]).contains("cannot be used with"));
+        assert!(usage(&["chat", "--listen=127.0.0.1:1"]).contains("unexpected argument"));
+    }
+
+    #[test]
+    fn help_shows_every_default_and_variable() {
+        for help in [usage(&["--help"]), usage(&["serve", "-h"])] {
+            // Clap breaks lines where the terminal ends.
+            let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+            for setting in settings() {
+                let default = setting.default.unwrap_or("none");
+                let text = format!("{} [default: {default}] [env: {}]", setting.help, setting.variable());
+                assert!(help.contains(&text), "{text}\n{help}");
+                assert!(help.contains(&setting.flag()), "{}", setting.key);
+            }
+        }
+    }
+}

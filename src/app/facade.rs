@@ -1,0 +1,200 @@
+//! The running service: backend, sessions and server, put together from a configuration, and taken apart in order.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::config::Config;
+use crate::{
+    backend::{self, Backend, Source, discover, process::Spec},
+    grpc::{Defaults, server},
+    session::{Limits, Policy, Sessions},
+};
+
+/// How long the last answers may take to reach their callers after the turns have ended.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Why the service could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// There is no CLI to run.
+    #[error("{0}")]
+    NoCli(#[from] discover::NotFound),
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {}: {problem}", .path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+}
+
+/// The running service.
+#[derive(Debug)]
+pub struct Facade {
+    address: SocketAddr,
+    sessions: Sessions,
+    draining: CancellationToken,
+    closing: CancellationToken,
+    /// Cancelled when the server has ended by itself.
+    failed: CancellationToken,
+    server: Mutex<Option<JoinHandle<()>>>,
+    /// Held as long as the CLI's home is ours.
+    _home: Option<File>,
+}
+
+impl Facade {
+    /// Starts the service. The CLI comes up in the background; health says when it has. `guard` is the copilot-grpc
+    /// binary, which also guards the CLI where we run it.
+    pub async fn start(config: Config, guard: PathBuf) -> Result<Self, StartError> {
+        let (source, home) = source(&config, guard)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .and_then(|listener| Ok((listener.local_addr()?, listener)))
+            .map_err(|error| StartError::Listen { address: config.listen, error });
+        let (address, listener) = listener?;
+        let limits = Limits {
+            max_sessions: config.max_sessions,
+            max_queued_turns: config.max_queued_turns,
+            turn_timeout: config.turn_timeout,
+        };
+        let backend_config =
+            backend::Config { name: "cli-0".into(), source, max_frame: config.max_frame_size };
+        let sessions = Sessions::new(limits, |sink| Backend::spawn(backend_config, sink));
+        let setup = server::Setup {
+            sessions: sessions.clone(),
+            turn_timeout: config.turn_timeout,
+            max_message_size: config.max_message_size,
+            defaults: Defaults {
+                policy: Policy::allowing(&config.allow_permissions),
+                model: config.model,
+                provider: config.provider,
+                available_tools: config.available_tools,
+            },
+        };
+        let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
+        let failed = CancellationToken::new();
+        let serving = server::serve(listener, setup, draining.clone(), closing.clone());
+        let server = tokio::spawn({
+            let failed = failed.clone().drop_guard();
+            async move {
+                let _failed = failed;
+                if let Err(error) = serving.await {
+                    tracing::error!(error, "serving has failed");
+                }
+            }
+        });
+        Ok(Self {
+            address,
+            sessions,
+            draining,
+            closing,
+            failed,
+            server: Mutex::new(Some(server)),
+            _home: home,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Resolves when the server has ended by itself.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
+    /// Ends the service: health says so first, new work is refused, running turns finish within `grace`, connections
+    /// are closed, and an embedded CLI is ended with all its children.
+    ///
+    /// # Cancel safety
+    /// Must be run to its end; dropping it leaves the rest to the end of the process.
+    pub async fn stop(&self, grace: Duration) {
+        self.draining.cancel();
+        self.closing.cancel();
+        self.sessions.drain(grace).await;
+        if let Some(mut server) = self.server.lock().await.take()
+            && timeout(FLUSH, &mut server).await.is_err()
+        {
+            // Streams that never end, such as Health.Watch, keep their connections open.
+            server.abort();
+        }
+        self.sessions.backend().stop().await;
+    }
+
+    /// Makes a [`stop`](Self::stop) that is under way not wait for running turns any longer.
+    pub fn hurry(&self) {
+        self.sessions.hurry();
+    }
+}
+
+/// Where the CLI is; if it is ours to run, its home is locked.
+fn source(config: &Config, guard: PathBuf) -> Result<(Source, Option<File>), StartError> {
+    if let Some(address) = &config.cli_url {
+        let (host, port) = (address.host.clone(), address.port);
+        return Ok((Source::External { host, port, token: config.cli_token.clone() }, None));
+    }
+    let path = std::env::var_os("PATH");
+    let cli = discover::find(config.cli_path.as_deref(), path.as_deref(), &roots())?;
+    info!(cli = %cli.display(), state_dir = %config.state_dir.display(), "running a CLI of our own");
+    let home = lock(&config.state_dir)?;
+    let spec = Spec {
+        cli,
+        guard,
+        home: config.state_dir.join("cli-0"),
+        work_dir: config.state_dir.join("work"),
+        env: Vec::new(),
+        start_timeout: config.start_timeout,
+    };
+    Ok((Source::Embedded(spec), Some(home)))
+}
+
+/// The folders whose `node_modules` may hold the CLI: where we are, and where the program is.
+fn roots() -> Vec<PathBuf> {
+    let program = std::env::current_exe().unwrap_or_default();
+    let here = std::env::current_dir().into_iter();
+    here.chain(program.ancestors().skip(1).map(Path::to_path_buf)).collect()
+}
+
+/// Two CLIs on one home would fork the histories of its sessions without a word (cli-protocol.md, section 10).
+fn lock(state_dir: &Path) -> Result<File, StartError> {
+    let problem = |problem: String| StartError::State { path: state_dir.into(), problem };
+    let open = || {
+        fs::create_dir_all(state_dir)?;
+        File::options().create(true).append(true).open(state_dir.join("lock"))
+    };
+    let file = open().map_err(|error| problem(error.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(problem(
+            "another copilot-grpc uses it; end that one, or choose another with --state-dir".into(),
+        )),
+        Err(TryLockError::Error(error)) => {
+            warn!(%error, "the state directory cannot be locked: make sure that nobody else uses it");
+            Ok(file)
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! `health`: asks a server how it is, for scripts and container probes.
+
+use std::io::Write;
+
+use super::Result;
+use crate::grpc::client::Client;
+
+/// Succeeds if the service is well.
+pub async fn check(server: String, service: String) -> Result {
+    if Client::connect(&server).await?.is_serving(&service).await? {
+        writeln!(std::io::stdout(), "SERVING")?;
+        Ok(())
+    } else {
+        Err("NOT_SERVING".into())
+    }
+}

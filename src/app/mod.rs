@@ -1,0 +1,108 @@
+//! The composition root: puts the rooms together, and gives them their configuration, a terminal and signals.
+
+pub mod chat;
+pub mod config;
+mod facade;
+pub mod health;
+pub mod settings;
+mod telemetry;
+
+use std::{
+    fmt::Display,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info};
+
+pub use facade::{Facade, StartError};
+
+use config::{Config, Failure};
+
+/// Why a subcommand failed, for a person to read.
+pub type Result = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Runs a subcommand to its end.
+pub fn run(command: impl Future<Output = Result>) -> ExitCode {
+    let ended = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("copilot-grpc: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells what is wrong with the command line or the configuration, or what was asked of it, such as `--help`.
+pub fn explain(failure: &Failure) -> ExitCode {
+    match failure {
+        Failure::Usage(usage) => {
+            // A terminal that is gone cannot be told so.
+            let _ = usage.print();
+            u8::try_from(usage.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+        }
+        Failure::Config(mistakes) => {
+            say(mistakes);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn say(text: &dyn Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// `serve`: until SIGTERM or SIGINT, and then until what runs has finished, or a second signal comes.
+pub async fn serve(config: Config) -> Result {
+    telemetry::install(&config);
+    let mut signals = Signals::new()?;
+    let grace = config.grace_period;
+    let facade = Facade::start(config, own_program()?).await?;
+    info!(address = %facade.address(), "serving");
+    tokio::select! {
+        name = signals.next() => info!(signal = name, grace_period = ?grace, "draining"),
+        () = facade.failed() => error!("the server has failed"),
+    }
+    let stop = facade.stop(grace);
+    tokio::pin!(stop);
+    tokio::select! {
+        () = &mut stop => info!("stopped"),
+        name = signals.next() => {
+            info!(signal = name, "stopping at once");
+            facade.hurry();
+            stop.await;
+        }
+    }
+    Ok(())
+}
+
+/// This binary. On Linux by a name that still leads to it after an upgrade in place.
+fn own_program() -> std::io::Result<PathBuf> {
+    let linux = Path::new("/proc/self/exe");
+    if linux.exists() { Ok(linux.into()) } else { std::env::current_exe() }
+}
+
+/// The signals that end the server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

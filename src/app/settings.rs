@@ -1,0 +1,620 @@
+//! The settings of `serve`: one table, and the three sources that fill it.
+//!
+//! From a setting's key follow its flag (`turn_timeout`: `--turn-timeout`), its environment variable
+//! (`COPILOT_GRPC_TURN_TIMEOUT`) and its key in the TOML file (`turn_timeout`). A flag wins over the
+//! environment, the environment over the file, the file over the default. This file knows texts, where each
+//! came from, and how a mistake is told; what a text must look like is `config`'s business.
+//!
+//! Nothing here reads the process's environment or its disk but [`Process`]; everything else is handed an
+//! [`Environment`].
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, ArgMatches, builder::ValueParser};
+
+/// One setting of `serve`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name: the TOML key, from which flag and variable follow.
+    pub key: &'static str,
+    /// What stands for the value in `--help`.
+    pub value: &'static str,
+    /// The text that counts when no source gives one, as `--help` shows it; `None` if the setting is then
+    /// unset.
+    pub default: Option<&'static str>,
+    /// What it does, in a sentence.
+    pub help: &'static str,
+}
+
+/// Every setting, in the order of `--help`.
+pub fn settings() -> &'static [Setting] {
+    SETTINGS
+}
+
+const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        value: "ADDR",
+        default: Some("127.0.0.1:50051"),
+        help: "IP address and port (or localhost:PORT) on which gRPC is served",
+    },
+    Setting {
+        key: "allow_insecure_listen",
+        value: BOOL,
+        default: Some("false"),
+        help: "Allow --listen to be an address that other machines can reach, without TLS or authentication",
+    },
+    Setting {
+        key: "cli_url",
+        value: "HOST:PORT",
+        default: None,
+        help: "A Copilot CLI that already runs (copilot --headless --port PORT); without it one is started",
+    },
+    Setting {
+        key: "cli_token_file",
+        value: "FILE",
+        default: None,
+        help: "File with the connection token of the CLI at --cli-url; wins over COPILOT_CONNECTION_TOKEN",
+    },
+    Setting {
+        key: "cli_path",
+        value: "PATH",
+        default: None,
+        help: "The copilot program to start; without it, it is searched for",
+    },
+    Setting {
+        key: "state_dir",
+        value: "DIR",
+        default: Some(STATE_DIR),
+        help: "Where the started CLI keeps its sessions",
+    },
+    Setting {
+        key: "available_tools",
+        value: LIST,
+        default: None,
+        help: "Built-in tools that a session gets when its request names none, separated by commas",
+    },
+    Setting {
+        key: "allow_permissions",
+        value: LIST,
+        default: None,
+        help: "What sessions without a permission policy may do: shell, write, read, mcp, url, memory, custom-tool",
+    },
+    Setting {
+        key: "turn_timeout",
+        value: "DURATION",
+        default: Some("10m"),
+        help: "Deadline of a turn that brings none",
+    },
+    Setting {
+        key: "max_queued_turns",
+        value: "COUNT",
+        default: Some("32"),
+        help: "Turns that may wait in one session",
+    },
+    Setting {
+        key: "max_sessions",
+        value: "COUNT",
+        default: Some("10000"),
+        help: "Sessions that are known at once",
+    },
+    Setting {
+        key: "max_message_size",
+        value: "BYTES",
+        default: Some("16MiB"),
+        help: "Largest gRPC message, in or out",
+    },
+    Setting {
+        key: "max_frame_size",
+        value: "BYTES",
+        default: Some("256MiB"),
+        help: "Largest JSON-RPC message taken from the CLI",
+    },
+    Setting {
+        key: "start_timeout",
+        value: "DURATION",
+        default: Some("60s"),
+        help: "Time in which a started CLI must be ready",
+    },
+    Setting {
+        key: "grace_period",
+        value: "DURATION",
+        default: Some("30s"),
+        help: "Time that running turns get to finish after SIGTERM",
+    },
+    Setting {
+        key: "log_format",
+        value: "human|json",
+        default: Some("human"),
+        help: "How log lines are written",
+    },
+    Setting {
+        key: "log_level",
+        value: "FILTER",
+        default: Some("info"),
+        help: "What is logged: a level, or tracing directives such as info,h2=warn",
+    },
+];
+
+/// Settings with this placeholder take several values: repeated flags, commas, or a TOML array.
+const LIST: &str = "LIST";
+/// Settings with this placeholder are true as a flag without a value.
+const BOOL: &str = "BOOL";
+/// Shown for `state_dir`; the one default that is computed (in `config`) instead of parsed.
+const STATE_DIR: &str = "$XDG_STATE_HOME/copilot-grpc or $HOME/.local/state/copilot-grpc";
+
+const PREFIX: &str = "COPILOT_GRPC_";
+const CONFIG: &str = "config";
+/// The variable of the file's name.
+const CONFIG_VARIABLE: &str = "COPILOT_GRPC_CONFIG";
+/// The variable of the clients' `--server`: no setting, but not unknown either, as one shell may run both
+/// sides.
+pub(super) const SERVER_VARIABLE: &str = "COPILOT_GRPC_SERVER";
+
+impl Setting {
+    /// Its flag, with the dashes.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.long())
+    }
+
+    /// Its environment variable.
+    pub fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.key.to_ascii_uppercase())
+    }
+
+    fn long(&self) -> String {
+        self.key.replace('_', "-")
+    }
+
+    fn arg(&self) -> Arg {
+        let default =
+            self.default.map_or_else(|| "[default: none]".into(), |text| format!("[default: {text}]"));
+        let arg = Arg::new(self.key)
+            .long(self.long())
+            .value_name(self.value)
+            .value_parser(ValueParser::os_string())
+            .help(format!("{}\n{default} [env: {}]", self.help, self.variable()));
+        match self.value {
+            LIST => arg.action(ArgAction::Append),
+            // With `=` alone: `--allow-insecure-listen serve` must not take `serve` for its value.
+            BOOL => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+            _ => arg,
+        }
+    }
+}
+
+/// The flags of all settings, and `--config`.
+pub(super) fn args() -> impl Iterator<Item = Arg> {
+    let config = Arg::new(CONFIG)
+        .long(CONFIG)
+        .value_name("FILE")
+        .value_parser(ValueParser::os_string())
+        .help(format!("TOML file with settings\n[default: none] [env: {CONFIG_VARIABLE}]"));
+    std::iter::once(config).chain(SETTINGS.iter().map(Setting::arg))
+}
+
+/// The outside world, as far as configuration looks at it.
+pub trait Environment {
+    /// The value of an environment variable.
+    fn var(&self, name: &str) -> Option<OsString>;
+
+    /// The names of all environment variables. Those that are not UTF-8 may be left out.
+    fn names(&self) -> Vec<String>;
+
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// As [`std::fs::read_to_string`].
+    fn read(&self, path: &Path) -> io::Result<String>;
+}
+
+/// The environment and the files of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Process;
+
+impl Environment for Process {
+    fn var(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect()
+    }
+
+    fn read(&self, path: &Path) -> io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag, with its dashes.
+    Flag(String),
+    /// An environment variable.
+    Variable(String),
+    /// A key of the TOML file.
+    Key {
+        /// The file, as it was named.
+        file: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// No source gave a value: the key of the setting.
+    Unset(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Names are whatever someone typed; escaped, a mistake stays on its line.
+        match self {
+            Self::Flag(flag) => write!(f, "flag {}", flag.escape_debug()),
+            Self::Variable(name) => write!(f, "environment variable {}", name.escape_debug()),
+            Self::Key { file, key } => {
+                write!(f, "key {} in {}", key.escape_debug(), file.to_string_lossy().escape_debug())
+            }
+            Self::Unset(key) => write!(f, "setting {key}"),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration. Displayed on one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where it stands.
+    pub origin: Origin,
+    /// The text that was given, unless it may be or hold a secret.
+    pub value: Option<String>,
+    /// What is wrong, and what to do.
+    pub problem: String,
+}
+
+impl Mistake {
+    pub(super) fn new(origin: Origin, problem: impl Into<String>) -> Self {
+        Self { origin, value: None, problem: problem.into() }
+    }
+
+    /// Shows the value. Only for what cannot be a secret.
+    pub(super) fn of(self, value: &str) -> Self {
+        // What stands before the @ of a URL is a password.
+        Self { value: (!value.contains('@')).then(|| value.into()), ..self }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.origin)?;
+        if let Some(value) = &self.value {
+            write!(f, " = {value:?}")?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+
+/// Everything that is wrong with the configuration. Displayed as one line a mistake.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError {
+    /// The mistakes; at least one.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl From<Mistake> for ConfigError {
+    fn from(mistake: Mistake) -> Self {
+        Self { mistakes: vec![mistake] }
+    }
+}
+
+/// What the sources gave, and what has been found wrong with it so far.
+pub(super) struct Values<'e> {
+    env: &'e dyn Environment,
+    given: BTreeMap<&'static str, Given>,
+    mistakes: Vec<Mistake>,
+}
+
+/// A value as it was given: its text, or why it has none.
+struct Given {
+    origin: Origin,
+    text: Result<OsString, String>,
+}
+
+impl<'e> Values<'e> {
+    /// Asks the three sources. What one of them overrides is not looked at any further: a wrong value that
+    /// does not count is no mistake.
+    pub(super) fn collect(flags: &ArgMatches, env: &'e dyn Environment) -> Self {
+        let mut values = Self { env, given: BTreeMap::new(), mistakes: Vec::new() };
+        if let Some((origin, path)) = config_file(flags, env) {
+            values.add_file(origin, &path);
+        }
+        values.add_variables();
+        values.add_flags(flags);
+        values
+    }
+
+    fn add_file(&mut self, origin: Origin, path: &OsStr) {
+        let (shown, file) = (path.to_string_lossy(), Path::new(path));
+        let text = match self.env.read(file) {
+            Ok(text) => text,
+            Err(error) => {
+                let problem = format!("the file cannot be read: {error}");
+                return self.mistakes.push(Mistake::new(origin, problem).of(&shown));
+            }
+        };
+        let table = match text.parse::<toml::Table>() {
+            Ok(table) => table,
+            Err(error) => {
+                let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+                let line = before.matches('\n').count() + 1;
+                let message = error.message().replace('\n', ", ");
+                let problem = format!("the file is not TOML: line {line}: {message}");
+                return self.mistakes.push(Mistake::new(origin, problem).of(&shown));
+            }
+        };
+        for (key, value) in table {
+            let origin = Origin::Key { file: file.into(), key: key.clone() };
+            match SETTINGS.iter().find(|setting| setting.key == key) {
+                Some(setting) => self.give(setting, origin, text_of(setting, value)),
+                None => {
+                    let problem = unknown("key", &key, SETTINGS.iter().map(|setting| setting.key.into()));
+                    self.mistakes.push(Mistake::new(origin, problem));
+                }
+            }
+        }
+    }
+
+    fn add_variables(&mut self) {
+        for setting in SETTINGS {
+            let name = setting.variable();
+            // `NAME=` counts as unset, as `${NAME}` of an unset variable in a compose file means it. Not so
+            // for a list: that is how the environment takes back a permission which the file gives.
+            if let Some(text) = self.env.var(&name).filter(|text| setting.value == LIST || !text.is_empty()) {
+                self.give(setting, Origin::Variable(name), Ok(text));
+            }
+        }
+        let mut known: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
+        known.extend([CONFIG_VARIABLE.into(), SERVER_VARIABLE.into()]);
+        let mut names = self.env.names();
+        names.sort_unstable();
+        for name in names {
+            if name.starts_with(PREFIX) && !known.contains(&name) && !is_service_link(&name, self.env) {
+                let problem = unknown("variable", &name, known.iter().cloned());
+                self.mistakes.push(Mistake::new(Origin::Variable(name), problem));
+            }
+        }
+    }
+
+    fn add_flags(&mut self, flags: &ArgMatches) {
+        for setting in SETTINGS {
+            if let Some(values) = flags.get_many::<OsString>(setting.key) {
+                let values: Vec<_> = values.map(OsString::as_os_str).collect();
+                self.give(setting, Origin::Flag(setting.flag()), Ok(values.join(OsStr::new(","))));
+            }
+        }
+    }
+
+    fn give(&mut self, setting: &Setting, origin: Origin, text: Result<OsString, String>) {
+        self.given.insert(setting.key, Given { origin, text });
+    }
+
+    /// Where the setting's value came from, if any source gave one, be it right or wrong.
+    pub(super) fn origin(&self, key: &str) -> Option<&Origin> {
+        self.given.get(key).map(|given| &given.origin)
+    }
+
+    /// A setting that is text, or its default. `None` if it is unset, or wrong, which is then noted.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let default = || SETTINGS.iter().find(|setting| setting.key == key)?.default;
+        let (origin, text) = match self.take(key) {
+            Some(given) => given?,
+            None => (Origin::Unset(key), default()?.into()),
+        };
+        let mistake = match text.to_str().map(parse) {
+            Some(Ok(value)) => return Some(value),
+            Some(Err(problem)) => Mistake::new(origin, problem),
+            None => Mistake::new(origin, "this is not UTF-8"),
+        };
+        self.mistakes.push(mistake.of(&text.to_string_lossy()));
+        None
+    }
+
+    /// A setting that is a path, which need not be UTF-8. It has no default here.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        self.take(key)?.map(|(_, text)| text.into())
+    }
+
+    /// What a source gave: `None` if none did, `Some(None)` if it cannot be used, which is then noted.
+    fn take(&mut self, key: &str) -> Option<Option<(Origin, OsString)>> {
+        let Given { origin, text } = self.given.get(key)?;
+        let is_list = SETTINGS.iter().any(|setting| setting.key == key && setting.value == LIST);
+        let problem = match text {
+            Ok(text) if is_list || !text.is_empty() => return Some(Some((origin.clone(), text.clone()))),
+            Ok(_) => "the value is empty: give one, or leave the setting out".into(),
+            Err(problem) => problem.clone(),
+        };
+        self.mistakes.push(Mistake::new(origin.clone(), problem));
+        Some(None)
+    }
+
+    /// A variable of the CLI's that may be shown. Empty counts as unset. `None` also if it is wrong, which is
+    /// then noted.
+    pub(super) fn variable<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = self.variable_text(name)?;
+        parse(&text).map_err(|problem| self.refuse_variable(name, problem, Some(&text))).ok()
+    }
+
+    /// As [`Values::variable`], for what may hold a secret: the text is in no mistake. `parse` must not quote
+    /// it either.
+    pub(super) fn hidden_variable<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = self.variable_text(name)?;
+        parse(&text).map_err(|problem| self.refuse_variable(name, problem, None)).ok()
+    }
+
+    fn variable_text(&mut self, name: &str) -> Option<String> {
+        let text = self.env.var(name)?;
+        let text =
+            text.into_string().map_err(|_| self.refuse_variable(name, "this is not UTF-8", None)).ok()?;
+        let text = text.trim();
+        (!text.is_empty()).then(|| text.into())
+    }
+
+    /// Notes a mistake in a variable of the CLI's.
+    pub(super) fn refuse_variable(&mut self, name: &str, problem: impl Into<String>, shown: Option<&str>) {
+        let mistake = Mistake::new(Origin::Variable(name.into()), problem);
+        self.mistakes.push(match shown {
+            Some(text) => mistake.of(text),
+            None => mistake,
+        });
+    }
+
+    /// Notes a mistake in a setting without showing its value.
+    pub(super) fn refuse(&mut self, key: &'static str, problem: impl Into<String>) {
+        let origin = self.origin(key).cloned().unwrap_or(Origin::Unset(key));
+        self.mistakes.push(Mistake::new(origin, problem));
+    }
+
+    pub(super) fn env(&self) -> &'e dyn Environment {
+        self.env
+    }
+
+    /// All mistakes, once everything has been read.
+    pub(super) fn into_mistakes(self) -> Vec<Mistake> {
+        self.mistakes
+    }
+}
+
+fn config_file(flags: &ArgMatches, env: &dyn Environment) -> Option<(Origin, OsString)> {
+    let flag = flags.get_one::<OsString>(CONFIG).map(|path| (Origin::Flag("--config".into()), path.clone()));
+    let variable = || {
+        let path = env.var(CONFIG_VARIABLE).filter(|path| !path.is_empty())?;
+        Some((Origin::Variable(CONFIG_VARIABLE.into()), path))
+    };
+    flag.or_else(variable)
+}
+
+/// A TOML value as the text that a flag would have given.
+fn text_of(setting: &Setting, value: toml::Value) -> Result<OsString, String> {
+    match value {
+        toml::Value::String(text) => Ok(text.into()),
+        toml::Value::Integer(number) => Ok(number.to_string().into()),
+        toml::Value::Boolean(truth) => Ok(truth.to_string().into()),
+        toml::Value::Array(items) if setting.value == LIST => {
+            let texts: Option<Vec<_>> = items.iter().map(toml::Value::as_str).collect();
+            texts.map(|texts| texts.join(",").into()).ok_or_else(|| "every entry must be a string".into())
+        }
+        other => {
+            Err(format!("this is a TOML {}: write {} = \"{}\"", other.type_str(), setting.key, setting.value))
+        }
+    }
+}
+
+/// Kubernetes tells every pod about each service of its namespace: with a service named `copilot-grpc`,
+/// `COPILOT_GRPC_SERVICE_HOST`, `COPILOT_GRPC_PORT=tcp://…` and `COPILOT_GRPC_PORT_50051_TCP_ADDR` appear,
+/// and must not keep the pod from starting. (Kubernetes documentation, "Service: environment variables".)
+fn is_service_link(name: &str, env: &dyn Environment) -> bool {
+    let is_url = || env.var(name).is_some_and(|value| value.to_string_lossy().contains("://"));
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || name.ends_with("_PORT") && is_url()
+        || name.split_once("_PORT_").is_some_and(|(_, port)| port.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+fn unknown(kind: &str, name: &str, known: impl Iterator<Item = String>) -> String {
+    let nearest = known.map(|other| (distance(name, &other), other)).min();
+    match nearest {
+        Some((distance, other)) if distance <= MAX_TYPOS => format!("unknown {kind}; did you mean {other}?"),
+        _ => format!("unknown {kind}; `copilot-grpc --help` lists the settings"),
+    }
+}
+
+/// Further apart, two names are different names.
+const MAX_TYPOS: usize = 3;
+
+/// Levenshtein's distance.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.chars().enumerate() {
+            let substituted = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[row.len() - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flag_and_variable_follow_from_the_key() {
+        let setting = SETTINGS.iter().find(|setting| setting.key == "turn_timeout").unwrap();
+        assert_eq!(setting.flag(), "--turn-timeout");
+        assert_eq!(setting.variable(), "COPILOT_GRPC_TURN_TIMEOUT");
+    }
+
+    #[test]
+    fn keys_are_unique_and_nobody_elses() {
+        let mut keys: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+        keys.extend(["config", "server", "help", "version"]);
+        keys.sort_unstable();
+        let count = keys.len();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+    }
+
+    #[test]
+    fn distance_counts_the_letters_that_differ() {
+        for (one, other, expected) in [
+            ("", "", 0),
+            ("abc", "abc", 0),
+            ("abc", "", 3),
+            ("timout", "timeout", 1),
+            ("kitten", "sitting", 3),
+        ] {
+            assert_eq!(distance(one, other), expected, "{one} {other}");
+            assert_eq!(distance(other, one), expected, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_whatever_was_typed() {
+        let origin = Origin::Key { file: "a\nb".into(), key: "c\nd".into() };
+        let mistake = Mistake::new(origin, "wrong").of("e\nf");
+        assert_eq!(mistake.to_string(), r#"key c\nd in a\nb = "e\nf": wrong"#);
+    }
+
+    #[test]
+    fn what_looks_like_a_password_in_a_url_is_not_shown() {
+        let mistake = Mistake::new(Origin::Flag("--cli-url".into()), "wrong").of("http://me:hunter2@host:1");
+        assert_eq!(mistake.to_string(), "flag --cli-url: wrong");
+    }
+
+    #[test]
+    fn the_process_has_an_environment_and_files() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "text").unwrap();
+        assert_eq!(Process.read(file.path()).unwrap(), "text");
+        let path = Process.var("PATH");
+        assert_eq!(path.is_some(), Process.names().iter().any(|name| name == "PATH"));
+    }
+}

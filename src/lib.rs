@@ -1,0 +1,41 @@
+//! copilot-grpc: the GitHub Copilot agent as a gRPC service.
+//!
+//! The Copilot CLI runs headless as a server and speaks JSON-RPC 2.0 over TCP. This crate stands in front of it: it
+//! serves `copilot.v1.CopilotService` and translates each call, and takes upon itself what a caller of the CLI would
+//! have to solve alone: which answer belongs to which prompt, deadlines that stop the agent, one turn at a time, slow
+//! readers, a CLI that dies.
+//!
+//! # Map
+//! From the ground up; a room uses only what stands below it, which a test checks.
+//!
+//! | room | what it is |
+//! |---|---|
+//! | [`jsonrpc`] | JSON-RPC 2.0 over `Content-Length` frames; knows nothing of Copilot or gRPC |
+//! | [`copilot`] | the CLI's vocabulary: methods, events, errors. Pure |
+//! | [`backend`] | the CLIs: found or started, connected to, watched |
+//! | [`session`] | what the facade decides: registry, queue, turns, fan-out, policy |
+//! | [`grpc`] | the contract; the only room that knows tonic and prost |
+//! | [`app`] | configuration, telemetry, signals, the subcommands |
+//!
+//! # Invariants
+//! Each has tests. Where one is broken, the bug is there.
+//!
+//! 1. Decoding never panics, never allocates past its limits, and gives the same messages however the bytes are cut.
+//! 2. A request to the CLI completes exactly once: response, refusal, or loss of the link; all who wait on one dead
+//!    link see one cause.
+//! 3. The reader never waits on a consumer. A slow one's text deltas are joined; if that is not enough, its stream ends
+//!    with `STREAM_LAGGED`. Nothing is skipped silently, and no other event is ever dropped.
+//! 4. The events of a session are delivered in wire order; a session is registered before `session.create` is written.
+//! 5. Every request that comes from the CLI is answered, also one that we do not understand.
+//! 6. A dropped RPC leaves no pending call, no subscriber, no place in a queue, no running turn (unless it asked for
+//!    that), and never half a frame on the wire.
+//! 7. Only [`grpc`] knows protobuf, only [`jsonrpc`] knows framing.
+//! 8. A session is found by its tenant and its id together. Without authentication there is one tenant.
+//! 9. Prompts, answers, tokens and keys are in no log and no error; a session's own answer is in its own errors.
+
+pub mod app;
+pub mod backend;
+pub mod copilot;
+pub mod grpc;
+pub mod jsonrpc;
+pub mod session;

@@ -1,0 +1,18 @@
+//! `copilot-grpc`: see the library.
+
+use std::process::ExitCode;
+
+use copilot_grpc::{app, backend::guard};
+
+use app::config::{Command, parse};
+
+fn main() -> ExitCode {
+    match parse(std::env::args_os(), &app::settings::Process) {
+        Ok(Command::Serve(config)) => app::run(app::serve(*config)),
+        Ok(Command::Chat(chat)) => app::run(app::chat::chat(chat)),
+        Ok(Command::Health { server, service }) => app::run(app::health::check(server, service)),
+        // Not async: it outlives whatever happens to the facade, and a runtime would be more that can go wrong.
+        Ok(Command::Guard { args }) => guard::run(args.into_iter()),
+        Err(failure) => app::explain(&failure),
+    }
+}
