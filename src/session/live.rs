@@ -20,6 +20,7 @@ use super::{
     list::{SessionState, Summary},
     policy::Policy,
     queue::{Queue, Ticket},
+    replay::Replay,
     turn::{Ending, Turn, TurnResult},
 };
 use crate::{
@@ -67,6 +68,7 @@ struct State {
 #[derive(Debug)]
 struct Current {
     ticket: Ticket,
+    replay: Replay,
     turn: Turn,
     publisher: Publisher<Outcome>,
     /// Whether the CLI may have the prompt.
@@ -280,7 +282,9 @@ impl Session {
             self.answer(&state, request);
         }
         if let Some(current) = &mut state.current {
-            current.apply(event, &self.settings);
+            for event in current.replay.admit(event) {
+                current.apply(&event, &self.settings);
+            }
         }
     }
 
@@ -362,6 +366,7 @@ impl Session {
         state.last_heard = Instant::now();
         state.current = Some(Current {
             ticket,
+            replay: Replay::default(),
             turn: Turn::default(),
             publisher,
             sending: false,

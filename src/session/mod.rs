@@ -12,6 +12,7 @@ mod live;
 mod policy;
 pub mod queue;
 mod registry;
+mod replay;
 mod runner;
 pub mod turn;
 
