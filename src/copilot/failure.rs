@@ -108,6 +108,8 @@ impl From<&SessionError> for AgentFailure {
             ("quota", _) | (_, Some(402)) => AgentCause::Quota,
             ("rate_limit", _) | (_, Some(429)) => AgentCause::RateLimit,
             ("context_limit", _) => AgentCause::ContextLimit,
+            // What the CLI itself finds too long it reports as a mere `query` (observed).
+            _ if error.message.contains("prompt budget") => AgentCause::ContextLimit,
             // Without provider and GitHub login the CLI takes the prompt and then says this (observed).
             _ if error.message.contains("No GitHub OAuth token") => AgentCause::Auth,
             _ => AgentCause::Other,
@@ -176,6 +178,8 @@ mod tests {
         check("query", Some(402), "", AgentCause::Quota);
         check("rate_limit", Some(429), "", AgentCause::RateLimit);
         check("context_limit", None, "", AgentCause::ContextLimit);
+        let budget = "Request exceeds the model's prompt budget after reserving output (3334692 tokens; limit 128000).";
+        check("query", None, budget, AgentCause::ContextLimit);
         check("query", Some(400), "400 boom", AgentCause::Other);
         check("query", None, "No GitHub OAuth token or Copilot HMAC key provided", AgentCause::Auth);
     }
