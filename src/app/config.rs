@@ -365,6 +365,11 @@ fn provider(values: &mut Values<'_>) -> (Option<Provider>, Option<String>) {
     if values.env().var(BASE_URL).is_none_or(|url| url.to_string_lossy().trim().is_empty()) {
         return (None, model);
     }
+    const KEY_COMMAND: &str = "COPILOT_PROVIDER_API_KEY_COMMAND";
+    if values.env().var(KEY_COMMAND).is_some() {
+        let problem = "is not supported here: set COPILOT_PROVIDER_API_KEY or COPILOT_PROVIDER_BEARER_TOKEN";
+        values.refuse_variable(KEY_COMMAND, problem, None);
+    }
     let secret = |text: &str| Ok(Secret::new(text));
     // A URL can carry a password or a key, so it is not shown.
     let base_url = values.hidden_variable(BASE_URL, base_url);
@@ -743,7 +748,7 @@ mod tests {
         assert_eq!(config.listen, SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)));
         assert_eq!(config.state_dir, Path::new("/home/me/.local/state/copilot-grpc"));
         assert_eq!(config.turn_timeout, Duration::from_secs(600));
-        assert_eq!((config.max_queued_turns, config.max_sessions), (32, 10_000));
+        assert_eq!((config.max_queued_turns, config.max_sessions), (32, 1_000));
         assert_eq!((config.max_message_size, config.max_frame_size), (16 * MIB, 256 * MIB));
         assert_eq!(config.start_timeout, Duration::from_secs(60));
         assert_eq!(config.grace_period, Duration::from_secs(30));
@@ -762,7 +767,7 @@ mod tests {
             (&["--max-sessions=1"] as &[_], variable, file, 1),
             (&[], variable, file, 2),
             (&[], &[], file, 3),
-            (&[], &[], "", 10_000),
+            (&[], &[], "", 1_000),
             (&[], &[("COPILOT_GRPC_MAX_SESSIONS", "")], file, 3),
         ] {
             assert_eq!(good(args, vars, file).max_sessions, expected, "{args:?} {vars:?} {file}");
@@ -1047,6 +1052,7 @@ key log_level in /etc/copilot-grpc.toml: this is a TOML array: write log_level =
             ("TRANSPORT", "pigeon", " = \"pigeon\": write one of http, websockets"),
             ("MAX_PROMPT_TOKENS", "0", " = \"0\": write a whole number of tokens"),
             ("MAX_OUTPUT_TOKENS", "many", " = \"many\": write a whole number of tokens"),
+            ("API_KEY_COMMAND", "vault", ": is not supported here"),
             ("BASE_URL", "model:11434", ": write an http:// or https:// URL"),
             ("BASE_URL", "https://me:hunter2@model/v1", ": write no user or password"),
             ("HEADERS", "A: 1\\nhunter2", ": line 2 is not"),

@@ -100,15 +100,10 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "max_sessions",
         value: "COUNT",
-        default: Some("10000"),
-        help: "Sessions that are known at once",
+        default: Some("1000"),
+        help: "Sessions at once; the CLI takes 2 to 3 MB for each one that is loaded",
     },
-    Setting {
-        key: "max_message_size",
-        value: "BYTES",
-        default: Some("16MiB"),
-        help: "Largest gRPC message, in or out",
-    },
+    Setting { key: "max_message_size", value: "BYTES", default: Some("16MiB"), help: "Largest gRPC request" },
     Setting {
         key: "max_frame_size",
         value: "BYTES",
