@@ -78,6 +78,8 @@ impl Problem {
     }
 
     fn into_status(self) -> Status {
+        // Not the message: it may hold what a provider says about a prompt.
+        tracing::info!(code = ?self.code, reason = self.reason.as_str_name(), info = ?self.metadata, "a call failed");
         let message = cut(&self.message, MAX_MESSAGE);
         let info = rpc::ErrorInfo {
             reason: self.reason.as_str_name().trim_start_matches("ERROR_REASON_").into(),
