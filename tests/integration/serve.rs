@@ -1,0 +1,222 @@
+//! The program, as an operator runs it: with a CLI of its own, signals, subcommands and logs.
+
+use std::{
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use scripted_model::{ModelServer, Reply};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    sync::watch,
+};
+
+use crate::support::{real_cli, soon, until};
+
+/// A server that runs as a process of its own, with a CLI of its own.
+struct Server {
+    child: Child,
+    logs: watch::Receiver<Vec<String>>,
+    url: String,
+    _folder: TempDir,
+}
+
+impl Server {
+    async fn start(model: &ModelServer) -> Self {
+        Self::start_with(model, &[]).await
+    }
+
+    async fn start_with(model: &ModelServer, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = program(folder.path().to_str().unwrap())
+            .args(["--listen=127.0.0.1:0", "--log-format=json", "--log-level=debug"])
+            .args(flags)
+            .envs(real_cli::offline(model))
+            .env("COPILOT_PROVIDER_API_KEY", KEY)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, mut logs) = watch::channel(Vec::new());
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                sender.send_modify(|logs| logs.push(line));
+            }
+        });
+        let address = value_in(&mut logs, "serving", "address").await;
+        value_in(&mut logs, "the CLI is ready", "version").await;
+        Self { child, logs, url: format!("http://{}", address.as_str().unwrap()), _folder: folder }
+    }
+
+    /// The process of the CLI that was started last.
+    fn cli(&self) -> Pid {
+        let logs = self.logs.borrow();
+        let started = logs.iter().rev().find_map(|line| said(line, "the CLI has started")).unwrap();
+        Pid::from_raw(i32::try_from(started["pid"].as_i64().unwrap()).unwrap()).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Runs a subcommand against it.
+    async fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).args(["--server", &self.url]).stdin(Stdio::null()).kill_on_drop(true);
+        soon("the subcommand", command.output()).await.unwrap()
+    }
+
+    async fn is_serving(&self) -> bool {
+        self.run(&["health"]).await.status.success()
+    }
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_copilot-grpc");
+
+/// A key that must be seen nowhere.
+const KEY: &str = "sk-never-to-be-seen";
+
+/// The program, away from the environment of whoever runs the tests.
+fn program(state_dir: &str) -> Command {
+    let mut command = Command::new(PROGRAM);
+    let variables = std::env::vars().filter(|(name, _)| name.starts_with("COPILOT_"));
+    variables.for_each(|(name, _)| {
+        command.env_remove(name);
+    });
+    command
+        .args(["--state-dir", state_dir, "--cli-path"])
+        .arg(real_cli::path())
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// A log line, if it says this.
+fn said(line: &str, message: &str) -> Option<Value> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    (line["message"] == message).then_some(line)
+}
+
+/// Waits for a log line that says this, and returns a field of it.
+async fn value_in(logs: &mut watch::Receiver<Vec<String>>, message: &str, field: &str) -> Value {
+    let logs = soon(message, logs.wait_for(|logs| logs.iter().any(|line| said(line, message).is_some())));
+    let logs = logs.await.unwrap();
+    logs.iter().find_map(|line| said(line, message)).unwrap()[field].clone()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn is_alive(pid: Pid) -> bool {
+    test_kill_process(pid).is_ok()
+}
+
+async fn echo() -> ModelServer {
+    ModelServer::start(|request| match request.prompt().strip_prefix("slowly ") {
+        Some(words) => Reply::text(words).every(Duration::from_millis(200)),
+        None => Reply::text(format!("You said: {}", request.prompt())),
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn chat_prints_an_answer_that_went_through_the_real_cli() {
+    let model = echo().await;
+    let server = Server::start(&model).await;
+    let chat = server.run(&["chat", "hello", "there"]).await;
+    assert!(chat.status.success(), "{}", text(&chat.stderr));
+    assert_eq!(text(&chat.stdout), "You said: hello there\n");
+    assert_eq!(model.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn health_says_within_two_seconds_that_the_cli_was_killed_and_then_that_it_is_back() {
+    let model = echo().await;
+    let mut server = Server::start(&model).await;
+    let health = server.run(&["health"]).await;
+    assert_eq!((health.status.code(), text(&health.stdout)), (Some(0), "SERVING\n"));
+    let first = server.cli();
+    kill_process(first, Signal::KILL).unwrap();
+    let killed = Instant::now();
+    let down = value_in(&mut server.logs, "the CLI is down", "problem").await;
+    assert!(killed.elapsed() < Duration::from_secs(2), "{down}");
+    let liveness = server.run(&["health", "--service", "liveness"]).await;
+    assert!(liveness.status.success());
+    until("another CLI", || server.cli() != first).await;
+    soon("health", async { while !server.is_serving().await {} }).await;
+    assert_eq!(text(&server.run(&["chat", "back?"]).await.stdout), "You said: back?\n");
+}
+
+#[tokio::test]
+async fn sigterm_lets_the_running_turn_finish_refuses_new_ones_and_leaves_no_process_behind() {
+    let model = echo().await;
+    let mut server = Server::start(&model).await;
+    let cli = server.cli();
+    let mut chat = Command::new(PROGRAM);
+    chat.args(["chat", "slowly one two three four five", "--server", &server.url]).kill_on_drop(true);
+    let chat = tokio::spawn(async move { chat.output().await.unwrap() });
+    soon("the turn", model.wait_for(|calls| !calls.is_empty())).await;
+    server.signal(Signal::TERM);
+    value_in(&mut server.logs, "draining", "signal").await;
+    let late = server.run(&["chat", "too late"]).await;
+    assert!(!late.status.success(), "{}", text(&late.stdout));
+    let chat = soon("the answer", chat).await.unwrap();
+    assert!(text(&chat.stdout).contains("one two three four five"), "{chat:?}");
+    let status = soon("the end", server.child.wait()).await.unwrap();
+    assert!(status.success(), "{status}");
+    assert!(!is_alive(cli), "the CLI was left behind");
+}
+
+#[tokio::test]
+async fn the_death_of_the_server_ends_its_cli() {
+    let model = echo().await;
+    let mut server = Server::start(&model).await;
+    let cli = server.cli();
+    server.signal(Signal::KILL);
+    soon("the end", server.child.wait()).await.unwrap();
+    until("the end of the CLI", || !is_alive(cli)).await;
+}
+
+#[tokio::test]
+async fn neither_prompts_nor_answers_nor_keys_are_logged() {
+    let model = echo().await;
+    let mut server = Server::start(&model).await;
+    let chat = server.run(&["chat", "a-secret-prompt"]).await;
+    assert!(chat.status.success());
+    server.signal(Signal::TERM);
+    soon("the end", server.child.wait()).await.unwrap();
+    let logs = server.logs.borrow().join("\n");
+    assert!(logs.contains("the CLI is ready"));
+    for secret in ["a-secret-prompt", "You said", KEY] {
+        assert!(!logs.contains(secret), "{secret} is in the logs");
+    }
+    assert_eq!(model.calls()[0].request.headers["authorization"], format!("Bearer {KEY}"));
+}
+
+#[tokio::test]
+async fn two_servers_do_not_share_a_state_directory() {
+    let model = echo().await;
+    let server = Server::start(&model).await;
+    let second = program(server._folder.path().to_str().unwrap())
+        .args(["--listen=127.0.0.1:0"])
+        .envs(real_cli::offline(&model))
+        .output();
+    let second = soon("the second server", second).await.unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second.stderr).contains("--state-dir"), "{}", text(&second.stderr));
+}
+
+#[tokio::test]
+async fn a_client_says_where_it_looked_for_a_server() {
+    let output =
+        Command::new(PROGRAM).args(["health", "--server", "http://127.0.0.1:9"]).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no server at http://127.0.0.1:9"), "{}", text(&output.stderr));
+}

@@ -1,0 +1,340 @@
+//! Sessions on the real CLI: made, found, listed, deleted; what they may do; and requests that are refused.
+
+use std::collections::HashMap;
+
+use copilot_grpc::grpc::pb::{
+    CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
+    PermissionEffect, PermissionPolicy, PermissionRule, Provider, SendAndStreamRequest, Session,
+    SessionState, session_event::Payload as Event,
+};
+use scripted_model::{ModelServer, Reply, Request};
+use serde_json::json;
+use tonic::{Code, Status};
+
+use crate::support::{
+    check,
+    facade::{Streamed, TestFacade},
+    fields_of,
+    real_cli::{MODEL, RealCli},
+    soon,
+};
+
+/// Echoes; calls a tool where the prompt says so.
+fn script(request: &Request) -> Reply {
+    match (request.prompt(), request.tool_result()) {
+        (_, Some(result)) => Reply::text(format!("The tool said: {result}")),
+        ("use the tool", None) => {
+            Reply::tool_call("bash", json!({ "command": "echo from-the-tool", "description": "say so" }))
+        }
+        (prompt, None) => Reply::text(format!("You said: {prompt}")),
+    }
+}
+
+async fn start() -> (RealCli, TestFacade) {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    (cli, facade)
+}
+
+async fn create(facade: &TestFacade, request: CreateSessionRequest) -> Result<Session, Status> {
+    Ok(facade.client().create_session(request).await?.into_inner().session.unwrap())
+}
+
+async fn get(facade: &TestFacade, id: &str) -> Result<Session, Status> {
+    let request = GetSessionRequest { session_id: id.into() };
+    Ok(facade.client().get_session(request).await?.into_inner().session.unwrap())
+}
+
+async fn delete(facade: &TestFacade, id: &str, allow_missing: bool) -> Result<(), Status> {
+    let request = DeleteSessionRequest { session_id: id.into(), allow_missing };
+    facade.client().delete_session(request).await.map(|_| ())
+}
+
+async fn list(facade: &TestFacade, page_size: i32, page_token: &str) -> (Vec<String>, String) {
+    let request = ListSessionsRequest { page_size, page_token: page_token.into() };
+    let page = facade.client().list_sessions(request).await.unwrap().into_inner();
+    (page.sessions.into_iter().map(|session| session.session_id).collect(), page.next_page_token)
+}
+
+#[tokio::test]
+async fn a_session_is_created_found_listed_and_deleted() {
+    let (_cli, facade) = start().await;
+    let created = facade.create("first").await;
+    assert_eq!((created.session_id.as_str(), created.model.as_str()), ("first", MODEL));
+    assert_eq!(created.state(), SessionState::Idle);
+    assert!(created.create_time.is_some() && created.title.is_empty());
+    assert!(created.working_directory.ends_with("/work"), "{created:?}");
+    // Without a message the CLI itself does not list it.
+    assert_eq!(list(&facade, 0, "").await, (vec!["first".into()], String::new()));
+    soon("a turn", facade.send("first", "hello")).await.unwrap();
+    let found = get(&facade, "first").await.unwrap();
+    assert_eq!((found.title.as_str(), found.state()), ("hello", SessionState::Idle));
+    assert_eq!(found.create_time, created.create_time);
+    assert!(found.update_time.unwrap().nanos != created.update_time.unwrap().nanos);
+    delete(&facade, "first", false).await.unwrap();
+    check(&get(&facade, "first").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+    check(&delete(&facade, "first", false).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+    delete(&facade, "first", true).await.unwrap();
+    assert_eq!(list(&facade, 0, "").await, (vec![], String::new()));
+}
+
+#[tokio::test]
+async fn a_deleted_session_can_be_created_anew_and_remembers_nothing() {
+    let (cli, facade) = start().await;
+    for word in ["apple", "banana"] {
+        facade.create("again").await;
+        soon("a turn", facade.send("again", word)).await.unwrap();
+        let asked = cli.model.calls().last().unwrap().request.clone();
+        let prompts = asked.messages.iter().filter(|message| message.role == "user").count();
+        assert_eq!(prompts, 1);
+        delete(&facade, "again", false).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_id_is_made_where_none_is_given() {
+    let (_cli, facade) = start().await;
+    let [one, two] = [facade.create("").await, facade.create("").await].map(|session| session.session_id);
+    assert!(!one.is_empty() && one != two);
+    assert_eq!(soon("a turn", facade.send(&one, "hello")).await.unwrap().content, "You said: hello");
+}
+
+#[tokio::test]
+async fn pages_show_every_session_once_newest_first() {
+    let (_cli, facade) = start().await;
+    for n in 0..5 {
+        facade.create(&format!("s{n}")).await;
+    }
+    soon("a turn", facade.send("s1", "hello")).await.unwrap();
+    let (first, token) = list(&facade, 2, "").await;
+    assert_eq!(first, ["s4", "s3"]);
+    // Neither what goes nor what comes upsets the next page.
+    delete(&facade, "s3", false).await.unwrap();
+    facade.create("s5").await;
+    let (second, token) = list(&facade, 2, &token).await;
+    assert_eq!(second, ["s2", "s1"]);
+    assert_eq!(list(&facade, 2, &token).await, (vec!["s0".into()], String::new()));
+}
+
+#[tokio::test]
+async fn an_id_that_exists_is_never_attached_to() {
+    let (cli, facade) = start().await;
+    facade.create("taken").await;
+    let again = CreateSessionRequest { session_id: "taken".into(), ..Default::default() };
+    check(
+        &create(&facade, again.clone()).await.unwrap_err(),
+        Code::AlreadyExists,
+        ErrorReason::SessionExists,
+    );
+    soon("a turn", facade.send("taken", "hello")).await.unwrap();
+    facade.create("empty").await;
+    // A second facade, which knows neither the one with a message nor the one without.
+    let other = cli.facade().await;
+    for id in ["taken", "empty"] {
+        let again = CreateSessionRequest { session_id: id.into(), ..Default::default() };
+        check(&create(&other, again).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
+    }
+    // It sees the one that is stored, but does not hold what it takes to go on with it.
+    assert_eq!(get(&other, "taken").await.unwrap().state(), SessionState::Unloaded);
+    let refused = other.send("taken", "hello").await.unwrap_err();
+    check(&refused, Code::FailedPrecondition, ErrorReason::SessionNotLoaded);
+    assert_eq!(soon("a turn", facade.send("taken", "still")).await.unwrap().content, "You said: still");
+}
+
+#[tokio::test]
+async fn a_session_that_another_client_deletes_is_gone_here_too() {
+    let (cli, facade) = start().await;
+    facade.create("shared").await;
+    soon("a turn", facade.send("shared", "hello")).await.unwrap();
+    let other = cli.facade().await;
+    delete(&other, "shared", false).await.unwrap();
+    soon("the news", async {
+        while get(&facade, "shared").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    facade.create("shared").await;
+}
+
+#[tokio::test]
+async fn a_provider_of_the_callers_own_is_used_with_its_key_headers_and_model() {
+    let (_cli, facade) = start().await;
+    let own = ModelServer::start(|request| Reply::text(format!("I am {}", request.model))).await.unwrap();
+    let request = CreateSessionRequest {
+        session_id: "own".into(),
+        model: "my-model".into(),
+        provider: Some(Provider {
+            base_url: own.base_url(),
+            api_key: "sk-of-the-caller".into(),
+            headers: HashMap::from([("x-tenant".into(), "blue".into())]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    assert_eq!(create(&facade, request).await.unwrap().model, "my-model");
+    let result = soon("a turn", facade.send("own", "who are you?")).await.unwrap();
+    assert_eq!((result.content.as_str(), result.model.as_str()), ("I am my-model", "my-model"));
+    let headers = &own.calls()[0].request.headers;
+    assert_eq!(headers["authorization"], "Bearer sk-of-the-caller");
+    assert_eq!(headers["x-tenant"], "blue");
+}
+
+#[tokio::test]
+async fn a_session_has_no_tools_and_nothing_of_the_machine_unless_asked_for() {
+    let (cli, facade) = start().await;
+    let created = facade.create("plain").await;
+    soon("a turn", facade.send("plain", "hello")).await.unwrap();
+    let request = cli.model.calls()[0].request.clone();
+    assert_eq!(request.tools, Vec::<String>::new());
+    assert!(
+        !request.body.to_string().contains(&created.working_directory),
+        "the prompt tells where the CLI runs"
+    );
+}
+
+/// Creates a session with a shell and this policy, lets the agent use it, and returns its answer and its events.
+async fn use_the_tool(facade: &TestFacade, id: &str, rules: Vec<PermissionRule>) -> Streamed {
+    let request = CreateSessionRequest {
+        session_id: id.into(),
+        available_tools: vec!["bash".into()],
+        permission_policy: Some(PermissionPolicy { rules }),
+        ..Default::default()
+    };
+    create(facade, request).await.unwrap();
+    let request =
+        SendAndStreamRequest { session_id: id.into(), prompt: "use the tool".into(), ..Default::default() };
+    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    soon("the turn", Streamed::read(stream)).await
+}
+
+fn rule(kind: &str, effect: PermissionEffect) -> PermissionRule {
+    PermissionRule { kind: kind.into(), effect: effect.into() }
+}
+
+#[tokio::test]
+async fn a_tool_runs_if_the_policy_allows_it_and_only_then() {
+    let (_cli, facade) = start().await;
+    let (allow, deny) = (PermissionEffect::Allow, PermissionEffect::Deny);
+    let cases = [
+        ("allowed", vec![rule("shell", allow)], true),
+        ("all-allowed", vec![rule("*", allow)], true),
+        ("silent", vec![], false),
+        ("other", vec![rule("write", allow)], false),
+        ("denied-first", vec![rule("shell", deny), rule("*", allow)], false),
+    ];
+    for (id, rules, allowed) in cases {
+        let streamed = use_the_tool(&facade, id, rules).await;
+        let result = streamed.end.unwrap();
+        assert_eq!(result.content.contains("from-the-tool"), allowed, "{id}: {}", result.content);
+        let [call] = result.tool_calls.as_slice() else { panic!("{:?}", result.tool_calls) };
+        assert_eq!((call.name.as_str(), call.success), ("bash", Some(allowed)), "{id}");
+        let completed = streamed.events.iter().filter_map(|event| match event.payload.as_ref()? {
+            Event::ToolExecutionComplete(tool) => Some(tool.success),
+            _ => None,
+        });
+        assert_eq!(completed.collect::<Vec<_>>(), [allowed], "{id}");
+        assert_eq!(result.usage.unwrap().model_calls, 2, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn the_operators_defaults_apply_where_the_request_is_silent() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.setup().flag("--available-tools=bash").flag("--allow-permissions=shell").start().await;
+    facade.create("default").await;
+    let result = soon("the turn", facade.send("default", "use the tool")).await.unwrap();
+    assert!(result.content.contains("from-the-tool"), "{}", result.content);
+}
+
+#[tokio::test]
+async fn requests_that_cannot_be_right_are_refused_by_field() {
+    let (cli, facade) = start().await;
+    let long = "x".repeat(129);
+    let provider = |provider: Provider| CreateSessionRequest {
+        model: "m".into(),
+        provider: Some(provider),
+        ..CreateSessionRequest::default()
+    };
+    let id = |id: &str| CreateSessionRequest { session_id: id.into(), ..Default::default() };
+    let base_url = cli.model.base_url();
+    let cases: Vec<(CreateSessionRequest, &[&str])> = vec![
+        (id("a b"), &["session_id"]),
+        (id("../up"), &["session_id"]),
+        (id("Ünïcode"), &["session_id"]),
+        (id(&long), &["session_id"]),
+        (provider(Provider::default()), &["provider.base_url"]),
+        (
+            CreateSessionRequest {
+                provider: Some(Provider { base_url, ..Default::default() }),
+                ..Default::default()
+            },
+            &["model"],
+        ),
+        (
+            CreateSessionRequest {
+                available_tools: vec!["*".into()],
+                working_directory: "relative".into(),
+                ..id("a.b")
+            },
+            &["session_id", "available_tools[0]", "working_directory"],
+        ),
+        // This one only the CLI knows.
+        (CreateSessionRequest { working_directory: "/no/such/folder".into(), ..Default::default() }, &[]),
+    ];
+    for (request, fields) in cases {
+        let refused = create(&facade, request.clone()).await.unwrap_err();
+        check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
+        let mut named = fields_of(&refused);
+        named.sort();
+        let mut expected: Vec<_> = fields.iter().map(|field| (*field).to_owned()).collect();
+        expected.sort();
+        assert_eq!(named, expected, "{request:?}");
+    }
+    assert_eq!(list(&facade, 0, "").await.0, Vec::<String>::new(), "nothing is left of them");
+}
+
+#[tokio::test]
+async fn prompts_that_cannot_be_right_are_refused() {
+    let (cli, facade) = start().await;
+    facade.create("s").await;
+    for prompt in ["", " \n\t"] {
+        let refused = facade.send("s", prompt).await.unwrap_err();
+        check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
+        assert_eq!(fields_of(&refused), ["prompt"]);
+    }
+    for (id, code, reason) in [
+        ("unknown", Code::NotFound, ErrorReason::SessionNotFound),
+        ("", Code::InvalidArgument, ErrorReason::InvalidField),
+        ("a b", Code::InvalidArgument, ErrorReason::InvalidField),
+    ] {
+        check(&facade.send(id, "hello").await.unwrap_err(), code, reason);
+    }
+    assert!(cli.model.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_prompt_of_20_mb_is_refused_by_default_and_answered_where_the_operator_allows_it() {
+    let cli = RealCli::start(|request| Reply::text(request.prompt().len().to_string())).await;
+    let prompt = "lorem-ipsum.".repeat(20_000_000 / 12);
+    let facade = cli.facade().await;
+    facade.create("refused").await;
+    let refused = facade.send("refused", &prompt).await.unwrap_err();
+    check(&refused, Code::ResourceExhausted, ErrorReason::MessageTooLarge);
+    assert!(refused.message().contains("max_message_size"), "{refused:?}");
+    let generous = cli.setup().flag("--max-message-size=32MiB").start().await;
+    generous.create("too-long").await;
+    let refused = soon("the refusal", generous.send("too-long", &prompt)).await.unwrap_err();
+    check(&refused, Code::ResourceExhausted, ErrorReason::ContextLimit);
+    let provider =
+        Provider { base_url: cli.model.base_url(), max_prompt_tokens: 10_000_000, ..Default::default() };
+    let request = CreateSessionRequest {
+        session_id: "answered".into(),
+        model: "large".into(),
+        provider: Some(provider),
+        ..Default::default()
+    };
+    create(&generous, request).await.unwrap();
+    let result = soon("the answer", generous.send("answered", &prompt)).await.unwrap();
+    assert_eq!(result.content, prompt.len().to_string());
+}

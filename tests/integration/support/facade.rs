@@ -1,0 +1,202 @@
+//! The facade, in this process, in front of a CLI of the test's choice, and clients of it.
+
+use std::{collections::HashMap, ffi::OsString, io, path::Path, time::Duration};
+
+use copilot_grpc::{
+    app::{
+        Facade,
+        config::{Command, parse},
+        settings::Environment,
+    },
+    grpc::pb::{
+        CreateSessionRequest, SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, Session,
+        SessionEvent, TurnResult, copilot_service_client::CopilotServiceClient,
+        send_and_stream_response::Payload, session_event,
+    },
+};
+use tonic::{Request, Status, Streaming, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::soon;
+
+/// The facade under test.
+pub(crate) struct TestFacade {
+    pub(crate) facade: Facade,
+    channel: Channel,
+}
+
+/// Where a CLI is, and how the facade is configured for it.
+#[derive(Default)]
+pub(crate) struct Setup {
+    pub(crate) cli_url: String,
+    /// Flags, such as `--turn-timeout=1s`.
+    pub(crate) flags: Vec<String>,
+    /// The environment: nothing of the machine's gets in.
+    pub(crate) variables: HashMap<String, String>,
+}
+
+impl Setup {
+    pub(crate) fn flag(mut self, flag: impl Into<String>) -> Self {
+        self.flags.push(flag.into());
+        self
+    }
+
+    pub(crate) fn variable(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// Starts the facade, and waits until it is well.
+    pub(crate) async fn start(self) -> TestFacade {
+        let facade = self.start_unready().await;
+        facade.serving("").await;
+        facade
+    }
+
+    /// Starts the facade.
+    pub(crate) async fn start_unready(self) -> TestFacade {
+        let args =
+            ["copilot-grpc", "--listen=127.0.0.1:0", "--state-dir=/nonexistent", "--cli-url", &self.cli_url];
+        let args = args.into_iter().map(OsString::from).chain(self.flags.iter().map(OsString::from));
+        let config = match parse(args, &TestEnvironment(self.variables)) {
+            Ok(Command::Serve(config)) => *config,
+            other => panic!("{other:?}"),
+        };
+        let facade = Facade::start(config, env!("CARGO_BIN_EXE_copilot-grpc").into()).await.unwrap();
+        let url = format!("http://{}", facade.address());
+        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        TestFacade { facade, channel }
+    }
+}
+
+struct TestEnvironment(HashMap<String, String>);
+
+impl Environment for TestEnvironment {
+    fn var(&self, name: &str) -> Option<OsString> {
+        self.0.get(name).map(OsString::from)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    fn read(&self, path: &Path) -> io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+}
+
+impl TestFacade {
+    pub(crate) fn client(&self) -> CopilotServiceClient<Channel> {
+        CopilotServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Another connection.
+    pub(crate) async fn connect(&self) -> CopilotServiceClient<Channel> {
+        let url = format!("http://{}", self.facade.address());
+        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        CopilotServiceClient::new(channel).max_decoding_message_size(usize::MAX)
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Waits until a service is well.
+    pub(crate) async fn serving(&self, service: &str) {
+        self.health_becomes(service, ServingStatus::Serving).await;
+    }
+
+    /// Waits, by Watch, until a service has this health.
+    pub(crate) async fn health_becomes(&self, service: &str, expected: ServingStatus) {
+        let request = HealthCheckRequest { service: service.into() };
+        let mut watch = HealthClient::new(self.channel.clone()).watch(request).await.unwrap().into_inner();
+        soon(&format!("health {expected:?}"), async {
+            while watch.message().await.unwrap().unwrap().status() != expected {}
+        })
+        .await;
+    }
+
+    /// Creates a session with the defaults.
+    pub(crate) async fn create(&self, id: &str) -> Session {
+        let request = CreateSessionRequest { session_id: id.into(), ..Default::default() };
+        self.client().create_session(request).await.unwrap().into_inner().session.unwrap()
+    }
+
+    pub(crate) async fn send(&self, id: &str, prompt: &str) -> Result<TurnResult, Status> {
+        self.send_and_wait(wait(id, prompt)).await
+    }
+
+    pub(crate) async fn send_and_wait(
+        &self,
+        request: impl tonic::IntoRequest<SendAndWaitRequest>,
+    ) -> Result<TurnResult, Status> {
+        Ok(self.client().send_and_wait(request).await?.into_inner().result.unwrap())
+    }
+
+    pub(crate) async fn stream(
+        &self,
+        id: &str,
+        prompt: &str,
+    ) -> Result<Streaming<SendAndStreamResponse>, Status> {
+        let request =
+            SendAndStreamRequest { session_id: id.into(), prompt: prompt.into(), ..Default::default() };
+        Ok(self.client().send_and_stream(request).await?.into_inner())
+    }
+
+    /// Waits until nothing runs or waits in any session.
+    pub(crate) async fn at_rest(&self) {
+        super::until("all turns at rest", || self.facade.sessions().load().turns == 0).await;
+    }
+}
+
+/// A request to send and wait.
+pub(crate) fn wait(id: &str, prompt: &str) -> SendAndWaitRequest {
+    SendAndWaitRequest { session_id: id.into(), prompt: prompt.into(), ..Default::default() }
+}
+
+/// A request with a gRPC deadline.
+pub(crate) fn within<T>(timeout: Duration, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+/// All that a stream gave: its events, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Streamed {
+    pub(crate) events: Vec<SessionEvent>,
+    pub(crate) end: Result<TurnResult, Status>,
+}
+
+impl Streamed {
+    /// Reads a stream to its end.
+    pub(crate) async fn read(mut stream: Streaming<SendAndStreamResponse>) -> Self {
+        let mut events = Vec::new();
+        loop {
+            match stream.message().await {
+                Ok(Some(message)) => match message.payload.unwrap() {
+                    Payload::Event(event) => events.push(event),
+                    Payload::Result(result) => {
+                        assert_eq!(stream.message().await.unwrap(), None, "something came after the result");
+                        return Self { events, end: Ok(result) };
+                    }
+                },
+                Ok(None) => panic!("the stream ended without a result or an error"),
+                Err(status) => return Self { events, end: Err(status) },
+            }
+        }
+    }
+
+    /// The text of the main agent's deltas.
+    pub(crate) fn text(&self) -> String {
+        let deltas = self.events.iter().filter(|event| event.agent_id.is_empty()).filter_map(|event| {
+            match event.payload.as_ref()? {
+                session_event::Payload::AssistantMessageDelta(delta) => Some(delta.text.as_str()),
+                _ => None,
+            }
+        });
+        deltas.collect()
+    }
+}
