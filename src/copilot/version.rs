@@ -45,10 +45,8 @@ pub fn missing_features(version: &str) -> Vec<String> {
         .collect()
 }
 
-const FEATURES: &[(Version, &str)] = &[
-    (Version::new(1, 0, 86), "message ids on events: answers are matched to prompts by their order"),
-    (Version::new(1, 0, 81), "session.detach"),
-];
+const FEATURES: &[(Version, &str)] =
+    &[(Version::new(1, 0, 86), "message ids on events: answers are matched to prompts by their order")];
 
 #[cfg(test)]
 mod tests {
@@ -60,7 +58,7 @@ mod tests {
         check("1.0.102", 0);
         check("1.0.86", 0);
         check("1.0.84-4", 1);
-        check("1.0.60", 2);
+        check("1.0.60", 1);
         check("1.1.0", 0);
         check("nightly", 1);
     }

@@ -408,18 +408,18 @@ impl Event<'_> {
             "session.shutdown" => session.loaded = false,
             _ => {}
         }
+        // By hand: in the CLI's order of members, which serde_json's maps would not keep, and with data as it is.
         let quoted = |text: &str| Value::from(text).to_string();
-        let agent = self.agent.iter().map(|agent| format!(r#","agentId":{}"#, quoted(agent)));
-        // In the CLI's order of members, which serde_json's maps would not keep.
-        frame(&format!(
-            r#"{{"jsonrpc":"2.0","method":"session.event","params":{{"sessionId":{},"event":{{"type":{},"data":{},"id":"e{}","timestamp":"2026-11-23T14:30:00.000Z","parentId":null{}{}}}}}}}"#,
-            quoted(&self.session),
-            quoted(&self.kind),
-            self.data,
-            state.events,
-            if self.ephemeral { r#","ephemeral":true"# } else { "" },
-            agent.collect::<String>(),
-        ))
+        let mut event = format!(r#"{{"type":{},"data":{}"#, quoted(&self.kind), self.data);
+        event += &format!(r#","id":"e{}","timestamp":"2026-11-23T14:30:00.000Z""#, state.events);
+        if self.ephemeral {
+            event += r#","ephemeral":true"#;
+        }
+        if let Some(agent) = &self.agent {
+            event += &format!(r#","agentId":{}"#, quoted(agent));
+        }
+        let params = format!(r#"{{"sessionId":{},"event":{event}}}}}"#, quoted(&self.session));
+        frame(&format!(r#"{{"jsonrpc":"2.0","method":"session.event","params":{params}}}"#))
     }
 }
 
@@ -463,7 +463,8 @@ impl Call {
             -32603 => format!("Request {} failed with message: {reason}", self.method),
             _ => reason.to_owned(),
         };
-        self.write(json!({"jsonrpc": "2.0", "id": self.id, "error": {"code": code, "message": message}})).await;
+        self.write(json!({"jsonrpc": "2.0", "id": self.id, "error": {"code": code, "message": message}}))
+            .await;
     }
 
     /// Answers as the CLI does. Boxed, because the answer to a call may be a long story.
@@ -643,7 +644,7 @@ impl Shared {
     }
 
     async fn serve(self: Arc<Self>, connection: Arc<Connection>, reader: OwnedReadHalf) {
-        let mut incoming = Incoming { reader, buffer: Vec::new(), last_id: 0 };
+        let mut incoming = Incoming { reader, buffer: Vec::new(), ids: HashSet::new() };
         let complaint = loop {
             match incoming.next().await {
                 Ok(Some(message)) => self.hear(&connection, message).await,
@@ -669,7 +670,8 @@ impl Shared {
             state.calls.push(Received { method: call.method.clone(), params: call.params.clone() });
             // What is not loaded cannot be sent to, whoever plays the agent.
             let is_loaded = state.sessions.get(&call.session()).is_some_and(|session| session.loaded);
-            let is_manual = state.manual.contains(&call.method) && (call.method != "session.send" || is_loaded);
+            let is_manual =
+                state.manual.contains(&call.method) && (call.method != "session.send" || is_loaded);
             match state.frozen || is_manual {
                 true => {
                     state.untaken.push_back(call);
@@ -720,7 +722,7 @@ pub(crate) fn frame(body: &str) -> Vec<u8> {
 struct Incoming {
     reader: OwnedReadHalf,
     buffer: Vec<u8>,
-    last_id: u64,
+    ids: HashSet<u64>,
 }
 
 impl Incoming {
@@ -773,7 +775,7 @@ impl Incoming {
         if !message["method"].is_string() || !message["params"].is_object() {
             return Err(format!("a call without method or params: {shown}"));
         }
-        if id <= std::mem::replace(&mut self.last_id, id) && id != 0 {
+        if !self.ids.insert(id) {
             return Err(format!("an id for the second time: {shown}"));
         }
         Ok(message)

@@ -1,6 +1,7 @@
 //! What the tests stand on: the facade in this process, the real CLI, a FakeCli, and a scripted model.
 
 pub(crate) mod facade;
+pub(crate) mod fake_cli;
 pub(crate) mod real_cli;
 
 use std::time::Duration;
