@@ -6,35 +6,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use super::{
-    error::{Delivery, Error, TurnCause, TurnError},
+    current::{Current, Outcome, Progress, Signals, UNLOADED},
+    error::{Error, TurnCause, TurnError},
     hub::Publisher,
     key::{SessionId, SessionKey},
     list::{SessionState, Summary},
     policy::Policy,
     queue::{Queue, Ticket},
-    replay::Replay,
-    turn::{Ending, Turn, TurnResult},
 };
 use crate::{
     backend::{self, Backend, Link, LinkId},
     copilot::{
-        AgentFailure, Event, Rejection, Settings,
+        Event, Rejection, Settings,
         event::{self, Payload, PermissionRequested},
         method::{AnswerPermission, Create, Created, GetMetadata, IsProcessing, Resume, UpdateOptions},
         settings::{EmptyOptions, Parameters},
     },
 };
-
-/// How a turn ended.
-pub type Outcome = Result<Arc<TurnResult>, Arc<TurnError>>;
 
 /// A session that the facade knows.
 #[derive(Debug)]
@@ -62,46 +55,6 @@ struct State {
     last_heard: Instant,
     queue: Queue<oneshot::Sender<()>>,
     current: Option<Current>,
-}
-
-/// The turn that has the session.
-#[derive(Debug)]
-struct Current {
-    ticket: Ticket,
-    replay: Replay,
-    turn: Turn,
-    publisher: Publisher<Outcome>,
-    /// Whether the CLI may have the prompt.
-    sending: bool,
-    /// Whether its caller has been told how it ended.
-    concluded: bool,
-    /// Whether nothing more can come of it.
-    gone: bool,
-    signals: TurnSignals,
-}
-
-/// What the runner of a turn listens to.
-#[derive(Debug, Clone, Default)]
-pub(super) struct TurnSignals {
-    /// Fires when there is progress to look at.
-    pub(super) changed: Arc<Notify>,
-    /// Cancelled when somebody asks for the turn's end.
-    pub(super) abort: CancellationToken,
-}
-
-/// What a turn's runner has to know, at a glance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Progress {
-    /// Whether its caller has been told how it ended.
-    pub(super) concluded: bool,
-    /// Whether the next turn may start.
-    pub(super) settled: bool,
-    /// Whether the agent is at work on it, told to the caller or not.
-    pub(super) agent_running: bool,
-    /// Whether a tool runs.
-    pub(super) tool_running: bool,
-    /// When the session last showed a sign of life.
-    pub(super) last_heard: Instant,
 }
 
 impl Session {
@@ -262,7 +215,10 @@ impl Session {
         if !self.wants(kind) {
             return;
         }
-        match event::parse(params) {
+        // A provider may quote the key in its complaints, which are told to whoever uses the session.
+        let redacted =
+            may_quote_a_secret(kind).then(|| self.settings.redact(&String::from_utf8_lossy(params)));
+        match event::parse(redacted.as_ref().map_or(params, String::as_bytes)) {
             Some(event) => self.apply(&Arc::new(event)),
             None => warn!(session = %self.id(), kind, "the CLI sent an event that makes no sense"),
         }
@@ -271,8 +227,7 @@ impl Session {
     fn wants(&self, kind: &str) -> bool {
         let mut state = self.lock();
         state.last_heard = Instant::now();
-        let wanted = |current: &Current| !current.concluded && current.publisher.wants(kind);
-        event::is_known(kind) || state.current.as_ref().is_some_and(wanted)
+        event::is_known(kind) || state.current.as_ref().is_some_and(|current| current.wants(kind))
     }
 
     fn apply(self: &Arc<Self>, event: &Arc<Event>) {
@@ -282,9 +237,7 @@ impl Session {
             self.answer(&state, request);
         }
         if let Some(current) = &mut state.current {
-            for event in current.replay.admit(event) {
-                current.apply(&event, &self.settings);
-            }
+            current.hear(event);
         }
     }
 
@@ -360,175 +313,79 @@ impl Session {
     /// Leaves the queue; if it was this one's time, the next one is woken.
     pub(super) fn leave(&self, ticket: Ticket) {
         let mut state = self.lock();
-        if state.current.as_ref().is_some_and(|current| current.ticket == ticket) {
+        if state.current.as_ref().is_some_and(|current| current.ticket() == ticket) {
             state.current = None;
         }
         wake_up(state.queue.leave(ticket));
     }
 
     /// The session now belongs to this turn.
-    pub(super) fn begin(&self, ticket: Ticket, publisher: Publisher<Outcome>) -> TurnSignals {
-        let signals = TurnSignals::default();
+    pub(super) fn begin(&self, ticket: Ticket, publisher: Publisher<Outcome>) -> Signals {
+        let current = Current::new(ticket, publisher);
+        let signals = current.signals().clone();
         let mut state = self.lock();
         state.last_heard = Instant::now();
-        state.current = Some(Current {
-            ticket,
-            replay: Replay::default(),
-            turn: Turn::default(),
-            publisher,
-            sending: false,
-            concluded: false,
-            gone: false,
-            signals: signals.clone(),
-        });
+        state.current = Some(current);
         signals
     }
 
     /// From here on the CLI may have the prompt.
     pub(super) fn sending(&self) {
-        self.with_current(|current, _| current.sending = true);
+        self.with_current(Current::sending);
     }
 
     /// The CLI has the prompt.
     pub(super) fn accepted(&self, message_id: String) {
         self.lock().stored = true;
-        self.with_current(|current, settings| {
-            let ending = current.turn.accepted(message_id);
-            current.ended(ending, settings);
-        });
+        self.with_current(|current| current.accepted(message_id));
     }
 
     /// The CLI says that the session does nothing.
     pub(super) fn found_idle(&self) {
-        self.with_current(|current, settings| {
-            let ending = current.turn.found_idle();
-            current.ended(ending, settings);
-        });
+        self.with_current(Current::found_idle);
     }
 
     /// The CLI says that it does not have the session loaded.
     pub(super) fn found_unloaded(&self) {
         self.unloaded();
-        self.with_current(|current, _| current.cut("the Copilot CLI unloaded the session"));
+        self.with_current(|current| current.cut(UNLOADED));
     }
 
     /// Ends the turn for its caller. The first conclusion counts.
     pub(super) fn conclude(&self, cause: TurnCause) {
-        self.with_current(|current, _| current.fail(cause));
+        self.with_current(|current| current.fail(cause));
+    }
+
+    /// Asks for the end of the running turn. `None`: none runs. The id is empty while the prompt is on its way.
+    pub(super) fn abort(&self) -> Option<String> {
+        self.lock().current.as_ref()?.abort()
     }
 
     /// What would be told to a caller that stops waiting for a turn now, while the turn goes on.
     pub(super) fn snapshot(&self, ticket: Ticket, cause: TurnCause) -> TurnError {
         let state = self.lock();
-        match state.current.as_ref().filter(|current| current.ticket == ticket) {
+        match state.current.as_ref().filter(|current| current.ticket() == ticket) {
             Some(current) => current.error(cause),
             None => TurnError::not_delivered(cause),
         }
     }
 
-    /// How the turn stands.
-    pub(super) fn progress(&self) -> Progress {
+    /// How the running turn stands, and when the session last showed a sign of life. `None`: no turn runs.
+    pub(super) fn progress(&self) -> Option<(Progress, Instant)> {
         let state = self.lock();
-        let last_heard = state.last_heard;
-        match &state.current {
-            Some(Current { turn, concluded, gone, .. }) => Progress {
-                concluded: *concluded,
-                settled: *gone || turn.is_settled(),
-                agent_running: turn.is_running(),
-                tool_running: turn.is_tool_running(),
-                last_heard,
-            },
-            None => Progress {
-                concluded: true,
-                settled: true,
-                agent_running: false,
-                tool_running: false,
-                last_heard,
-            },
-        }
+        state.current.as_ref().map(|current| (current.progress(), state.last_heard))
     }
 
-    /// Asks for the end of the running turn. `None`: none runs. The id is empty while the prompt is on its way.
-    pub(super) fn abort(&self) -> Option<String> {
-        let state = self.lock();
-        let current = state.current.as_ref().filter(|current| !current.concluded)?;
-        current.signals.abort.cancel();
-        Some(current.turn.message_id().unwrap_or_default().to_owned())
-    }
-
-    fn with_current(&self, act: impl FnOnce(&mut Current, &Settings)) {
+    fn with_current(&self, act: impl FnOnce(&mut Current)) {
         if let Some(current) = &mut self.lock().current {
-            act(current, &self.settings);
+            act(current);
         }
     }
 }
 
-impl Current {
-    fn apply(&mut self, event: &Arc<Event>, settings: &Settings) {
-        if !self.concluded {
-            self.publisher.publish(event);
-        }
-        // What comes before the prompt was sent belongs to what was before, and is no concern of the turn.
-        if self.sending {
-            let tool_was_running = self.turn.is_tool_running();
-            let ending = self.turn.apply(event);
-            self.ended(ending, settings);
-            if self.turn.is_tool_running() != tool_was_running {
-                self.signals.changed.notify_one();
-            }
-        }
-    }
-
-    fn ended(&mut self, ending: Option<Ending>, settings: &Settings) {
-        match ending {
-            Some(Ending::Answered) => self.succeed(),
-            Some(Ending::Failed(failure)) => {
-                let message = settings.redact(&failure.message);
-                self.fail(TurnCause::Agent(AgentFailure { message, ..failure }));
-            }
-            Some(Ending::Aborted) => self.fail(TurnCause::Aborted),
-            Some(Ending::Shutdown) => {
-                self.fail(TurnCause::Interrupted("the Copilot CLI unloaded the session".into()))
-            }
-            None => {}
-        }
-        if self.concluded || self.turn.is_settled() {
-            self.signals.changed.notify_one();
-        }
-    }
-
-    /// Nothing runs any more. While the prompt is on its way, the call that carries it knows better whether it arrived.
-    fn cut(&mut self, problem: &str) {
-        if self.turn.message_id().is_some() {
-            self.fail(TurnCause::Interrupted(problem.to_owned()));
-            self.gone = true;
-            self.signals.changed.notify_one();
-        }
-    }
-
-    fn succeed(&mut self) {
-        if !self.concluded {
-            self.concluded = true;
-            self.publisher.finish(Ok(Arc::new(self.turn.result())));
-        }
-    }
-
-    fn fail(&mut self, cause: TurnCause) {
-        if !self.concluded {
-            self.concluded = true;
-            self.publisher.finish(Err(Arc::new(self.error(cause))));
-        }
-    }
-
-    fn error(&self, cause: TurnCause) -> TurnError {
-        let delivery = match &cause {
-            _ if self.turn.message_id().is_some() => Delivery::Delivered,
-            _ if !self.sending => Delivery::NotDelivered,
-            TurnCause::Backend(error) if !error.may_have_been_delivered() => Delivery::NotDelivered,
-            _ => Delivery::Unknown,
-        };
-        TurnError { cause, delivery, remains: self.turn.remains() }
-    }
+/// Whether events of this kind may hold what a provider says. The agent's own words are left as they are.
+fn may_quote_a_secret(kind: &str) -> bool {
+    matches!(kind, "session.error" | "session.warning") || !event::is_known(kind)
 }
 
 fn wake_up(waiter: Option<oneshot::Sender<()>>) {

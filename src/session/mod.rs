@@ -1,9 +1,10 @@
 //! What the facade itself decides: which sessions there are, whose turn it is, how a turn ends, who hears of it.
 //! Knows neither protobuf nor sockets.
 //!
-//! [`Sessions`] is the room's door. A [`live`] session holds its queue and its running turn; a [`runner`] task carries
-//! each turn from acceptance to rest; [`turn`], [`queue`], [`policy`] and [`list`] are pure.
+//! [`Sessions`] is the room's door. A [`live`] session holds its queue and its [`current`] turn; a [`runner`] task
+//! carries each turn from acceptance to rest; [`turn`], [`replay`], [`queue`], [`policy`] and [`list`] are pure.
 
+mod current;
 mod error;
 pub mod hub;
 mod key;
@@ -38,10 +39,10 @@ use queue::Ticket;
 use registry::Registry;
 use runner::Runner;
 
+pub use current::Outcome;
 pub use error::{Delivery, Error, TurnCause, TurnError};
 pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
 pub use list::{PageToken, SessionState, Summary, page};
-pub use live::Outcome;
 pub use policy::{KINDS as PERMISSION_KINDS, Policy, Rule};
 pub use runner::Deadline;
 pub use turn::{Remains, ToolCall, TurnResult, Usage};

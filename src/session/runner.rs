@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
+    current::{Outcome, Signals},
     error::{TurnCause, TurnError},
     hub::Publisher,
-    live::{Outcome, Session, TurnSignals},
+    live::Session,
     queue::Ticket,
 };
 use crate::{
@@ -101,7 +102,7 @@ impl Runner {
     ) {
         let _place = Place { session: &self.session, ticket };
         // Only the turn that has the session can be asked to end; until then nobody knows of these.
-        let waiting = TurnSignals::default();
+        let waiting = Signals::default();
         if let Err(cause) = self.unless_stopped(&waiting, async { drop(granted.await) }).await {
             return publisher.finish(Err(Arc::new(TurnError::not_delivered(cause))));
         }
@@ -114,11 +115,7 @@ impl Runner {
     }
 
     /// Does something, unless there is a reason first to give the turn up.
-    async fn unless_stopped<T>(
-        &self,
-        turn: &TurnSignals,
-        act: impl Future<Output = T>,
-    ) -> Result<T, TurnCause> {
+    async fn unless_stopped<T>(&self, turn: &Signals, act: impl Future<Output = T>) -> Result<T, TurnCause> {
         tokio::select! {
             // What is done is done: a result beats a reason to stop that comes at the same moment.
             biased;
@@ -132,7 +129,7 @@ impl Runner {
     }
 
     /// Loads the session if need be, and sends the prompt. `None`: it was not delivered, and the turn is concluded.
-    async fn deliver(&self, turn: &TurnSignals) -> Option<Arc<Link>> {
+    async fn deliver(&self, turn: &Signals) -> Option<Arc<Link>> {
         let mut tries = 0..2;
         while tries.next().is_some() {
             let link = match self.unless_stopped(turn, self.session.load(&self.backend)).await.flatten() {
@@ -163,7 +160,7 @@ impl Runner {
 
     /// A prompt that is on its way cannot be called back: if the turn is given up meanwhile, its caller hears at once,
     /// but whether there is an agent to stop is known only when the CLI has answered.
-    async fn send(&self, link: &Link, turn: &TurnSignals) -> Result<Sent, backend::Error> {
+    async fn send(&self, link: &Link, turn: &Signals) -> Result<Sent, backend::Error> {
         let prompt = Send { session_id: self.session.cli_id(), prompt: &self.prompt };
         self.session.sending();
         let mut sent = std::pin::pin!(link.call(&prompt));
@@ -177,21 +174,21 @@ impl Runner {
     }
 
     /// Resolves when the turn is concluded; with an error if it should be, because the agent is silent for too long.
-    async fn agent_ends(&self, link: &Link, turn: &TurnSignals) -> Result<(), TurnCause> {
+    async fn agent_ends(&self, link: &Link, turn: &Signals) -> Result<(), TurnCause> {
         let mut checked = Instant::now();
         loop {
-            let progress = self.session.progress();
-            if progress.concluded {
+            let Some((progress, last_heard)) = self.session.progress().filter(|(now, _)| !now.concluded)
+            else {
                 return Ok(());
-            }
+            };
             let patience = self.inactivity.filter(|_| !progress.tool_running);
             if let Some(patience) = patience
-                && progress.last_heard.elapsed() >= patience
+                && last_heard.elapsed() >= patience
             {
                 return Err(TurnCause::Inactive(patience));
             }
-            let check_at = progress.last_heard.max(checked) + WATCHDOG;
-            let wake_at = patience.map_or(check_at, |patience| check_at.min(progress.last_heard + patience));
+            let check_at = last_heard.max(checked) + WATCHDOG;
+            let wake_at = patience.map_or(check_at, |patience| check_at.min(last_heard + patience));
             tokio::select! {
                 () = turn.changed.notified() => {}
                 () = sleep_until(wake_at) => {
@@ -205,13 +202,10 @@ impl Runner {
     }
 
     /// Brings the session to rest, so that nothing which still comes can be taken for the next turn's.
-    async fn settle(&self, link: &Link, turn: &TurnSignals) {
+    async fn settle(&self, link: &Link, turn: &Signals) {
         let limit = Instant::now() + SETTLE_LIMIT;
         while Instant::now() < limit {
-            let progress = self.session.progress();
-            if progress.settled {
-                return;
-            }
+            let Some((progress, _)) = self.session.progress().filter(|(now, _)| !now.settled) else { return };
             if progress.agent_running {
                 let abort = Abort { session_id: self.session.cli_id() };
                 if let Err(error) = link.call_within(SMALL_CALL, &abort).await {
