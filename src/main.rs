@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use copilot_grpc::{app, backend::guard};
 
-use app::config::{Command, parse};
+use app::command::{Command, parse};
 
 fn main() -> ExitCode {
     match parse(std::env::args_os(), &app::settings::Process) {

@@ -1,6 +1,7 @@
 //! The composition root: puts the rooms together, and gives them their configuration, a terminal and signals.
 
 pub mod chat;
+pub mod command;
 pub mod config;
 mod facade;
 pub mod health;
@@ -19,7 +20,8 @@ use tracing::{error, info};
 
 pub use facade::{Facade, StartError};
 
-use config::{Config, Failure};
+use command::Failure;
+use config::Config;
 
 /// Why a subcommand failed, for a person to read.
 pub type Result = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;

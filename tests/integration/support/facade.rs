@@ -5,7 +5,7 @@ use std::{collections::HashMap, ffi::OsString, io, path::Path, time::Duration};
 use copilot_grpc::{
     app::{
         Facade,
-        config::{Command, parse},
+        command::{Command, parse},
         settings::Environment,
     },
     grpc::pb::{

@@ -1,0 +1,144 @@
+//! The command line: what the program is asked to do.
+
+use std::ffi::OsString;
+
+use clap::{Arg, ArgMatches, builder::ValueParser};
+
+use super::{
+    chat::Chat,
+    config::Config,
+    settings::{self, ConfigError, Environment, Mistake, Origin},
+};
+
+/// What the program is asked to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Serve gRPC. Also what is done when no subcommand is named.
+    Serve(Box<Config>),
+    /// Talk with a model through a running server.
+    Chat(Chat),
+    /// Ask a running server for its health.
+    Health {
+        /// The server's `http://` or `https://` URL.
+        server: String,
+        /// The gRPC service in question; empty for the whole server.
+        service: String,
+    },
+    /// Run a program that must not outlive this one (internal).
+    Guard {
+        /// The program and its arguments; at least the program.
+        args: Vec<OsString>,
+    },
+}
+
+/// Why there is no [`Command`].
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Help or version was asked for, or the command line is not understood; clap knows what to print, where,
+    /// and which exit code that is.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// The command line is understood, but what was configured is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Reads the command line; `args` begin with the program's name.
+///
+/// # Errors
+/// [`Failure::Usage`] for `--help`, `--version` and what clap refuses; [`Failure::Config`] with every mistake
+/// that flags, environment and file contain.
+pub fn parse(args: impl Iterator<Item = OsString>, env: &impl Environment) -> Result<Command, Failure> {
+    let matches = command_line().try_get_matches_from(args)?;
+    let text = |args: &ArgMatches, name| args.get_one::<String>(name).cloned();
+    Ok(match matches.subcommand() {
+        Some(("chat", args)) => Command::Chat(Chat {
+            server: server(args, env)?,
+            session: text(args, "session"),
+            model: text(args, "model"),
+            prompt: args
+                .get_many::<String>("prompt")
+                .map(|words| words.cloned().collect::<Vec<_>>().join(" ")),
+        }),
+        Some(("health", args)) => {
+            Command::Health { server: server(args, env)?, service: text(args, "service").unwrap_or_default() }
+        }
+        Some(("guard", args)) => {
+            Command::Guard { args: args.get_many("args").into_iter().flatten().cloned().collect() }
+        }
+        Some((_, flags)) => Command::Serve(Box::new(Config::load(flags, env)?)),
+        None => Command::Serve(Box::new(Config::load(&matches, env)?)),
+    })
+}
+
+fn command_line() -> clap::Command {
+    let serve = clap::Command::new("serve").about("Serve gRPC (the default)").args(settings::args());
+    let chat = clap::Command::new("chat").about("Talk with a model through a running server").args([
+        server_arg(),
+        Arg::new("session")
+            .long("session")
+            .value_name("ID")
+            .help("Session to continue in\n[default: a new one, deleted at the end]"),
+        Arg::new("model")
+            .long("model")
+            .value_name("NAME")
+            .help("Model of a new session\n[default: the server's]"),
+        Arg::new("prompt").value_name("PROMPT").num_args(0..).help("What to say"),
+    ]);
+    let health = clap::Command::new("health").about("Ask a running server for its health").args([
+        server_arg(),
+        Arg::new("service")
+            .long("service")
+            .value_name("NAME")
+            .help("gRPC service in question\n[default: the whole server]"),
+    ]);
+    let guard =
+        clap::Command::new("guard").hide(true).about("Run a program that must not outlive this one").arg(
+            Arg::new("args")
+                .value_name("PROGRAM")
+                .last(true)
+                .num_args(1..)
+                .required(true)
+                .value_parser(ValueParser::os_string()),
+        );
+    clap::Command::new("copilot-grpc")
+        .about("A gRPC service in front of the GitHub Copilot CLI")
+        .version(env!("CARGO_PKG_VERSION"))
+        // Or else `copilot-grpc --listen ADDR chat` would be taken, and the address forgotten.
+        .args_conflicts_with_subcommands(true)
+        .args(settings::args())
+        .subcommands(
+            [serve.after_help(SOURCES), chat, health, guard].map(|command| command.next_line_help(true)),
+        )
+        .next_line_help(true)
+        .after_help(SOURCES)
+}
+
+const SOURCES: &str = "\
+    A setting is taken from its flag, else from its environment variable, else from the TOML file \
+    (the key is the flag's name, with _ for -), else from its default.\n\n\
+    Sessions that name no provider or model get the operator's, from the CLI's own variables: COPILOT_MODEL, \
+    COPILOT_PROVIDER_BASE_URL and its companions (see `copilot help providers`).";
+
+fn server_arg() -> Arg {
+    let variable = settings::SERVER_VARIABLE;
+    let help = format!("The server to ask\n[default: {DEFAULT_SERVER}] [env: {variable}]");
+    Arg::new("server").long("server").value_name("URL").help(help)
+}
+
+const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
+
+fn server(args: &ArgMatches, env: &impl Environment) -> Result<String, ConfigError> {
+    let variable = || env.var(settings::SERVER_VARIABLE).filter(|url| !url.is_empty());
+    let (origin, url) = if let Some(url) = args.get_one::<String>("server") {
+        (Origin::Flag("--server".into()), url.clone())
+    } else if let Some(url) = variable() {
+        (Origin::Variable(settings::SERVER_VARIABLE.into()), url.to_string_lossy().into_owned())
+    } else {
+        return Ok(DEFAULT_SERVER.into());
+    };
+    match url.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() => Ok(url),
+        _ => Err(Mistake::new(origin, format!("write a URL such as {DEFAULT_SERVER}")).of(&url).into()),
+    }
+}

@@ -1,0 +1,587 @@
+//! From arguments, environment and file to a configuration or to all that is wrong with it.
+
+use std::{collections::BTreeMap, ffi::OsString, io, net::Ipv4Addr, path::Path};
+
+use super::{
+    super::command::{Command, Failure, parse},
+    *,
+};
+use crate::app::{chat::Chat, settings::settings};
+
+/// An environment and a disk with what a test puts there.
+struct World {
+    vars: BTreeMap<String, OsString>,
+    files: BTreeMap<PathBuf, String>,
+}
+
+impl Environment for World {
+    fn var(&self, name: &str) -> Option<OsString> {
+        self.vars.get(name).cloned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.vars.keys().cloned().collect()
+    }
+
+    fn read(&self, path: &Path) -> io::Result<String> {
+        self.files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+const FILE: &str = "/etc/copilot-grpc.toml";
+
+/// A home, a configuration file unless it is empty, and a file with the token `s3cret`.
+fn world(vars: &[(&str, &str)], file: &str) -> World {
+    let mut vars: BTreeMap<_, _> =
+        vars.iter().map(|(name, value)| (name.to_string(), value.into())).collect();
+    vars.entry("HOME".into()).or_insert("/home/me".into());
+    let mut files = BTreeMap::from([("/token".into(), " s3cret\n".into()), ("/empty".into(), "\n".into())]);
+    if !file.is_empty() {
+        vars.entry("COPILOT_GRPC_CONFIG".into()).or_insert(FILE.into());
+        files.insert(FILE.into(), file.into());
+    }
+    World { vars, files }
+}
+
+fn run(args: &[&str], world: &World) -> Result<Command, Failure> {
+    parse(std::iter::once("copilot-grpc").chain(args.iter().copied()).map(OsString::from), world)
+}
+
+fn load(args: &[&str], vars: &[(&str, &str)], file: &str) -> Result<Config, ConfigError> {
+    match run(args, &world(vars, file)) {
+        Ok(Command::Serve(config)) => Ok(*config),
+        Err(Failure::Config(error)) => Err(error),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn good(args: &[&str], vars: &[(&str, &str)], file: &str) -> Config {
+    load(args, vars, file).unwrap_or_else(|error| panic!("{args:?} {vars:?} {file}: {error}"))
+}
+
+fn mistakes(args: &[&str], vars: &[(&str, &str)], file: &str) -> String {
+    load(args, vars, file)
+        .map(|config| panic!("{args:?} {vars:?} {file}: {config:?}"))
+        .unwrap_err()
+        .to_string()
+}
+
+fn usage(args: &[&str]) -> String {
+    match run(args, &world(&[], "")) {
+        Err(Failure::Usage(error)) => error.to_string(),
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+/// A value of a setting that is not its default.
+struct Row {
+    key: &'static str,
+    text: &'static str,
+    toml: &'static str,
+    /// Without this flag, the setting would be a mistake.
+    needs: &'static str,
+    seen: fn(&Config) -> String,
+    expected: &'static str,
+}
+
+macro_rules! row {
+        ($key:ident = $text:literal, $toml:literal => $expected:literal $(, needs $needs:literal)?) => {
+            row!($key = $text, $toml => $expected, seen |config| format!("{:?}", config.$key) $(, needs $needs)?)
+        };
+        ($key:ident = $text:literal, $toml:literal => $expected:literal, seen $seen:expr $(, needs $needs:literal)?) => {
+            Row {
+                key: stringify!($key),
+                text: $text,
+                toml: $toml,
+                needs: concat!($($needs)?),
+                seen: $seen,
+                expected: $expected,
+            }
+        };
+    }
+
+const ROWS: &[Row] = &[
+    row!(listen = "[::1]:1", "'[::1]:1'" => "[::1]:1"),
+    row!(allow_insecure_listen = "true", "true" => "true"),
+    row!(cli_url = "cli:1", "'cli:1'" => r#"Some(CliAddress { host: "cli", port: 1 })"#),
+    row!(cli_token_file = "/token", "'/token'" => "Some(\"s3cret\")",
+            seen |config| format!("{:?}", config.cli_token.as_ref().map(Secret::expose)), needs "--cli-url=cli:1"),
+    row!(cli_path = "bin/copilot", "'bin/copilot'" => r#"Some("bin/copilot")"#),
+    row!(state_dir = "/var", "'/var'" => r#""/var""#),
+    row!(available_tools = "bash, mcp:*,web.fetch", "['bash', 'mcp:*', 'web.fetch']" => r#"["bash", "mcp:*", "web.fetch"]"#),
+    row!(allow_permissions = "read,custom-tool", "'read, custom-tool'" => r#"["read", "custom-tool"]"#),
+    row!(turn_timeout = "1h 30m", "'1h30m'" => "5400s"),
+    row!(max_queued_turns = "1", "1" => "1"),
+    row!(max_sessions = "1000000", "1_000_000" => "1000000"),
+    row!(max_message_size = "64KiB", "65536" => "65536"),
+    row!(max_frame_size = "1 GiB", "'1gib'" => "1073741824"),
+    row!(start_timeout = "500ms", "'500ms'" => "500ms"),
+    row!(grace_period = "0s", "'0s'" => "0ns"),
+    row!(log_format = "json", "'json'" => "Json"),
+    row!(log_level = "warn,copilot_grpc=trace", "'warn,copilot_grpc=trace'" => r#""warn,copilot_grpc=trace""#),
+];
+
+#[test]
+fn every_setting_can_be_set_from_each_source() {
+    for setting in settings() {
+        let row = ROWS.iter().find(|row| row.key == setting.key);
+        let row = row.unwrap_or_else(|| panic!("give {} a row", setting.key));
+        let needs: &[&str] = if row.needs.is_empty() { &[] } else { &[row.needs] };
+        let flag = format!("{}={}", setting.flag(), row.text);
+        let toml = format!("{} = {}", setting.key, row.toml);
+        let check = |source: &str, config: Config| {
+            assert_eq!((row.seen)(&config), row.expected, "{} from its {source}", setting.key);
+        };
+        check("flag", good(&[needs, &[&flag]].concat(), &[], ""));
+        check("flag after serve", good(&[&["serve"], needs, &[&flag]].concat(), &[], ""));
+        check("variable", good(needs, &[(&setting.variable(), row.text)], ""));
+        check("key", good(needs, &[], &toml));
+        assert_ne!(
+            (row.seen)(&good(needs, &[], "")),
+            row.expected,
+            "{} must differ from its default",
+            row.key
+        );
+    }
+}
+
+#[test]
+fn without_any_source_the_defaults_count() {
+    let config = good(&[], &[], "");
+    assert_eq!(config.listen, SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)));
+    assert_eq!(config.state_dir, Path::new("/home/me/.local/state/copilot-grpc"));
+    assert_eq!(config.turn_timeout, Duration::from_secs(600));
+    assert_eq!((config.max_queued_turns, config.max_sessions), (32, 1_000));
+    assert_eq!((config.max_message_size, config.max_frame_size), (16 * MIB, 256 * MIB));
+    assert_eq!(config.start_timeout, Duration::from_secs(60));
+    assert_eq!(config.grace_period, Duration::from_secs(30));
+    assert_eq!((config.log_format, config.log_level.as_str()), (LogFormat::Human, "info"));
+    assert!(config.available_tools.is_empty() && config.allow_permissions.is_empty());
+    assert!(!config.allow_insecure_listen);
+    assert!(config.cli_url.is_none() && config.cli_path.is_none() && config.cli_token.is_none());
+    assert!(config.provider.is_none() && config.model.is_none());
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let variable: &[_] = &[("COPILOT_GRPC_MAX_SESSIONS", "2")];
+    let file = "max_sessions = 3";
+    for (args, vars, file, expected) in [
+        (&["--max-sessions=1"] as &[_], variable, file, 1),
+        (&[], variable, file, 2),
+        (&[], &[], file, 3),
+        (&[], &[], "", 1_000),
+        (&[], &[("COPILOT_GRPC_MAX_SESSIONS", "")], file, 3),
+    ] {
+        assert_eq!(good(args, vars, file).max_sessions, expected, "{args:?} {vars:?} {file}");
+    }
+}
+
+#[test]
+fn a_wrong_value_that_is_overridden_is_no_mistake() {
+    good(&["--max-sessions=1"], &[("COPILOT_GRPC_MAX_SESSIONS", "many")], "max_sessions = []");
+}
+
+#[test]
+fn an_empty_variable_takes_a_list_back() {
+    let file = "allow_permissions = ['shell']";
+    assert!(good(&[], &[("COPILOT_GRPC_ALLOW_PERMISSIONS", "")], file).allow_permissions.is_empty());
+}
+
+#[test]
+fn a_list_flag_may_be_repeated() {
+    let config = good(&["--available-tools=a,b", "--available-tools", "c"], &[], "");
+    assert_eq!(config.available_tools, ["a", "b", "c"]);
+}
+
+#[test]
+fn a_switch_needs_no_value_and_takes_none_from_its_neighbour() {
+    assert!(good(&["--allow-insecure-listen"], &[], "").allow_insecure_listen);
+    assert!(
+        !good(&["--allow-insecure-listen=false"], &[], "allow_insecure_listen = true").allow_insecure_listen
+    );
+    assert!(usage(&["--allow-insecure-listen", "true"]).contains("'true'"));
+}
+
+#[test]
+fn the_file_is_named_by_flag_or_variable() {
+    let mut world = world(&[("COPILOT_GRPC_CONFIG", "/two")], "");
+    world.files.insert("/one".into(), "max_sessions = 1".into());
+    world.files.insert("/two".into(), "max_sessions = 2".into());
+    for (args, expected) in [(&["--config=/one"] as &[_], 1), (&[], 2)] {
+        let Ok(Command::Serve(config)) = run(args, &world) else { panic!("{args:?}") };
+        assert_eq!(config.max_sessions, expected);
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let told = mistakes(
+        &["--turn-timeout=soon", "--cli-path=copilot"],
+        &[("COPILOT_GRPC_LISTEN", "0.0.0.0:50051"), ("COPILOT_GRPC_TURN_TIMOUT", "1m")],
+        "cli_url = 'cli:4321'\nmax_sesions = 5\nlog_level = ['info']",
+    );
+    let expected = r#"
+key max_sesions in /etc/copilot-grpc.toml: unknown key; did you mean max_sessions?
+environment variable COPILOT_GRPC_TURN_TIMOUT: unknown variable; did you mean COPILOT_GRPC_TURN_TIMEOUT?
+environment variable COPILOT_GRPC_LISTEN = "0.0.0.0:50051": other machines could drive the agent here without TLS or authentication: listen on a loopback address, or set allow_insecure_listen = true (--allow-insecure-listen)
+flag --cli-path: cli_path and cli_url (key cli_url in /etc/copilot-grpc.toml) exclude each other: start a CLI or use a running one
+flag --turn-timeout = "soon": write a time with its unit, such as 90s, 10m or 1h30m, from 1ms to 1day
+key log_level in /etc/copilot-grpc.toml: this is a TOML array: write log_level = "FILTER""#;
+    assert_eq!(told, expected.trim_start());
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_what_to_write() {
+    for (flag, problem) in [
+        ("--listen=localhost", "write an IP address and a port"),
+        ("--listen=example.com:1", "write an IP address and a port"),
+        ("--listen=[::]:1", "--allow-insecure-listen"),
+        ("--listen=", "the value is empty"),
+        ("--allow-insecure-listen=yes", "write true or false"),
+        ("--cli-url=cli", "the port is missing"),
+        ("--cli-url=cli:0", "the port is not"),
+        ("--cli-url=cli:65536", "the port is not"),
+        ("--cli-url=:1", "names no host"),
+        ("--cli-url=::1:1", "names no host"),
+        ("--cli-url=[cli]:1", "names no host"),
+        ("--cli-url=me@cli:1", "names no host"),
+        ("--cli-url=http://cli:1/rpc", "a path leads nowhere"),
+        ("--cli-url=https://cli:1", "there is no https"),
+        ("--cli-url=ws://cli:1", "plain TCP"),
+        ("--cli-path=", "the value is empty"),
+        ("--available-tools=ba/sh", "names of tools"),
+        ("--allow-permissions=read,everything", "write one of shell, write,"),
+        ("--turn-timeout=0s", "from 1ms to 1day"),
+        ("--turn-timeout=25h", "from 1ms to 1day"),
+        ("--turn-timeout=600", "a time with its unit"),
+        ("--max-queued-turns=0", "from 1 to 10000"),
+        ("--max-sessions=1000001", "from 1 to 1000000"),
+        ("--max-message-size=16MB", "from 64KiB to 256MiB"),
+        ("--max-message-size=65535", "from 64KiB to 256MiB"),
+        ("--max-message-size=99999999999999999999", "from 64KiB to 256MiB"),
+        ("--max-message-size=18446744073709551615GiB", "from 64KiB to 256MiB"),
+        ("--max-frame-size=1025MiB", "from 1MiB to 1GiB"),
+        ("--start-timeout=2h", "from 1ms to 1h"),
+        ("--grace-period=-1s", "from 0s to 1day"),
+        ("--log-format=xml", "write human or json"),
+        ("--log-level=inof", "write off, error,"),
+        ("--log-level=info,h2", "write off, error,"),
+        ("--log-level=h2=loud", "write off, error,"),
+    ] {
+        let told = mistakes(&[flag], &[], "");
+        assert!(told.contains(problem) && !told.contains('\n'), "{flag}: {told}");
+    }
+}
+
+#[test]
+fn a_toml_value_of_the_wrong_type_is_refused() {
+    for (file, problem) in [
+        ("turn_timeout = 600", "a time with its unit"),
+        ("listen = true", "write an IP address"),
+        ("max_sessions = 1.5", "this is a TOML float: write max_sessions = \"COUNT\""),
+        ("[listen]\nport = 1", "this is a TOML table"),
+        ("available_tools = [1]", "every entry must be a string"),
+    ] {
+        let told = mistakes(&[], &[], file);
+        assert!(told.contains(problem) && !told.contains('\n'), "{file}: {told}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_one_mistake() {
+    assert_eq!(
+        mistakes(&["--config=/none"], &[], ""),
+        "flag --config = \"/none\": the file cannot be read: entity not found"
+    );
+    let told = mistakes(&[], &[], "listen = '[::1]:1'\n\nmax_sessions 5");
+    let start =
+        format!("environment variable COPILOT_GRPC_CONFIG = {FILE:?}: the file is not TOML: line 3: ");
+    assert!(told.starts_with(&start) && !told.contains('\n'), "{told}");
+}
+
+#[test]
+fn addresses_are_accepted_in_every_usual_form() {
+    for (text, expected) in [
+        ("localhost:0", "127.0.0.1:0"),
+        ("[::1]:1", "[::1]:1"),
+        ("[::ffff:127.0.0.1]:1", "[::ffff:127.0.0.1]:1"),
+    ] {
+        assert_eq!(good(&["--listen", text], &[], "").listen.to_string(), expected);
+    }
+    let anywhere = good(&["--listen=0.0.0.0:1", "--allow-insecure-listen"], &[], "");
+    assert_eq!(anywhere.listen.to_string(), "0.0.0.0:1");
+    for (text, expected) in [
+        ("cli:4321", "cli:4321"),
+        ("http://10.0.0.1:4321", "10.0.0.1:4321"),
+        ("http://cli.example:4321/", "cli.example:4321"),
+        ("[::1]:4321", "[::1]:4321"),
+    ] {
+        let address = good(&["--cli-url", text], &[], "").cli_url.unwrap();
+        assert_eq!(address.to_string(), expected);
+        assert!(!address.host.contains('['));
+    }
+}
+
+#[test]
+fn the_state_directory_follows_xdg() {
+    for (vars, expected) in [
+        (&[("XDG_STATE_HOME", "/xdg")] as &[_], "/xdg/copilot-grpc"),
+        (&[("XDG_STATE_HOME", "relative")], "/home/me/.local/state/copilot-grpc"),
+        (&[("XDG_STATE_HOME", ""), ("HOME", "/root")], "/root/.local/state/copilot-grpc"),
+    ] {
+        assert_eq!(good(&[], vars, "").state_dir, Path::new(expected), "{vars:?}");
+    }
+    let told = mistakes(&[], &[("HOME", "")], "");
+    assert_eq!(
+        told,
+        "setting state_dir: there is neither XDG_STATE_HOME nor HOME to put it in: set --state-dir"
+    );
+    good(&["--state-dir=here"], &[("HOME", "")], "");
+}
+
+#[test]
+fn the_token_comes_from_its_file_or_else_from_the_clis_variable() {
+    let variable: &[_] = &[("COPILOT_CONNECTION_TOKEN", "other ")];
+    for (args, vars, expected) in [
+        (&["--cli-url=cli:1", "--cli-token-file=/token"] as &[_], variable, Some("s3cret")),
+        (&["--cli-url=cli:1"], variable, Some("other")),
+        (&["--cli-url=cli:1"], &[("COPILOT_CONNECTION_TOKEN", "")], None),
+        (&["--cli-url=cli:1"], &[], None),
+        (&[], variable, None),
+    ] {
+        let token = good(args, vars, "").cli_token;
+        assert_eq!(token.as_ref().map(Secret::expose), expected, "{args:?} {vars:?}");
+    }
+}
+
+#[test]
+fn a_token_file_is_refused_without_its_cli_or_its_token() {
+    for (args, problem) in [
+        (
+            &["--cli-token-file=/token"] as &[_],
+            "flag --cli-token-file: a token is only for the CLI at cli_url",
+        ),
+        (&["--cli-url=cli:1", "--cli-token-file=/empty"], "flag --cli-token-file: the file is empty"),
+        (&["--cli-url=cli:1", "--cli-token-file=/none"], "flag --cli-token-file: the file cannot be read"),
+        (&["--cli-url=cli", "--cli-token-file=/token"], "flag --cli-url = \"cli\": the port is missing"),
+    ] {
+        let told = mistakes(args, &[("COPILOT_CONNECTION_TOKEN", "other")], "");
+        assert!(told.starts_with(problem) && !told.contains('\n'), "{args:?}: {told}");
+    }
+}
+
+#[test]
+fn variables_that_kubernetes_sets_are_not_unknown() {
+    let service = [
+        ("COPILOT_GRPC_SERVICE_HOST", "10.0.0.1"),
+        ("COPILOT_GRPC_SERVICE_PORT", "50051"),
+        ("COPILOT_GRPC_SERVICE_PORT_GRPC", "50051"),
+        ("COPILOT_GRPC_PORT", "tcp://10.0.0.1:50051"),
+        ("COPILOT_GRPC_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+        ("COPILOT_GRPC_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("COPILOT_GRPC_CANARY_SERVICE_HOST", "10.0.0.2"),
+        ("COPILOT_GRPC_SERVER", "http://elsewhere:1"),
+    ];
+    good(&[], &service, "");
+    let told = mistakes(&[], &[("COPILOT_GRPC_PORT", "50051")], "");
+    assert!(told.starts_with("environment variable COPILOT_GRPC_PORT: unknown variable"), "{told}");
+}
+
+const PROVIDER: &[(&str, &str)] =
+    &[("COPILOT_PROVIDER_BASE_URL", "http://model:11434/v1"), ("COPILOT_MODEL", "tiny")];
+
+#[test]
+fn the_operators_provider_comes_from_the_clis_variables() {
+    let vars = [
+        PROVIDER,
+        &[
+            ("COPILOT_PROVIDER_TYPE", "azure"),
+            ("COPILOT_PROVIDER_API_KEY", "key"),
+            ("COPILOT_PROVIDER_BEARER_TOKEN", "bearer"),
+            ("COPILOT_PROVIDER_WIRE_API", "responses"),
+            ("COPILOT_PROVIDER_TRANSPORT", "websockets"),
+            ("COPILOT_PROVIDER_AZURE_API_VERSION", "2024-10-21"),
+            ("COPILOT_PROVIDER_HEADERS", "X-One: 1:1\r\nX-Two:2\\nX-Three: 3\n"),
+            ("COPILOT_PROVIDER_MODEL_ID", "gpt-5"),
+            ("COPILOT_PROVIDER_WIRE_MODEL", "deployed"),
+            ("COPILOT_PROVIDER_MAX_PROMPT_TOKENS", "1000"),
+            ("COPILOT_PROVIDER_MAX_OUTPUT_TOKENS", "100"),
+        ],
+    ];
+    let config = good(&[], &vars.concat(), "");
+    let provider = config.provider.unwrap();
+    assert_eq!(config.model.as_deref(), Some("tiny"));
+    assert_eq!(provider.base_url, "http://model:11434/v1");
+    assert_eq!(provider.kind.as_deref(), Some("azure"));
+    assert_eq!(provider.api_key.as_ref().map(Secret::expose), Some("key"));
+    assert_eq!(provider.bearer_token.as_ref().map(Secret::expose), Some("bearer"));
+    assert_eq!(provider.wire_api.as_deref(), Some("responses"));
+    assert_eq!(provider.transport.as_deref(), Some("websockets"));
+    assert_eq!(provider.azure_api_version.as_deref(), Some("2024-10-21"));
+    let headers: Vec<_> =
+        provider.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    assert_eq!(headers, [("X-One", "1:1"), ("X-Three", "3"), ("X-Two", "2")]);
+    assert_eq!(provider.model_id.as_deref(), Some("gpt-5"));
+    assert_eq!(provider.wire_model.as_deref(), Some("deployed"));
+    assert_eq!((provider.max_prompt_tokens, provider.max_output_tokens), (Some(1000), Some(100)));
+}
+
+#[test]
+fn a_provider_needs_a_base_url_and_a_model() {
+    let url = ("COPILOT_PROVIDER_BASE_URL", "http://model/v1");
+    let told = mistakes(&[], &[url], "");
+    assert!(told.contains("set COPILOT_MODEL or COPILOT_PROVIDER_MODEL_ID"), "{told}");
+    let config = good(&[], &[url, ("COPILOT_PROVIDER_MODEL_ID", "gpt-5")], "");
+    assert_eq!(config.model.as_deref(), Some("gpt-5"));
+    // Without the URL there is no provider, and what the others say counts for nothing.
+    for url in [&[] as &[_], &[("COPILOT_PROVIDER_BASE_URL", " ")]] {
+        let vars = [url, &[("COPILOT_PROVIDER_TYPE", "?"), ("COPILOT_MODEL", "m")]].concat();
+        let config = good(&[], &vars, "");
+        assert!(config.provider.is_none());
+        assert_eq!(config.model.as_deref(), Some("m"));
+    }
+}
+
+#[test]
+fn a_wrong_provider_is_refused() {
+    for (name, value, problem) in [
+        ("TYPE", "ollama", " = \"ollama\": write one of openai, azure, anthropic"),
+        ("WIRE_API", "grpc", " = \"grpc\": write one of completions, responses"),
+        ("TRANSPORT", "pigeon", " = \"pigeon\": write one of http, websockets"),
+        ("MAX_PROMPT_TOKENS", "0", " = \"0\": write a whole number of tokens"),
+        ("MAX_OUTPUT_TOKENS", "many", " = \"many\": write a whole number of tokens"),
+        ("API_KEY_COMMAND", "vault", ": is not supported here"),
+        ("BASE_URL", "model:11434", ": write an http:// or https:// URL"),
+        ("BASE_URL", "https://me:hunter2@model/v1", ": write no user or password"),
+        ("HEADERS", "A: 1\\nhunter2", ": line 2 is not"),
+        ("HEADERS", "hun ter2: 1", ": line 1 does not begin with"),
+        ("HEADERS", "A: hunter\u{1}2", ": the value in line 1 contains control"),
+        ("HEADERS", "A: 1\na: hunter2", ": line 2 names a header for the second time"),
+    ] {
+        let name = format!("COPILOT_PROVIDER_{name}");
+        let mut vars: BTreeMap<_, _> = PROVIDER.iter().copied().collect();
+        vars.insert(&name, value);
+        let told = mistakes(&[], &vars.into_iter().collect::<Vec<_>>(), "");
+        assert!(told.starts_with(&format!("environment variable {name}{problem}")), "{told}");
+        assert!(!told.contains("hun") && !told.contains('\n'), "{told}");
+    }
+}
+
+#[test]
+fn secrets_are_neither_in_debug_nor_in_mistakes() {
+    const SECRET: &str = "hunter2";
+    let secrets: &[_] = &[
+        ("COPILOT_CONNECTION_TOKEN", SECRET),
+        ("COPILOT_PROVIDER_API_KEY", SECRET),
+        ("COPILOT_PROVIDER_BEARER_TOKEN", SECRET),
+        ("COPILOT_PROVIDER_HEADERS", "X-Key: hunter2"),
+    ];
+    let command = run(&["--cli-url=cli:1"], &world(&[PROVIDER, secrets].concat(), "")).unwrap();
+    let shown = format!("{command:?} {command:#?}");
+    assert!(!shown.contains(SECRET) && shown.contains("X-Key"), "{shown}");
+
+    let wrong: &[_] = &[
+        ("COPILOT_PROVIDER_BASE_URL", "ftp://me:hunter2@model"),
+        ("COPILOT_PROVIDER_HEADERS", "hunter2"),
+        ("COPILOT_GRPC_TOKEN", SECRET),
+        ("COPILOT_GRPC_CLI_TOKEN_FILE", SECRET),
+    ];
+    let args = ["--cli-url=http://me:hunter2@cli:1"];
+    let error = load(&args, wrong, "cli_token = 'hunter2'").unwrap_err();
+    assert_eq!(error.mistakes.len(), 7, "{error}");
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains(SECRET), "{shown}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_path_need_not_be_utf8_but_text_must() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bytes = OsString::from_vec(vec![b'/', 0xff]);
+    let mut world = world(&[], "");
+    world.vars.insert("COPILOT_GRPC_CLI_PATH".into(), bytes.clone());
+    let Ok(Command::Serve(config)) = run(&[], &world) else { panic!("refused") };
+    assert_eq!(config.cli_path, Some(bytes.clone().into()));
+    world.vars.insert("COPILOT_GRPC_LISTEN".into(), bytes.clone());
+    world.vars.insert("COPILOT_MODEL".into(), bytes);
+    let told = run(&[], &world).unwrap_err().to_string();
+    assert_eq!(told.lines().filter(|line| line.ends_with("this is not UTF-8")).count(), 2, "{told}");
+}
+
+#[test]
+fn chat_and_health_find_their_server_and_care_for_nothing_else() {
+    let world_with = |url| world(&[("COPILOT_GRPC_SERVER", url), ("COPILOT_GRPC_NONSENSE", "1")], "nonsense");
+    for (args, variable, expected) in [
+        (&["--server=https://one:1"] as &[&str], "http://two:2", "https://one:1"),
+        (&[], "http://two:2", "http://two:2"),
+        (&[], "", "http://127.0.0.1:50051"),
+    ] {
+        let world = world_with(variable);
+        match run(&[&["chat"], args].concat(), &world).unwrap() {
+            Command::Chat(Chat { server, session: None, model: None, prompt: None }) => {
+                assert_eq!(server, expected)
+            }
+            other => panic!("{other:?}"),
+        }
+        match run(&[&["health"], args].concat(), &world).unwrap() {
+            Command::Health { server, service } => {
+                assert_eq!((server.as_str(), service.as_str()), (expected, ""));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let told = run(&["health"], &world_with("127.0.0.1:50051")).unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "environment variable COPILOT_GRPC_SERVER = \"127.0.0.1:50051\": write a URL such as http://127.0.0.1:50051"
+    );
+}
+
+#[test]
+fn clients_take_their_arguments() {
+    let world = world(&[], "");
+    let args = ["chat", "--session=s", "--model", "m", "what", "is this"];
+    match run(&args, &world).unwrap() {
+        Command::Chat(Chat { session, model, prompt, .. }) => {
+            assert_eq!(session.as_deref(), Some("s"));
+            assert_eq!(model.as_deref(), Some("m"));
+            assert_eq!(prompt.as_deref(), Some("what is this"));
+        }
+        other => panic!("{other:?}"),
+    }
+    match run(&["health", "--service=liveness"], &world).unwrap() {
+        Command::Health { service, .. } => assert_eq!(service, "liveness"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn guard_hands_its_arguments_on_untouched() {
+    match run(&["guard", "--", "copilot", "--help", "--", "-x"], &world(&[], "")).unwrap() {
+        Command::Guard { args } => assert_eq!(args, ["copilot", "--help", "--", "-x"]),
+        other => panic!("{other:?}"),
+    }
+    assert!(usage(&["guard"]).contains("required"));
+    assert!(!usage(&["--help"]).contains("guard"));
+}
+
+#[test]
+fn settings_before_a_subcommand_are_refused_not_forgotten() {
+    assert!(usage(&["--listen=127.0.0.1:1", "chat", "hello"]).contains("cannot be used with"));
+    assert!(usage(&["chat", "--listen=127.0.0.1:1"]).contains("unexpected argument"));
+}
+
+#[test]
+fn help_shows_every_default_and_variable() {
+    for help in [usage(&["--help"]), usage(&["serve", "-h"])] {
+        // Clap breaks lines where the terminal ends.
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for setting in settings() {
+            let default = setting.default.unwrap_or("none");
+            let text = format!("{} [default: {default}] [env: {}]", setting.help, setting.variable());
+            assert!(help.contains(&text), "{text}\n{help}");
+            assert!(help.contains(&setting.flag()), "{}", setting.key);
+        }
+    }
+}
