@@ -91,11 +91,13 @@ fn nodelay(
 }
 
 /// Gives the errors that tonic makes by itself the details that ours have.
-fn enrich(response: http::Response<Body>, max_message_size: usize) -> http::Response<Body> {
+fn enrich(mut response: http::Response<Body>, max_message_size: usize) -> http::Response<Body> {
     let enriched = Status::from_header_map(response.headers())
         .and_then(|status| status::of_transport(&status, max_message_size));
-    match enriched {
-        Some(status) => status.into_http(),
-        None => response,
+    if let Some(status) = enriched
+        && let Err(error) = status.add_header(response.headers_mut())
+    {
+        tracing::debug!(%error, "an error could not be given details");
     }
+    response
 }

@@ -121,6 +121,11 @@ impl Current {
         self.advance(ending);
     }
 
+    /// Whether the CLI has the prompt will never be known.
+    pub(super) fn unacknowledged(&mut self) {
+        self.turn.unacknowledged();
+    }
+
     /// The CLI says that the session does nothing.
     pub(super) fn found_idle(&mut self) {
         let ending = self.turn.found_idle();
@@ -129,7 +134,7 @@ impl Current {
 
     /// Nothing runs any more. While the prompt is on its way, the call that carries it knows better whether it arrived.
     pub(super) fn cut(&mut self, problem: &str) {
-        if self.turn.message_id().is_some() {
+        if self.concluded || !self.turn.is_sending() {
             self.fail(TurnCause::Interrupted(problem.to_owned()));
             self.gone = true;
             self.signals.changed.notify_one();

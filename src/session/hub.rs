@@ -105,12 +105,6 @@ pub struct Publisher<E> {
     shared: Arc<Shared<E>>,
 }
 
-impl<E> Clone for Publisher<E> {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
-    }
-}
-
 impl<E> Publisher<E> {
     /// Whether the subscriber wants events of this kind.
     pub fn wants(&self, kind: &str) -> bool {

@@ -313,8 +313,9 @@ impl Session {
     /// Leaves the queue; if it was this one's time, the next one is woken.
     pub(super) fn leave(&self, ticket: Ticket) {
         let mut state = self.lock();
-        if state.current.as_ref().is_some_and(|current| current.ticket() == ticket) {
-            state.current = None;
+        if let Some(mut current) = state.current.take_if(|current| current.ticket() == ticket) {
+            // Concluded it is, unless the task that ran it has come to grief.
+            current.fail(TurnCause::Interrupted("the server could not go on with it".into()));
         }
         wake_up(state.queue.leave(ticket));
     }
@@ -338,6 +339,11 @@ impl Session {
     pub(super) fn accepted(&self, message_id: String) {
         self.lock().stored = true;
         self.with_current(|current| current.accepted(message_id));
+    }
+
+    /// Whether the CLI has the prompt will never be known.
+    pub(super) fn unacknowledged(&self) {
+        self.with_current(Current::unacknowledged);
     }
 
     /// The CLI says that the session does nothing.

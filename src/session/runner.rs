@@ -128,7 +128,8 @@ impl Runner {
         }
     }
 
-    /// Loads the session if need be, and sends the prompt. `None`: it was not delivered, and the turn is concluded.
+    /// Loads the session if need be, and sends the prompt. `None`: it was not delivered, and the turn is concluded; in all
+    /// other cases the agent may be at work.
     async fn deliver(&self, turn: &Signals) -> Option<Arc<Link>> {
         let mut tries = 0..2;
         while tries.next().is_some() {
@@ -150,8 +151,10 @@ impl Runner {
                     self.session.unloaded();
                 }
                 Err(error) => {
+                    let delivered = error.may_have_been_delivered();
                     self.session.conclude(error.into());
-                    break;
+                    self.session.unacknowledged();
+                    return delivered.then_some(link);
                 }
             }
         }

@@ -30,6 +30,8 @@ pub struct Turn {
     /// Whether an `abort` was seen, which may come before the `user.message`.
     aborting: bool,
     answer: Option<Answer>,
+    /// Whether the agent has said anything at all, if only which tools to call.
+    spoke: bool,
     /// Text of the message that is being written.
     partial: Partial,
     /// An error that did not say which message it is about: it counts if no answer follows.
@@ -46,7 +48,10 @@ enum Phase {
     /// The agent has the prompt.
     Running,
     /// The outcome is known, and the `session.idle` that belongs to it has not come.
-    Settling,
+    Settling {
+        /// Whether the agent goes on regardless, and has to be stopped.
+        at_work: bool,
+    },
     /// The session is at rest.
     Settled,
 }
@@ -144,12 +149,19 @@ impl Turn {
     ///
     /// Returns how the turn ended, if the events that came earlier say so.
     pub fn accepted(&mut self, message_id: String) -> Option<Ending> {
-        let Phase::Sending { early } = std::mem::replace(&mut self.phase, Phase::Running) else {
-            return None;
-        };
         self.message_id = Some(message_id);
+        let Phase::Sending { early } = &mut self.phase else { return None };
+        let early = std::mem::take(early);
+        self.phase = Phase::Running;
         // All of them: events after the one that ended the turn settle it.
         early.iter().fold(None, |ending, event| self.advance(event).or(ending))
+    }
+
+    /// Whether the CLI took the prompt will never be known: if it did, the agent is at work on it.
+    pub fn unacknowledged(&mut self) {
+        if let Phase::Sending { .. } = self.phase {
+            self.phase = Phase::Settling { at_work: true };
+        }
     }
 
     /// Something happened in the session. Returns how the turn ended, once, with the event that ended it.
@@ -161,14 +173,15 @@ impl Turn {
                     return self.end(Ending::Shutdown);
                 }
                 if early.len() == MAX_EARLY_EVENTS {
-                    return self.end(Ending::Failed(AgentFailure::other(
+                    self.phase = Phase::Settling { at_work: true };
+                    return Some(Ending::Failed(AgentFailure::other(
                         "the Copilot CLI sent events of a turn without acknowledging its prompt",
                     )));
                 }
                 early.push_back(event.clone());
                 None
             }
-            Phase::Running | Phase::Settling | Phase::Settled => self.advance(event),
+            Phase::Running | Phase::Settling { .. } | Phase::Settled => self.advance(event),
         }
     }
 
@@ -177,11 +190,11 @@ impl Turn {
         match self.phase {
             Phase::Sending { .. } => None,
             Phase::Running => {
-                let ending = self.resting_place(self.aborting, "the agent stopped without an answer");
+                let ending = self.resting_place(false, "the agent stopped without an answer");
                 self.phase = Phase::Settled;
                 Some(ending)
             }
-            Phase::Settling | Phase::Settled => {
+            Phase::Settling { .. } | Phase::Settled => {
                 self.phase = Phase::Settled;
                 None
             }
@@ -193,9 +206,14 @@ impl Turn {
         matches!(self.phase, Phase::Settled)
     }
 
-    /// Whether the agent is at work on it.
+    /// Whether the agent is, or may be, at work on it.
     pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running)
+        matches!(self.phase, Phase::Running | Phase::Settling { at_work: true })
+    }
+
+    /// Whether the prompt is on its way.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.phase, Phase::Sending { .. })
     }
 
     /// The turn's id, once it is known.
@@ -239,9 +257,8 @@ impl Turn {
     fn advance(&mut self, event: &Event) -> Option<Ending> {
         match &event.payload {
             Payload::AssistantUsage(usage) => self.usage.add(usage),
-            Payload::SessionIdle(idle) if event.agent_id.is_none() => return self.idle(idle),
-            Payload::SessionShutdown(_) => return self.end(Ending::Shutdown),
             _ if event.agent_id.is_some() => {}
+            Payload::SessionShutdown(_) => return self.end(Ending::Shutdown),
             Payload::UserMessage(message) => self.user_message(message),
             Payload::AssistantMessage(message) => self.assistant_message(message),
             Payload::AssistantMessageDelta(delta) => self.delta(delta),
@@ -249,6 +266,7 @@ impl Turn {
             Payload::ToolExecutionComplete(tool) => self.tool_ended(tool),
             Payload::Abort(_) => self.aborting = true,
             Payload::SessionError(error) => return self.error(error),
+            Payload::SessionIdle(idle) => return self.idle(idle),
             _ => {}
         }
         None
@@ -270,8 +288,9 @@ impl Turn {
             return;
         }
         self.partial.text.clear();
+        self.spoke = true;
         // A message without text that calls tools is on the way to the answer, not the answer.
-        if self.answer.is_none() || !message.content.is_empty() || message.tool_requests.is_empty() {
+        if !message.content.is_empty() || message.tool_requests.is_empty() {
             self.answer = Some(Answer { content: message.content.clone(), model: message.model.clone() });
         }
     }
@@ -328,7 +347,7 @@ impl Turn {
             }
             // Left over from what ran before us.
             Phase::Running => None,
-            Phase::Sending { .. } | Phase::Settling | Phase::Settled => {
+            Phase::Sending { .. } | Phase::Settling { .. } | Phase::Settled => {
                 self.phase = Phase::Settled;
                 None
             }
@@ -337,12 +356,12 @@ impl Turn {
 
     /// How a turn has ended when the session has come to rest.
     fn resting_place(&mut self, aborted: bool, without_answer: &str) -> Ending {
-        if aborted {
-            return Ending::Aborted;
-        }
         match (self.loose_failure.take(), &self.answer) {
-            (Some(failure), None) => Ending::Failed(failure),
+            // The CLI sends an `abort` only where there was something to stop.
+            _ if aborted || self.aborting => Ending::Aborted,
             (_, Some(_)) => Ending::Answered,
+            (Some(failure), None) => Ending::Failed(failure),
+            (None, None) if self.spoke => Ending::Answered,
             (None, None) => Ending::Failed(AgentFailure::other(without_answer)),
         }
     }
@@ -351,14 +370,14 @@ impl Turn {
         match self.phase {
             Phase::Sending { .. } | Phase::Running => {
                 let gone = ending == Ending::Shutdown;
-                self.phase = if gone { Phase::Settled } else { Phase::Settling };
+                self.phase = if gone { Phase::Settled } else { Phase::Settling { at_work: false } };
                 Some(ending)
             }
-            Phase::Settling if ending == Ending::Shutdown => {
+            Phase::Settling { .. } if ending == Ending::Shutdown => {
                 self.phase = Phase::Settled;
                 None
             }
-            Phase::Settling | Phase::Settled => None,
+            Phase::Settling { .. } | Phase::Settled => None,
         }
     }
 }
@@ -523,13 +542,15 @@ mod tests {
         run
     }
 
+    /// How the turn stands after its steps.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Then {
         Running,
-        Settling,
+        /// Neither: its acknowledgement or its idle is awaited.
+        Waiting,
         Settled,
     }
-    use Then::{Running, Settled, Settling};
+    use Then::{Running, Settled, Waiting};
 
     #[track_caller]
     fn check(steps: impl IntoIterator<Item = Step>, expected: &[Ending], then: Then) -> Run {
@@ -607,11 +628,11 @@ mod tests {
         answered([user(ME), message(ME, "hi"), idle(), Accepted], "hi");
         answered([user(ME), message(ME, "hi"), Accepted, idle()], "hi");
         answered([idle(), user(ME), Accepted, message(ME, "hi"), idle()], "hi");
-        check([user(ME), error(Some(ME)), Accepted], &[failed()], Settling);
+        check([user(ME), error(Some(ME)), Accepted], &[failed()], Waiting);
         check([user(ME), error(Some(ME)), idle(), Accepted], &[failed()], Settled);
         check([user(ME), abort(), aborted_idle(), Accepted], &[Ending::Aborted], Settled);
         // Nothing is told before the id is known.
-        check([user(ME), message(ME, "hi"), error(Some(ME)), idle()], &[], Settling);
+        check([user(ME), message(ME, "hi"), error(Some(ME)), idle()], &[], Waiting);
         let early = run([user(ME), tool_starts("c"), usage(1, 1)]);
         assert_eq!(early.turn.message_id(), None);
         assert!(!early.turn.is_running());
@@ -628,12 +649,12 @@ mod tests {
 
     #[test]
     fn an_error_of_the_turn_ends_it_and_the_idle_settles_it() {
-        check([Accepted, user(ME), error(Some(ME))], &[failed()], Settling);
+        check([Accepted, user(ME), error(Some(ME))], &[failed()], Waiting);
         check([Accepted, user(ME), error(Some(ME)), idle()], &[failed()], Settled);
         check([Accepted, user(ME), message(ME, "so far"), error(Some(ME)), idle()], &[failed()], Settled);
         check([Accepted, error(Some(ME)), idle()], &[failed()], Settled);
         check([Accepted, user(ME), error(None), error(Some(ME)), idle()], &[failed()], Settled);
-        check([Accepted, user(ME), error(Some(ME)), autopilot_idle(false)], &[failed()], Settling);
+        check([Accepted, user(ME), error(Some(ME)), autopilot_idle(false)], &[failed()], Waiting);
         check([Accepted, user(ME), error(Some(ME)), aborted_idle()], &[failed()], Settled);
     }
 
@@ -661,7 +682,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "bug: `answer.is_none() ||` takes a wish for a tool as the answer that overrules the failure"]
+
     fn a_wish_for_a_tool_after_an_error_is_no_answer() {
         check([Accepted, user(ME), error(None), wish(ME, ""), idle()], &[failed()], Settled);
     }
@@ -680,7 +701,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "question: `idle` looks only at `idle.aborted`, `found_idle` only at the `abort` event"]
     fn an_abort_is_an_abort_though_the_idle_does_not_say_so() {
         check([Accepted, user(ME), message(ME, "half"), abort(), idle()], &[Ending::Aborted], Settled);
         check([Accepted, abort(), idle()], &[Ending::Aborted], Settled);
@@ -773,8 +793,8 @@ mod tests {
     #[test]
     fn a_lost_idle_is_made_up_for_when_the_session_is_found_idle() {
         let stopped = failed_with("the agent stopped without an answer");
-        check([FoundIdle], &[], Settling);
-        check([user(ME), message(ME, "hi"), FoundIdle], &[], Settling);
+        check([FoundIdle], &[], Waiting);
+        check([user(ME), message(ME, "hi"), FoundIdle], &[], Waiting);
         check([Accepted, FoundIdle], std::slice::from_ref(&stopped), Settled);
         check([Accepted, user(ME), FoundIdle], &[stopped], Settled);
         answered([Accepted, user(ME), message(ME, "hi"), FoundIdle], "hi");
@@ -881,9 +901,10 @@ mod tests {
     fn a_cli_that_never_acknowledges_the_prompt_cannot_fill_the_memory() {
         let expected = failed_with("the Copilot CLI sent events of a turn without acknowledging its prompt");
         let early = std::iter::repeat_with(noise);
-        check(early.clone().take(MAX_EARLY_EVENTS), &[], Settling);
-        let run = check(early.take(MAX_EARLY_EVENTS + 100), &[expected], Settling);
-        assert!(matches!(run.turn.phase, Phase::Settling), "the early events are let go");
+        check(early.take(MAX_EARLY_EVENTS), &[], Waiting);
+        // The early events are let go, and the agent, which is at work, is to be stopped.
+        let run = check(early.take(MAX_EARLY_EVENTS + 100), &[expected], Running);
+        assert!(matches!(run.turn.phase, Phase::Settling { at_work: true }));
     }
 
     #[test]
@@ -896,14 +917,22 @@ mod tests {
             vec![shutdown()],
             vec![FoundIdle],
         ];
-        let later = || {
-            [user(ME), message(ME, "again"), error(Some(ME)), error(None), idle(), aborted_idle(), FoundIdle]
-                .into_iter()
-                .chain([Accepted, user(OTHER), error(Some(OTHER)), abort(), idle(), shutdown(), FoundIdle])
-        };
-        for ending in endings.into_iter().take(6) {
-            // The second acknowledgement, which cannot be, is left out here: see the test below.
-            let later = later().filter(|step| !matches!(step, Accepted));
+        for ending in endings {
+            let later = [
+                user(ME),
+                message(ME, "again"),
+                error(Some(ME)),
+                error(None),
+                idle(),
+                aborted_idle(),
+                FoundIdle,
+                user(OTHER),
+                error(Some(OTHER)),
+                abort(),
+                idle(),
+                shutdown(),
+                FoundIdle,
+            ];
             let run = run([Accepted].into_iter().chain(ending.clone()).chain(later));
             assert_eq!(run.endings.len(), 1, "{ending:?}: {:?}", run.endings);
             assert!(run.turn.is_settled());
@@ -911,7 +940,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "bug: `accepted` replaces whatever phase there is by Running before it looks at it"]
+
     fn an_acknowledgement_after_the_end_does_not_bring_the_turn_back() {
         check([shutdown(), Accepted], &[Ending::Shutdown], Settled);
         check([shutdown(), Accepted, user(ME), aborted_idle()], &[Ending::Shutdown], Settled);
