@@ -280,7 +280,10 @@ async fn requests_that_cannot_be_right_are_refused_by_field() {
             &["session_id", "available_tools[0]", "working_directory"],
         ),
         // This one only the CLI knows.
-        (CreateSessionRequest { working_directory: "/no/such/folder".into(), ..Default::default() }, &[]),
+        (
+            CreateSessionRequest { working_directory: "/no/such/folder".into(), ..Default::default() },
+            &["working_directory"],
+        ),
     ];
     for (request, fields) in cases {
         let refused = create(&facade, request.clone()).await.unwrap_err();

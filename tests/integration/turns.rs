@@ -1,15 +1,13 @@
 //! Turns on the real CLI: whose answer is whose, and how a turn ends before its end.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     AbortTurnRequest, DeleteSessionRequest, DeliveryState, ErrorReason, OnDisconnect, SendAndStreamRequest,
     SendAndWaitRequest, send_and_stream_response::Payload, session_event::Payload as Event,
 };
 use scripted_model::{Call, CallState, Reply, Request};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::support::{
