@@ -37,8 +37,9 @@ pub async fn chat(chat: Chat) -> Result {
         ended = talk => ended,
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into),
     };
-    if own {
-        client.delete_session(&session).await?;
+    // An answer is an answer, also where the server goes away before we have tidied up.
+    if own && let Err(error) = client.delete_session(&session).await {
+        writeln!(std::io::stderr(), "the session {session} could not be deleted: {error}")?;
     }
     ended
 }

@@ -250,7 +250,7 @@ data! {
     /// A tool starts.
     ToolStart { tool_call_id: String, tool_name: String, #[serde(default)] arguments: Value, }
 
-    /// A piece of a tool's output.
+    /// A tool's output so far: all of it each time (observed).
     ToolPartialResult { tool_call_id: String, partial_output: String, }
 
     /// Word of a tool's progress.

@@ -89,14 +89,11 @@ impl Problem {
     }
 
     fn into_status(self) -> Status {
+        let reason = self.reason.as_str_name().trim_start_matches("ERROR_REASON_");
         // Not the message: it may hold what a provider says about a prompt.
-        tracing::info!(code = ?self.code, reason = self.reason.as_str_name(), info = ?self.metadata, "a call failed");
+        tracing::info!(code = ?self.code, reason, info = ?self.metadata, "a call failed");
         let message = cut(&self.message, MAX_MESSAGE);
-        let info = rpc::ErrorInfo {
-            reason: self.reason.as_str_name().trim_start_matches("ERROR_REASON_").into(),
-            domain: DOMAIN.into(),
-            metadata: self.metadata,
-        };
+        let info = rpc::ErrorInfo { reason: reason.into(), domain: DOMAIN.into(), metadata: self.metadata };
         let info =
             Any { type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(), value: info.encode_to_vec() };
         let details = [info].into_iter().chain(self.details).collect();
