@@ -1,0 +1,30 @@
+# What there is to do. `make` alone lists it.
+
+SHELL := bash
+
+# The docs are for who works on the code: with the private items, to which a room's doc may link.
+RUSTDOC_STRICT := RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links'
+
+.PHONY: help run test lint fuzz tools
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## /make \1: /p' Makefile
+
+run: ## build and start the service, with a demo model if there is no other, and say what to try
+	@scripts/run
+
+test: tools ## run every test, those with the real Copilot CLI included
+	cargo test --workspace --locked
+
+lint: tools ## format, clippy, doc and proto checks; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(RUSTDOC_STRICT) cargo doc --workspace --no-deps --document-private-items --locked
+	node_modules/.bin/buf lint
+	node_modules/.bin/buf format --diff --exit-code
+
+fuzz: ## run both fuzz targets for a minute each; needs nightly and cargo-fuzz
+	@scripts/fuzz
+
+tools:
+	@scripts/tools
