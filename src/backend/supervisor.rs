@@ -45,7 +45,6 @@ pub(super) async fn run(
     let mut next_link = 1;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        state.send_replace(State::Connecting);
         let ended = attempt(&config, &sink, &state, &stop, LinkId(next_link)).await;
         next_link += 1;
         let Some(down) = ended else { break };

@@ -47,6 +47,17 @@ impl Rejection {
             _ => Self::Internal(reason.to_owned()),
         }
     }
+
+    /// The same with another text, where it has one.
+    pub fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::InvalidParameter(text) => Self::InvalidParameter(change(text)),
+            Self::Unauthenticated(text) => Self::Unauthenticated(change(text)),
+            Self::Connection(text) => Self::Connection(change(text)),
+            Self::Internal(text) => Self::Internal(change(text)),
+            Self::SessionNotFound | Self::MethodMissing => self,
+        }
+    }
 }
 
 const INVALID: &[&str] = &[

@@ -115,6 +115,11 @@ impl Current {
         self.sending = true;
     }
 
+    /// The CLI surely does not have the prompt after all.
+    pub(super) fn not_sent(&mut self) {
+        self.sending = false;
+    }
+
     /// The CLI has the prompt.
     pub(super) fn accepted(&mut self, message_id: String) {
         let ending = self.turn.accepted(message_id);

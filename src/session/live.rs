@@ -22,7 +22,7 @@ use super::{
 use crate::{
     backend::{self, Backend, Link, LinkId},
     copilot::{
-        Event, Rejection, Settings,
+        Event, Method, Rejection, Settings,
         event::{self, Payload, PermissionRequested},
         method::{AnswerPermission, Create, Created, GetMetadata, IsProcessing, Resume, UpdateOptions},
         settings::{EmptyOptions, Parameters},
@@ -144,8 +144,18 @@ impl Session {
 impl Session {
     /// Creates the session in the CLI.
     pub(super) async fn create(&self, link: &Arc<Link>) -> Result<(), backend::Error> {
-        let created = link.call(&Create(self.parameters())).await?;
+        let created = self.call(link, &Create(self.parameters())).await?;
         self.complete(link, created).await
+    }
+
+    /// Calls the CLI for this session. It may quote a secret in its refusal, which is told to the caller.
+    pub(super) async fn call<M: Method>(&self, link: &Link, params: &M) -> Result<M::Output, backend::Error> {
+        link.call(params).await.map_err(|error| match error {
+            backend::Error::Rejected(rejection) => {
+                backend::Error::Rejected(rejection.map(|text| self.settings.redact(&text)))
+            }
+            other => other,
+        })
     }
 
     /// A link that the session is attached to: the one it has, or a new one on which it is resumed first.
@@ -162,7 +172,7 @@ impl Session {
             }
         };
         debug!(session = %self.id(), "loading the session again");
-        let resumed = link.call(&Resume(self.parameters())).await;
+        let resumed = self.call(&link, &Resume(self.parameters())).await;
         match resumed {
             Ok(resumed) => self.complete(&link, resumed).await?,
             // The CLI has not stored it because it holds no message: a new one is the same.
@@ -183,7 +193,7 @@ impl Session {
 
     async fn complete(&self, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
         let options = UpdateOptions { session_id: self.cli_id(), options: EmptyOptions::default() };
-        link.call(&options).await?;
+        self.call(link, &options).await?;
         let mut state = self.lock();
         if state.create_time.is_empty() {
             state.create_time.clone_from(&created.start_time);
@@ -335,10 +345,24 @@ impl Session {
         self.with_current(Current::sending);
     }
 
-    /// The CLI has the prompt.
-    pub(super) fn accepted(&self, message_id: String) {
-        self.lock().stored = true;
-        self.with_current(|current| current.accepted(message_id));
+    /// The CLI does not have the session loaded, and so not the prompt.
+    pub(super) fn not_sent(&self) {
+        self.unloaded();
+        self.with_current(Current::not_sent);
+    }
+
+    /// The CLI has the prompt, which it got on this link.
+    pub(super) fn accepted(&self, message_id: String, link: LinkId) {
+        let mut state = self.lock();
+        state.stored = true;
+        let lost = state.link.as_ref().is_none_or(|attached| attached.id() != link);
+        if let Some(current) = &mut state.current {
+            current.accepted(message_id);
+            // The news of the loss came while it was not known whether the prompt had arrived.
+            if lost {
+                current.cut(LINK_LOST);
+            }
+        }
     }
 
     /// Whether the CLI has the prompt will never be known.
@@ -388,6 +412,9 @@ impl Session {
         }
     }
 }
+
+/// What cut a turn whose link was lost right after its prompt had arrived.
+const LINK_LOST: &str = "the connection to the Copilot CLI was lost";
 
 /// Whether events of this kind may hold what a provider says. The agent's own words are left as they are.
 fn may_quote_a_secret(kind: &str) -> bool {

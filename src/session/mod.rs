@@ -233,6 +233,7 @@ impl Sessions {
         let caller_gone = CancellationToken::new();
         let own_limit = Deadline::after(self.inner.limits.turn_timeout);
         let runner = Runner {
+            registry: self.inner.registry.clone(),
             session: session.clone(),
             backend: self.inner.backend.clone(),
             prompt: prompt.text,

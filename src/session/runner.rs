@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -18,6 +18,7 @@ use super::{
     hub::Publisher,
     live::Session,
     queue::Ticket,
+    registry::Registry,
 };
 use crate::{
     backend::{self, Backend, Link},
@@ -67,6 +68,7 @@ impl Deadline {
 
 /// Runs one turn.
 pub(super) struct Runner {
+    pub(super) registry: Arc<Registry>,
     pub(super) session: Arc<Session>,
     pub(super) backend: Backend,
     pub(super) prompt: String,
@@ -136,25 +138,30 @@ impl Runner {
             let link = match self.unless_stopped(turn, self.session.load(&self.backend)).await.flatten() {
                 Ok(link) => link,
                 Err(cause) => {
+                    if let TurnCause::NotFound(_) = cause {
+                        self.registry.forget(&self.session);
+                    }
                     self.session.conclude(cause);
                     break;
                 }
             };
             match self.send(&link, turn).await {
                 Ok(Sent { message_id }) => {
-                    self.session.accepted(message_id);
+                    self.session.accepted(message_id, link.id());
                     return Some(link);
                 }
                 // The CLI had unloaded it without a word: it was not delivered, so it may be sent again.
                 Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !tries.is_empty() => {
                     debug!(session = %self.session.id(), "the CLI had unloaded the session");
-                    self.session.unloaded();
+                    self.session.not_sent();
                 }
                 Err(error) => {
-                    let delivered = error.may_have_been_delivered();
+                    // Where the link is lost, so is the agent.
+                    let lost = matches!(error, backend::Error::Lost { .. });
+                    let at_work = error.may_have_been_delivered() && !lost;
                     self.session.conclude(error.into());
                     self.session.unacknowledged();
-                    return delivered.then_some(link);
+                    return at_work.then_some(link);
                 }
             }
         }
@@ -166,7 +173,7 @@ impl Runner {
     async fn send(&self, link: &Link, turn: &Signals) -> Result<Sent, backend::Error> {
         let prompt = Send { session_id: self.session.cli_id(), prompt: &self.prompt };
         self.session.sending();
-        let mut sent = std::pin::pin!(link.call(&prompt));
+        let mut sent = std::pin::pin!(self.session.call(link, &prompt));
         match self.unless_stopped(turn, sent.as_mut()).await {
             Ok(result) => result,
             Err(cause) => {
@@ -191,14 +198,14 @@ impl Runner {
                 return Err(TurnCause::Inactive(patience));
             }
             let check_at = last_heard.max(checked) + WATCHDOG;
-            let wake_at = patience.map_or(check_at, |patience| check_at.min(last_heard + patience));
+            let give_up_at = patience.map(|patience| last_heard + patience);
             tokio::select! {
                 () = turn.changed.notified() => {}
-                () = sleep_until(wake_at) => {
-                    if wake_at == check_at {
-                        checked = Instant::now();
-                        self.check(link).await;
-                    }
+                () = sleep_until(give_up_at.unwrap_or(check_at)), if give_up_at.is_some() => {}
+                () = sleep_until(check_at) => {
+                    checked = Instant::now();
+                    // A CLI that is frozen does not answer this either.
+                    let _ = timeout_at(give_up_at.unwrap_or(checked + SMALL_CALL), self.check(link)).await;
                 }
             }
         }

@@ -338,14 +338,12 @@ impl Turn {
             return None;
         }
         match self.phase {
-            Phase::Running
-                if self.started || self.aborting || idle.aborted || self.loose_failure.is_some() =>
-            {
+            Phase::Running if self.started || self.aborting || self.loose_failure.is_some() => {
                 let ending = self.resting_place(idle.aborted, "the agent ended the turn without an answer");
                 self.phase = Phase::Settled;
                 Some(ending)
             }
-            // Left over from what ran before us.
+            // Left over from what ran before us: where somebody stops a turn before it starts, an `abort` comes first.
             Phase::Running => None,
             Phase::Sending { .. } | Phase::Settling { .. } | Phase::Settled => {
                 self.phase = Phase::Settled;

@@ -288,11 +288,14 @@ fn a_wish_for_a_tool_after_an_error_is_no_answer() {
 
 #[test]
 fn an_aborted_idle_is_an_abort_even_before_the_prompt_was_taken_up() {
-    for before in [vec![], vec![user(ME)], vec![user(ME), message(ME, "half an ans")], vec![abort()]] {
+    for before in [vec![user(ME)], vec![user(ME), message(ME, "half an ans")], vec![abort()]] {
         let steps = [Accepted].into_iter().chain(before).chain([aborted_idle()]);
         check(steps, &[Ending::Aborted], Settled);
     }
-    check([aborted_idle(), Accepted], &[Ending::Aborted], Settled);
+    check([abort(), aborted_idle(), Accepted], &[Ending::Aborted], Settled);
+    // Without an `abort` it belongs to what ran before.
+    check([aborted_idle(), Accepted], &[], Running);
+    check([Accepted, aborted_idle()], &[], Running);
     check([Accepted, user(ME), abort()], &[], Running);
     check([Accepted, user(ME), error(None), abort(), aborted_idle()], &[Ending::Aborted], Settled);
     check([Accepted, abort(), FoundIdle], &[Ending::Aborted], Settled);
