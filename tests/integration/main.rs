@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
+mod architecture;
 mod discovery;
+mod errors;
+mod faults;
 mod process;
+mod readme;
 mod serve;
 mod sessions;
 mod support;

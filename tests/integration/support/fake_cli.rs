@@ -399,8 +399,8 @@ impl Event<'_> {
 
     /// Its frame, for those that are written many at a time.
     pub(crate) fn frame(self) -> Vec<u8> {
+        let id = self.cli.shared.event_id();
         let mut state = self.cli.shared.lock();
-        state.events += 1;
         let session = state.sessions.entry(self.session.clone()).or_default();
         match self.kind.as_str() {
             "user.message" => session.stored = true,
@@ -411,7 +411,7 @@ impl Event<'_> {
         // By hand: in the CLI's order of members, which serde_json's maps would not keep, and with data as it is.
         let quoted = |text: &str| Value::from(text).to_string();
         let mut event = format!(r#"{{"type":{},"data":{}"#, quoted(&self.kind), self.data);
-        event += &format!(r#","id":"e{}","timestamp":"2026-11-23T14:30:00.000Z""#, state.events);
+        event += &format!(r#","id":"{id}","timestamp":"2026-11-23T14:30:00.000Z""#);
         if self.ephemeral {
             event += r#","ephemeral":true"#;
         }
@@ -437,7 +437,7 @@ impl<'a> IntoFuture for Event<'a> {
 pub(crate) struct Call {
     shared: Arc<Shared>,
     connection: Arc<Connection>,
-    id: Value,
+    pub(crate) id: Value,
     method: String,
     pub(crate) params: Value,
 }
@@ -581,7 +581,8 @@ impl Call {
     }
 
     async fn tell(&self, kind: &str, data: Value) {
-        let event = json!({"type": kind, "data": data, "id": "e0", "timestamp": "2026-11-23T14:29:00.000Z"});
+        let id = self.shared.event_id();
+        let event = json!({"type": kind, "data": data, "id": id, "timestamp": "2026-11-23T14:29:00.000Z"});
         let params = json!({"sessionId": self.session(), "event": event});
         self.write(json!({"jsonrpc": "2.0", "method": "session.event", "params": params})).await;
     }
@@ -598,6 +599,12 @@ fn entry(session: &str) -> Value {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn event_id(&self) -> String {
+        let mut state = self.lock();
+        state.events += 1;
+        format!("e{}", state.events)
     }
 
     /// Waits until `look` finds something.
