@@ -199,12 +199,15 @@ impl jsonrpc::Handler for Listener {
     }
 
     fn may_drop_oversized(&mut self, method: &str, head: &[u8]) -> bool {
-        let unwanted = method != "session.event"
-            || event::kind_in_head(head)
-                .is_some_and(|kind| !event::is_known(kind) && !kind.ends_with(".requested"));
-        if unwanted {
-            warn!(method, "dropped a message of the CLI that is larger than max_frame_size");
+        if method == "session.event" {
+            let Some((session_id, kind)) = event::peek_head(head) else { return false };
+            // Without one of these a turn would go wrong, or wait for ever.
+            if event::is_known(kind) || kind.ends_with(".requested") {
+                return false;
+            }
+            self.sink.event_dropped(session_id, kind);
         }
-        unwanted
+        warn!(method, "dropped a message of the CLI that is larger than max_frame_size");
+        true
     }
 }

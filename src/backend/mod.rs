@@ -55,6 +55,8 @@ pub struct Config {
 pub trait Sink: Send + Sync + 'static {
     /// Parameters of `session.event`.
     fn session_event(&self, params: &Bytes);
+    /// An event was larger than the limit, and nothing but a caller who asked for its kind needs it.
+    fn event_dropped(&self, session_id: &str, kind: &str);
     /// A session was deleted, by whomever.
     fn session_deleted(&self, session_id: &str);
     /// The link is gone: none of its sessions is attached any more. Comes after its last event.

@@ -141,12 +141,14 @@ pub fn peek(params: &[u8]) -> Option<Peek<'_>> {
     serde_json::from_slice(params).ok()
 }
 
-/// Finds the kind in the first bytes of a `session.event` that is too large to be read whole. A guess: the CLI writes
-/// `type` first in `event` (observed), and a wrong one costs the link, not an event.
-pub fn kind_in_head(head: &[u8]) -> Option<&str> {
-    let event = memchr::memmem::find(head, b"\"event\":{\"type\":\"")?;
-    let kind = head[event..].get(b"\"event\":{\"type\":\"".len()..)?;
-    std::str::from_utf8(&kind[..memchr::memchr(b'"', kind)?]).ok()
+/// Finds session and kind in the first bytes of a `session.event` that is too large to be read whole. A guess: the CLI
+/// writes them first (observed), and a wrong one costs the link, not an event.
+pub fn peek_head(head: &[u8]) -> Option<(&str, &str)> {
+    let after = |label: &str| {
+        let text = head.get(memchr::memmem::find(head, label.as_bytes())? + label.len()..)?;
+        std::str::from_utf8(&text[..memchr::memchr(b'"', text)?]).ok()
+    };
+    Some((after(r#""sessionId":""#)?, after(r#""event":{"type":""#)?))
 }
 
 #[derive(Deserialize)]

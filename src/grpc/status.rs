@@ -132,9 +132,10 @@ fn field_of(complaint: &str) -> &'static str {
     WORDS.iter().find(|(word, _)| complaint.contains(word)).map_or("", |(_, field)| field)
 }
 
-/// The reader of a stream was too slow.
+/// Not every event of a stream could be given.
 pub(super) fn lagged() -> Status {
-    let message = "the stream was read too slowly, and too much is waiting; the turn itself goes on";
+    let message = "an event could not be given: the stream was read too slowly, or the event was larger than \
+                   max_frame_size; the turn itself goes on";
     Problem::new(Code::ResourceExhausted, ErrorReason::StreamLagged, message).into_status()
 }
 

@@ -110,6 +110,13 @@ impl Current {
         }
     }
 
+    /// An event of this kind was too large to be taken in: a caller that wants it hears that something is missing.
+    pub(super) fn missed(&self, kind: &str) {
+        if self.wants(kind) {
+            self.publisher.cut_off();
+        }
+    }
+
     /// From here on the CLI may have the prompt.
     pub(super) fn sending(&mut self) {
         self.sending = true;

@@ -51,7 +51,7 @@ impl Filter {
     }
 }
 
-/// Its reader fell too far behind.
+/// Not every event could be given: the reader fell too far behind, or an event was too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lagged;
 
@@ -62,7 +62,7 @@ pub enum Item<E> {
     Event(Arc<Event>),
     /// The last item: how it ended.
     End(E),
-    /// The last item: the reader was too slow.
+    /// The last item: the rest cannot be given.
     Lagged(Lagged),
 }
 
@@ -117,6 +117,12 @@ impl<E> Publisher<E> {
             self.shared.queue().push(event);
             self.shared.wake.notify_one();
         }
+    }
+
+    /// Ends the subscription where an event cannot be given: what was queued before is still read first.
+    pub fn cut_off(&self) {
+        self.shared.queue().end.get_or_insert(Err(Lagged));
+        self.shared.wake.notify_one();
     }
 
     /// Queues the end. What was queued before is still read first; what comes later is ignored.

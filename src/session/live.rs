@@ -234,6 +234,11 @@ impl Session {
         }
     }
 
+    /// An event of this kind was too large to be taken in.
+    pub(super) fn missed(&self, kind: &str) {
+        self.with_current(|current| current.missed(kind));
+    }
+
     fn wants(&self, kind: &str) -> bool {
         let mut state = self.lock();
         state.last_heard = Instant::now();

@@ -109,6 +109,12 @@ impl Sink for Registry {
         }
     }
 
+    fn event_dropped(&self, session_id: &str, kind: &str) {
+        if let Some(session) = self.hearer(session_id) {
+            session.missed(kind);
+        }
+    }
+
     fn session_deleted(&self, session_id: &str) {
         let known =
             self.lock().get(session_id).filter(|slot| !slot.reserved).map(|slot| slot.session.clone());

@@ -235,6 +235,26 @@ async fn an_unwanted_event_over_the_frame_limit_is_skipped() {
 }
 
 #[tokio::test]
+async fn a_stream_that_asked_for_an_event_over_the_frame_limit_is_told_that_it_is_missing() {
+    let (cli, facade) = start_with(&["--max-frame-size=1MiB"]).await;
+    let request = SendAndStreamRequest {
+        session_id: "s".into(),
+        prompt: "p".into(),
+        event_types: vec!["*".into()],
+        ..Default::default()
+    };
+    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let turn = cli.begin().await;
+    turn.event("system.message", json!({"content": "x".repeat(2 << 20)})).await;
+    let streamed = soon("the end of the stream", Streamed::read(stream)).await;
+    check(&streamed.end.unwrap_err(), Code::ResourceExhausted, ErrorReason::StreamLagged);
+    turn.finish(&["fine"]).await;
+    goes_on(&cli, &facade).await;
+    assert_eq!(cli.connections(), 1);
+    assert_eq!(cli.count("session.abort"), 0, "the turn itself goes on");
+}
+
+#[tokio::test]
 async fn an_answer_over_the_frame_limit_fails_only_its_call() {
     let (cli, facade) = start_with(&["--max-frame-size=1MiB"]).await;
     cli.manual("session.list");
