@@ -1,5 +1,7 @@
 //! The methods that the facade calls: parameters, results, and the names on the wire.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::settings::{EmptyOptions, Parameters};
@@ -33,6 +35,10 @@ methods! {
     Delete<'_> => "session.delete" -> Done;
     List => "session.list" -> Listed;
     GetMetadata<'_> => "session.getMetadata" -> Metadata;
+    Detach<'_> => "session.detach" -> Done;
+    Destroy<'_> => "session.destroy" -> Done;
+    UpdateClientMetadata<'_> => "session.metadata.updateClientMetadata" -> serde::de::IgnoredAny;
+    GetClientMetadata<'_> => "sessions.getClientMetadata" -> Vec<ClientMetadata>;
     AnswerPermission<'_> => "session.permissions.handlePendingPermissionRequest" -> Done;
 }
 
@@ -220,6 +226,53 @@ pub struct Entry {
 pub struct Context {
     /// The working directory.
     pub cwd: Option<String>,
+}
+
+/// Leaves a session. The CLI closes it when the last connection has left it; its history stays.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Detach<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// The same on CLIs before 1.0.81, which have no [`Detach`].
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Destroy<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// Stores notes with a session: at most 128, of 16 KiB each. CLIs from 1.0.86 on.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateClientMetadata<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The notes, by name.
+    pub set: BTreeMap<&'static str, String>,
+}
+
+/// Reads the notes of many sessions, at most 1000 at once. CLIs from 1.0.86 on.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GetClientMetadata<'a> {
+    /// The sessions.
+    pub session_ids: &'a [&'a str],
+    /// The names of the notes.
+    pub keys: [&'static str; 1],
+}
+
+/// The notes of one session.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientMetadata {
+    /// The session.
+    pub session_id: String,
+    /// The notes, by name; none if there is no such session.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// Answers a permission request. Of decisions, only these are sent: the CLI accepts any other, and then breaks the

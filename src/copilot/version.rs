@@ -45,8 +45,10 @@ pub fn missing_features(version: &str) -> Vec<String> {
         .collect()
 }
 
-const FEATURES: &[(Version, &str)] =
-    &[(Version::new(1, 0, 86), "message ids on events: answers are matched to prompts by their order")];
+const FEATURES: &[(Version, &str)] = &[
+    (Version::new(1, 0, 86), "message ids on events: answers are matched to prompts by their order"),
+    (Version::new(1, 0, 86), "client metadata: labels and settings of sessions are lost with this server"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -57,8 +59,8 @@ mod tests {
         let check = |version, missing| assert_eq!(missing_features(version).len(), missing, "{version}");
         check("1.0.102", 0);
         check("1.0.86", 0);
-        check("1.0.84-4", 1);
-        check("1.0.60", 1);
+        check("1.0.84-4", 2);
+        check("1.0.60", 2);
         check("1.1.0", 0);
         check("nightly", 1);
     }
