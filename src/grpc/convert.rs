@@ -3,7 +3,11 @@
 //! Requests are parsed at the door: all that is wrong with one is said at once, by field. Nothing behind the door checks
 //! them again.
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, Uri};
 use prost_types::{Struct, Timestamp, Value, value::Kind};
@@ -19,8 +23,8 @@ use crate::{
         event::{self, Payload},
     },
     session::{
-        Delivery, PERMISSION_KINDS, PageToken, Policy, Remains, Rule, SessionId, SessionState, Summary,
-        ToolCall, TurnError, TurnResult, Usage, hub::Filter,
+        Blueprint, Credentials, Delivery, PERMISSION_KINDS, PageToken, Policy, Remains, Rule, Selection,
+        SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult, Usage, hub::Filter,
     },
 };
 
@@ -49,6 +53,15 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How deep JSON may be until the rest is given as text: protobuf's readers give up at 100 messages within each other, of
 /// which one level of JSON takes up to four.
 const MAX_DEPTH: usize = 20;
+
+/// How many labels a session may have.
+const MAX_LABELS: usize = 32;
+
+/// The longest name of a label, in bytes.
+const MAX_LABEL_NAME: usize = 63;
+
+/// The longest value of a label, in bytes.
+const MAX_LABEL_VALUE: usize = 256;
 
 /// How much of a failed turn's text fits beside the other details into the 8 KiB of headers that many clients take:
 /// details are base64, so 3 KiB become 4.
@@ -151,12 +164,8 @@ impl Checks {
         parsed
     }
 
-    /// What a session is to be like.
-    pub(super) fn settings(
-        &mut self,
-        request: pb::CreateSessionRequest,
-        defaults: &Defaults,
-    ) -> (Settings, Policy) {
+    /// What a session is to be made of.
+    pub(super) fn blueprint(&mut self, request: pb::CreateSessionRequest, defaults: &Defaults) -> Blueprint {
         let policy = match request.permission_policy {
             Some(policy) => self.policy(policy),
             None => defaults.policy.clone(),
@@ -178,6 +187,7 @@ impl Checks {
             "" => defaults.model.clone(),
             model => Some(model.to_owned()),
         };
+        let labels = self.labels(request.labels);
         let settings = Settings {
             model,
             provider,
@@ -186,7 +196,57 @@ impl Checks {
             ask_permission: !policy.denies_all(),
             working_directory: self.working_directory(request.working_directory),
         };
-        (settings, policy)
+        let operators_provider = !own_provider && settings.provider.is_some();
+        Blueprint { settings, policy, labels, operators_provider }
+    }
+
+    /// What a session never has stored with it.
+    pub(super) fn credentials(
+        &mut self,
+        provider: Option<pb::Provider>,
+        github_token: String,
+    ) -> Credentials {
+        Credentials {
+            provider: provider.map(|provider| self.provider(provider)),
+            github_token: self.secret("github_token", github_token),
+        }
+    }
+
+    /// Which sessions are to be listed.
+    pub(super) fn selection(&mut self, labels: HashMap<String, String>, states: Vec<i32>) -> Selection {
+        let states = states.into_iter().enumerate().filter_map(|(n, state)| {
+            let known = match pb::SessionState::try_from(state) {
+                Ok(pb::SessionState::Idle) => Some(SessionState::Idle),
+                Ok(pb::SessionState::Running) => Some(SessionState::Running),
+                Ok(pb::SessionState::Unloaded) => Some(SessionState::Unloaded),
+                Ok(pb::SessionState::Unspecified) | Err(_) => None,
+            };
+            if known.is_none() {
+                self.wrong(format!("states[{n}]"), "is not a state that a session can be in");
+            }
+            known
+        });
+        let states = states.collect();
+        Selection { labels: self.labels(labels), states }
+    }
+
+    fn labels(&mut self, labels: HashMap<String, String>) -> BTreeMap<String, String> {
+        if labels.len() > MAX_LABELS {
+            self.wrong("labels", format!("there may be {MAX_LABELS} at most"));
+        }
+        let is_name = |name: &str| {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte);
+            (1..=MAX_LABEL_NAME).contains(&name.len()) && name.bytes().all(allowed)
+        };
+        for (name, value) in &labels {
+            if !is_name(name) {
+                let advice = format!("{name:?}: a name has 1 to {MAX_LABEL_NAME} of A-Z a-z 0-9 . _ / -");
+                self.wrong("labels", advice);
+            } else if value.len() > MAX_LABEL_VALUE {
+                self.wrong(format!("labels[{name:?}]"), format!("must have {MAX_LABEL_VALUE} bytes at most"));
+            }
+        }
+        labels.into_iter().collect()
     }
 
     fn policy(&mut self, policy: pb::PermissionPolicy) -> Policy {
@@ -264,7 +324,7 @@ impl Checks {
         non_empty(value).map(Secret::new)
     }
 
-    fn headers(&mut self, headers: std::collections::HashMap<String, String>) -> BTreeMap<String, Secret> {
+    fn headers(&mut self, headers: HashMap<String, String>) -> BTreeMap<String, Secret> {
         for (name, value) in &headers {
             if HeaderName::from_str(name).is_err() || HeaderValue::from_str(value).is_err() {
                 self.wrong(
@@ -318,6 +378,7 @@ pub(super) fn session(summary: Summary) -> pb::Session {
     pb::Session {
         session_id: summary.id.to_string(),
         model: summary.model,
+        labels: summary.labels.into_iter().collect(),
         state: state.into(),
         title: summary.title,
         create_time: timestamp(&summary.create_time),

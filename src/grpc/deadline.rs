@@ -9,8 +9,8 @@ use crate::session::Deadline;
 /// The longest lead before the gRPC deadline.
 const MAX_LEAD: Duration = Duration::from_millis(100);
 
-/// The deadline of a turn: the earlier of the request's time limit and the call's gRPC deadline, else the default.
-pub(super) fn of_turn(metadata: &MetadataMap, limit: Option<Duration>, default: Duration) -> Deadline {
+/// The deadline of a turn, or of a call that waits for turns: the earlier of the request's time limit and the call's gRPC deadline, else the default.
+pub(super) fn of_call(metadata: &MetadataMap, limit: Option<Duration>, default: Duration) -> Deadline {
     let call = grpc_timeout(metadata).map(answer_within);
     Deadline::after([limit, call].into_iter().flatten().min().unwrap_or(default))
 }

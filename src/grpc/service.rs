@@ -50,7 +50,7 @@ impl Service {
         let timeout = checks.duration("timeout", send.timeout);
         let prompt = Prompt {
             text: checks.prompt(send.prompt),
-            deadline: deadline::of_turn(metadata, timeout, self.turn_timeout),
+            deadline: deadline::of_call(metadata, timeout, self.turn_timeout),
             inactivity: checks.duration("inactivity_timeout", send.inactivity_timeout),
             detached: checks.on_disconnect(send.on_disconnect),
             filter,
@@ -83,10 +83,25 @@ impl CopilotService for Service {
             id if id.is_empty() => None,
             id => checks.session_id(&id),
         };
-        let settings = checks.settings(request, &self.defaults);
-        let (settings, policy) = checks.done(Some(settings)).map_err(status::invalid)?;
-        let created = self.sessions.create(Tenant::ONLY, id, settings, policy).await.map_err(refused)?;
+        let blueprint = checks.blueprint(request, &self.defaults);
+        let blueprint = checks.done(Some(blueprint)).map_err(status::invalid)?;
+        let created = self.sessions.create(Tenant::ONLY, id, blueprint).await.map_err(refused)?;
         Ok(Response::new(pb::CreateSessionResponse { session: Some(convert::session(created)) }))
+    }
+
+    async fn resume_session(
+        &self,
+        request: Request<pb::ResumeSessionRequest>,
+    ) -> Result<Response<pb::ResumeSessionResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let mut checks = Checks::default();
+        let id = checks.session_id(&request.session_id);
+        let credentials = checks.credentials(request.provider, request.github_token);
+        let id = checks.done(id).map_err(status::invalid)?;
+        let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
+        let resumed =
+            self.sessions.resume(Tenant::ONLY, &id, credentials, deadline).await.map_err(refused)?;
+        Ok(Response::new(pb::ResumeSessionResponse { session: Some(convert::session(resumed)) }))
     }
 
     async fn get_session(
@@ -106,13 +121,25 @@ impl CopilotService for Service {
         let mut checks = Checks::default();
         let size = checks.page_size(request.page_size);
         let after = checks.page_token(&request.page_token);
-        checks.done(Some(())).map_err(status::invalid)?;
-        let sessions = self.sessions.list(Tenant::ONLY).await.map_err(refused)?;
+        let wanted = checks.selection(request.labels, request.states);
+        let wanted = checks.done(Some(wanted)).map_err(status::invalid)?;
+        let sessions = self.sessions.list(Tenant::ONLY, &wanted).await.map_err(refused)?;
         let (page, next) = session::page(sessions, size, after.as_ref());
         Ok(Response::new(pb::ListSessionsResponse {
             sessions: page.into_iter().map(convert::session).collect(),
             next_page_token: next.map(|token| token.encode()).unwrap_or_default(),
         }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<pb::CloseSessionRequest>,
+    ) -> Result<Response<pb::CloseSessionResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let id = session_id(&request.session_id)?;
+        let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
+        self.sessions.close(Tenant::ONLY, &id, deadline).await.map_err(refused)?;
+        Ok(Response::new(pb::CloseSessionResponse {}))
     }
 
     async fn delete_session(

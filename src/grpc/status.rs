@@ -144,9 +144,12 @@ pub(super) fn of(error: &Error) -> Status {
     match error {
         Error::NotFound(id) => not_found(error, id),
         Error::Exists(id) => Problem::new(Code::AlreadyExists, ErrorReason::SessionExists, error).session(id),
-        Error::NotLoaded(id) => {
-            let advice = format!("{error}: create a new session, or delete this one");
-            Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, advice).session(id)
+        Error::NotLoaded { session, .. } => {
+            Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, error).session(session)
+        }
+        Error::TooMuchToStore => {
+            let violation = Violation { field: "labels".into(), description: error.to_string() };
+            bad_request(error.to_string(), &[violation])
         }
         Error::QueueFull { session, .. } => {
             let advice = format!("{error}: wait for some of them, or use more sessions");

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{key::SessionId, turn::Remains};
+use super::{blueprint::Missing, key::SessionId, turn::Remains};
 use crate::{backend, copilot::AgentFailure};
 
 /// Why a call has failed.
@@ -14,9 +14,19 @@ pub enum Error {
     /// The id is taken.
     #[error("there is a session {0} already: choose another id, or leave it empty")]
     Exists(SessionId),
-    /// The session is stored, but its settings are not known.
-    #[error("session {0} is stored, but this server does not hold the settings and credentials to load it")]
-    NotLoaded(SessionId),
+    /// The session is stored, but its credentials are not known.
+    #[error(
+        "session {session} is stored, but this server does not hold its credentials: call ResumeSession with {missing}"
+    )]
+    NotLoaded {
+        /// The session.
+        session: SessionId,
+        /// What has to be brought.
+        missing: Missing,
+    },
+    /// The session's labels and settings are too long to be stored with it.
+    #[error("labels, tools, permissions and working directory take more than 16 KiB together")]
+    TooMuchToStore,
     /// The session's queue is full.
     #[error("session {session} has {waiting} turns waiting, as many as it may")]
     QueueFull {

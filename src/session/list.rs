@@ -1,5 +1,7 @@
 //! Sessions as they are listed, and pages of them. Pure.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::key::SessionId;
@@ -13,6 +15,8 @@ pub struct Summary {
     pub model: String,
     /// What it is doing.
     pub state: SessionState,
+    /// Its owner's notes.
+    pub labels: BTreeMap<String, String>,
     /// Its title.
     pub title: String,
     /// When it was created; RFC 3339.
@@ -32,6 +36,23 @@ pub enum SessionState {
     Running,
     /// Stored only.
     Unloaded,
+}
+
+/// Which sessions are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Those that have all of these labels.
+    pub labels: BTreeMap<String, String>,
+    /// Those in one of these states; any, if there are none.
+    pub states: Vec<SessionState>,
+}
+
+impl Selection {
+    /// Whether a session is one of them.
+    pub fn has(&self, session: &Summary) -> bool {
+        let labelled = self.labels.iter().all(|(name, value)| session.labels.get(name) == Some(value));
+        labelled && (self.states.is_empty() || self.states.contains(&session.state))
+    }
 }
 
 /// Where a page starts: after this session. The CLI writes all times in one format, so that they order as text.
@@ -84,6 +105,7 @@ mod tests {
         Summary {
             id: SessionId::parse(id).unwrap(),
             model: String::new(),
+            labels: BTreeMap::new(),
             state: SessionState::Idle,
             title: String::new(),
             create_time: create_time.into(),
@@ -94,6 +116,23 @@ mod tests {
 
     fn ids(sessions: &[Summary]) -> Vec<&str> {
         sessions.iter().map(|session| session.id.as_str()).collect()
+    }
+
+    #[test]
+    fn sessions_are_selected_by_all_labels_and_any_state() {
+        let labels =
+            |labels: &[(&str, &str)]| labels.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+        let session = Summary { labels: labels(&[("team", "blue"), ("env", "test")]), ..session("a", "1") };
+        let check = |wanted: &[(&str, &str)], states: &[SessionState], expected| {
+            let selection = Selection { labels: labels(wanted), states: states.to_vec() };
+            assert_eq!(selection.has(&session), expected, "{selection:?}");
+        };
+        check(&[], &[], true);
+        check(&[("team", "blue")], &[], true);
+        check(&[("team", "blue"), ("env", "live")], &[], false);
+        check(&[("owner", "")], &[], false);
+        check(&[], &[SessionState::Idle, SessionState::Running], true);
+        check(&[("team", "blue")], &[SessionState::Unloaded], false);
     }
 
     #[test]

@@ -2,29 +2,39 @@
 //!
 //! All of its state is behind one lock that is held for moments only. At rest it is a few hundred bytes, and no task.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use super::{
+    blueprint::{Blueprint, Record},
     current::{Current, Outcome, Progress, Signals, UNLOADED},
     error::{Error, TurnCause, TurnError},
     hub::Publisher,
     key::{SessionId, SessionKey},
     list::{SessionState, Summary},
-    policy::Policy,
     queue::{Queue, Ticket},
+    runner::Deadline,
 };
 use crate::{
     backend::{self, Backend, Link, LinkId},
     copilot::{
-        Event, Method, Rejection, Settings,
+        Event, Method, Rejection,
         event::{self, Payload, PermissionRequested},
-        method::{AnswerPermission, Create, Created, GetMetadata, IsProcessing, Resume, UpdateOptions},
+        method::{
+            AnswerPermission, Create, Created, Destroy, Detach, Entry, GetMetadata, IsProcessing, Resume,
+            UpdateClientMetadata, UpdateOptions,
+        },
         settings::{EmptyOptions, Parameters},
     },
 };
@@ -33,8 +43,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Session {
     key: SessionKey,
-    settings: Settings,
-    policy: Policy,
+    /// What it is made of. Its credentials may change; the rest does not.
+    blueprint: Mutex<Arc<Blueprint>>,
     /// Cancelled when the session is deleted.
     deleted: CancellationToken,
     /// Where the answers to the CLI's requests are given.
@@ -58,18 +68,11 @@ struct State {
 }
 
 impl Session {
-    pub(super) fn new(
-        key: SessionKey,
-        settings: Settings,
-        policy: Policy,
-        max_queued: usize,
-        tasks: TaskTracker,
-    ) -> Self {
-        let working_directory = settings.working_directory.clone().unwrap_or_default();
+    pub(super) fn new(key: SessionKey, blueprint: Blueprint, max_queued: usize, tasks: TaskTracker) -> Self {
+        let working_directory = blueprint.settings.working_directory.clone().unwrap_or_default();
         Self {
             key,
-            settings,
-            policy,
+            blueprint: Mutex::new(Arc::new(blueprint)),
             deleted: CancellationToken::new(),
             tasks,
             state: Mutex::new(State {
@@ -84,6 +87,31 @@ impl Session {
                 current: None,
             }),
         }
+    }
+
+    /// One that the CLI has stored, and that has been found again.
+    pub(super) fn found(self, entry: Entry) -> Self {
+        let mut state = self.lock();
+        state.stored = true;
+        state.create_time = entry.start_time;
+        state.update_time = entry.modified_time;
+        state.title = entry.summary.unwrap_or_default();
+        if let Some(cwd) = entry.context.and_then(|context| context.cwd) {
+            state.working_directory = cwd;
+        }
+        drop(state);
+        self
+    }
+
+    /// What it is made of.
+    pub(super) fn blueprint(&self) -> Arc<Blueprint> {
+        self.blueprint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what it is made of, while no turn runs. It takes effect when the session is loaded again, which is next.
+    pub(super) fn rebuild(&self, blueprint: Blueprint) {
+        *self.blueprint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(blueprint);
+        self.unloaded();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -113,6 +141,7 @@ impl Session {
     }
 
     pub(super) fn summary(&self) -> Summary {
+        let blueprint = self.blueprint();
         let state = self.lock();
         let doing = match (&state.link, state.queue.is_busy()) {
             (_, true) => SessionState::Running,
@@ -121,7 +150,8 @@ impl Session {
         };
         Summary {
             id: self.id().clone(),
-            model: self.settings.model.clone().unwrap_or_default(),
+            model: blueprint.settings.model.clone().unwrap_or_default(),
+            labels: blueprint.labels.clone(),
             state: doing,
             title: state.title.clone(),
             create_time: state.create_time.clone(),
@@ -144,7 +174,8 @@ impl Session {
 impl Session {
     /// Creates the session in the CLI.
     pub(super) async fn create(&self, link: &Arc<Link>) -> Result<(), backend::Error> {
-        let created = self.call(link, &Create(self.parameters())).await?;
+        let blueprint = self.blueprint();
+        let created = self.call(link, &Create(self.parameters(&blueprint))).await?;
         self.complete(link, created).await
     }
 
@@ -152,7 +183,7 @@ impl Session {
     pub(super) async fn call<M: Method>(&self, link: &Link, params: &M) -> Result<M::Output, backend::Error> {
         link.call(params).await.map_err(|error| match error {
             backend::Error::Rejected(rejection) => {
-                backend::Error::Rejected(rejection.map(|text| self.settings.redact(&text)))
+                backend::Error::Rejected(rejection.map(|text| self.blueprint().settings.redact(&text)))
             }
             other => other,
         })
@@ -172,8 +203,7 @@ impl Session {
             }
         };
         debug!(session = %self.id(), "loading the session again");
-        let resumed = self.call(&link, &Resume(self.parameters())).await;
-        match resumed {
+        match self.resume(&link, stored).await {
             Ok(resumed) => self.complete(&link, resumed).await?,
             // The CLI has not stored it because it holds no message: a new one is the same.
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !stored => {
@@ -187,19 +217,62 @@ impl Session {
         Ok(link)
     }
 
-    fn parameters(&self) -> Parameters<'_> {
-        Parameters::new(self.cli_id(), &self.settings)
+    fn parameters<'a>(&'a self, blueprint: &'a Blueprint) -> Parameters<'a> {
+        Parameters::new(self.cli_id(), &blueprint.settings)
+    }
+
+    /// Resumes it. Right after its last connection has left, the CLI may not find a session for a moment (observed).
+    async fn resume(&self, link: &Link, stored: bool) -> Result<Created, backend::Error> {
+        let blueprint = self.blueprint();
+        let mut tries = if stored { 0..RESUME_TRIES } else { 0..1 };
+        loop {
+            tries.next();
+            let resumed = self.call(link, &Resume(self.parameters(&blueprint))).await;
+            match resumed {
+                Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !tries.is_empty() => {
+                    sleep(RESUME_PAUSE).await;
+                }
+                resumed => return resumed,
+            }
+        }
     }
 
     async fn complete(&self, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
         let options = UpdateOptions { session_id: self.cli_id(), options: EmptyOptions::default() };
         self.call(link, &options).await?;
+        self.remember(link).await?;
         let mut state = self.lock();
         if state.create_time.is_empty() {
             state.create_time.clone_from(&created.start_time);
             state.update_time = created.start_time;
         }
         state.link = Some(link.clone());
+        Ok(())
+    }
+
+    /// Stores with the session what it takes to load it again.
+    async fn remember(&self, link: &Link) -> Result<(), backend::Error> {
+        // That it is not too long was seen to when the session was made.
+        let Some(record) = Record::of(&self.blueprint()).write() else { return Ok(()) };
+        let notes = UpdateClientMetadata { session_id: self.cli_id(), set: [(Record::KEY, record)].into() };
+        match self.call(link, &notes).await {
+            // Older CLIs cannot; GetServerInfo says so.
+            Err(backend::Error::Rejected(Rejection::MethodMissing)) => Ok(()),
+            stored => stored.map(|_| ()),
+        }
+    }
+
+    /// Leaves it, so that the CLI closes it.
+    pub(super) async fn unload(&self) -> Result<(), backend::Error> {
+        let Some(link) = self.lock().link.clone() else { return Ok(()) };
+        let session_id = self.cli_id();
+        match link.call(&Detach { session_id }).await {
+            Err(backend::Error::Rejected(Rejection::MethodMissing)) => {
+                link.call(&Destroy { session_id }).await?
+            }
+            left => left?,
+        };
+        self.unloaded();
         Ok(())
     }
 
@@ -226,8 +299,8 @@ impl Session {
             return;
         }
         // A provider may quote the key in its complaints, which are told to whoever uses the session.
-        let redacted =
-            may_quote_a_secret(kind).then(|| self.settings.redact(&String::from_utf8_lossy(params)));
+        let redacted = may_quote_a_secret(kind)
+            .then(|| self.blueprint().settings.redact(&String::from_utf8_lossy(params)));
         match event::parse(redacted.as_ref().map_or(params, String::as_bytes)) {
             Some(event) => self.apply(&Arc::new(event)),
             None => warn!(session = %self.id(), kind, "the CLI sent an event that makes no sense"),
@@ -262,7 +335,7 @@ impl Session {
         if request.resolved_by_hook {
             return;
         }
-        let decision = self.policy.decide(request.kind());
+        let decision = self.blueprint().policy.decide(request.kind());
         let (session, request_id) = (self.clone(), request.request_id.clone());
         self.tasks.spawn(async move {
             let answer =
@@ -314,6 +387,20 @@ impl State {
 
 /// The queue and the running turn.
 impl Session {
+    /// Waits in the queue for a moment in which no turn runs.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the queue.
+    pub(super) async fn place(self: &Arc<Self>, deadline: Deadline) -> Result<Place, Error> {
+        let (ticket, granted) = self.join()?;
+        let place = Place { session: self.clone(), ticket };
+        tokio::select! {
+            biased;
+            _ = granted => Ok(place),
+            cause = deadline.passed() => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
+        }
+    }
+
     /// Joins the queue. The receiver fires when it is this turn's time.
     pub(super) fn join(&self) -> Result<(Ticket, oneshot::Receiver<()>), Error> {
         let (wake, granted) = oneshot::channel();
@@ -418,12 +505,37 @@ impl Session {
     }
 }
 
+/// How often a stored session is looked for, and the pause between: 0.2 s were observed to be enough.
+const RESUME_TRIES: u32 = 5;
+
+/// See [`RESUME_TRIES`].
+const RESUME_PAUSE: Duration = Duration::from_millis(100);
+
 /// What cut a turn whose link was lost right after its prompt had arrived.
 const LINK_LOST: &str = "the connection to the Copilot CLI was lost";
 
 /// Whether events of this kind may hold what a provider says. The agent's own words are left as they are.
 fn may_quote_a_secret(kind: &str) -> bool {
     matches!(kind, "session.error" | "session.warning") || !event::is_known(kind)
+}
+
+/// A place in a session's queue; dropping it leaves the queue, whatever happens to the task.
+#[derive(Debug)]
+pub(super) struct Place {
+    session: Arc<Session>,
+    ticket: Ticket,
+}
+
+impl Place {
+    pub(super) fn new(session: Arc<Session>, ticket: Ticket) -> Self {
+        Self { session, ticket }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.session.leave(self.ticket);
+    }
 }
 
 fn wake_up(waiter: Option<oneshot::Sender<()>>) {

@@ -4,6 +4,7 @@
 //! [`Sessions`] is the room's door. A [`live`] session holds its queue and its [`current`] turn; a [`runner`] task
 //! carries each turn from acceptance to rest; [`turn`], [`replay`], [`queue`], [`policy`] and [`list`] are pure.
 
+mod blueprint;
 mod current;
 mod error;
 pub mod hub;
@@ -17,7 +18,7 @@ mod replay;
 mod runner;
 pub mod turn;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -26,23 +27,25 @@ use tokio_util::{
 use tracing::{info, warn};
 
 use crate::{
-    backend::{Backend, Sink},
+    backend::{self, Backend, Sink},
     copilot::{
-        Settings,
-        method::{Delete, Entry, GetMetadata, IsProcessing, List},
+        Provider, Rejection,
+        method::{Delete, Entry, GetClientMetadata, GetMetadata, IsProcessing, List},
         settings::CLIENT_NAME,
     },
 };
+use blueprint::Record;
 use hub::{Filter, Item, Subscriber};
 use live::Session;
 use queue::Ticket;
 use registry::Registry;
 use runner::Runner;
 
+pub use blueprint::{Blueprint, Credentials, Missing};
 pub use current::Outcome;
 pub use error::{Delivery, Error, TurnCause, TurnError};
 pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
-pub use list::{PageToken, SessionState, Summary, page};
+pub use list::{PageToken, Selection, SessionState, Summary, page};
 pub use policy::{KINDS as PERMISSION_KINDS, Policy, Rule};
 pub use runner::Deadline;
 pub use turn::{Remains, ToolCall, TurnResult, Usage};
@@ -69,6 +72,8 @@ struct Inner {
     backend: Backend,
     registry: Arc<Registry>,
     limits: Limits,
+    /// The operator's provider, for stored sessions that were created with it.
+    operator: Option<Provider>,
     /// Turns, and whatever else must be finished before the server may go.
     tasks: TaskTracker,
     /// Cancelled when nothing new is taken on.
@@ -93,8 +98,13 @@ pub struct Prompt {
 }
 
 impl Sessions {
-    /// Sets up the sessions, and with `connect` the backend that tells them of its events.
-    pub fn new(limits: Limits, connect: impl FnOnce(Arc<dyn Sink>) -> Backend) -> Self {
+    /// Sets up the sessions, and with `connect` the backend that tells them of its events. `operator` is the provider of
+    /// sessions that were created with the operator's default.
+    pub fn new(
+        limits: Limits,
+        operator: Option<Provider>,
+        connect: impl FnOnce(Arc<dyn Sink>) -> Backend,
+    ) -> Self {
         let registry = Registry::new(limits.max_sessions);
         let backend = connect(registry.clone());
         let (draining, shutdown) = (CancellationToken::new(), CancellationToken::new());
@@ -103,6 +113,7 @@ impl Sessions {
                 backend,
                 registry,
                 limits,
+                operator,
                 tasks: TaskTracker::new(),
                 draining,
                 shutdown,
@@ -128,15 +139,13 @@ impl Sessions {
         &self,
         tenant: Tenant,
         id: Option<SessionId>,
-        settings: Settings,
-        policy: Policy,
+        blueprint: Blueprint,
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
+        Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
         let chosen = id.is_some();
         let key = SessionKey::new(tenant, id.unwrap_or_else(SessionId::random));
-        let tasks = self.inner.tasks.clone();
-        let session =
-            Arc::new(Session::new(key, settings, policy, self.inner.limits.max_queued_turns, tasks));
+        let session = Arc::new(self.session(key, blueprint));
         let reserved = self.inner.registry.reserve(session.clone())?;
         let (created, answer) = tokio::sync::oneshot::channel();
         let this = self.clone();
@@ -176,6 +185,10 @@ impl Sessions {
         Ok(created?)
     }
 
+    fn session(&self, key: SessionKey, blueprint: Blueprint) -> Session {
+        Session::new(key, blueprint, self.inner.limits.max_queued_turns, self.inner.tasks.clone())
+    }
+
     /// What there is to know of a session.
     pub async fn get(&self, tenant: Tenant, id: &SessionId) -> Result<Summary, Error> {
         let key = SessionKey::new(tenant, id.clone());
@@ -183,18 +196,83 @@ impl Sessions {
             return Ok(session.summary());
         }
         let stored = self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
-        Ok(stored_summary(&key, stored))
+        let record = self.records(&[key.cli_id()]).await?.remove(key.cli_id());
+        Ok(stored_summary(&key, stored, record))
     }
 
-    /// All sessions of a tenant, in no order.
-    pub async fn list(&self, tenant: Tenant) -> Result<Vec<Summary>, Error> {
+    /// The sessions of a tenant that are wanted, in no order.
+    pub async fn list(&self, tenant: Tenant, wanted: &Selection) -> Result<Vec<Summary>, Error> {
         let listed = self.inner.backend.link()?.call(&List {}).await?;
         let known = self.inner.registry.all(tenant);
         let stored = listed.sessions.into_iter().filter(is_ours).filter_map(|entry| {
             let key = SessionKey::from_cli_id(&entry.session_id).filter(|key| key.tenant() == tenant)?;
-            self.inner.registry.find(&key).is_none().then(|| stored_summary(&key, entry))
+            self.inner.registry.find(&key).is_none().then_some((key, entry))
         });
-        Ok(known.iter().map(|session| session.summary()).chain(stored).collect())
+        let stored: Vec<_> = stored.collect();
+        let mut records =
+            self.records(&stored.iter().map(|(key, _)| key.cli_id()).collect::<Vec<_>>()).await?;
+        let stored = stored.into_iter().map(|(key, entry)| {
+            let record = records.remove(key.cli_id());
+            stored_summary(&key, entry, record)
+        });
+        let all = known.iter().map(|session| session.summary()).chain(stored);
+        Ok(all.filter(|session| wanted.has(session)).collect())
+    }
+
+    /// Loads a session, with these credentials where it has some of its own. If it is loaded already, it gets the new ones,
+    /// after the turns that were accepted before.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session loaded or not; the next call loads it where it must.
+    pub async fn resume(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        credentials: Credentials,
+        deadline: Deadline,
+    ) -> Result<Summary, Error> {
+        self.refuse_if_draining()?;
+        let key = SessionKey::new(tenant, id.clone());
+        let session = match self.inner.registry.find(&key) {
+            Some(session) => session,
+            None => self.take_up(&key, credentials.clone()).await?,
+        };
+        let place = session.place(deadline).await?;
+        let changed = with(&session.blueprint(), credentials);
+        // Only while no turn runs: it takes the session off its link.
+        if changed != *session.blueprint() {
+            session.rebuild(changed);
+        }
+        let loaded = tokio::select! {
+            biased;
+            loaded = session.load(&self.inner.backend) => loaded,
+            cause = deadline.passed() => Err(cause),
+        };
+        drop(place);
+        match loaded {
+            Ok(_) => Ok(session.summary()),
+            Err(TurnCause::NotFound(id)) => {
+                self.inner.registry.forget(&session);
+                Err(Error::NotFound(id))
+            }
+            Err(TurnCause::Backend(error)) => Err(error.into()),
+            Err(cause) => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
+        }
+    }
+
+    /// Has the CLI close a session, after the turns that were accepted before; it is loaded again when it is next used.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session closed or not.
+    pub async fn close(&self, tenant: Tenant, id: &SessionId, deadline: Deadline) -> Result<(), Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        match self.inner.registry.find(&key) {
+            Some(session) => {
+                let _place = session.place(deadline).await?;
+                Ok(session.unload().await?)
+            }
+            None => self.stored(&key).await?.map(|_| ()).ok_or_else(|| Error::NotFound(id.clone())),
+        }
     }
 
     /// Deletes a session, and ends its turns.
@@ -225,8 +303,7 @@ impl Sessions {
         let key = SessionKey::new(tenant, id.clone());
         let session = match self.inner.registry.find(&key) {
             Some(session) => session,
-            None if self.stored(&key).await?.is_some() => return Err(Error::NotLoaded(id.clone())),
-            None => return Err(Error::NotFound(id.clone())),
+            None => self.take_up(&key, Credentials::default()).await?,
         };
         let (ticket, granted) = session.join()?;
         let (publisher, subscriber) = hub::subscription(prompt.filter);
@@ -281,12 +358,46 @@ impl Sessions {
         if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
     }
 
+    /// Takes up a stored session that this process does not know yet.
+    async fn take_up(&self, key: &SessionKey, credentials: Credentials) -> Result<Arc<Session>, Error> {
+        let entry = self.stored(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
+        let blueprint = match self.records(&[key.cli_id()]).await?.remove(key.cli_id()) {
+            Some(record) => record.blueprint(credentials, self.inner.operator.as_ref()),
+            // All that is known is that it is ours; to guess who is to pay for it would be wrong.
+            None if credentials == Credentials::default() => Err(Missing::Either),
+            None => Record::default().blueprint(credentials, None),
+        };
+        let blueprint =
+            blueprint.map_err(|missing| Error::NotLoaded { session: key.id().clone(), missing })?;
+        self.inner.registry.adopt(self.session(key.clone(), blueprint).found(entry))
+    }
+
+    /// What is stored with these sessions; nothing for those of which nothing is.
+    async fn records(&self, cli_ids: &[&str]) -> Result<HashMap<String, Record>, Error> {
+        let mut records = HashMap::new();
+        for session_ids in cli_ids.chunks(MAX_RECORDS) {
+            let question = GetClientMetadata { session_ids, keys: [Record::KEY] };
+            match self.inner.backend.link()?.call(&question).await {
+                Ok(answers) => records.extend(answers.into_iter().filter_map(|answer| {
+                    Some((answer.session_id, Record::read(answer.metadata.get(Record::KEY)?)?))
+                })),
+                // Older CLIs cannot; GetServerInfo says so.
+                Err(backend::Error::Rejected(Rejection::MethodMissing)) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(records)
+    }
+
     /// A session of ours that the CLI has stored.
     async fn stored(&self, key: &SessionKey) -> Result<Option<Entry>, Error> {
         let metadata = self.inner.backend.link()?.call(&GetMetadata { session_id: key.cli_id() }).await?;
         Ok(metadata.session.filter(is_ours))
     }
 }
+
+/// How many records are read at once: as many as the CLI takes (cli-protocol.md, section 14).
+const MAX_RECORDS: usize = 1000;
 
 /// How long a stopped agent may take to stop when the server goes.
 const LAST_GRACE: Duration = Duration::from_secs(3);
@@ -358,10 +469,25 @@ fn is_ours(entry: &Entry) -> bool {
     entry.client_name.as_deref() == Some(CLIENT_NAME)
 }
 
-fn stored_summary(key: &SessionKey, entry: Entry) -> Summary {
+/// The same session with other credentials, where there are some.
+fn with(blueprint: &Blueprint, credentials: Credentials) -> Blueprint {
+    let mut changed = blueprint.clone();
+    if let Some(provider) = credentials.provider {
+        changed.settings.provider = Some(provider);
+        changed.operators_provider = false;
+    }
+    if let Some(token) = credentials.github_token {
+        changed.settings.github_token = Some(token);
+    }
+    changed
+}
+
+fn stored_summary(key: &SessionKey, entry: Entry, record: Option<Record>) -> Summary {
+    let record = record.unwrap_or_default();
     Summary {
         id: key.id().clone(),
-        model: String::new(),
+        model: record.model.unwrap_or_default(),
+        labels: record.labels,
         state: SessionState::Unloaded,
         title: entry.summary.unwrap_or_default(),
         create_time: entry.start_time,

@@ -26,6 +26,11 @@ impl Policy {
         Self { rules }
     }
 
+    /// Its rules.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// A policy that allows these kinds.
     pub fn allowing(kinds: &[String]) -> Self {
         Self { rules: kinds.iter().map(|kind| Rule { kind: kind.clone(), allow: true }).collect() }

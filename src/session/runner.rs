@@ -16,7 +16,7 @@ use super::{
     current::{Outcome, Signals},
     error::{TurnCause, TurnError},
     hub::Publisher,
-    live::Session,
+    live::{Place, Session},
     queue::Ticket,
     registry::Registry,
 };
@@ -82,18 +82,6 @@ pub(super) struct Runner {
     pub(super) shutdown: CancellationToken,
 }
 
-/// A place in the queue; dropping it leaves the queue, whatever happens to the task.
-struct Place<'a> {
-    session: &'a Session,
-    ticket: Ticket,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.session.leave(self.ticket);
-    }
-}
-
 impl Runner {
     /// Runs the turn that holds `ticket`, whose time comes when `granted` fires.
     pub(super) async fn run(
@@ -102,7 +90,7 @@ impl Runner {
         granted: oneshot::Receiver<()>,
         publisher: Publisher<Outcome>,
     ) {
-        let _place = Place { session: &self.session, ticket };
+        let _place = Place::new(self.session.clone(), ticket);
         // Only the turn that has the session can be asked to end; until then nobody knows of these.
         let waiting = Signals::default();
         if let Err(cause) = self.unless_stopped(&waiting, async { drop(granted.await) }).await {

@@ -368,6 +368,7 @@ fn a_session_is_told_as_it_is() {
     let summary = |state| Summary {
         id: SessionId::parse("s").unwrap(),
         model: "gpt".into(),
+        labels: BTreeMap::from([("team".into(), "blue".into())]),
         state,
         title: "Files".into(),
         create_time: "1970-01-01T00:00:01Z".into(),
@@ -380,6 +381,7 @@ fn a_session_is_told_as_it_is() {
             model: "gpt".into(),
             state: expected.into(),
             title: "Files".into(),
+            labels: HashMap::from([("team".into(), "blue".into())]),
             create_time: Some(Timestamp { seconds: 1, nanos: 0 }),
             update_time: None,
             working_directory: "/w".into(),
@@ -477,6 +479,7 @@ fn request() -> pb::CreateSessionRequest {
         permission_policy: Some(pb::PermissionPolicy {
             rules: vec![rule("shell", pb::PermissionEffect::Deny), rule("*", pb::PermissionEffect::Allow)],
         }),
+        labels: HashMap::from([("team".into(), "blue".into()), ("a/b.c_d-E".into(), String::new())]),
         working_directory: "/work".into(),
     }
 }
@@ -485,13 +488,49 @@ fn rule(kind: &str, effect: pb::PermissionEffect) -> pb::PermissionRule {
     pb::PermissionRule { kind: kind.into(), effect: effect.into() }
 }
 
+fn parse_all(request: pb::CreateSessionRequest, defaults: &Defaults) -> Result<Blueprint, Vec<Violation>> {
+    let mut checks = Checks::default();
+    let blueprint = checks.blueprint(request, defaults);
+    checks.done(Some(blueprint))
+}
+
 fn parse(
     request: pb::CreateSessionRequest,
     defaults: &Defaults,
 ) -> Result<(Settings, Policy), Vec<Violation>> {
-    let mut checks = Checks::default();
-    let settings = checks.settings(request, defaults);
-    checks.done(Some(settings))
+    parse_all(request, defaults).map(|blueprint| (blueprint.settings, blueprint.policy))
+}
+
+#[test]
+fn labels_are_passed_on_and_it_is_noted_whose_provider_it_is() {
+    let check = |request: pb::CreateSessionRequest, defaults: &Defaults, operators_provider| {
+        assert_eq!(parse_all(request, defaults).unwrap().operators_provider, operators_provider);
+    };
+    let labels = parse_all(request(), &Defaults::default()).unwrap().labels;
+    assert_eq!(labels, BTreeMap::from([("team".into(), "blue".into()), ("a/b.c_d-E".into(), String::new())]));
+    let operator = Provider { base_url: "http://localhost".into(), ..Provider::default() };
+    let defaults = Defaults { provider: Some(operator), model: Some("m".into()), ..Defaults::default() };
+    check(request(), &defaults, false);
+    check(pb::CreateSessionRequest::default(), &defaults, true);
+    check(pb::CreateSessionRequest::default(), &Defaults::default(), false);
+}
+
+#[test]
+fn sessions_are_selected_by_labels_and_states_that_can_be() {
+    let labels = || HashMap::from([("team".to_owned(), "blue".to_owned())]);
+    let state = |state: pb::SessionState| i32::from(state);
+    let selected = asked(|checks| {
+        checks.selection(labels(), vec![state(pb::SessionState::Idle), state(pb::SessionState::Unloaded)])
+    });
+    let expected = Selection {
+        labels: labels().into_iter().collect(),
+        states: vec![SessionState::Idle, SessionState::Unloaded],
+    };
+    assert_eq!(selected, Ok(expected));
+    for bad in [0, 77] {
+        let refused = asked(|checks| checks.selection(HashMap::new(), vec![bad]));
+        assert_eq!(refused, Err("states[0]".into()));
+    }
 }
 
 #[test]
@@ -686,18 +725,20 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
         github_token: "a b".into(),
         available_tools: vec![String::new(), "fine".into(), "*".into()],
         permission_policy: Some(pb::PermissionPolicy { rules: vec![Default::default()] }),
+        labels: HashMap::from([("a b".into(), String::new())]),
         working_directory: "x".into(),
     };
     let mut checks = Checks::default();
     let id = checks.session_id(&request.session_id);
-    let settings = checks.settings(request, &Defaults::default());
-    let violations = checks.done(id.zip(Some(settings))).unwrap_err();
+    let blueprint = checks.blueprint(request, &Defaults::default());
+    let violations = checks.done(id.zip(Some(blueprint))).unwrap_err();
     let mut named: Vec<_> = violations.into_iter().map(|violation| violation.field).collect();
     named.sort();
     let expected = [
         "available_tools[0]",
         "available_tools[2]",
         "github_token",
+        "labels",
         "model",
         "permission_policy.rules[0].effect",
         "permission_policy.rules[0].kind",
@@ -845,6 +886,7 @@ fn a_page_token_is_one_of_ours_or_empty() {
     let one = |id: &str| Summary {
         id: SessionId::parse(id).unwrap(),
         model: String::new(),
+        labels: BTreeMap::new(),
         state: SessionState::Idle,
         title: String::new(),
         create_time: "2026-11-23T14:28:56.393Z".into(),

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use crate::{
     backend::Error as Cli,
     jsonrpc::Cause,
-    session::{Delivery, Remains, ToolCall},
+    session::{Delivery, Missing, Remains, ToolCall},
 };
 
 use super::*;
@@ -80,7 +80,8 @@ fn rows() -> Vec<Row> {
         // session::Error
         error(Error::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO])),
         error(Error::Exists(id()), (AlreadyExists, SessionExists, &[RESOURCE_INFO])),
-        error(Error::NotLoaded(id()), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
+        error(not_loaded(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
+        error(Error::TooMuchToStore, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(
             Error::QueueFull { session: id(), waiting: 8 },
             (ResourceExhausted, Overloaded, &[RESOURCE_INFO, RETRY_INFO]),
@@ -186,13 +187,23 @@ fn wrong_fields_are_all_named() {
     assert_eq!(fields, [("prompt", "say something"), ("timeout", "too short")]);
 }
 
+fn not_loaded() -> Error {
+    Error::NotLoaded { session: id(), missing: Missing::Both }
+}
+
+#[test]
+fn what_is_missing_to_load_a_session_is_named() {
+    let status = of(&not_loaded());
+    assert!(status.message().ends_with("call ResumeSession with provider and github_token"), "{status:?}");
+}
+
 #[test]
 fn the_resource_is_named() {
     let missing_in_turn = TurnCause::NotFound(id());
     let errors = [
         of(&Error::NotFound(id())),
         of(&Error::Exists(id())),
-        of(&Error::NotLoaded(id())),
+        of(&not_loaded()),
         of(&Error::QueueFull { session: id(), waiting: 1 }),
         of_turn(&failed(missing_in_turn)),
     ];

@@ -1,0 +1,210 @@
+//! What a session is made of, and the part of it that is stored with the session in the CLI. Pure.
+//!
+//! The CLI keeps a client's own notes with a session (`session.metadata.updateClientMetadata`). The facade notes there all
+//! that it needs to load the session again after a restart, except for credentials: those are kept in memory only, and
+//! where the session has some of its own, its owner has to bring them again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::{Policy, Rule};
+use crate::copilot::{Provider, Secret, Settings};
+
+/// What a session is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Blueprint {
+    /// What the CLI is told.
+    pub settings: Settings,
+    /// What its tools may do.
+    pub policy: Policy,
+    /// Its owner's notes.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the provider in `settings` is the operator's default, and not the caller's own.
+    pub operators_provider: bool,
+}
+
+/// The part of a session that is never stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// A provider, with its key.
+    pub provider: Option<Provider>,
+    /// A GitHub token.
+    pub github_token: Option<Secret>,
+}
+
+/// What has to be brought again before a stored session can be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    /// Its provider.
+    #[error("provider")]
+    Provider,
+    /// Its GitHub token.
+    #[error("github_token")]
+    GitHubToken,
+    /// Both.
+    #[error("provider and github_token")]
+    Both,
+    /// One of them: nothing is stored with the session that says which.
+    #[error("provider or github_token")]
+    Either,
+}
+
+/// What is stored with a session in the CLI.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Record {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) model: Option<String>,
+    available_tools: Vec<String>,
+    allow: Vec<(String, bool)>,
+    working_directory: Option<String>,
+    provider: ProviderOf,
+    github_token: bool,
+}
+
+/// Whose provider a session has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum ProviderOf {
+    #[default]
+    GitHub,
+    Operator,
+    Caller,
+}
+
+impl Record {
+    /// The name under which it is stored. Another form of it gets another name.
+    pub(super) const KEY: &str = "copilot-grpc.v1";
+
+    /// The longest text that the CLI stores under one name (observed).
+    const MAX_BYTES: usize = 16 * 1024;
+
+    pub(super) fn of(blueprint: &Blueprint) -> Self {
+        let Blueprint { settings, policy, labels, operators_provider } = blueprint;
+        Self {
+            labels: labels.clone(),
+            model: settings.model.clone(),
+            available_tools: settings.available_tools.clone(),
+            allow: policy.rules().iter().map(|rule| (rule.kind.clone(), rule.allow)).collect(),
+            working_directory: settings.working_directory.clone(),
+            provider: match settings.provider {
+                None => ProviderOf::GitHub,
+                Some(_) if *operators_provider => ProviderOf::Operator,
+                Some(_) => ProviderOf::Caller,
+            },
+            github_token: settings.github_token.is_some(),
+        }
+    }
+
+    /// The text to store; `None` if it is too long.
+    pub(super) fn write(&self) -> Option<String> {
+        serde_json::to_string(self).ok().filter(|text| text.len() <= Self::MAX_BYTES)
+    }
+
+    /// Reads what was stored; `None` if it is no record.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// The session that was stored, with these credentials and else the operator's provider where that is what it had.
+    pub(super) fn blueprint(
+        self,
+        credentials: Credentials,
+        operator: Option<&Provider>,
+    ) -> Result<Blueprint, Missing> {
+        let operators_provider = credentials.provider.is_none() && self.provider == ProviderOf::Operator;
+        let provider = credentials.provider.or_else(|| operator.filter(|_| operators_provider).cloned());
+        let no_provider = provider.is_none() && self.provider != ProviderOf::GitHub;
+        let no_token = credentials.github_token.is_none() && self.github_token;
+        match (no_provider, no_token) {
+            (false, false) => {}
+            (true, false) => return Err(Missing::Provider),
+            (false, true) => return Err(Missing::GitHubToken),
+            (true, true) => return Err(Missing::Both),
+        }
+        let policy = Policy::new(self.allow.into_iter().map(|(kind, allow)| Rule { kind, allow }).collect());
+        let settings = Settings {
+            model: self.model,
+            provider,
+            github_token: credentials.github_token,
+            available_tools: self.available_tools,
+            ask_permission: !policy.denies_all(),
+            working_directory: self.working_directory,
+        };
+        Ok(Blueprint { settings, policy, labels: self.labels, operators_provider })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn provider(key: &str) -> Provider {
+        Provider {
+            base_url: "http://127.0.0.1:1".into(),
+            api_key: Some(Secret::new(key)),
+            ..Provider::default()
+        }
+    }
+
+    fn blueprint(provider: Option<Provider>, operators_provider: bool, token: Option<&str>) -> Blueprint {
+        Blueprint {
+            settings: Settings {
+                model: Some("m".into()),
+                provider,
+                github_token: token.map(Secret::new),
+                available_tools: vec!["bash".into()],
+                ask_permission: true,
+                working_directory: Some("/work".into()),
+            },
+            policy: Policy::allowing(&["shell".into()]),
+            labels: BTreeMap::from([("team".into(), "blue".into())]),
+            operators_provider,
+        }
+    }
+
+    fn stored(blueprint: &Blueprint) -> Record {
+        Record::read(&Record::of(blueprint).write().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_session_is_as_it_was_once_its_credentials_are_there_again() {
+        let check = |before: Blueprint, credentials: Credentials| {
+            let operator = provider("operator");
+            assert_eq!(stored(&before).blueprint(credentials, Some(&operator)), Ok(before));
+        };
+        check(blueprint(None, false, None), Credentials::default());
+        check(blueprint(Some(provider("operator")), true, None), Credentials::default());
+        let own = Credentials { provider: Some(provider("own")), github_token: Some(Secret::new("t")) };
+        check(blueprint(Some(provider("own")), false, Some("t")), own);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_another_provider_is_never_taken_instead() {
+        let check = |before: Blueprint, operator: Option<&Provider>, missing| {
+            assert_eq!(stored(&before).blueprint(Credentials::default(), operator), Err(missing));
+        };
+        let operator = provider("operator");
+        check(blueprint(Some(provider("own")), false, None), Some(&operator), Missing::Provider);
+        check(blueprint(Some(provider("own")), false, Some("t")), Some(&operator), Missing::Both);
+        check(blueprint(None, false, Some("t")), Some(&operator), Missing::GitHubToken);
+        check(blueprint(Some(provider("operator")), true, None), None, Missing::Provider);
+    }
+
+    #[test]
+    fn no_credential_is_ever_stored() {
+        let text =
+            Record::of(&blueprint(Some(provider("sk-secret")), false, Some("ghu_secret"))).write().unwrap();
+        assert!(!text.contains("secret") && !text.contains("127.0.0.1"), "{text}");
+    }
+
+    #[test]
+    fn a_record_that_is_too_long_is_not_written_and_nonsense_is_not_read() {
+        let mut large = blueprint(None, false, None);
+        large.labels.insert("note".into(), "x".repeat(Record::MAX_BYTES));
+        assert_eq!(Record::of(&large).write(), None);
+        assert_eq!(Record::read("nonsense"), None);
+        assert_eq!(Record::read("{}"), Some(Record::default()));
+    }
+}
