@@ -8,6 +8,7 @@ mod errors;
 mod faults;
 mod process;
 mod readme;
+mod restarts;
 mod serve;
 mod sessions;
 mod support;

@@ -1,0 +1,244 @@
+//! Sessions that outlive the facade, their CLI's memory, and their credentials, on the real CLI.
+
+use std::collections::HashMap;
+
+use copilot_grpc::grpc::pb::{
+    CloseSessionRequest, CreateSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
+    PermissionEffect, PermissionPolicy, PermissionRule, Provider, ResumeSessionRequest, Session,
+    SessionState,
+};
+use scripted_model::{Call, ModelServer, Reply, Request};
+use serde_json::json;
+use tonic::{Code, Status};
+
+use crate::support::{
+    check,
+    facade::{Setup, TestFacade},
+    fields_of,
+    real_cli::RealCli,
+    soon,
+};
+
+/// Says how much of the conversation it sees; calls a tool where the prompt says so.
+fn script(request: &Request) -> Reply {
+    match (request.prompt(), request.tool_result()) {
+        (_, Some(result)) => Reply::text(format!("The tool said: {result}")),
+        ("use the tool", None) => {
+            Reply::tool_call("bash", json!({ "command": "echo from-the-tool", "description": "say so" }))
+        }
+        _ => Reply::text(format!("prompts: {}", prompts(request).join(", "))),
+    }
+}
+
+fn prompts(request: &Request) -> Vec<&str> {
+    let users = request.messages.iter().filter(|message| message.role == "user");
+    users.map(|message| message.content.rsplit('\n').next().unwrap()).collect()
+}
+
+/// A facade that has gone, and another in its place.
+async fn restarted(facade: TestFacade, setup: Setup) -> TestFacade {
+    facade.facade.stop(std::time::Duration::ZERO).await;
+    drop(facade);
+    setup.start().await
+}
+
+async fn create(facade: &TestFacade, request: CreateSessionRequest) -> Session {
+    facade.client().create_session(request).await.unwrap().into_inner().session.unwrap()
+}
+
+async fn get(facade: &TestFacade, id: &str) -> Session {
+    let request = GetSessionRequest { session_id: id.into() };
+    facade.client().get_session(request).await.unwrap().into_inner().session.unwrap()
+}
+
+async fn resume(facade: &TestFacade, request: ResumeSessionRequest) -> Result<Session, Status> {
+    Ok(facade.client().resume_session(request).await?.into_inner().session.unwrap())
+}
+
+async fn close(facade: &TestFacade, id: &str) -> Result<(), Status> {
+    facade.client().close_session(CloseSessionRequest { session_id: id.into() }).await.map(|_| ())
+}
+
+async fn listed(facade: &TestFacade, labels: &[(&str, &str)], states: &[SessionState]) -> Vec<String> {
+    let request = ListSessionsRequest {
+        labels: labels_of(labels),
+        states: states.iter().map(|state| (*state).into()).collect(),
+        ..Default::default()
+    };
+    let page = facade.client().list_sessions(request).await.unwrap().into_inner();
+    page.sessions.into_iter().map(|session| session.session_id).collect()
+}
+
+fn labels_of(labels: &[(&str, &str)]) -> HashMap<String, String> {
+    labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+/// A provider of the caller's own.
+fn provider(model: &ModelServer, key: &str) -> Option<Provider> {
+    Some(Provider { base_url: model.base_url(), api_key: key.into(), ..Default::default() })
+}
+
+fn last_key(calls: &[Call]) -> &str {
+    &calls.last().unwrap().request.headers["authorization"]
+}
+
+#[tokio::test]
+async fn a_restarted_facade_lists_its_sessions_with_their_labels_and_goes_on_with_the_conversation() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    let request = CreateSessionRequest {
+        session_id: "lasting".into(),
+        model: "mine".into(),
+        labels: labels_of(&[("team", "blue")]),
+        available_tools: vec!["bash".into()],
+        permission_policy: Some(PermissionPolicy {
+            rules: vec![PermissionRule { kind: "shell".into(), effect: PermissionEffect::Allow.into() }],
+        }),
+        ..Default::default()
+    };
+    let before = create(&facade, request).await;
+    soon("a turn", facade.send("lasting", "one")).await.unwrap();
+    let facade = restarted(facade, cli.setup()).await;
+    let after = get(&facade, "lasting").await;
+    assert_eq!((&after.model, &after.labels), (&before.model, &before.labels));
+    assert_eq!((after.create_time, after.state()), (before.create_time, SessionState::Unloaded));
+    assert_eq!(listed(&facade, &[("team", "blue")], &[SessionState::Unloaded]).await, ["lasting"]);
+    let answer = soon("a turn", facade.send("lasting", "two")).await.unwrap();
+    assert_eq!((answer.content.as_str(), answer.model.as_str()), ("prompts: one, two", "mine"));
+    // Its tools and permissions are those that it was made with.
+    let answer = soon("a turn", facade.send("lasting", "use the tool")).await.unwrap();
+    assert!(answer.content.contains("from-the-tool"), "{}", answer.content);
+    assert_eq!(get(&facade, "lasting").await.state(), SessionState::Idle);
+}
+
+#[tokio::test]
+async fn a_session_with_a_provider_of_its_own_waits_for_it_after_a_restart_and_takes_no_other() {
+    let (cli, own) = (RealCli::start(script).await, ModelServer::start(script).await.unwrap());
+    let facade = cli.facade().await;
+    let request = CreateSessionRequest {
+        session_id: "own".into(),
+        model: "m".into(),
+        provider: provider(&own, "first-key"),
+        ..Default::default()
+    };
+    create(&facade, request).await;
+    soon("a turn", facade.send("own", "one")).await.unwrap();
+    let facade = restarted(facade, cli.setup()).await;
+    let without = ResumeSessionRequest { session_id: "own".into(), ..Default::default() };
+    for refused in [facade.send("own", "two").await.unwrap_err(), resume(&facade, without).await.unwrap_err()]
+    {
+        check(&refused, Code::FailedPrecondition, ErrorReason::SessionNotLoaded);
+        assert!(refused.message().contains("ResumeSession with provider"), "{refused:?}");
+    }
+    let with = ResumeSessionRequest {
+        session_id: "own".into(),
+        provider: provider(&own, "second-key"),
+        ..Default::default()
+    };
+    assert_eq!(resume(&facade, with).await.unwrap().state(), SessionState::Idle);
+    let answer = soon("a turn", facade.send("own", "two")).await.unwrap();
+    assert_eq!(answer.content, "prompts: one, two");
+    assert_eq!(last_key(&own.calls()), "Bearer second-key");
+    assert!(cli.model.calls().is_empty(), "the operator's provider was used");
+}
+
+#[tokio::test]
+async fn new_credentials_count_from_the_next_turn_on() {
+    let (cli, own) = (RealCli::start(script).await, ModelServer::start(script).await.unwrap());
+    let facade = cli.facade().await;
+    let request = CreateSessionRequest {
+        session_id: "s".into(),
+        model: "m".into(),
+        provider: provider(&own, "old-key"),
+        ..Default::default()
+    };
+    create(&facade, request).await;
+    soon("a turn", facade.send("s", "one")).await.unwrap();
+    assert_eq!(last_key(&own.calls()), "Bearer old-key");
+    let request = ResumeSessionRequest {
+        session_id: "s".into(),
+        provider: provider(&own, "new-key"),
+        ..Default::default()
+    };
+    resume(&facade, request).await.unwrap();
+    assert_eq!(soon("a turn", facade.send("s", "two")).await.unwrap().content, "prompts: one, two");
+    assert_eq!(last_key(&own.calls()), "Bearer new-key");
+}
+
+#[tokio::test]
+async fn a_closed_session_is_unloaded_and_goes_on_when_it_is_next_used() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    for id in ["used", "empty"] {
+        facade.create(id).await;
+    }
+    soon("a turn", facade.send("used", "one")).await.unwrap();
+    for id in ["used", "empty"] {
+        close(&facade, id).await.unwrap();
+        assert_eq!(get(&facade, id).await.state(), SessionState::Unloaded);
+        close(&facade, id).await.unwrap();
+    }
+    assert_eq!(facade.facade.sessions().load().loaded, 0);
+    assert_eq!(soon("a turn", facade.send("used", "two")).await.unwrap().content, "prompts: one, two");
+    assert_eq!(soon("a turn", facade.send("empty", "first")).await.unwrap().content, "prompts: first");
+    let unknown = close(&facade, "unknown").await.unwrap_err();
+    check(&unknown, Code::NotFound, ErrorReason::SessionNotFound);
+}
+
+#[tokio::test]
+async fn a_session_is_closed_after_the_turns_that_were_accepted_before() {
+    let cli = RealCli::start(|request| {
+        Reply::text(format!("You said: {}", request.prompt())).every(std::time::Duration::from_millis(50))
+    })
+    .await;
+    let facade = std::sync::Arc::new(cli.facade().await);
+    facade.create("s").await;
+    let turn = tokio::spawn({
+        let facade = facade.clone();
+        async move { facade.send("s", "take your time").await }
+    });
+    soon("the turn", cli.model.wait_for(|calls| !calls.is_empty())).await;
+    soon("the closing", close(&facade, "s")).await.unwrap();
+    assert_eq!(soon("the turn", turn).await.unwrap().unwrap().content, "You said: take your time");
+    assert_eq!(get(&facade, "s").await.state(), SessionState::Unloaded);
+}
+
+#[tokio::test]
+async fn sessions_are_listed_by_label_and_state() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    for (id, labels) in
+        [("a", vec![("team", "blue"), ("env", "live")]), ("b", vec![("team", "blue")]), ("c", vec![])]
+    {
+        let request =
+            CreateSessionRequest { session_id: id.into(), labels: labels_of(&labels), ..Default::default() };
+        create(&facade, request).await;
+    }
+    close(&facade, "b").await.unwrap();
+    let unloaded = SessionState::Unloaded;
+    assert_eq!(listed(&facade, &[], &[]).await, ["c", "b", "a"]);
+    assert_eq!(listed(&facade, &[("team", "blue")], &[]).await, ["b", "a"]);
+    assert_eq!(listed(&facade, &[("team", "blue"), ("env", "live")], &[]).await, ["a"]);
+    assert_eq!(listed(&facade, &[("team", "red")], &[]).await, Vec::<String>::new());
+    assert_eq!(listed(&facade, &[("team", "blue")], &[unloaded]).await, ["b"]);
+    assert_eq!(listed(&facade, &[], &[SessionState::Idle, unloaded]).await, ["c", "b", "a"]);
+}
+
+#[tokio::test]
+async fn labels_that_cannot_be_stored_are_refused() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    let cases: [HashMap<String, String>; 4] = [
+        labels_of(&[("a b", "")]),
+        labels_of(&[("a", &"x".repeat(257))]),
+        (0..33).map(|n| (n.to_string(), String::new())).collect(),
+        // Each is allowed, and together, as JSON, they are too long.
+        (0..32).map(|n| (format!("{n}"), "\u{1}".repeat(256))).collect(),
+    ];
+    for labels in cases {
+        let request = CreateSessionRequest { labels, ..Default::default() };
+        let refused = facade.client().create_session(request).await.unwrap_err();
+        check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
+        assert!(fields_of(&refused).iter().all(|field| field.starts_with("labels")), "{refused:?}");
+    }
+}
