@@ -261,7 +261,7 @@ pub struct GetClientMetadata<'a> {
     /// The sessions.
     pub session_ids: &'a [&'a str],
     /// The names of the notes.
-    pub keys: [&'static str; 1],
+    pub keys: &'a [&'static str],
 }
 
 /// The notes of one session.

@@ -14,4 +14,4 @@ pub use event::Event;
 pub use failure::{AgentFailure, Rejection};
 pub use method::Method;
 pub use secret::Secret;
-pub use settings::{Provider, Settings};
+pub use settings::{Provider, Section, Settings, SystemMessage};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Secret;
 
@@ -18,12 +18,84 @@ pub struct Settings {
     pub provider: Option<Provider>,
     /// The GitHub identity that pays for the session.
     pub github_token: Option<Secret>,
+    /// How hard the model is to think, in the provider's words.
+    pub reasoning_effort: Option<String>,
+    /// What the model is told of itself.
+    pub system_message: SystemMessage,
     /// The tools that the agent may see; none if empty.
     pub available_tools: Vec<String>,
+    /// Of these, the ones that it may not.
+    pub excluded_tools: Vec<String>,
     /// Whether the CLI asks for permissions (`permission.requested`), or denies them all by itself.
     pub ask_permission: bool,
     /// The agent's working directory; `None` is the CLI's own.
     pub working_directory: Option<String>,
+}
+
+/// What the model is told of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "mode")]
+pub enum SystemMessage {
+    /// Only this.
+    Replace {
+        /// The text.
+        content: String,
+    },
+    /// The CLI's own text, changed.
+    Customize {
+        /// What is added at its end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<String>,
+        /// What happens to its sections, by name. An unknown one is added at the end.
+        #[serde(default)]
+        sections: BTreeMap<String, Section>,
+    },
+}
+
+/// What happens to a section of the CLI's system message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "action")]
+pub enum Section {
+    /// It is left as it is.
+    Preserve,
+    /// It is left out.
+    Remove,
+    /// It is this instead.
+    Replace {
+        /// The text.
+        content: String,
+    },
+    /// This comes after it.
+    Append {
+        /// The text.
+        content: String,
+    },
+    /// This comes before it.
+    Prepend {
+        /// The text.
+        content: String,
+    },
+}
+
+/// The section that tells of the machine that the CLI runs on.
+const ENVIRONMENT: &str = "environment_context";
+
+impl Default for SystemMessage {
+    /// The CLI's own, as [`Self::on_the_wire`] sends it.
+    fn default() -> Self {
+        Self::Customize { content: None, sections: BTreeMap::new() }
+    }
+}
+
+impl SystemMessage {
+    /// What the CLI is sent: without the section about its machine, unless that was asked for.
+    fn on_the_wire(&self) -> Self {
+        let mut message = self.clone();
+        if let Self::Customize { sections, .. } = &mut message {
+            sections.entry(ENVIRONMENT.into()).or_insert(Section::Remove);
+        }
+        message
+    }
 }
 
 /// A model provider: where it is, and what it wants to see.
@@ -105,7 +177,12 @@ pub struct Parameters<'a> {
     provider: Option<&'a Provider>,
     #[serde(skip_serializing_if = "Option::is_none")]
     git_hub_token: Option<&'a Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<&'a str>,
+    system_message: SystemMessage,
     available_tools: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    excluded_tools: &'a [String],
     request_permission: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     working_directory: Option<&'a str>,
@@ -129,7 +206,10 @@ impl<'a> Parameters<'a> {
             model: settings.model.as_deref(),
             provider: settings.provider.as_ref(),
             git_hub_token: settings.github_token.as_ref(),
+            reasoning_effort: settings.reasoning_effort.as_deref(),
+            system_message: settings.system_message.on_the_wire(),
             available_tools: &settings.available_tools,
+            excluded_tools: &settings.excluded_tools,
             request_permission: settings.ask_permission,
             working_directory: settings.working_directory.as_deref(),
             streaming: true,
@@ -157,28 +237,11 @@ struct EmptyMode {
     memory: Memory,
     custom_agents_local_only: bool,
     is_experimental_mode: bool,
-    system_message: SystemMessage,
 }
 
 #[derive(Debug, Serialize)]
 struct Memory {
     enabled: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct SystemMessage {
-    mode: &'static str,
-    sections: Sections,
-}
-
-#[derive(Debug, Serialize)]
-struct Sections {
-    environment_context: SectionAction,
-}
-
-#[derive(Debug, Serialize)]
-struct SectionAction {
-    action: &'static str,
 }
 
 impl Default for EmptyMode {
@@ -196,10 +259,6 @@ impl Default for EmptyMode {
             memory: Memory { enabled: false },
             custom_agents_local_only: true,
             is_experimental_mode: false,
-            system_message: SystemMessage {
-                mode: "customize",
-                sections: Sections { environment_context: SectionAction { action: "remove" } },
-            },
         }
     }
 }
@@ -263,6 +322,29 @@ mod tests {
             "systemMessage": {"mode": "customize", "sections": {"environment_context": {"action": "remove"}}},
         });
         assert_eq!(parameters, expected);
+    }
+
+    #[test]
+    fn the_section_about_the_machine_is_left_out_unless_it_is_asked_for() {
+        let check = |system_message: SystemMessage, expected| {
+            let settings = Settings { system_message, ..Settings::default() };
+            assert_eq!(
+                serde_json::to_value(Parameters::new("s", &settings)).unwrap()["systemMessage"],
+                expected
+            );
+        };
+        let sections = |name: &str, section| BTreeMap::from([(name.to_owned(), section)]);
+        check(
+            SystemMessage::Customize { content: Some("more".into()), sections: BTreeMap::new() },
+            json!({
+                "mode": "customize", "content": "more", "sections": {"environment_context": {"action": "remove"}},
+            }),
+        );
+        check(
+            SystemMessage::Customize { content: None, sections: sections(ENVIRONMENT, Section::Preserve) },
+            json!({"mode": "customize", "sections": {"environment_context": {"action": "preserve"}}}),
+        );
+        check(SystemMessage::Replace { content: "all".into() }, json!({"mode": "replace", "content": "all"}));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     copilot::{
-        Event, Provider, Secret, Settings,
+        Event, Provider, Secret, Section, Settings, SystemMessage,
         event::{self, Payload},
     },
     session::{
@@ -192,7 +192,13 @@ impl Checks {
             model,
             provider,
             github_token: self.secret("github_token", request.github_token),
-            available_tools: self.tools(request.available_tools, defaults),
+            reasoning_effort: non_empty(request.reasoning_effort),
+            system_message: self.system_message(request.system_message),
+            available_tools: match request.available_tools {
+                tools if tools.is_empty() => defaults.available_tools.clone(),
+                tools => self.tools("available_tools", tools),
+            },
+            excluded_tools: self.tools("excluded_tools", request.excluded_tools),
             ask_permission: !policy.denies_all(),
             working_directory: self.working_directory(request.working_directory),
         };
@@ -336,17 +342,73 @@ impl Checks {
         headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect()
     }
 
-    fn tools(&mut self, tools: Vec<String>, defaults: &Defaults) -> Vec<String> {
+    fn tools(&mut self, field: &str, tools: Vec<String>) -> Vec<String> {
         for (n, tool) in tools.iter().enumerate() {
             let name = tool.strip_prefix("builtin:").unwrap_or(tool);
             let is_name = !name.is_empty()
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':'));
             if !is_name && tool != "builtin:*" {
                 let advice = "write `name`, `builtin:name`, or `builtin:*` for all built-in tools";
-                self.wrong(format!("available_tools[{n}]"), advice);
+                self.wrong(format!("{field}[{n}]"), advice);
             }
         }
-        if tools.is_empty() { defaults.available_tools.clone() } else { tools }
+        tools
+    }
+
+    fn system_message(&mut self, message: Option<pb::SystemMessage>) -> SystemMessage {
+        let Some(pb::SystemMessage { mode, content, sections }) = message else {
+            return SystemMessage::default();
+        };
+        let mode = pb::SystemMessageMode::try_from(mode).unwrap_or_default();
+        if mode != pb::SystemMessageMode::Customize && !sections.is_empty() {
+            self.wrong("system_message.sections", "need SYSTEM_MESSAGE_MODE_CUSTOMIZE");
+        }
+        match mode {
+            pb::SystemMessageMode::Unspecified => {
+                let advice = "must be SYSTEM_MESSAGE_MODE_APPEND, _REPLACE or _CUSTOMIZE";
+                self.wrong("system_message.mode", advice);
+                SystemMessage::default()
+            }
+            pb::SystemMessageMode::Append => {
+                let content = Some(self.text("system_message.content", content));
+                SystemMessage::Customize { content, sections: BTreeMap::new() }
+            }
+            pb::SystemMessageMode::Replace => {
+                SystemMessage::Replace { content: self.text("system_message.content", content) }
+            }
+            pb::SystemMessageMode::Customize => {
+                let sections = sections.into_iter().map(|(name, section)| {
+                    let section = self.section(&name, section);
+                    (name, section)
+                });
+                let sections = sections.collect();
+                SystemMessage::Customize { content: non_empty(content), sections }
+            }
+        }
+    }
+
+    fn section(&mut self, name: &str, section: pb::SystemMessageSection) -> Section {
+        let field = |part: &str| format!("system_message.sections[{name:?}].{part}");
+        let content = section.content;
+        match pb::SectionAction::try_from(section.action).unwrap_or_default() {
+            pb::SectionAction::Unspecified => {
+                self.wrong(field("action"), "must be one of SectionAction");
+                Section::Preserve
+            }
+            pb::SectionAction::Preserve => Section::Preserve,
+            pb::SectionAction::Remove => Section::Remove,
+            pb::SectionAction::Replace => Section::Replace { content: self.text(&field("content"), content) },
+            pb::SectionAction::Append => Section::Append { content: self.text(&field("content"), content) },
+            pb::SectionAction::Prepend => Section::Prepend { content: self.text(&field("content"), content) },
+        }
+    }
+
+    /// A text that there must be.
+    fn text(&mut self, field: &str, text: String) -> String {
+        if text.trim().is_empty() {
+            self.wrong(field, "is required: it is empty or only white space");
+        }
+        text
     }
 
     fn working_directory(&mut self, path: String) -> Option<String> {

@@ -148,7 +148,7 @@ pub(super) fn of(error: &Error) -> Status {
             Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, error).session(session)
         }
         Error::TooMuchToStore => {
-            let violation = Violation { field: "labels".into(), description: error.to_string() };
+            let violation = Violation { field: "system_message".into(), description: error.to_string() };
             bad_request(error.to_string(), &[violation])
         }
         Error::QueueFull { session, .. } => {

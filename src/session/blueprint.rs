@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{Policy, Rule};
-use crate::copilot::{Provider, Secret, Settings};
+use crate::copilot::{Provider, Secret, Settings, SystemMessage};
 
 /// What a session is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,7 +56,10 @@ pub enum Missing {
 pub(super) struct Record {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) model: Option<String>,
+    reasoning_effort: Option<String>,
+    system_message: SystemMessage,
     available_tools: Vec<String>,
+    excluded_tools: Vec<String>,
     allow: Vec<(String, bool)>,
     working_directory: Option<String>,
     provider: ProviderOf,
@@ -74,18 +77,22 @@ enum ProviderOf {
 }
 
 impl Record {
-    /// The name under which it is stored. Another form of it gets another name.
-    pub(super) const KEY: &str = "copilot-grpc.v1";
+    /// The names under which its pieces are stored. Another form of it gets other names.
+    pub(super) const KEYS: [&str; 4] =
+        ["copilot-grpc.v1", "copilot-grpc.v1.2", "copilot-grpc.v1.3", "copilot-grpc.v1.4"];
 
-    /// The longest text that the CLI stores under one name (observed).
-    const MAX_BYTES: usize = 16 * 1024;
+    /// The longest piece: the CLI stores 16 KiB under one name, and 64 KiB in all (observed).
+    const PIECE: usize = 15 * 1024;
 
     pub(super) fn of(blueprint: &Blueprint) -> Self {
         let Blueprint { settings, policy, labels, operators_provider } = blueprint;
         Self {
             labels: labels.clone(),
             model: settings.model.clone(),
+            reasoning_effort: settings.reasoning_effort.clone(),
+            system_message: settings.system_message.clone(),
             available_tools: settings.available_tools.clone(),
+            excluded_tools: settings.excluded_tools.clone(),
             allow: policy.rules().iter().map(|rule| (rule.kind.clone(), rule.allow)).collect(),
             working_directory: settings.working_directory.clone(),
             provider: match settings.provider {
@@ -97,14 +104,23 @@ impl Record {
         }
     }
 
-    /// The text to store; `None` if it is too long.
-    pub(super) fn write(&self) -> Option<String> {
-        serde_json::to_string(self).ok().filter(|text| text.len() <= Self::MAX_BYTES)
+    /// What to store, one piece for each of [`Self::KEYS`]; `None` if it is too long.
+    pub(super) fn write(&self) -> Option<BTreeMap<&'static str, String>> {
+        let text = serde_json::to_string(self).ok()?;
+        let mut rest = text.as_str();
+        let pieces = Self::KEYS.into_iter().map(|key| {
+            let (piece, after) = rest.split_at(rest.floor_char_boundary(Self::PIECE));
+            rest = after;
+            (key, piece.to_owned())
+        });
+        let pieces = pieces.collect();
+        rest.is_empty().then_some(pieces)
     }
 
     /// Reads what was stored; `None` if it is no record.
-    pub(super) fn read(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+    pub(super) fn read(pieces: &BTreeMap<String, String>) -> Option<Self> {
+        let text: String = Self::KEYS.iter().filter_map(|key| pieces.get(*key)).map(String::as_str).collect();
+        serde_json::from_str(&text).ok()
     }
 
     /// The session that was stored, with these credentials and else the operator's provider where that is what it had.
@@ -128,7 +144,10 @@ impl Record {
             model: self.model,
             provider,
             github_token: credentials.github_token,
+            reasoning_effort: self.reasoning_effort,
+            system_message: self.system_message,
             available_tools: self.available_tools,
+            excluded_tools: self.excluded_tools,
             ask_permission: !policy.denies_all(),
             working_directory: self.working_directory,
         };
@@ -154,7 +173,10 @@ mod tests {
                 model: Some("m".into()),
                 provider,
                 github_token: token.map(Secret::new),
-                available_tools: vec!["bash".into()],
+                reasoning_effort: Some("low".into()),
+                system_message: SystemMessage::Replace { content: "be brief".into() },
+                available_tools: vec!["builtin:*".into()],
+                excluded_tools: vec!["bash".into()],
                 ask_permission: true,
                 working_directory: Some("/work".into()),
             },
@@ -164,8 +186,12 @@ mod tests {
         }
     }
 
+    fn read(pieces: &BTreeMap<&'static str, String>) -> Option<Record> {
+        Record::read(&pieces.iter().map(|(key, piece)| ((*key).to_owned(), piece.clone())).collect())
+    }
+
     fn stored(blueprint: &Blueprint) -> Record {
-        Record::read(&Record::of(blueprint).write().unwrap()).unwrap()
+        read(&Record::of(blueprint).write().unwrap()).unwrap()
     }
 
     #[test]
@@ -194,17 +220,31 @@ mod tests {
 
     #[test]
     fn no_credential_is_ever_stored() {
-        let text =
-            Record::of(&blueprint(Some(provider("sk-secret")), false, Some("ghu_secret"))).write().unwrap();
+        let record = Record::of(&blueprint(Some(provider("sk-secret")), false, Some("ghu_secret")));
+        let text = format!("{:?}", record.write().unwrap());
         assert!(!text.contains("secret") && !text.contains("127.0.0.1"), "{text}");
+    }
+
+    #[test]
+    fn a_long_record_is_stored_in_pieces_that_the_cli_takes() {
+        let mut large = blueprint(None, false, None);
+        large.settings.system_message = SystemMessage::Replace { content: "é".repeat(25_000) };
+        let pieces = Record::of(&large).write().unwrap();
+        assert!(pieces.values().all(|piece| piece.len() <= 16 * 1024));
+        assert_eq!(read(&pieces), Some(Record::of(&large)));
+        // A shorter one takes the place of all pieces of a longer one.
+        assert_eq!(Record::of(&Blueprint::default()).write().unwrap().len(), pieces.len());
     }
 
     #[test]
     fn a_record_that_is_too_long_is_not_written_and_nonsense_is_not_read() {
         let mut large = blueprint(None, false, None);
-        large.labels.insert("note".into(), "x".repeat(Record::MAX_BYTES));
+        large.labels.insert("note".into(), "x".repeat(60 * 1024));
         assert_eq!(Record::of(&large).write(), None);
-        assert_eq!(Record::read("nonsense"), None);
-        assert_eq!(Record::read("{}"), Some(Record::default()));
+        let check =
+            |text: &str, expected| assert_eq!(read(&[(Record::KEYS[0], text.to_owned())].into()), expected);
+        check("nonsense", None);
+        check("{}", Some(Record::default()));
+        assert_eq!(read(&BTreeMap::new()), None);
     }
 }

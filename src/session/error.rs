@@ -25,7 +25,9 @@ pub enum Error {
         missing: Missing,
     },
     /// The session's labels and settings are too long to be stored with it.
-    #[error("labels, tools, permissions and working directory take more than 16 KiB together")]
+    #[error(
+        "system message, labels, tools and permissions take more than 60 KiB together, more than is stored"
+    )]
     TooMuchToStore,
     /// The session's queue is full.
     #[error("session {session} has {waiting} turns waiting, as many as it may")]

@@ -253,8 +253,8 @@ impl Session {
     /// Stores with the session what it takes to load it again.
     async fn remember(&self, link: &Link) -> Result<(), backend::Error> {
         // That it is not too long was seen to when the session was made.
-        let Some(record) = Record::of(&self.blueprint()).write() else { return Ok(()) };
-        let notes = UpdateClientMetadata { session_id: self.cli_id(), set: [(Record::KEY, record)].into() };
+        let Some(set) = Record::of(&self.blueprint()).write() else { return Ok(()) };
+        let notes = UpdateClientMetadata { session_id: self.cli_id(), set };
         match self.call(link, &notes).await {
             // Older CLIs cannot; GetServerInfo says so.
             Err(backend::Error::Rejected(Rejection::MethodMissing)) => Ok(()),

@@ -376,11 +376,13 @@ impl Sessions {
     async fn records(&self, cli_ids: &[&str]) -> Result<HashMap<String, Record>, Error> {
         let mut records = HashMap::new();
         for session_ids in cli_ids.chunks(MAX_RECORDS) {
-            let question = GetClientMetadata { session_ids, keys: [Record::KEY] };
+            let question = GetClientMetadata { session_ids, keys: &Record::KEYS };
             match self.inner.backend.link()?.call(&question).await {
-                Ok(answers) => records.extend(answers.into_iter().filter_map(|answer| {
-                    Some((answer.session_id, Record::read(answer.metadata.get(Record::KEY)?)?))
-                })),
+                Ok(answers) => records.extend(
+                    answers
+                        .into_iter()
+                        .filter_map(|answer| Some((answer.session_id, Record::read(&answer.metadata)?))),
+                ),
                 // Older CLIs cannot; GetServerInfo says so.
                 Err(backend::Error::Rejected(Rejection::MethodMissing)) => break,
                 Err(error) => return Err(error.into()),

@@ -475,13 +475,70 @@ fn request() -> pb::CreateSessionRequest {
         model: "gpt".into(),
         provider: Some(provider()),
         github_token: "ghu_token".into(),
+        system_message: Some(system_message(pb::SystemMessageMode::Append, "be brief", &[])),
         available_tools: vec!["bash".into(), "builtin:view".into(), "builtin:*".into()],
+        excluded_tools: vec!["builtin:task".into()],
         permission_policy: Some(pb::PermissionPolicy {
             rules: vec![rule("shell", pb::PermissionEffect::Deny), rule("*", pb::PermissionEffect::Allow)],
         }),
         labels: HashMap::from([("team".into(), "blue".into()), ("a/b.c_d-E".into(), String::new())]),
         working_directory: "/work".into(),
+        reasoning_effort: "low".into(),
     }
+}
+
+fn system_message(
+    mode: pb::SystemMessageMode,
+    content: &str,
+    sections: &[(&str, pb::SectionAction, &str)],
+) -> pb::SystemMessage {
+    let section = |(name, action, content): &(&str, pb::SectionAction, &str)| {
+        (
+            (*name).to_owned(),
+            pb::SystemMessageSection { action: (*action).into(), content: (*content).into() },
+        )
+    };
+    let sections = sections.iter().map(section).collect();
+    pb::SystemMessage { mode: mode.into(), content: content.into(), sections }
+}
+
+#[test]
+fn a_system_message_is_appended_replaced_or_customized() {
+    use pb::{SectionAction as Do, SystemMessageMode as Mode};
+    let content = || Some("text".to_owned());
+    let parsed = |message| asked(|checks| checks.system_message(message));
+    let customize = |content, sections: &[(&str, Section)]| SystemMessage::Customize {
+        content,
+        sections: sections.iter().map(|(name, section)| ((*name).into(), section.clone())).collect(),
+    };
+    assert_eq!(parsed(None), Ok(SystemMessage::default()));
+    assert_eq!(parsed(Some(system_message(Mode::Append, "text", &[]))), Ok(customize(content(), &[])));
+    let replaced = SystemMessage::Replace { content: "text".into() };
+    assert_eq!(parsed(Some(system_message(Mode::Replace, "text", &[]))), Ok(replaced));
+    let sections = [
+        ("a", Do::Preserve, ""),
+        ("b", Do::Remove, ""),
+        ("c", Do::Replace, "x"),
+        ("d", Do::Append, "x"),
+        ("e", Do::Prepend, "x"),
+    ];
+    let text = || "x".to_owned();
+    let expected = [
+        ("a", Section::Preserve),
+        ("b", Section::Remove),
+        ("c", Section::Replace { content: text() }),
+        ("d", Section::Append { content: text() }),
+        ("e", Section::Prepend { content: text() }),
+    ];
+    assert_eq!(parsed(Some(system_message(Mode::Customize, "", &sections))), Ok(customize(None, &expected)));
+    let refused = |message, fields: &str| assert_eq!(parsed(Some(message)), Err(fields.into()));
+    refused(system_message(Mode::Unspecified, "text", &[]), "system_message.mode");
+    refused(system_message(Mode::Append, " ", &[]), "system_message.content");
+    refused(system_message(Mode::Replace, "", &[]), "system_message.content");
+    refused(system_message(Mode::Append, "text", &sections[..1]), "system_message.sections");
+    let section = |action| system_message(Mode::Customize, "", &[("a", action, "")]);
+    refused(section(Do::Unspecified), "system_message.sections[\"a\"].action");
+    refused(section(Do::Replace), "system_message.sections[\"a\"].content");
 }
 
 fn rule(kind: &str, effect: pb::PermissionEffect) -> pb::PermissionRule {
@@ -553,7 +610,13 @@ fn a_good_request_is_passed_on_whole() {
             max_output_tokens: Some(100),
         }),
         github_token: Some(Secret::new("ghu_token")),
+        reasoning_effort: Some("low".into()),
+        system_message: SystemMessage::Customize {
+            content: Some("be brief".into()),
+            sections: BTreeMap::new(),
+        },
         available_tools: vec!["bash".into(), "builtin:view".into(), "builtin:*".into()],
+        excluded_tools: vec!["builtin:task".into()],
         ask_permission: true,
         working_directory: Some("/work".into()),
     };
@@ -723,10 +786,13 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
             ..Default::default()
         }),
         github_token: "a b".into(),
+        system_message: Some(Default::default()),
         available_tools: vec![String::new(), "fine".into(), "*".into()],
+        excluded_tools: vec!["*".into()],
         permission_policy: Some(pb::PermissionPolicy { rules: vec![Default::default()] }),
         labels: HashMap::from([("a b".into(), String::new())]),
         working_directory: "x".into(),
+        reasoning_effort: String::new(),
     };
     let mut checks = Checks::default();
     let id = checks.session_id(&request.session_id);
@@ -737,6 +803,7 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
     let expected = [
         "available_tools[0]",
         "available_tools[2]",
+        "excluded_tools[0]",
         "github_token",
         "labels",
         "model",
@@ -749,6 +816,7 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
         "provider.type",
         "provider.wire_api",
         "session_id",
+        "system_message.mode",
         "working_directory",
     ];
     assert_eq!(named, expected);
