@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use copilot_grpc::grpc::pb::{
     CloseSessionRequest, CreateSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
     PermissionEffect, PermissionPolicy, PermissionRule, Provider, ResumeSessionRequest, Session,
-    SessionState,
+    SessionState, SystemMessage, SystemMessageMode,
 };
 use scripted_model::{Call, ModelServer, Reply, Request};
 use serde_json::json;
@@ -90,7 +90,14 @@ async fn a_restarted_facade_lists_its_sessions_with_their_labels_and_goes_on_wit
         session_id: "lasting".into(),
         model: "mine".into(),
         labels: labels_of(&[("team", "blue")]),
-        available_tools: vec!["bash".into()],
+        system_message: Some(SystemMessage {
+            mode: SystemMessageMode::Replace.into(),
+            content: "You are a parrot.".into(),
+            ..Default::default()
+        }),
+        reasoning_effort: "low".into(),
+        available_tools: vec!["builtin:*".into()],
+        excluded_tools: vec!["view".into()],
         permission_policy: Some(PermissionPolicy {
             rules: vec![PermissionRule { kind: "shell".into(), effect: PermissionEffect::Allow.into() }],
         }),
@@ -105,7 +112,15 @@ async fn a_restarted_facade_lists_its_sessions_with_their_labels_and_goes_on_wit
     assert_eq!(listed(&facade, &[("team", "blue")], &[SessionState::Unloaded]).await, ["lasting"]);
     let answer = soon("a turn", facade.send("lasting", "two")).await.unwrap();
     assert_eq!((answer.content.as_str(), answer.model.as_str()), ("prompts: one, two", "mine"));
-    // Its tools and permissions are those that it was made with.
+    // All else is as it was made, too.
+    let calls = cli.model.calls();
+    let [before, after] = [&calls[0].request, &calls[1].request];
+    assert_eq!(
+        (&after.tools, &after.body["reasoning_effort"]),
+        (&before.tools, &before.body["reasoning_effort"])
+    );
+    assert_eq!(after.body["reasoning_effort"], "low");
+    assert_eq!(after.messages[0].content, "You are a parrot.");
     let answer = soon("a turn", facade.send("lasting", "use the tool")).await.unwrap();
     assert!(answer.content.contains("from-the-tool"), "{}", answer.content);
     assert_eq!(get(&facade, "lasting").await.state(), SessionState::Idle);
@@ -225,20 +240,31 @@ async fn sessions_are_listed_by_label_and_state() {
 }
 
 #[tokio::test]
-async fn labels_that_cannot_be_stored_are_refused() {
+async fn what_cannot_be_stored_with_a_session_is_refused() {
     let cli = RealCli::start(script).await;
     let facade = cli.facade().await;
-    let cases: [HashMap<String, String>; 4] = [
+    let cases: [HashMap<String, String>; 3] = [
         labels_of(&[("a b", "")]),
         labels_of(&[("a", &"x".repeat(257))]),
         (0..33).map(|n| (n.to_string(), String::new())).collect(),
-        // Each is allowed, and together, as JSON, they are too long.
-        (0..32).map(|n| (format!("{n}"), "\u{1}".repeat(256))).collect(),
     ];
     for labels in cases {
         let request = CreateSessionRequest { labels, ..Default::default() };
         let refused = facade.client().create_session(request).await.unwrap_err();
         check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
-        assert!(fields_of(&refused).iter().all(|field| field.starts_with("labels")), "{refused:?}");
+        assert!(
+            fields_of(&refused).iter().all(|field| field.starts_with("labels")),
+            "{:?}",
+            fields_of(&refused)
+        );
     }
+    let system_message = SystemMessage {
+        mode: SystemMessageMode::Replace.into(),
+        content: "x".repeat(61 * 1024),
+        ..Default::default()
+    };
+    let request = CreateSessionRequest { system_message: Some(system_message), ..Default::default() };
+    let refused = facade.client().create_session(request).await.unwrap_err();
+    check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
+    assert_eq!(fields_of(&refused), ["system_message"]);
 }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
-    PermissionEffect, PermissionPolicy, PermissionRule, Provider, SendAndStreamRequest, Session,
-    SessionState, session_event::Payload as Event,
+    PermissionEffect, PermissionPolicy, PermissionRule, Provider, SectionAction, SendAndStreamRequest,
+    Session, SessionState, SystemMessage, SystemMessageMode, SystemMessageSection,
+    session_event::Payload as Event,
 };
 use scripted_model::{ModelServer, Reply, Request};
 use serde_json::json;
@@ -188,6 +189,67 @@ async fn a_session_has_no_tools_and_nothing_of_the_machine_unless_asked_for() {
         !request.body.to_string().contains(&created.working_directory),
         "the prompt tells where the CLI runs"
     );
+}
+
+#[tokio::test]
+async fn the_system_message_is_what_the_caller_says() {
+    let (cli, facade) = start().await;
+    let section = |action: SectionAction, content: &str| SystemMessageSection {
+        action: action.into(),
+        content: content.into(),
+    };
+    let customize = SystemMessageMode::Customize;
+    let message =
+        |mode: SystemMessageMode, content: &str, sections: &[(&str, SystemMessageSection)]| SystemMessage {
+            mode: mode.into(),
+            content: content.into(),
+            sections: sections.iter().map(|(name, section)| ((*name).into(), section.clone())).collect(),
+        };
+    let mut said = Vec::new();
+    let messages = [
+        message(SystemMessageMode::Append, "Always rhyme.", &[]),
+        message(SystemMessageMode::Replace, "You are a parrot.", &[]),
+        message(customize, "", &[("identity", section(SectionAction::Replace, "You are a poet."))]),
+        message(customize, "", &[("environment_context", section(SectionAction::Preserve, ""))]),
+    ];
+    for (n, message) in messages.into_iter().enumerate() {
+        let id = format!("s{n}");
+        let request = CreateSessionRequest {
+            session_id: id.clone(),
+            system_message: Some(message),
+            ..Default::default()
+        };
+        create(&facade, request).await.unwrap();
+        soon("a turn", facade.send(&id, "hello")).await.unwrap();
+        said.push(cli.model.calls().last().unwrap().request.messages[0].content.clone());
+    }
+    let own = "You are GitHub Copilot";
+    assert!(said[0].contains(own) && said[0].contains("Always rhyme."), "{}", said[0]);
+    assert_eq!(said[1], "You are a parrot.");
+    assert!(said[2].contains("You are a poet.") && !said[2].contains(own), "{}", said[2]);
+    let folder = get(&facade, "s3").await.unwrap().working_directory;
+    assert_eq!(
+        said.iter().map(|text| text.contains(&folder)).collect::<Vec<_>>(),
+        [false, false, false, true]
+    );
+}
+
+#[tokio::test]
+async fn excluded_tools_are_not_offered_and_the_reasoning_effort_reaches_the_model() {
+    let (cli, facade) = start().await;
+    let request = CreateSessionRequest {
+        session_id: "s".into(),
+        available_tools: vec!["builtin:*".into()],
+        excluded_tools: vec!["bash".into(), "builtin:view".into()],
+        reasoning_effort: "high".into(),
+        ..Default::default()
+    };
+    create(&facade, request).await.unwrap();
+    soon("a turn", facade.send("s", "hello")).await.unwrap();
+    let request = cli.model.calls()[0].request.clone();
+    let has = |name: &str| request.tools.iter().any(|tool| tool == name);
+    assert_eq!((has("grep"), has("bash"), has("view")), (true, false, false), "{:?}", request.tools);
+    assert_eq!(request.body["reasoning_effort"], "high");
 }
 
 /// Creates a session with a shell and this policy, lets the agent use it, and returns its answer and its events.
