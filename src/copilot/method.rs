@@ -123,8 +123,82 @@ pub struct UpdateOptions<'a> {
 pub struct Send<'a> {
     /// The session.
     pub session_id: &'a str,
+    /// What is sent.
+    #[serde(flatten)]
+    pub message: &'a Message,
+}
+
+/// A prompt and what goes with it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
     /// The prompt.
-    pub prompt: &'a str,
+    pub prompt: String,
+    /// What goes with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+    /// HTTP headers for the calls of the model that the prompt causes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub request_headers: BTreeMap<String, super::Secret>,
+}
+
+/// Something that goes with a prompt. A kind that the CLI does not know it would ignore silently (observed).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Attachment {
+    /// A file on the CLI's machine, of which the agent is told.
+    File {
+        /// Its absolute path.
+        path: String,
+        /// Its name for people.
+        display_name: String,
+    },
+    /// A folder on the CLI's machine, of which the agent is told.
+    Directory {
+        /// Its absolute path.
+        path: String,
+        /// Its name for people.
+        display_name: String,
+    },
+    /// A part of a text that the caller has before it.
+    Selection {
+        /// Where it comes from.
+        file_path: String,
+        /// Its name for people.
+        display_name: String,
+        /// The text.
+        text: String,
+        /// Where it stands.
+        selection: Range,
+    },
+    /// Data: an image for the model to see, or a text for it to read.
+    Blob {
+        /// The data, in base64.
+        data: String,
+        /// Its MIME type.
+        mime_type: String,
+        /// Its name for people.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        display_name: Option<String>,
+    },
+}
+
+/// A part of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Range {
+    /// Where it begins.
+    pub start: Position,
+    /// Where it ends.
+    pub end: Position,
+}
+
+/// A place in a text, both counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Position {
+    /// The line.
+    pub line: u32,
+    /// The character in the line.
+    pub character: u32,
 }
 
 /// The answer to [`Send`]. It may come after the first events of the turn.

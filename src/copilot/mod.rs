@@ -12,6 +12,6 @@ pub mod version;
 
 pub use event::Event;
 pub use failure::{AgentFailure, Rejection};
-pub use method::Method;
+pub use method::{Attachment, Message, Method};
 pub use secret::Secret;
 pub use settings::{Provider, Section, Settings, SystemMessage};

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, Uri};
 use prost_types::{Struct, Timestamp, Value, value::Kind};
 use serde_json::Value as Json;
@@ -19,8 +20,9 @@ use super::{
 };
 use crate::{
     copilot::{
-        Event, Provider, Secret, Section, Settings, SystemMessage,
+        Attachment, Event, Message, Provider, Secret, Section, Settings, SystemMessage,
         event::{self, Payload},
+        method::{Position, Range},
     },
     session::{
         Blueprint, Credentials, Delivery, PERMISSION_KINDS, PageToken, Policy, Remains, Rule, Selection,
@@ -53,6 +55,13 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How deep JSON may be until the rest is given as text: protobuf's readers give up at 100 messages within each other, of
 /// which one level of JSON takes up to four.
 const MAX_DEPTH: usize = 20;
+
+/// How many attachments a prompt may have.
+const MAX_ATTACHMENTS: usize = 32;
+
+/// How much data they may hold. In base64 it stays below the 5 MB over which GitHub's side refuses a request, this one and
+/// all that follow in the session (cli-protocol.md, section 5).
+const MAX_ATTACHED: usize = 3 * 1024 * 1024;
 
 /// How many labels a session may have.
 const MAX_LABELS: usize = 32;
@@ -94,12 +103,92 @@ impl Checks {
         SessionId::parse(id).map_err(|error| self.wrong("session_id", error)).ok()
     }
 
-    /// The prompt, if there is one.
-    pub(super) fn prompt(&mut self, prompt: String) -> String {
+    /// A prompt and what goes with it.
+    pub(super) fn message(
+        &mut self,
+        prompt: String,
+        attachments: Vec<pb::Attachment>,
+        request_headers: HashMap<String, String>,
+    ) -> Message {
         if prompt.trim().is_empty() {
             self.wrong("prompt", "say something: it is empty or only white space");
         }
-        prompt
+        Message {
+            prompt,
+            attachments: self.attachments(attachments),
+            request_headers: self.headers("request_headers", request_headers),
+        }
+    }
+
+    fn attachments(&mut self, attachments: Vec<pb::Attachment>) -> Vec<Attachment> {
+        use pb::attachment::Kind;
+        if attachments.len() > MAX_ATTACHMENTS {
+            self.wrong("attachments", format!("there may be {MAX_ATTACHMENTS} at most"));
+        }
+        let bytes: usize = attachments.iter().map(weight).sum();
+        if bytes > MAX_ATTACHED {
+            self.wrong(
+                "attachments",
+                format!("{bytes} bytes of data are more than the {MAX_ATTACHED} that are taken"),
+            );
+        }
+        let attachments = attachments.into_iter().enumerate().filter_map(|(n, attachment)| {
+            let field = |part: &str| format!("attachments[{n}].{part}");
+            let Some(kind) = attachment.kind else {
+                self.wrong(field("kind"), "is required: blob, file, directory or selection");
+                return None;
+            };
+            Some(match kind {
+                Kind::Blob(blob) => {
+                    if blob.data.is_empty() {
+                        self.wrong(field("blob.data"), "is required");
+                    }
+                    if !blob.mime_type.contains('/') {
+                        self.wrong(
+                            field("blob.mime_type"),
+                            "is required, such as `image/png` or `text/plain`",
+                        );
+                    }
+                    let (data, display_name) = (STANDARD.encode(&blob.data), non_empty(blob.display_name));
+                    Attachment::Blob { data, mime_type: blob.mime_type, display_name }
+                }
+                Kind::File(file) => {
+                    let display_name = self.place(&field("file.path"), &file.path, file.display_name);
+                    Attachment::File { path: file.path, display_name }
+                }
+                Kind::Directory(directory) => {
+                    let display_name =
+                        self.place(&field("directory.path"), &directory.path, directory.display_name);
+                    Attachment::Directory { path: directory.path, display_name }
+                }
+                Kind::Selection(selection) => self.selected(n, selection),
+            })
+        });
+        attachments.collect()
+    }
+
+    fn selected(&mut self, n: usize, selection: pb::attachment::Selection) -> Attachment {
+        let field = |part: &str| format!("attachments[{n}].selection.{part}");
+        let position = |place: Option<pb::attachment::Position>| {
+            let place = place.unwrap_or_default();
+            Position { line: place.line, character: place.character }
+        };
+        let (start, end) = (position(selection.start), position(selection.end));
+        if (end.line, end.character) < (start.line, start.character) {
+            self.wrong(field("end"), "is before `start`");
+        }
+        let file_path = self.text(&field("file_path"), selection.file_path);
+        let display_name = named(selection.display_name, &file_path);
+        let text = self.text(&field("text"), selection.text);
+        Attachment::Selection { file_path, display_name, text, selection: Range { start, end } }
+    }
+
+    /// Checks a path on the CLI's machine, and returns its name for people.
+    fn place(&mut self, field: &str, path: &str, display_name: String) -> String {
+        if !path.starts_with('/') {
+            self.wrong(field, "must be an absolute path on the Copilot CLI's machine");
+        }
+        named(display_name, path)
     }
 
     /// More than nothing; more than a year is taken as a year.
@@ -285,7 +374,7 @@ impl Checks {
             api_key: self.secret("provider.api_key", provider.api_key),
             bearer_token: self.secret("provider.bearer_token", provider.bearer_token),
             azure_api_version: non_empty(provider.azure_api_version),
-            headers: self.headers(provider.headers),
+            headers: self.headers("provider.headers", provider.headers),
             model_id: non_empty(provider.model_id),
             wire_model: non_empty(provider.wire_model),
             max_prompt_tokens: (provider.max_prompt_tokens > 0).then_some(provider.max_prompt_tokens.into()),
@@ -330,13 +419,10 @@ impl Checks {
         non_empty(value).map(Secret::new)
     }
 
-    fn headers(&mut self, headers: HashMap<String, String>) -> BTreeMap<String, Secret> {
+    fn headers(&mut self, field: &str, headers: HashMap<String, String>) -> BTreeMap<String, Secret> {
         for (name, value) in &headers {
             if HeaderName::from_str(name).is_err() || HeaderValue::from_str(value).is_err() {
-                self.wrong(
-                    "provider.headers",
-                    format!("{name:?} is not a valid HTTP header, or its value is not"),
-                );
+                self.wrong(field, format!("{name:?} is not a valid HTTP header, or its value is not"));
             }
         }
         headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect()
@@ -417,6 +503,21 @@ impl Checks {
         }
         non_empty(path)
     }
+}
+
+/// How much data of the caller's an attachment holds.
+fn weight(attachment: &pb::Attachment) -> usize {
+    match &attachment.kind {
+        Some(pb::attachment::Kind::Blob(blob)) => blob.data.len(),
+        Some(pb::attachment::Kind::Selection(selection)) => selection.text.len(),
+        _ => 0,
+    }
+}
+
+/// A name for people: the one given, else the last part of the path.
+fn named(display_name: String, path: &str) -> String {
+    let last = || path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
+    non_empty(display_name).unwrap_or_else(|| last().to_owned())
 }
 
 fn positive(duration: prost_types::Duration) -> Option<Duration> {

@@ -1,6 +1,6 @@
 //! `copilot.v1.CopilotService`: each method parses its request, calls the session room, and encodes what comes back.
 
-use std::{pin::Pin, time::Duration};
+use std::{collections::HashMap, pin::Pin, time::Duration};
 
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status, metadata::MetadataMap};
@@ -33,6 +33,8 @@ pub(super) struct Service {
 struct Send {
     session_id: String,
     prompt: String,
+    attachments: Vec<pb::Attachment>,
+    request_headers: HashMap<String, String>,
     timeout: Option<prost_types::Duration>,
     inactivity_timeout: Option<prost_types::Duration>,
     on_disconnect: i32,
@@ -49,7 +51,7 @@ impl Service {
         let id = checks.session_id(&send.session_id);
         let timeout = checks.duration("timeout", send.timeout);
         let prompt = Prompt {
-            text: checks.prompt(send.prompt),
+            message: checks.message(send.prompt, send.attachments, send.request_headers),
             deadline: deadline::of_call(metadata, timeout, self.turn_timeout),
             inactivity: checks.duration("inactivity_timeout", send.inactivity_timeout),
             detached: checks.on_disconnect(send.on_disconnect),
@@ -163,6 +165,8 @@ impl CopilotService for Service {
         let send = Send {
             session_id: request.session_id,
             prompt: request.prompt,
+            attachments: request.attachments,
+            request_headers: request.request_headers,
             timeout: request.timeout,
             inactivity_timeout: request.inactivity_timeout,
             on_disconnect: request.on_disconnect,
@@ -185,6 +189,8 @@ impl CopilotService for Service {
         let send = Send {
             session_id: request.session_id,
             prompt: request.prompt,
+            attachments: request.attachments,
+            request_headers: request.request_headers,
             timeout: request.timeout,
             inactivity_timeout: request.inactivity_timeout,
             on_disconnect: request.on_disconnect,

@@ -29,7 +29,7 @@ use tracing::{info, warn};
 use crate::{
     backend::{self, Backend, Sink},
     copilot::{
-        Provider, Rejection,
+        Message, Provider, Rejection,
         method::{Delete, Entry, GetClientMetadata, GetMetadata, IsProcessing, List},
         settings::CLIENT_NAME,
     },
@@ -86,7 +86,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Prompt {
     /// What to say.
-    pub text: String,
+    pub message: Message,
     /// When the caller wants to hear.
     pub deadline: Deadline,
     /// How long the agent may be silent while no tool runs.
@@ -313,7 +313,7 @@ impl Sessions {
             registry: self.inner.registry.clone(),
             session: session.clone(),
             backend: self.inner.backend.clone(),
-            prompt: prompt.text,
+            message: prompt.message,
             deadline: if prompt.detached { prompt.deadline.later(own_limit) } else { prompt.deadline },
             inactivity: prompt.inactivity,
             caller_gone: caller_gone.clone(),

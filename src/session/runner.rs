@@ -23,7 +23,7 @@ use super::{
 use crate::{
     backend::{self, Backend, Link},
     copilot::{
-        Rejection,
+        Message, Rejection,
         method::{Abort, IsProcessing, Processing, Send, Sent},
     },
 };
@@ -71,7 +71,7 @@ pub(super) struct Runner {
     pub(super) registry: Arc<Registry>,
     pub(super) session: Arc<Session>,
     pub(super) backend: Backend,
-    pub(super) prompt: String,
+    pub(super) message: Message,
     /// When the turn is given up.
     pub(super) deadline: Deadline,
     /// How long the agent may be silent while no tool runs.
@@ -159,7 +159,7 @@ impl Runner {
     /// A prompt that is on its way cannot be called back: if the turn is given up meanwhile, its caller hears at once,
     /// but whether there is an agent to stop is known only when the CLI has answered.
     async fn send(&self, link: &Link, turn: &Signals) -> Result<Sent, backend::Error> {
-        let prompt = Send { session_id: self.session.cli_id(), prompt: &self.prompt };
+        let prompt = Send { session_id: self.session.cli_id(), message: &self.message };
         self.session.sending();
         let mut sent = std::pin::pin!(self.session.call(link, &prompt));
         match self.unless_stopped(turn, sent.as_mut()).await {

@@ -7,6 +7,7 @@ mod discovery;
 mod errors;
 mod faults;
 mod process;
+mod prompts;
 mod readme;
 mod restarts;
 mod serve;

@@ -838,7 +838,7 @@ fn all_that_is_wrong_with_a_prompt_is_said_at_once() {
         checks.event_types(vec![String::new()]);
         checks.session_id("");
         checks.duration("timeout", Some(Default::default()));
-        checks.prompt(String::new());
+        checks.message(String::new(), Vec::new(), HashMap::new());
         checks.duration("inactivity_timeout", Some(Default::default()));
         checks.on_disconnect(9);
     });
@@ -858,7 +858,7 @@ fn nothing_comes_of_a_value_that_is_missing_or_wrong() {
 #[test]
 fn a_prompt_is_not_empty_and_not_changed() {
     let check = |prompt: &str, expected: Result<&str, &str>| {
-        let asked = asked(|checks| checks.prompt(prompt.into()));
+        let asked = asked(|checks| checks.message(prompt.into(), Vec::new(), HashMap::new()).prompt);
         assert_eq!(asked, expected.map(String::from).map_err(String::from), "{prompt:?}");
     };
     check("hi", Ok("hi"));
@@ -983,4 +983,80 @@ fn events_are_chosen_by_name_or_by_its_beginning() {
     check(&["abort", "tool.*", "brand.new"], chosen(&["abort", "tool.*", "brand.new"]));
     check(&[""], Err("event_types[0]"));
     check(&["abort", "*.message", "a b", "tool.**"], Err("event_types[1] event_types[2] event_types[3]"));
+}
+
+fn attachment(kind: pb::attachment::Kind) -> pb::Attachment {
+    pb::Attachment { kind: Some(kind) }
+}
+
+#[test]
+fn attachments_are_passed_on_as_the_cli_knows_them() {
+    use pb::attachment::{Blob, Directory, File, Kind, Position, Selection};
+    let place = |line, character| Some(Position { line, character });
+    let attachments = vec![
+        attachment(Kind::Blob(Blob {
+            data: b"hi".into(),
+            mime_type: "text/plain".into(),
+            display_name: String::new(),
+        })),
+        attachment(Kind::File(File { path: "/w/a.rs".into(), display_name: String::new() })),
+        attachment(Kind::Directory(Directory { path: "/w/src/".into(), display_name: "code".into() })),
+        attachment(Kind::Selection(Selection {
+            file_path: "lib/b.rs".into(),
+            text: "fn b() {}".into(),
+            start: place(1, 2),
+            end: place(3, 4),
+            display_name: String::new(),
+        })),
+    ];
+    let message = asked(|checks| {
+        checks.message("p".into(), attachments, HashMap::from([("x-tenant".into(), "blue".into())]))
+    });
+    let expected = json!({
+        "prompt": "p",
+        "attachments": [
+            {"type": "blob", "data": "aGk=", "mimeType": "text/plain"},
+            {"type": "file", "path": "/w/a.rs", "displayName": "a.rs"},
+            {"type": "directory", "path": "/w/src/", "displayName": "code"},
+            {
+                "type": "selection", "filePath": "lib/b.rs", "displayName": "b.rs", "text": "fn b() {}",
+                "selection": {"start": {"line": 1, "character": 2}, "end": {"line": 3, "character": 4}},
+            },
+        ],
+        "requestHeaders": {"x-tenant": "blue"},
+    });
+    assert_eq!(serde_json::to_value(message.unwrap()).unwrap(), expected);
+    let bare = asked(|checks| checks.message("p".into(), Vec::new(), HashMap::new())).unwrap();
+    assert_eq!(serde_json::to_value(bare).unwrap(), json!({"prompt": "p"}));
+}
+
+#[test]
+fn attachments_that_cannot_be_right_are_named() {
+    use pb::attachment::{Blob, Directory, File, Kind, Position, Selection};
+    let refused = |attachments: Vec<pb::Attachment>, fields: &str| {
+        let message = asked(|checks| checks.message("p".into(), attachments, HashMap::new()));
+        assert_eq!(message, Err(fields.into()));
+    };
+    let blob = |bytes: usize, mime_type: &str| {
+        let (data, mime_type) = (vec![0; bytes], mime_type.into());
+        attachment(Kind::Blob(Blob { data, mime_type, display_name: String::new() }))
+    };
+    let selection = Selection { start: Some(Position { line: 1, character: 0 }), ..Default::default() };
+    refused(vec![pb::Attachment::default()], "attachments[0].kind");
+    refused(
+        vec![blob(1, "text/plain"), blob(0, "")],
+        "attachments[1].blob.data attachments[1].blob.mime_type",
+    );
+    refused(vec![attachment(Kind::File(File::default()))], "attachments[0].file.path");
+    let relative = Directory { path: "src".into(), display_name: String::new() };
+    refused(vec![attachment(Kind::Directory(relative))], "attachments[0].directory.path");
+    refused(
+        vec![attachment(Kind::Selection(selection))],
+        "attachments[0].selection.end attachments[0].selection.file_path attachments[0].selection.text",
+    );
+    refused(vec![blob(MAX_ATTACHED, "a/b"), blob(1, "a/b")], "attachments");
+    refused((0..=MAX_ATTACHMENTS).map(|_| blob(1, "a/b")).collect(), "attachments");
+    let headers = HashMap::from([("a b".to_owned(), String::new())]);
+    let message = asked(|checks| checks.message("p".into(), Vec::new(), headers));
+    assert_eq!(message, Err("request_headers".into()));
 }
