@@ -35,6 +35,7 @@ methods! {
     Delete<'_> => "session.delete" -> Done;
     List => "session.list" -> Listed;
     GetMetadata<'_> => "session.getMetadata" -> Metadata;
+    SwitchModel<'_> => "session.model.switchTo" -> serde::de::IgnoredAny;
     Detach<'_> => "session.detach" -> Done;
     Destroy<'_> => "session.destroy" -> Done;
     UpdateClientMetadata<'_> => "session.metadata.updateClientMetadata" -> serde::de::IgnoredAny;
@@ -300,6 +301,16 @@ pub struct Entry {
 pub struct Context {
     /// The working directory.
     pub cwd: Option<String>,
+}
+
+/// Gives a loaded session another model.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SwitchModel<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The model.
+    pub model_id: &'a str,
 }
 
 /// Leaves a session. The CLI closes it when the last connection has left it; its history stays.

@@ -25,8 +25,8 @@ use crate::{
         method::{Position, Range},
     },
     session::{
-        Blueprint, Credentials, Delivery, PERMISSION_KINDS, PageToken, Policy, Remains, Rule, Selection,
-        SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult, Usage, hub::Filter,
+        Blueprint, Change, Credentials, Delivery, PERMISSION_KINDS, PageToken, Policy, Remains, Rule,
+        Selection, SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult, Usage, hub::Filter,
     },
 };
 
@@ -100,7 +100,11 @@ impl Checks {
     }
 
     pub(super) fn session_id(&mut self, id: &str) -> Option<SessionId> {
-        SessionId::parse(id).map_err(|error| self.wrong("session_id", error)).ok()
+        self.session_id_in("session_id", id)
+    }
+
+    pub(super) fn session_id_in(&mut self, field: &str, id: &str) -> Option<SessionId> {
+        SessionId::parse(id).map_err(|error| self.wrong(field, error)).ok()
     }
 
     /// A prompt and what goes with it.
@@ -305,6 +309,24 @@ impl Checks {
             provider: provider.map(|provider| self.provider(provider)),
             github_token: self.secret("github_token", github_token),
         }
+    }
+
+    /// What is to change in a session.
+    pub(super) fn change(&mut self, session: pb::Session, mask: prost_types::FieldMask) -> Change {
+        if mask.paths.is_empty() {
+            self.wrong("update_mask", "is required: `labels`, `model`, or both");
+        }
+        let mut change = Change::default();
+        for path in &mask.paths {
+            match path.as_str() {
+                "labels" => change.labels = Some(self.labels(session.labels.clone())),
+                "model" => change.model = Some(self.text("session.model", session.model.clone())),
+                _ => {
+                    self.wrong("update_mask", format!("{path:?} cannot be changed; `labels` and `model` can"))
+                }
+            }
+        }
+        change
     }
 
     /// Which sessions are to be listed.

@@ -106,6 +106,21 @@ impl CopilotService for Service {
         Ok(Response::new(pb::ResumeSessionResponse { session: Some(convert::session(resumed)) }))
     }
 
+    async fn update_session(
+        &self,
+        request: Request<pb::UpdateSessionRequest>,
+    ) -> Result<Response<pb::UpdateSessionResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let session = request.session.unwrap_or_default();
+        let mut checks = Checks::default();
+        let id = checks.session_id_in("session.session_id", &session.session_id);
+        let change = checks.change(session, request.update_mask.unwrap_or_default());
+        let id = checks.done(id).map_err(status::invalid)?;
+        let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
+        let updated = self.sessions.update(Tenant::ONLY, &id, change, deadline).await.map_err(refused)?;
+        Ok(Response::new(pb::UpdateSessionResponse { session: Some(convert::session(updated)) }))
+    }
+
     async fn get_session(
         &self,
         request: Request<pb::GetSessionRequest>,

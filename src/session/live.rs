@@ -33,7 +33,7 @@ use crate::{
         event::{self, Payload, PermissionRequested},
         method::{
             AnswerPermission, Create, Created, Destroy, Detach, Entry, GetMetadata, IsProcessing, Resume,
-            UpdateClientMetadata, UpdateOptions,
+            SwitchModel, UpdateClientMetadata, UpdateOptions,
         },
         settings::{EmptyOptions, Parameters},
     },
@@ -110,8 +110,22 @@ impl Session {
 
     /// Changes what it is made of, while no turn runs. It takes effect when the session is loaded again, which is next.
     pub(super) fn rebuild(&self, blueprint: Blueprint) {
-        *self.blueprint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(blueprint);
+        self.redraw(blueprint);
         self.unloaded();
+    }
+
+    fn redraw(&self, blueprint: Blueprint) {
+        *self.blueprint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(blueprint);
+    }
+
+    /// Changes its model and its notes, while no turn runs.
+    pub(super) async fn update(&self, link: &Link, blueprint: Blueprint) -> Result<(), backend::Error> {
+        let model = blueprint.settings.model.as_deref();
+        if let Some(model_id) = model.filter(|_| model != self.blueprint().settings.model.as_deref()) {
+            self.call(link, &SwitchModel { session_id: self.cli_id(), model_id }).await?;
+        }
+        self.redraw(blueprint);
+        self.remember(link).await
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

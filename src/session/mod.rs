@@ -18,7 +18,11 @@ mod replay;
 mod runner;
 pub mod turn;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -27,7 +31,7 @@ use tokio_util::{
 use tracing::{info, warn};
 
 use crate::{
-    backend::{self, Backend, Sink},
+    backend::{self, Backend, Link, Sink},
     copilot::{
         Message, Provider, Rejection,
         method::{Delete, Entry, GetClientMetadata, GetMetadata, IsProcessing, List},
@@ -80,6 +84,15 @@ struct Inner {
     draining: CancellationToken,
     /// Cancelled when what still runs has to end.
     shutdown: CancellationToken,
+}
+
+/// What is to change in a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Its labels, all of them.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Its model.
+    pub model: Option<String>,
 }
 
 /// A prompt, and what its caller expects.
@@ -233,31 +246,61 @@ impl Sessions {
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
         let key = SessionKey::new(tenant, id.clone());
-        let session = match self.inner.registry.find(&key) {
-            Some(session) => session,
-            None => self.take_up(&key, credentials.clone()).await?,
-        };
+        let session = self.known(&key, credentials.clone()).await?;
         let place = session.place(deadline).await?;
         let changed = with(&session.blueprint(), credentials);
         // Only while no turn runs: it takes the session off its link.
         if changed != *session.blueprint() {
             session.rebuild(changed);
         }
+        self.load_within(deadline, &session).await?;
+        drop(place);
+        Ok(session.summary())
+    }
+
+    /// Changes a session, after the turns that were accepted before.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session changed or not.
+    pub async fn update(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        change: Change,
+        deadline: Deadline,
+    ) -> Result<Summary, Error> {
+        self.refuse_if_draining()?;
+        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let place = session.place(deadline).await?;
+        let mut blueprint = Blueprint::clone(&session.blueprint());
+        if let Some(labels) = change.labels {
+            blueprint.labels = labels;
+        }
+        if let Some(model) = change.model {
+            blueprint.settings.model = Some(model);
+        }
+        Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
+        let link = self.load_within(deadline, &session).await?;
+        session.update(&link, blueprint).await?;
+        drop(place);
+        Ok(session.summary())
+    }
+
+    /// Loads a session whose queue the caller has a place in.
+    async fn load_within(&self, deadline: Deadline, session: &Arc<Session>) -> Result<Arc<Link>, Error> {
         let loaded = tokio::select! {
             biased;
             loaded = session.load(&self.inner.backend) => loaded,
             cause = deadline.passed() => Err(cause),
         };
-        drop(place);
-        match loaded {
-            Ok(_) => Ok(session.summary()),
-            Err(TurnCause::NotFound(id)) => {
-                self.inner.registry.forget(&session);
-                Err(Error::NotFound(id))
+        loaded.map_err(|cause| match cause {
+            TurnCause::NotFound(id) => {
+                self.inner.registry.forget(session);
+                Error::NotFound(id)
             }
-            Err(TurnCause::Backend(error)) => Err(error.into()),
-            Err(cause) => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
-        }
+            TurnCause::Backend(error) => error.into(),
+            cause => Error::Turn(Arc::new(TurnError::not_delivered(cause))),
+        })
     }
 
     /// Has the CLI close a session, after the turns that were accepted before; it is loaded again when it is next used.
@@ -301,10 +344,7 @@ impl Sessions {
     pub async fn send(&self, tenant: Tenant, id: &SessionId, prompt: Prompt) -> Result<Turn, Error> {
         self.refuse_if_draining()?;
         let key = SessionKey::new(tenant, id.clone());
-        let session = match self.inner.registry.find(&key) {
-            Some(session) => session,
-            None => self.take_up(&key, Credentials::default()).await?,
-        };
+        let session = self.known(&key, Credentials::default()).await?;
         let (ticket, granted) = session.join()?;
         let (publisher, subscriber) = hub::subscription(prompt.filter);
         let caller_gone = CancellationToken::new();
@@ -358,8 +398,11 @@ impl Sessions {
         if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
     }
 
-    /// Takes up a stored session that this process does not know yet.
-    async fn take_up(&self, key: &SessionKey, credentials: Credentials) -> Result<Arc<Session>, Error> {
+    /// A session that this process knows, if need be from now on because the CLI has stored it.
+    async fn known(&self, key: &SessionKey, credentials: Credentials) -> Result<Arc<Session>, Error> {
+        if let Some(session) = self.inner.registry.find(key) {
+            return Ok(session);
+        }
         let entry = self.stored(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
         let blueprint = match self.records(&[key.cli_id()]).await?.remove(key.cli_id()) {
             Some(record) => record.blueprint(credentials, self.inner.operator.as_ref()),

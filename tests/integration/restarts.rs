@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use copilot_grpc::grpc::pb::{
     CloseSessionRequest, CreateSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
     PermissionEffect, PermissionPolicy, PermissionRule, Provider, ResumeSessionRequest, Session,
-    SessionState, SystemMessage, SystemMessageMode,
+    SessionState, SystemMessage, SystemMessageMode, UpdateSessionRequest,
 };
+use prost_types::FieldMask;
 use scripted_model::{Call, ModelServer, Reply, Request};
 use serde_json::json;
 use tonic::{Code, Status};
@@ -53,6 +54,12 @@ async fn get(facade: &TestFacade, id: &str) -> Session {
 
 async fn resume(facade: &TestFacade, request: ResumeSessionRequest) -> Result<Session, Status> {
     Ok(facade.client().resume_session(request).await?.into_inner().session.unwrap())
+}
+
+async fn update(facade: &TestFacade, session: Session, paths: &[&str]) -> Result<Session, Status> {
+    let update_mask = Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() });
+    let request = UpdateSessionRequest { session: Some(session), update_mask };
+    Ok(facade.client().update_session(request).await?.into_inner().session.unwrap())
 }
 
 async fn close(facade: &TestFacade, id: &str) -> Result<(), Status> {
@@ -178,6 +185,55 @@ async fn new_credentials_count_from_the_next_turn_on() {
     resume(&facade, request).await.unwrap();
     assert_eq!(soon("a turn", facade.send("s", "two")).await.unwrap().content, "prompts: one, two");
     assert_eq!(last_key(&own.calls()), "Bearer new-key");
+}
+
+#[tokio::test]
+async fn labels_and_model_can_be_changed_and_stay_so_over_a_restart() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    let request = CreateSessionRequest {
+        session_id: "s".into(),
+        labels: labels_of(&[("team", "blue"), ("env", "test")]),
+        ..Default::default()
+    };
+    create(&facade, request).await;
+    soon("a turn", facade.send("s", "one")).await.unwrap();
+    let change = Session {
+        session_id: "s".into(),
+        model: "another".into(),
+        labels: labels_of(&[("team", "red")]),
+        ..Default::default()
+    };
+    let changed = update(&facade, change.clone(), &["labels"]).await.unwrap();
+    assert_eq!((changed.labels, changed.model.as_str()), (change.labels.clone(), "scripted"));
+    let changed = update(&facade, change.clone(), &["model"]).await.unwrap();
+    assert_eq!((changed.model.as_str(), changed.state()), ("another", SessionState::Idle));
+    assert_eq!(soon("a turn", facade.send("s", "two")).await.unwrap().content, "prompts: one, two");
+    let facade = restarted(facade, cli.setup()).await;
+    assert_eq!(listed(&facade, &[("team", "red")], &[]).await, ["s"]);
+    assert_eq!(soon("a turn", facade.send("s", "three")).await.unwrap().model, "another");
+    let models: Vec<_> = cli.model.calls().iter().map(|call| call.request.model.clone()).collect();
+    assert_eq!(models, ["scripted", "another", "another"]);
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_made_is_refused_by_field() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    facade.create("s").await;
+    let session = |id: &str| Session { session_id: id.into(), ..Default::default() };
+    for (id, paths, field) in [
+        ("s", &[] as &[&str], "update_mask"),
+        ("s", &["title"], "update_mask"),
+        ("s", &["model"], "session.model"),
+        ("a b", &["labels"], "session.session_id"),
+    ] {
+        let refused = update(&facade, session(id), paths).await.unwrap_err();
+        check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
+        assert_eq!(fields_of(&refused), [field]);
+    }
+    let unknown = update(&facade, session("unknown"), &["labels"]).await.unwrap_err();
+    check(&unknown, Code::NotFound, ErrorReason::SessionNotFound);
 }
 
 #[tokio::test]
