@@ -175,14 +175,23 @@ struct RawEvent<'a> {
 
 /// Reads the parameters of a `session.event` notification; `None` if they are not what they should be.
 pub fn parse(params: &[u8]) -> Option<Event> {
-    let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } =
-        serde_json::from_slice::<Envelope<'_>>(params).ok()?.event;
+    let Envelope { event } = serde_json::from_slice(params).ok()?;
+    typed_event(event, params.len())
+}
+
+/// Reads an event of a stored history; `None` if it is not what it should be.
+pub fn parse_stored(event: &str) -> Option<Event> {
+    typed_event(serde_json::from_str(event).ok()?, event.len())
+}
+
+fn typed_event(event: RawEvent<'_>, weight: usize) -> Option<Event> {
+    let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = event;
     let data = data.unwrap_or(RawValue::NULL);
     let payload = match known_payload(&kind, data) {
         Some(payload) => payload,
         None => Payload::Other(typed(data)?),
     };
-    Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: params.len() })
+    Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight })
 }
 
 /// `session.lifecycle`, as far as it matters: it goes to every connection, for every session.

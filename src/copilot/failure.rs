@@ -39,7 +39,9 @@ impl Rejection {
             -32602 => Self::InvalidParameter(reason.to_owned()),
             -32003..=-32001 => Self::Connection(format!("{reason} ({code})")),
             _ if says(&["Unhandled method"]) => Self::MethodMissing,
-            _ if says(&["Session not found", "Session file not found"]) => Self::SessionNotFound,
+            _ if says(&["Session not found", "Session file not found", "event journal is unavailable"]) => {
+                Self::SessionNotFound
+            }
             _ if says(&["Not authenticated", "token validation failed"]) => {
                 Self::Unauthenticated(reason.to_owned())
             }

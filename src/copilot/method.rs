@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 
 use super::settings::{EmptyOptions, Parameters};
 
@@ -35,6 +36,7 @@ methods! {
     Delete<'_> => "session.delete" -> Done;
     List => "session.list" -> Listed;
     GetMetadata<'_> => "session.getMetadata" -> Metadata;
+    ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
     SwitchModel<'_> => "session.model.switchTo" -> serde::de::IgnoredAny;
     Detach<'_> => "session.detach" -> Done;
     Destroy<'_> => "session.destroy" -> Done;
@@ -301,6 +303,36 @@ pub struct Entry {
 pub struct Context {
     /// The working directory.
     pub cwd: Option<String>,
+}
+
+/// Reads a page of a stored history, without loading the session. CLIs from 1.0.86 on.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadPersistedEvents<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// Where the page before this one ended; the beginning if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<&'a str>,
+    /// How many events at most.
+    pub max: usize,
+}
+
+/// A page of a stored history.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PersistedEvents {
+    /// The events, oldest first.
+    pub events: Vec<Box<RawValue>>,
+    /// Where the next page begins. The CLI forgets it when it restarts (observed).
+    #[serde(default)]
+    pub cursor: String,
+    /// Whether there is another page.
+    #[serde(default)]
+    pub has_more: bool,
+    /// `ok` or `expired`.
+    #[serde(default)]
+    pub cursor_status: String,
 }
 
 /// Gives a loaded session another model.

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use http::{HeaderName, HeaderValue, Uri};
 use prost_types::{Struct, Timestamp, Value, value::Kind};
 use serde_json::Value as Json;
@@ -230,6 +233,22 @@ impl Checks {
             }
         }
         if patterns.is_empty() { Filter::Kinds(DEFAULT_EVENTS) } else { Filter::Patterns(patterns) }
+    }
+
+    /// Where a page of a history begins.
+    pub(super) fn history_token(&mut self, id: &str, token: &str) -> Option<String> {
+        if token.is_empty() {
+            return None;
+        }
+        let decoded = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let cursor = decoded
+            .and_then(|text| Some(text.strip_prefix("1 ")?.strip_prefix(id)?.strip_prefix(' ')?.into()));
+        if cursor.is_none() {
+            let advice =
+                "is not a `next_page_token` of this session's history; leave it empty for the first page";
+            self.wrong("page_token", advice);
+        }
+        cursor
     }
 
     pub(super) fn page_size(&mut self, size: i32) -> usize {
@@ -551,6 +570,11 @@ fn positive(duration: prost_types::Duration) -> Option<Duration> {
 
 fn non_empty(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
+}
+
+/// Where the next page of a history begins; [`Checks::history_token`] reads it.
+pub(super) fn history_token(id: &SessionId, cursor: Option<String>) -> String {
+    cursor.map(|cursor| URL_SAFE_NO_PAD.encode(format!("1 {id} {cursor}"))).unwrap_or_default()
 }
 
 /// A session.

@@ -214,6 +214,26 @@ impl CopilotService for Service {
         Ok(Response::new(Box::pin(stream::unfold(Some(turn), next_message))))
     }
 
+    async fn list_events(
+        &self,
+        request: Request<pb::ListEventsRequest>,
+    ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        let request = request.into_inner();
+        let mut checks = Checks::default();
+        let id = checks.session_id(&request.session_id);
+        let size = checks.page_size(request.page_size);
+        let after = checks.history_token(&request.session_id, &request.page_token);
+        let wanted = checks.event_types(request.event_types);
+        let id = checks.done(id).map_err(status::invalid)?;
+        let page = self.sessions.history(Tenant::ONLY, &id, after.as_deref(), size).await;
+        let (events, next) = page.map_err(refused)?;
+        let events = events.iter().filter(|event| wanted.matches(&event.kind));
+        Ok(Response::new(pb::ListEventsResponse {
+            events: events.map(convert::session_event).collect(),
+            next_page_token: convert::history_token(&id, next),
+        }))
+    }
+
     async fn abort_turn(
         &self,
         request: Request<pb::AbortTurnRequest>,

@@ -24,6 +24,11 @@ pub enum Error {
         /// What has to be brought.
         missing: Missing,
     },
+    /// The place in the history is not known any more.
+    #[error(
+        "the history has to be read from its beginning again: the Copilot CLI has forgotten this place in it"
+    )]
+    CursorExpired,
     /// The session's labels and settings are too long to be stored with it.
     #[error(
         "system message, labels, tools and permissions take more than 60 KiB together, more than is stored"

@@ -529,7 +529,7 @@ const RESUME_PAUSE: Duration = Duration::from_millis(100);
 const LINK_LOST: &str = "the connection to the Copilot CLI was lost";
 
 /// Whether events of this kind may hold what a provider says. The agent's own words are left as they are.
-fn may_quote_a_secret(kind: &str) -> bool {
+pub(super) fn may_quote_a_secret(kind: &str) -> bool {
     matches!(kind, "session.error" | "session.warning") || !event::is_known(kind)
 }
 

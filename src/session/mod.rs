@@ -33,8 +33,8 @@ use tracing::{info, warn};
 use crate::{
     backend::{self, Backend, Link, Sink},
     copilot::{
-        Message, Provider, Rejection,
-        method::{Delete, Entry, GetClientMetadata, GetMetadata, IsProcessing, List},
+        Event, Message, Provider, Rejection, Settings, event,
+        method::{Delete, Entry, GetClientMetadata, GetMetadata, IsProcessing, List, ReadPersistedEvents},
         settings::CLIENT_NAME,
     },
 };
@@ -230,6 +230,36 @@ impl Sessions {
         });
         let all = known.iter().map(|session| session.summary()).chain(stored);
         Ok(all.filter(|session| wanted.has(session)).collect())
+    }
+
+    /// A page of a session's stored history, oldest first, and where the next one begins; without loading the session.
+    pub async fn history(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<(Vec<Event>, Option<String>), Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        let known = self.inner.registry.find(&key);
+        if known.is_none() && self.stored(&key).await?.is_none() {
+            return Err(Error::NotFound(id.clone()));
+        }
+        let question = ReadPersistedEvents { session_id: key.cli_id(), cursor: after, max };
+        let page = match self.inner.backend.link()?.call(&question).await {
+            // Before the first message there is no history.
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => return Ok((Vec::new(), None)),
+            page => page?,
+        };
+        if page.cursor_status == "expired" {
+            return Err(Error::CursorExpired);
+        }
+        let settings = match known {
+            Some(session) => session.blueprint().settings.clone(),
+            None => Settings { provider: self.inner.operator.clone(), ..Settings::default() },
+        };
+        let events = page.events.iter().filter_map(|raw| stored_event(raw.get(), &settings)).collect();
+        Ok((events, page.has_more.then_some(page.cursor)))
     }
 
     /// Loads a session, with these credentials where it has some of its own. If it is loaded already, it gets the new ones,
@@ -512,6 +542,16 @@ impl Turn {
 /// Whether a session was made by this service: other programs may use the same CLI.
 fn is_ours(entry: &Entry) -> bool {
     entry.client_name.as_deref() == Some(CLIENT_NAME)
+}
+
+/// An event of a stored history, without the secrets that a provider may have quoted.
+fn stored_event(raw: &str, settings: &Settings) -> Option<Event> {
+    let event = event::parse_stored(raw)?;
+    if live::may_quote_a_secret(&event.kind) {
+        event::parse_stored(&settings.redact(raw))
+    } else {
+        Some(event)
+    }
 }
 
 /// The same session with other credentials, where there are some.

@@ -6,6 +6,7 @@ mod architecture;
 mod discovery;
 mod errors;
 mod faults;
+mod history;
 mod process;
 mod prompts;
 mod readme;

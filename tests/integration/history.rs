@@ -1,0 +1,103 @@
+//! Stored conversations, on the real CLI.
+
+use copilot_grpc::grpc::pb::{
+    CloseSessionRequest, ErrorReason, ListEventsRequest, ListEventsResponse, session_event::Payload as Event,
+};
+use scripted_model::Reply;
+use tonic::{Code, Status};
+
+use crate::support::{check, facade::TestFacade, fields_of, real_cli::RealCli, soon};
+
+async fn start() -> (RealCli, TestFacade) {
+    let cli = RealCli::start(|request| Reply::text(format!("You said: {}", request.prompt()))).await;
+    let facade = cli.facade().await;
+    facade.create("s").await;
+    (cli, facade)
+}
+
+async fn list(facade: &TestFacade, request: ListEventsRequest) -> Result<ListEventsResponse, Status> {
+    Ok(facade.client().list_events(request).await?.into_inner())
+}
+
+fn page(page_size: i32, page_token: &str) -> ListEventsRequest {
+    ListEventsRequest {
+        session_id: "s".into(),
+        page_size,
+        page_token: page_token.into(),
+        ..Default::default()
+    }
+}
+
+/// What was said, and by whom.
+fn said(pages: &[ListEventsResponse]) -> Vec<String> {
+    let events = pages.iter().flat_map(|page| &page.events);
+    let said = events.filter_map(|event| match event.payload.as_ref()? {
+        Event::UserMessage(message) => Some(format!("user: {}", message.content)),
+        Event::AssistantMessage(message) => Some(format!("agent: {}", message.content)),
+        _ => None,
+    });
+    said.collect()
+}
+
+#[tokio::test]
+async fn a_conversation_is_listed_in_pages_and_without_being_loaded() {
+    let (_cli, facade) = start().await;
+    assert_eq!(list(&facade, page(0, "")).await.unwrap(), ListEventsResponse::default());
+    for prompt in ["one", "two"] {
+        soon("a turn", facade.send("s", prompt)).await.unwrap();
+    }
+    let whole = list(&facade, page(0, "")).await.unwrap();
+    let expected = ["user: one", "agent: You said: one", "user: two", "agent: You said: two"];
+    assert_eq!(said(std::slice::from_ref(&whole)), expected);
+    assert!(whole.next_page_token.is_empty() && whole.events.iter().all(|event| !event.ephemeral));
+    facade.client().close_session(CloseSessionRequest { session_id: "s".into() }).await.unwrap();
+    let (mut pages, mut token) = (Vec::new(), String::new());
+    loop {
+        let next = list(&facade, page(3, &token)).await.unwrap();
+        token = next.next_page_token.clone();
+        pages.push(next);
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert!(pages.len() > 2 && pages.iter().all(|page| page.events.len() <= 3));
+    assert_eq!(said(&pages), expected);
+    let events: Vec<_> = pages.into_iter().flat_map(|page| page.events).collect();
+    assert_eq!(events, whole.events);
+    assert_eq!(facade.facade.sessions().load().loaded, 0);
+}
+
+#[tokio::test]
+async fn the_events_of_a_history_can_be_chosen() {
+    let (_cli, facade) = start().await;
+    soon("a turn", facade.send("s", "one")).await.unwrap();
+    let request = ListEventsRequest { event_types: vec!["assistant.message".into()], ..page(0, "") };
+    let chosen = list(&facade, request).await.unwrap();
+    assert_eq!((chosen.events.len(), said(&[chosen])), (1, vec!["agent: You said: one".into()]));
+    let all =
+        list(&facade, ListEventsRequest { event_types: vec!["*".into()], ..page(0, "") }).await.unwrap();
+    let is_start = |event: &Event| matches!(event, Event::Other(other) if other.r#type == "session.start");
+    assert!(all.events.iter().any(|event| is_start(event.payload.as_ref().unwrap())));
+}
+
+#[tokio::test]
+async fn a_page_of_a_history_that_cannot_be_is_refused() {
+    let (_cli, facade) = start().await;
+    soon("a turn", facade.send("s", "one")).await.unwrap();
+    let token = list(&facade, page(2, "")).await.unwrap().next_page_token;
+    let of_another = ListEventsRequest { session_id: "other".into(), ..page(2, &token) };
+    let nonsense = page(2, "nonsense");
+    for request in [of_another, nonsense] {
+        let refused = list(&facade, request).await.unwrap_err();
+        check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
+        assert_eq!(fields_of(&refused), ["page_token"]);
+    }
+    // Another CLI on the same sessions does not know the place.
+    let forgotten = "1 s persisted-snapshot:v1:24a5b008-76d9-4a53-98ab-7185338a81d0";
+    let token = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, forgotten);
+    let refused = list(&facade, page(2, &token)).await.unwrap_err();
+    check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
+    assert!(refused.message().contains("from its beginning"), "{refused:?}");
+    let unknown = ListEventsRequest { session_id: "unknown".into(), ..Default::default() };
+    check(&list(&facade, unknown).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+}
