@@ -23,6 +23,9 @@ pub enum Rejection {
     /// The connection token is missing, wrong, or not expected: the operator's to mend.
     #[error("{0}")]
     Connection(String),
+    /// The history is too short to be summarized.
+    #[error("there is nothing to compact")]
+    NothingToCompact,
     /// Anything else.
     #[error("{0}")]
     Internal(String),
@@ -42,6 +45,7 @@ impl Rejection {
             _ if says(&["Session not found", "Session file not found", "event journal is unavailable"]) => {
                 Self::SessionNotFound
             }
+            _ if says(&["Nothing to compact"]) => Self::NothingToCompact,
             _ if says(&["Not authenticated", "token validation failed"]) => {
                 Self::Unauthenticated(reason.to_owned())
             }
@@ -57,7 +61,7 @@ impl Rejection {
             Self::Unauthenticated(text) => Self::Unauthenticated(change(text)),
             Self::Connection(text) => Self::Connection(change(text)),
             Self::Internal(text) => Self::Internal(change(text)),
-            Self::SessionNotFound | Self::MethodMissing => self,
+            Self::SessionNotFound | Self::MethodMissing | Self::NothingToCompact => self,
         }
     }
 }
@@ -171,6 +175,7 @@ mod tests {
             "AUTHENTICATION_FAILED",
             Rejection::Connection("AUTHENTICATION_FAILED (-32002)".into()),
         );
+        check(-32603, &failed("Nothing to compact."), Rejection::NothingToCompact);
         check(-32603, "boom", Rejection::Internal("boom".into()));
     }
 

@@ -36,6 +36,8 @@ methods! {
     Delete<'_> => "session.delete" -> Done;
     List => "session.list" -> Listed;
     GetMetadata<'_> => "session.getMetadata" -> Metadata;
+    Compact<'_> => "session.history.compact" -> Compacted;
+    Fork<'_> => "sessions.fork" -> Forked;
     ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
     SwitchModel<'_> => "session.model.switchTo" -> serde::de::IgnoredAny;
     Detach<'_> => "session.detach" -> Done;
@@ -303,6 +305,40 @@ pub struct Entry {
 pub struct Context {
     /// The working directory.
     pub cwd: Option<String>,
+}
+
+/// Has the model summarize a loaded session's history. Refused where it is too short.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compact<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// The answer to [`Compact`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Compacted {
+    /// How many messages the summary stands for.
+    pub messages_removed: i64,
+    /// How many tokens it saves.
+    pub tokens_removed: i64,
+}
+
+/// Copies a stored session, the client's notes included (observed), to a new id of the CLI's choice.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fork<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// The answer to [`Fork`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forked {
+    /// The copy.
+    pub session_id: String,
 }
 
 /// Reads a page of a stored history, without loading the session. CLIs from 1.0.86 on.

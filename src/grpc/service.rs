@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     backend::State,
-    copilot::version::missing_features,
+    copilot::{method::Compacted, version::missing_features},
     session::{
         self, Error, Prompt, SessionId, Sessions, Tenant, Turn,
         hub::{Filter, Item},
@@ -157,6 +157,29 @@ impl CopilotService for Service {
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
         self.sessions.close(Tenant::ONLY, &id, deadline).await.map_err(refused)?;
         Ok(Response::new(pb::CloseSessionResponse {}))
+    }
+
+    async fn fork_session(
+        &self,
+        request: Request<pb::ForkSessionRequest>,
+    ) -> Result<Response<pb::ForkSessionResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let id = session_id(&request.session_id)?;
+        let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
+        let copy = self.sessions.fork(Tenant::ONLY, &id, deadline).await.map_err(refused)?;
+        Ok(Response::new(pb::ForkSessionResponse { session: Some(convert::session(copy)) }))
+    }
+
+    async fn compact_session(
+        &self,
+        request: Request<pb::CompactSessionRequest>,
+    ) -> Result<Response<pb::CompactSessionResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let id = session_id(&request.session_id)?;
+        let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
+        let Compacted { messages_removed, tokens_removed } =
+            self.sessions.compact(Tenant::ONLY, &id, deadline).await.map_err(refused)?;
+        Ok(Response::new(pb::CompactSessionResponse { messages_removed, tokens_removed }))
     }
 
     async fn delete_session(

@@ -34,7 +34,10 @@ use crate::{
     backend::{self, Backend, Link, Sink},
     copilot::{
         Event, Message, Provider, Rejection, Settings, event,
-        method::{Delete, Entry, GetClientMetadata, GetMetadata, IsProcessing, List, ReadPersistedEvents},
+        method::{
+            Compact, Compacted, Delete, Entry, Fork, Forked, GetClientMetadata, GetMetadata, IsProcessing,
+            List, Method, ReadPersistedEvents,
+        },
         settings::CLIENT_NAME,
     },
 };
@@ -314,6 +317,50 @@ impl Sessions {
         session.update(&link, blueprint).await?;
         drop(place);
         Ok(session.summary())
+    }
+
+    /// Has the model summarize a session's history, after the turns that were accepted before.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave it summarized or not.
+    pub async fn compact(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        deadline: Deadline,
+    ) -> Result<Compacted, Error> {
+        self.refuse_if_draining()?;
+        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let _place = session.place(deadline).await?;
+        let link = self.load_within(deadline, &session).await?;
+        let compact = Compact { session_id: session.cli_id() };
+        tokio::select! {
+            biased;
+            compacted = link.call_within(self.inner.limits.turn_timeout, &compact) => match compacted {
+                Err(backend::Error::Rejected(Rejection::NothingToCompact)) => Ok(Compacted::default()),
+                compacted => Ok(compacted?),
+            },
+            cause = deadline.passed() => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
+        }
+    }
+
+    /// Copies a session, after the turns that were accepted before. The copy has an id of its own, and the credentials.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave a copy that is only found by listing.
+    pub async fn fork(&self, tenant: Tenant, id: &SessionId, deadline: Deadline) -> Result<Summary, Error> {
+        self.refuse_if_draining()?;
+        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let _place = session.place(deadline).await?;
+        let link = self.load_within(deadline, &session).await?;
+        let Forked { session_id } = link.call(&Fork { session_id: session.cli_id() }).await?;
+        let protocol =
+            |problem: &str| backend::Error::Protocol { method: Fork::NAME, problem: problem.into() };
+        let key = SessionKey::from_cli_id(&session_id)
+            .ok_or_else(|| protocol("the copy's id cannot be one of ours"))?;
+        let entry = self.stored(&key).await?.ok_or_else(|| protocol("the copy is not there"))?;
+        let copy = self.session(key, Blueprint::clone(&session.blueprint())).found(entry);
+        Ok(self.inner.registry.adopt(copy)?.summary())
     }
 
     /// Loads a session whose queue the caller has a place in.

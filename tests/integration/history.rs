@@ -1,7 +1,8 @@
 //! Stored conversations, on the real CLI.
 
 use copilot_grpc::grpc::pb::{
-    CloseSessionRequest, ErrorReason, ListEventsRequest, ListEventsResponse, session_event::Payload as Event,
+    CloseSessionRequest, CompactSessionRequest, CompactSessionResponse, ErrorReason, ForkSessionRequest,
+    ListEventsRequest, ListEventsResponse, session_event::Payload as Event,
 };
 use scripted_model::Reply;
 use tonic::{Code, Status};
@@ -100,4 +101,49 @@ async fn a_page_of_a_history_that_cannot_be_is_refused() {
     assert!(refused.message().contains("from its beginning"), "{refused:?}");
     let unknown = ListEventsRequest { session_id: "unknown".into(), ..Default::default() };
     check(&list(&facade, unknown).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+}
+
+#[tokio::test]
+async fn a_copy_goes_its_own_way() {
+    let (_cli, facade) = start().await;
+    let fork = |id: &str| {
+        let (mut client, request) = (facade.client(), ForkSessionRequest { session_id: id.into() });
+        async move { client.fork_session(request).await.map(|copy| copy.into_inner().session.unwrap()) }
+    };
+    let of_nothing = fork("s").await.unwrap().session_id;
+    assert_eq!(soon("a turn", facade.send(&of_nothing, "alone")).await.unwrap().content, "You said: alone");
+    soon("a turn", facade.send("s", "one")).await.unwrap();
+    let copy = fork("s").await.unwrap();
+    soon("a turn", facade.send("s", "of the first")).await.unwrap();
+    soon("a turn", facade.send(&copy.session_id, "of the copy")).await.unwrap();
+    for (id, last) in [("s", "of the first"), (copy.session_id.as_str(), "of the copy")] {
+        let history =
+            list(&facade, ListEventsRequest { session_id: id.into(), ..Default::default() }).await.unwrap();
+        let expected = [
+            "user: one",
+            "agent: You said: one",
+            &format!("user: {last}"),
+            &format!("agent: You said: {last}"),
+        ];
+        assert_eq!(said(&[history]), expected);
+    }
+    check(&fork("unknown").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+}
+
+#[tokio::test]
+async fn a_history_is_compacted_and_the_conversation_goes_on() {
+    let (cli, facade) = start().await;
+    let compact = || {
+        let (mut client, request) = (facade.client(), CompactSessionRequest { session_id: "s".into() });
+        async move { client.compact_session(request).await.unwrap().into_inner() }
+    };
+    assert_eq!(soon("compacting nothing", compact()).await, CompactSessionResponse::default());
+    for prompt in ["one", "two", "three"] {
+        soon("a turn", facade.send("s", prompt)).await.unwrap();
+    }
+    let before = cli.model.calls().last().unwrap().request.messages.len();
+    assert!(soon("compacting", compact()).await.messages_removed > 0);
+    soon("a turn", facade.send("s", "four")).await.unwrap();
+    let after = cli.model.calls().last().unwrap().request.messages.len();
+    assert!(after < before, "{after} messages after {before}");
 }
