@@ -1,12 +1,24 @@
 //! Each request, event and value, and what becomes of it.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use pb::session_event::Payload as Pb;
-use prost::Message;
-use serde_json::json;
+use prost::Message as _;
+use prost_types::{Struct, Timestamp, Value, value::Kind};
+use serde_json::{Value as Json, json};
 
-use super::*;
+use super::{encode::*, parse::*};
+use crate::{
+    copilot::{Event, Provider, Secret, Section, Settings, SystemMessage, event},
+    grpc::{pb, status::Violation},
+    session::{
+        Blueprint, Policy, Rule, Selection, SessionId, SessionState, Summary, ToolCall, TurnResult, Usage,
+        hub::Filter,
+    },
+};
 
 /// What must not be seen in an error.
 const SECRET: &str = "hunter2";

@@ -1,0 +1,285 @@
+//! What callers are told: sessions, results, failures and events as messages of the contract.
+
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use prost_types::{Struct, Timestamp, Value, value::Kind};
+use serde_json::Value as Json;
+
+use crate::{
+    copilot::{
+        Event,
+        event::{self, Payload},
+    },
+    grpc::{pb, status::cut},
+    session::{Delivery, Remains, SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult, Usage},
+};
+
+/// How deep JSON may be until the rest is given as text: protobuf's readers give up at 100 messages within each other, of
+/// which one level of JSON takes up to four.
+pub(in crate::grpc) const MAX_DEPTH: usize = 20;
+
+/// How much of a failed turn's text fits beside the other details into the 8 KiB of headers that many clients take:
+/// details are base64, so 3 KiB become 4.
+pub(in crate::grpc) const MAX_PARTIAL: usize = 3 * 1024;
+
+/// How much of a name or id that comes from elsewhere goes into an error.
+pub(in crate::grpc) const MAX_NAME: usize = 64;
+
+/// How many running tools a failed turn shows.
+pub(in crate::grpc) const MAX_RUNNING_TOOLS: usize = 8;
+
+/// Where the next page of a history begins; [`Checks::history_token`] reads it.
+pub(in crate::grpc) fn history_token(id: &SessionId, cursor: Option<String>) -> String {
+    cursor.map(|cursor| URL_SAFE_NO_PAD.encode(format!("1 {id} {cursor}"))).unwrap_or_default()
+}
+
+/// A session.
+pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
+    let state = match summary.state {
+        SessionState::Idle => pb::SessionState::Idle,
+        SessionState::Running => pb::SessionState::Running,
+        SessionState::Unloaded => pb::SessionState::Unloaded,
+    };
+    pb::Session {
+        session_id: summary.id.to_string(),
+        model: summary.model,
+        labels: summary.labels.into_iter().collect(),
+        state: state.into(),
+        title: summary.title,
+        create_time: timestamp(&summary.create_time),
+        update_time: timestamp(&summary.update_time),
+        working_directory: summary.working_directory,
+    }
+}
+
+/// What came of a turn that succeeded.
+pub(in crate::grpc) fn turn_result(result: &TurnResult) -> pb::TurnResult {
+    pb::TurnResult {
+        message_id: result.message_id.clone(),
+        content: result.content.clone(),
+        usage: Some(usage(&result.usage)),
+        tool_calls: result.tool_calls.iter().map(tool_call).collect(),
+        model: result.model.clone().unwrap_or_default(),
+    }
+}
+
+/// What there is of a turn that failed.
+pub(in crate::grpc) fn turn_failure(error: &TurnError) -> pb::TurnFailure {
+    let delivery = match error.delivery {
+        Delivery::NotDelivered => pb::DeliveryState::NotDelivered,
+        Delivery::Delivered => pb::DeliveryState::Delivered,
+        Delivery::Unknown => pb::DeliveryState::Unknown,
+    };
+    let Remains { message_id, partial, last_event, usage: spent, running_tools } = &error.remains;
+    let shown = running_tools.iter().take(MAX_RUNNING_TOOLS).map(|call| pb::ToolCall {
+        tool_call_id: cut(&call.id, MAX_NAME).into(),
+        name: cut(&call.name, MAX_NAME).into(),
+        arguments: None,
+        success: None,
+    });
+    pb::TurnFailure {
+        message_id: cut(message_id.as_deref().unwrap_or_default(), MAX_NAME).into(),
+        delivery: delivery.into(),
+        partial_content: cut(partial, MAX_PARTIAL).into(),
+        last_event_type: cut(last_event.as_deref().unwrap_or_default(), MAX_NAME).into(),
+        usage: Some(usage(spent)),
+        running_tools: shown.collect(),
+        partial_content_truncated: partial.len() > MAX_PARTIAL,
+    }
+}
+
+pub(in crate::grpc) fn usage(usage: &Usage) -> pb::Usage {
+    pb::Usage {
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        cache_read_tokens: usage.cache_read_tokens,
+        cache_write_tokens: usage.cache_write_tokens,
+        reasoning_tokens: usage.reasoning_tokens,
+        cost: usage.cost,
+        model_calls: usage.model_calls,
+        model_time: Some(milliseconds(usage.model_milliseconds)),
+    }
+}
+
+pub(in crate::grpc) fn tool_call(call: &ToolCall) -> pb::ToolCall {
+    pb::ToolCall {
+        tool_call_id: call.id.clone(),
+        name: call.name.clone(),
+        arguments: Some(object(&call.arguments)),
+        success: call.success,
+    }
+}
+
+/// An event.
+pub(in crate::grpc) fn session_event(event: &Event) -> pb::SessionEvent {
+    pb::SessionEvent {
+        event_id: event.id.clone(),
+        event_time: timestamp(&event.timestamp),
+        agent_id: event.agent_id.clone().unwrap_or_default(),
+        ephemeral: event.ephemeral,
+        payload: Some(payload(event)),
+    }
+}
+
+pub(in crate::grpc) fn payload(event: &Event) -> pb::session_event::Payload {
+    use pb::session_event::Payload as Pb;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    match &event.payload {
+        Payload::AssistantMessageDelta(event) => Pb::AssistantMessageDelta(pb::AssistantMessageDelta {
+            message_id: event.message_id.clone(),
+            text: event.delta_content.clone(),
+        }),
+        Payload::AssistantReasoningDelta(event) => Pb::AssistantReasoningDelta(pb::AssistantReasoningDelta {
+            reasoning_id: event.reasoning_id.clone(),
+            text: event.delta_content.clone(),
+        }),
+        Payload::ToolExecutionPartialResult(event) => Pb::ToolExecutionProgress(pb::ToolExecutionProgress {
+            tool_call_id: event.tool_call_id.clone(),
+            partial_output: event.partial_output.clone(),
+            message: String::new(),
+        }),
+        Payload::ToolExecutionProgress(event) => Pb::ToolExecutionProgress(pb::ToolExecutionProgress {
+            tool_call_id: event.tool_call_id.clone(),
+            partial_output: String::new(),
+            message: event.progress_message.clone(),
+        }),
+        Payload::UserMessage(event) => Pb::UserMessage(pb::UserMessage {
+            message_id: text(&event.message_id),
+            content: event.content.clone(),
+        }),
+        Payload::AssistantMessage(event) => Pb::AssistantMessage(pb::AssistantMessage {
+            message_id: event.message_id.clone(),
+            content: event.content.clone(),
+            originating_message_id: text(&event.originating_message_id),
+            model: text(&event.model),
+            tool_requests: event.tool_requests.iter().map(tool_request).collect(),
+        }),
+        Payload::AssistantReasoning(event) => Pb::AssistantReasoning(pb::AssistantReasoning {
+            reasoning_id: event.reasoning_id.clone(),
+            content: event.content.clone(),
+        }),
+        Payload::AssistantTurnStart(event) => {
+            Pb::AssistantTurnStart(pb::AssistantTurnStart { turn_id: event.turn_id.clone() })
+        }
+        Payload::AssistantTurnEnd(event) => {
+            Pb::AssistantTurnEnd(pb::AssistantTurnEnd { turn_id: event.turn_id.clone() })
+        }
+        Payload::AssistantTurnRetry(event) => Pb::AssistantTurnRetry(pb::AssistantTurnRetry {
+            turn_id: event.turn_id.clone(),
+            reason: text(&event.reason),
+            model: text(&event.model),
+        }),
+        Payload::AssistantUsage(event) => Pb::AssistantUsage(assistant_usage(event)),
+        Payload::ToolExecutionStart(event) => Pb::ToolExecutionStart(pb::ToolExecutionStart {
+            tool_call_id: event.tool_call_id.clone(),
+            name: event.tool_name.clone(),
+            arguments: Some(object(&event.arguments)),
+        }),
+        Payload::ToolExecutionComplete(event) => Pb::ToolExecutionComplete(pb::ToolExecutionComplete {
+            tool_call_id: event.tool_call_id.clone(),
+            success: event.success,
+            content: event.result.as_ref().map(|result| text(&result.content)).unwrap_or_default(),
+            error_message: event.error.as_ref().map(|error| text(&error.message)).unwrap_or_default(),
+        }),
+        Payload::PermissionRequested(event) => Pb::PermissionRequested(pb::PermissionRequested {
+            request_id: event.request_id.clone(),
+            kind: event.kind().to_owned(),
+            tool_call_id: event.tool_call_id().unwrap_or_default().to_owned(),
+            details: Some(object(&event.permission_request)),
+        }),
+        Payload::PermissionCompleted(event) => Pb::PermissionCompleted(pb::PermissionCompleted {
+            request_id: event.request_id.clone(),
+            tool_call_id: text(&event.tool_call_id),
+            outcome: event.result.kind.clone(),
+        }),
+        Payload::SessionTitleChanged(event) => {
+            Pb::SessionTitleChanged(pb::SessionTitleChanged { title: event.title.clone() })
+        }
+        Payload::SessionCompactionStart(event) => {
+            Pb::SessionCompactionStart(pb::SessionCompactionStart { trigger: text(&event.trigger) })
+        }
+        Payload::SessionCompactionComplete(event) => {
+            Pb::SessionCompactionComplete(pb::SessionCompactionComplete {
+                success: event.success,
+                error_message: text(&event.error),
+                tokens_before: event.pre_compaction_tokens.unwrap_or_default(),
+                tokens_after: event.post_compaction_tokens.unwrap_or_default(),
+            })
+        }
+        Payload::SessionWarning(event) => Pb::SessionWarning(pb::SessionWarning {
+            r#type: text(&event.warning_type),
+            message: event.message.clone(),
+        }),
+        Payload::SessionError(event) => Pb::SessionError(pb::SessionError {
+            r#type: event.error_type.clone(),
+            message: event.message.clone(),
+            status_code: event.status_code.unwrap_or_default(),
+            error_code: text(&event.error_code),
+        }),
+        Payload::Abort(event) => Pb::Abort(pb::Abort { reason: text(&event.reason) }),
+        Payload::SessionIdle(event) => Pb::SessionIdle(pb::SessionIdle { aborted: event.aborted }),
+        Payload::SessionStart(data) | Payload::SessionShutdown(data) | Payload::Other(data) => {
+            Pb::Other(pb::Other { r#type: event.kind.clone(), data: Some(object(data)) })
+        }
+    }
+}
+
+pub(in crate::grpc) fn tool_request(request: &event::ToolRequest) -> pb::ToolRequest {
+    pb::ToolRequest {
+        tool_call_id: request.tool_call_id.clone(),
+        name: request.name.clone(),
+        arguments: Some(object(&request.arguments)),
+    }
+}
+
+pub(in crate::grpc) fn assistant_usage(usage: &event::Usage) -> pb::AssistantUsage {
+    pb::AssistantUsage {
+        model: usage.model.clone().unwrap_or_default(),
+        input_tokens: usage.input_tokens.unwrap_or_default(),
+        output_tokens: usage.output_tokens.unwrap_or_default(),
+        cache_read_tokens: usage.cache_read_tokens.unwrap_or_default(),
+        cache_write_tokens: usage.cache_write_tokens.unwrap_or_default(),
+        reasoning_tokens: usage.reasoning_tokens.unwrap_or_default(),
+        cost: usage.cost.unwrap_or_default(),
+        duration: usage.duration.map(milliseconds),
+    }
+}
+
+pub(in crate::grpc) fn milliseconds(milliseconds: f64) -> prost_types::Duration {
+    let duration = Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or_default();
+    prost_types::Duration::try_from(duration).unwrap_or_default()
+}
+
+pub(in crate::grpc) fn timestamp(text: &str) -> Option<Timestamp> {
+    Timestamp::from_str(text).ok()
+}
+
+/// JSON as a Struct; what is not an object becomes one with the single field `value`.
+pub(in crate::grpc) fn object(json: &Json) -> Struct {
+    let fields = match json {
+        Json::Object(fields) => fields.iter().map(|(name, json)| (name.clone(), value(json, 1))).collect(),
+        Json::Null => BTreeMap::new(),
+        other => BTreeMap::from([("value".to_owned(), value(other, 1))]),
+    };
+    Struct { fields }
+}
+
+pub(in crate::grpc) fn value(json: &Json, depth: usize) -> Value {
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(value) => Kind::BoolValue(*value),
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Json::String(text) => Kind::StringValue(text.clone()),
+        Json::Array(_) | Json::Object(_) if depth >= MAX_DEPTH => Kind::StringValue(json.to_string()),
+        Json::Array(items) => {
+            let values = items.iter().map(|item| value(item, depth + 1)).collect();
+            Kind::ListValue(prost_types::ListValue { values })
+        }
+        Json::Object(fields) => {
+            let fields = fields.iter().map(|(name, json)| (name.clone(), value(json, depth + 1))).collect();
+            Kind::StructValue(Struct { fields })
+        }
+    };
+    Value { kind: Some(kind) }
+}
