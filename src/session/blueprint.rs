@@ -50,6 +50,21 @@ pub enum Missing {
     Either,
 }
 
+impl Blueprint {
+    /// The same with other credentials, where there are some.
+    pub(super) fn with(&self, credentials: Credentials) -> Self {
+        let mut changed = self.clone();
+        if let Some(provider) = credentials.provider {
+            changed.settings.provider = Some(provider);
+            changed.operators_provider = false;
+        }
+        if let Some(token) = credentials.github_token {
+            changed.settings.github_token = Some(token);
+        }
+        changed
+    }
+}
+
 /// What is stored with a session in the CLI.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

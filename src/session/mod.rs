@@ -1,12 +1,15 @@
 //! What the facade itself decides: which sessions there are, whose turn it is, how a turn ends, who hears of it.
 //! Knows neither protobuf nor sockets.
 //!
-//! [`Sessions`] is the room's door. A [`live`] session holds its queue and its [`current`] turn; a [`runner`] task
-//! carries each turn from acceptance to rest; [`turn`], [`replay`], [`queue`], [`policy`] and [`list`] are pure.
+//! [`Sessions`] is the room's door; [`stored`] is the part of it that deals with what the CLI has stored. A [`live`]
+//! session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
+//! [`handle`] is what the caller holds of it. [`blueprint`], [`turn`], [`replay`], [`queue`], [`policy`] and [`list`] are
+//! pure.
 
 mod blueprint;
 mod current;
 mod error;
+mod handle;
 pub mod hub;
 mod key;
 mod list;
@@ -16,41 +19,32 @@ pub mod queue;
 mod registry;
 mod replay;
 mod runner;
+mod stored;
 pub mod turn;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     backend::{self, Backend, Link, Sink},
     copilot::{
-        Event, Message, Provider, Rejection, Settings, event,
-        method::{
-            Compact, Compacted, Delete, Entry, Fork, Forked, GetClientMetadata, GetMetadata, IsProcessing,
-            List, Method, ReadPersistedEvents,
-        },
-        settings::CLIENT_NAME,
+        Message, Provider, Rejection,
+        method::{Compact, Compacted, Delete, Fork, Forked, GetMetadata, IsProcessing, List, Method},
     },
 };
 use blueprint::Record;
-use hub::{Filter, Item, Subscriber};
+use hub::Filter;
 use live::Session;
-use queue::Ticket;
 use registry::Registry;
 use runner::Runner;
+use stored::{is_ours, stored_summary};
 
 pub use blueprint::{Blueprint, Credentials, Missing};
 pub use current::Outcome;
 pub use error::{Delivery, Error, TurnCause, TurnError};
+pub use handle::Turn;
 pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
 pub use list::{PageToken, Selection, SessionState, Summary, page};
 pub use policy::{KINDS as PERMISSION_KINDS, Policy, Rule};
@@ -235,36 +229,6 @@ impl Sessions {
         Ok(all.filter(|session| wanted.has(session)).collect())
     }
 
-    /// A page of a session's stored history, oldest first, and where the next one begins; without loading the session.
-    pub async fn history(
-        &self,
-        tenant: Tenant,
-        id: &SessionId,
-        after: Option<&str>,
-        max: usize,
-    ) -> Result<(Vec<Event>, Option<String>), Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        let known = self.inner.registry.find(&key);
-        if known.is_none() && self.stored(&key).await?.is_none() {
-            return Err(Error::NotFound(id.clone()));
-        }
-        let question = ReadPersistedEvents { session_id: key.cli_id(), cursor: after, max };
-        let page = match self.inner.backend.link()?.call(&question).await {
-            // Before the first message there is no history.
-            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => return Ok((Vec::new(), None)),
-            page => page?,
-        };
-        if page.cursor_status == "expired" {
-            return Err(Error::CursorExpired);
-        }
-        let settings = match known {
-            Some(session) => session.blueprint().settings.clone(),
-            None => Settings { provider: self.inner.operator.clone(), ..Settings::default() },
-        };
-        let events = page.events.iter().filter_map(|raw| stored_event(raw.get(), &settings)).collect();
-        Ok((events, page.has_more.then_some(page.cursor)))
-    }
-
     /// Loads a session, with these credentials where it has some of its own. If it is loaded already, it gets the new ones,
     /// after the turns that were accepted before.
     ///
@@ -281,7 +245,7 @@ impl Sessions {
         let key = SessionKey::new(tenant, id.clone());
         let session = self.known(&key, credentials.clone()).await?;
         let place = session.place(deadline).await?;
-        let changed = with(&session.blueprint(), credentials);
+        let changed = session.blueprint().with(credentials);
         // Only while no turn runs: it takes the session off its link.
         if changed != *session.blueprint() {
             session.rebuild(changed);
@@ -474,52 +438,7 @@ impl Sessions {
     fn refuse_if_draining(&self) -> Result<(), Error> {
         if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
     }
-
-    /// A session that this process knows, if need be from now on because the CLI has stored it.
-    async fn known(&self, key: &SessionKey, credentials: Credentials) -> Result<Arc<Session>, Error> {
-        if let Some(session) = self.inner.registry.find(key) {
-            return Ok(session);
-        }
-        let entry = self.stored(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
-        let blueprint = match self.records(&[key.cli_id()]).await?.remove(key.cli_id()) {
-            Some(record) => record.blueprint(credentials, self.inner.operator.as_ref()),
-            // All that is known is that it is ours; to guess who is to pay for it would be wrong.
-            None if credentials == Credentials::default() => Err(Missing::Either),
-            None => Record::default().blueprint(credentials, None),
-        };
-        let blueprint =
-            blueprint.map_err(|missing| Error::NotLoaded { session: key.id().clone(), missing })?;
-        self.inner.registry.adopt(self.session(key.clone(), blueprint).found(entry))
-    }
-
-    /// What is stored with these sessions; nothing for those of which nothing is.
-    async fn records(&self, cli_ids: &[&str]) -> Result<HashMap<String, Record>, Error> {
-        let mut records = HashMap::new();
-        for session_ids in cli_ids.chunks(MAX_RECORDS) {
-            let question = GetClientMetadata { session_ids, keys: &Record::KEYS };
-            match self.inner.backend.link()?.call(&question).await {
-                Ok(answers) => records.extend(
-                    answers
-                        .into_iter()
-                        .filter_map(|answer| Some((answer.session_id, Record::read(&answer.metadata)?))),
-                ),
-                // Older CLIs cannot; GetServerInfo says so.
-                Err(backend::Error::Rejected(Rejection::MethodMissing)) => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(records)
-    }
-
-    /// A session of ours that the CLI has stored.
-    async fn stored(&self, key: &SessionKey) -> Result<Option<Entry>, Error> {
-        let metadata = self.inner.backend.link()?.call(&GetMetadata { session_id: key.cli_id() }).await?;
-        Ok(metadata.session.filter(is_ours))
-    }
 }
-
-/// How many records are read at once: as many as the CLI takes (cli-protocol.md, section 14).
-const MAX_RECORDS: usize = 1000;
 
 /// How long a stopped agent may take to stop when the server goes.
 const LAST_GRACE: Duration = Duration::from_secs(3);
@@ -535,95 +454,4 @@ pub struct Load {
     pub loaded: usize,
     /// Sessions that are known.
     pub known: usize,
-}
-
-/// A turn that was accepted. Dropping it ends the turn, unless it is detached.
-#[derive(Debug)]
-pub struct Turn {
-    session: Arc<Session>,
-    ticket: Ticket,
-    subscriber: Subscriber<Outcome>,
-    deadline: Deadline,
-    gone: Option<DropGuard>,
-}
-
-impl Turn {
-    /// The next thing to tell the caller.
-    ///
-    /// # Cancel safety
-    /// Dropping it loses nothing.
-    pub async fn next(&mut self) -> Item<Outcome> {
-        if self.gone.is_some() {
-            // The turn keeps to its caller's deadline by itself.
-            return self.subscriber.next().await;
-        }
-        tokio::select! {
-            biased;
-            item = self.subscriber.next() => item,
-            cause = self.deadline.passed() => {
-                Item::End(Err(Arc::new(self.session.snapshot(self.ticket, cause))))
-            }
-        }
-    }
-
-    /// Waits for the end.
-    pub async fn outcome(mut self) -> Outcome {
-        loop {
-            match self.next().await {
-                Item::End(outcome) => return outcome,
-                Item::Event(_) => {}
-                // Without events there is nothing to lag behind.
-                Item::Lagged(_) => return Err(Arc::new(TurnError::not_delivered(TurnCause::Cancelled))),
-            }
-        }
-    }
-
-    /// Lets the turn go on without its caller.
-    pub fn detach(mut self) {
-        if let Some(gone) = self.gone.take() {
-            gone.disarm();
-        }
-    }
-}
-
-/// Whether a session was made by this service: other programs may use the same CLI.
-fn is_ours(entry: &Entry) -> bool {
-    entry.client_name.as_deref() == Some(CLIENT_NAME)
-}
-
-/// An event of a stored history, without the secrets that a provider may have quoted.
-fn stored_event(raw: &str, settings: &Settings) -> Option<Event> {
-    let event = event::parse_stored(raw)?;
-    if live::may_quote_a_secret(&event.kind) {
-        event::parse_stored(&settings.redact(raw))
-    } else {
-        Some(event)
-    }
-}
-
-/// The same session with other credentials, where there are some.
-fn with(blueprint: &Blueprint, credentials: Credentials) -> Blueprint {
-    let mut changed = blueprint.clone();
-    if let Some(provider) = credentials.provider {
-        changed.settings.provider = Some(provider);
-        changed.operators_provider = false;
-    }
-    if let Some(token) = credentials.github_token {
-        changed.settings.github_token = Some(token);
-    }
-    changed
-}
-
-fn stored_summary(key: &SessionKey, entry: Entry, record: Option<Record>) -> Summary {
-    let record = record.unwrap_or_default();
-    Summary {
-        id: key.id().clone(),
-        model: record.model.unwrap_or_default(),
-        labels: record.labels,
-        state: SessionState::Unloaded,
-        title: entry.summary.unwrap_or_default(),
-        create_time: entry.start_time,
-        update_time: entry.modified_time,
-        working_directory: entry.context.and_then(|context| context.cwd).unwrap_or_default(),
-    }
 }

@@ -29,7 +29,7 @@ pub(in crate::grpc) const MAX_NAME: usize = 64;
 /// How many running tools a failed turn shows.
 pub(in crate::grpc) const MAX_RUNNING_TOOLS: usize = 8;
 
-/// Where the next page of a history begins; [`Checks::history_token`] reads it.
+/// Where the next page of a history begins; `Checks::history_token` reads it.
 pub(in crate::grpc) fn history_token(id: &SessionId, cursor: Option<String>) -> String {
     cursor.map(|cursor| URL_SAFE_NO_PAD.encode(format!("1 {id} {cursor}"))).unwrap_or_default()
 }
