@@ -410,6 +410,7 @@ impl Session {
         let place = Place { session: self.clone(), ticket };
         tokio::select! {
             biased;
+            () = self.deleted.cancelled() => Err(Error::NotFound(self.id().clone())),
             _ = granted => Ok(place),
             cause = deadline.passed() => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
         }

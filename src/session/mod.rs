@@ -182,7 +182,11 @@ impl Sessions {
         if chosen {
             let session_id = session.cli_id();
             let stored = link.call(&GetMetadata { session_id }).await?.session.is_some();
-            if stored || link.call(&IsProcessing { session_id }).await.is_ok() {
+            let loaded = match link.call(&IsProcessing { session_id }).await {
+                Err(backend::Error::Rejected(Rejection::SessionNotFound)) => false,
+                answer => answer.map(|_| true)?,
+            };
+            if stored || loaded {
                 return Err(Error::Exists(session.id().clone()));
             }
         }
@@ -324,7 +328,12 @@ impl Sessions {
             .ok_or_else(|| protocol("the copy's id cannot be one of ours"))?;
         let entry = self.stored(&key).await?.ok_or_else(|| protocol("the copy is not there"))?;
         let copy = self.session(key, Blueprint::clone(&session.blueprint())).found(entry);
-        Ok(self.inner.registry.adopt(copy)?.summary())
+        let adopted = self.inner.registry.adopt(copy);
+        if adopted.is_err() {
+            // The caller would not know of it.
+            link.call(&Delete { session_id: &session_id }).await?;
+        }
+        Ok(adopted?.summary())
     }
 
     /// Loads a session whose queue the caller has a place in.
@@ -371,8 +380,11 @@ impl Sessions {
         }
         let deleted = self.inner.backend.link()?.call(&Delete { session_id: key.cli_id() }).await?;
         if !deleted.success {
-            // Not on its disk and not loaded, which is what was wanted. Of other failures we know none.
-            tracing::debug!(session = %id, error = deleted.error, "the CLI had nothing to delete");
+            // A failure inside a success. That there was nothing to delete is as good as a deletion.
+            match Rejection::new(0, &deleted.error.unwrap_or_default()) {
+                Rejection::SessionNotFound => {}
+                failure => return Err(backend::Error::Rejected(failure).into()),
+            }
         }
         if let Some(session) = known {
             self.inner.registry.forget(&session);

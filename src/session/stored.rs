@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use tracing::warn;
+
 use super::{
     Sessions,
     blueprint::{Credentials, Missing, Record},
@@ -107,7 +109,10 @@ pub(super) fn is_ours(entry: &Entry) -> bool {
 
 /// An event of a stored history, without the secrets that a provider may have quoted.
 fn stored_event(raw: &str, settings: &Settings) -> Option<Event> {
-    let event = event::parse_stored(raw)?;
+    let Some(event) = event::parse_stored(raw) else {
+        warn!("the CLI has stored an event that makes no sense");
+        return None;
+    };
     if live::may_quote_a_secret(&event.kind) {
         event::parse_stored(&settings.redact(raw))
     } else {

@@ -8,11 +8,11 @@ use std::{sync::Arc, time::Duration};
 use copilot_grpc::{
     backend,
     grpc::pb::{
-        AbortTurnRequest, BackendState, CreateSessionRequest, CreateSessionResponse, DeleteSessionRequest,
-        DeliveryState, ErrorReason, GetServerInfoRequest, GetSessionRequest, ListSessionsRequest,
-        OnDisconnect, PermissionEffect, PermissionPolicy, PermissionRule, Provider, SendAndStreamRequest,
-        SendAndWaitRequest, SendAndWaitResponse, SessionState, TurnResult, send_and_stream_response,
-        session_event::Payload,
+        AbortTurnRequest, BackendState, CloseSessionRequest, CreateSessionRequest, CreateSessionResponse,
+        DeleteSessionRequest, DeliveryState, ErrorReason, GetServerInfoRequest, GetSessionRequest,
+        ListSessionsRequest, OnDisconnect, PermissionEffect, PermissionPolicy, PermissionRule, Provider,
+        SendAndStreamRequest, SendAndWaitRequest, SendAndWaitResponse, SessionState, TurnResult,
+        send_and_stream_response, session_event::Payload,
     },
     session::Load,
 };
@@ -980,6 +980,54 @@ async fn of_two_that_create_one_id_at_once_one_wins() {
     check(lost, Code::AlreadyExists, ErrorReason::SessionExists);
     assert_eq!((cli.count("session.create"), cli.count("session.delete")), (1, 0));
     goes_on(&cli, &facade).await;
+}
+
+#[tokio::test]
+async fn a_session_of_which_it_is_not_known_whether_it_exists_is_not_created() {
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().start().await;
+    cli.manual("session.metadata.isProcessing");
+    let mut client = facade.client();
+    let create = tokio::spawn(async move {
+        let request = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
+        client.create_session(request).await.unwrap_err()
+    });
+    cli.next("session.metadata.isProcessing").await.refuse(-32603, "boom").await;
+    check(&soon("the refusal", create).await.unwrap(), Code::Internal, ErrorReason::CliProtocol);
+    assert_eq!(cli.count("session.create"), 0);
+    assert_eq!(at_rest(&facade).await, Load::default());
+}
+
+#[tokio::test]
+async fn a_deletion_that_failed_is_not_said_to_have_worked() {
+    let (cli, facade) = start().await;
+    cli.manual("session.delete");
+    let mut client = facade.client();
+    let delete = tokio::spawn(async move {
+        let request = DeleteSessionRequest { session_id: "s".into(), allow_missing: true };
+        client.delete_session(request).await.unwrap_err()
+    });
+    let failed = json!({"success": false, "error": "EACCES: permission denied"});
+    cli.next("session.delete").await.answer(failed).await;
+    check(&soon("the refusal", delete).await.unwrap(), Code::Internal, ErrorReason::CliProtocol);
+    goes_on(&cli, &facade).await;
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_session_hears_of_its_deletion() {
+    let (cli, facade) = start().await;
+    let sending = send(&facade, "p");
+    cli.begin().await;
+    let mut client = facade.client();
+    let close = tokio::spawn(async move {
+        client.close_session(CloseSessionRequest { session_id: "s".into() }).await.unwrap_err()
+    });
+    queued(&facade, 2).await;
+    let request = DeleteSessionRequest { session_id: "s".into(), allow_missing: false };
+    facade.client().delete_session(request).await.unwrap();
+    check(&soon("the news", close).await.unwrap(), Code::NotFound, ErrorReason::SessionNotFound);
+    check(&failure(sending).await, Code::Aborted, ErrorReason::TurnAborted);
+    assert_eq!(at_rest(&facade).await, Load::default());
 }
 
 #[tokio::test]
