@@ -1,0 +1,86 @@
+//! Requests, parsed at the door: all that is wrong with one is said at once, by field. Nothing behind the door checks them
+//! again. [`session`] is about what a session is made of, [`turn`] about prompts and streams, [`list`] about pages.
+
+mod list;
+mod session;
+mod turn;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr,
+};
+
+use http::{HeaderName, HeaderValue};
+
+use crate::{copilot::Secret, grpc::status::Violation, session::SessionId};
+
+pub use session::Defaults;
+
+#[cfg(test)]
+pub(in crate::grpc) use turn::*;
+
+/// Collects what is wrong with a request.
+#[derive(Debug, Default)]
+pub(in crate::grpc) struct Checks(Vec<Violation>);
+
+impl Checks {
+    pub(in crate::grpc) fn wrong(&mut self, field: impl Into<String>, description: impl ToString) {
+        self.0.push(Violation { field: field.into(), description: description.to_string() });
+    }
+
+    /// The value, if nothing was wrong.
+    pub(in crate::grpc) fn done<T>(self, value: Option<T>) -> Result<T, Vec<Violation>> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(self.0),
+        }
+    }
+
+    pub(in crate::grpc) fn session_id(&mut self, id: &str) -> Option<SessionId> {
+        self.session_id_in("session_id", id)
+    }
+
+    pub(in crate::grpc) fn session_id_in(&mut self, field: &str, id: &str) -> Option<SessionId> {
+        SessionId::parse(id).map_err(|error| self.wrong(field, error)).ok()
+    }
+
+    pub(super) fn one_of(&mut self, field: &str, value: String, allowed: &[&str]) -> Option<String> {
+        if !value.is_empty() && !allowed.contains(&value.as_str()) {
+            self.wrong(field, format!("must be one of {}, or empty", allowed.join(", ")));
+        }
+        non_empty(value)
+    }
+
+    /// A secret. What is wrong with it is said without it.
+    pub(super) fn secret(&mut self, field: &str, value: String) -> Option<Secret> {
+        if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.wrong(field, "must be visible ASCII without spaces, as it travels in an HTTP header");
+        }
+        non_empty(value).map(Secret::new)
+    }
+
+    pub(super) fn headers(
+        &mut self,
+        field: &str,
+        headers: HashMap<String, String>,
+    ) -> BTreeMap<String, Secret> {
+        for (name, value) in &headers {
+            if HeaderName::from_str(name).is_err() || HeaderValue::from_str(value).is_err() {
+                self.wrong(field, format!("{name:?} is not a valid HTTP header, or its value is not"));
+            }
+        }
+        headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect()
+    }
+
+    /// A text that there must be.
+    pub(super) fn text(&mut self, field: &str, text: String) -> String {
+        if text.trim().is_empty() {
+            self.wrong(field, "is required: it is empty or only white space");
+        }
+        text
+    }
+}
+
+pub(in crate::grpc) fn non_empty(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}

@@ -1,0 +1,200 @@
+//! Prompts, and which events their callers want.
+
+use std::{collections::HashMap, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::{Checks, non_empty};
+use crate::{
+    copilot::{
+        Attachment, Message,
+        method::{Position, Range},
+    },
+    grpc::pb,
+    session::hub::Filter,
+};
+
+/// The longest duration: longer ones cannot be told from it, and cannot be added to a moment.
+pub(in crate::grpc) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How many attachments a prompt may have.
+pub(in crate::grpc) const MAX_ATTACHMENTS: usize = 32;
+
+/// How much data they may hold. In base64 it stays below the 5 MB over which GitHub's side refuses a request, this one and
+/// all that follow in the session (cli-protocol.md, section 5).
+pub(in crate::grpc) const MAX_ATTACHED: usize = 3 * 1024 * 1024;
+
+impl Checks {
+    /// A prompt and what goes with it.
+    pub(in crate::grpc) fn message(
+        &mut self,
+        prompt: String,
+        attachments: Vec<pb::Attachment>,
+        request_headers: HashMap<String, String>,
+    ) -> Message {
+        if prompt.trim().is_empty() {
+            self.wrong("prompt", "say something: it is empty or only white space");
+        }
+        Message {
+            prompt,
+            attachments: self.attachments(attachments),
+            request_headers: self.headers("request_headers", request_headers),
+        }
+    }
+
+    fn attachments(&mut self, attachments: Vec<pb::Attachment>) -> Vec<Attachment> {
+        use pb::attachment::Kind;
+        if attachments.len() > MAX_ATTACHMENTS {
+            self.wrong("attachments", format!("there may be {MAX_ATTACHMENTS} at most"));
+        }
+        let bytes: usize = attachments.iter().map(weight).sum();
+        if bytes > MAX_ATTACHED {
+            self.wrong(
+                "attachments",
+                format!("{bytes} bytes of data are more than the {MAX_ATTACHED} that are taken"),
+            );
+        }
+        let attachments = attachments.into_iter().enumerate().filter_map(|(n, attachment)| {
+            let field = |part: &str| format!("attachments[{n}].{part}");
+            let Some(kind) = attachment.kind else {
+                self.wrong(field("kind"), "is required: blob, file, directory or selection");
+                return None;
+            };
+            Some(match kind {
+                Kind::Blob(blob) => {
+                    if blob.data.is_empty() {
+                        self.wrong(field("blob.data"), "is required");
+                    }
+                    if !blob.mime_type.contains('/') {
+                        self.wrong(
+                            field("blob.mime_type"),
+                            "is required, such as `image/png` or `text/plain`",
+                        );
+                    }
+                    let (data, display_name) = (STANDARD.encode(&blob.data), non_empty(blob.display_name));
+                    Attachment::Blob { data, mime_type: blob.mime_type, display_name }
+                }
+                Kind::File(file) => {
+                    let display_name = self.place(&field("file.path"), &file.path, file.display_name);
+                    Attachment::File { path: file.path, display_name }
+                }
+                Kind::Directory(directory) => {
+                    let display_name =
+                        self.place(&field("directory.path"), &directory.path, directory.display_name);
+                    Attachment::Directory { path: directory.path, display_name }
+                }
+                Kind::Selection(selection) => self.selected(n, selection),
+            })
+        });
+        attachments.collect()
+    }
+
+    fn selected(&mut self, n: usize, selection: pb::attachment::Selection) -> Attachment {
+        let field = |part: &str| format!("attachments[{n}].selection.{part}");
+        let position = |place: Option<pb::attachment::Position>| {
+            let place = place.unwrap_or_default();
+            Position { line: place.line, character: place.character }
+        };
+        let (start, end) = (position(selection.start), position(selection.end));
+        if (end.line, end.character) < (start.line, start.character) {
+            self.wrong(field("end"), "is before `start`");
+        }
+        let file_path = self.text(&field("file_path"), selection.file_path);
+        let display_name = named(selection.display_name, &file_path);
+        let text = self.text(&field("text"), selection.text);
+        Attachment::Selection { file_path, display_name, text, selection: Range { start, end } }
+    }
+
+    /// Checks a path on the CLI's machine, and returns its name for people.
+    fn place(&mut self, field: &str, path: &str, display_name: String) -> String {
+        if !path.starts_with('/') {
+            self.wrong(field, "must be an absolute path on the Copilot CLI's machine");
+        }
+        named(display_name, path)
+    }
+
+    /// More than nothing; more than a year is taken as a year.
+    pub(in crate::grpc) fn duration(
+        &mut self,
+        field: &str,
+        duration: Option<prost_types::Duration>,
+    ) -> Option<Duration> {
+        let checked = duration.and_then(positive);
+        if duration.is_some() && checked.is_none() {
+            self.wrong(field, "must be more than 0; leave it unset for the default");
+        }
+        checked
+    }
+
+    /// Whether the turn goes on without its caller.
+    pub(in crate::grpc) fn on_disconnect(&mut self, choice: i32) -> bool {
+        match pb::OnDisconnect::try_from(choice) {
+            Ok(pb::OnDisconnect::Continue) => true,
+            Ok(pb::OnDisconnect::Unspecified | pb::OnDisconnect::Abort) => false,
+            Err(_) => {
+                self.wrong("on_disconnect", format!("{choice} is not a value of OnDisconnect"));
+                false
+            }
+        }
+    }
+
+    pub(in crate::grpc) fn event_types(&mut self, patterns: Vec<String>) -> Filter {
+        for (n, pattern) in patterns.iter().enumerate() {
+            let name = pattern.strip_suffix('*').unwrap_or(pattern);
+            if pattern.is_empty() || name.contains(['*', ' ']) {
+                let advice =
+                    "write the name of an event such as `tool.execution_start`, or its beginning and a `*`";
+                self.wrong(format!("event_types[{n}]"), advice);
+            }
+        }
+        if patterns.is_empty() { Filter::Kinds(DEFAULT_EVENTS) } else { Filter::Patterns(patterns) }
+    }
+}
+
+/// How much data of the caller's an attachment holds.
+pub(in crate::grpc) fn weight(attachment: &pb::Attachment) -> usize {
+    match &attachment.kind {
+        Some(pb::attachment::Kind::Blob(blob)) => blob.data.len(),
+        Some(pb::attachment::Kind::Selection(selection)) => selection.text.len(),
+        _ => 0,
+    }
+}
+
+/// A name for people: the one given, else the last part of the path.
+pub(in crate::grpc) fn named(display_name: String, path: &str) -> String {
+    let last = || path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
+    non_empty(display_name).unwrap_or_else(|| last().to_owned())
+}
+
+pub(in crate::grpc) fn positive(duration: prost_types::Duration) -> Option<Duration> {
+    // The most negative one cannot even be converted.
+    let duration = Some(duration).filter(|duration| duration.seconds >= 0)?;
+    let duration = Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())?;
+    Some(duration.min(LONGEST))
+}
+
+/// The events that a stream has unless its request names some: those that [`pb::SessionEvent`] has a field for.
+pub(in crate::grpc) const DEFAULT_EVENTS: &[&str] = &[
+    "user.message",
+    "assistant.message",
+    "assistant.message_delta",
+    "assistant.reasoning",
+    "assistant.reasoning_delta",
+    "assistant.turn_start",
+    "assistant.turn_end",
+    "assistant.turn_retry",
+    "assistant.usage",
+    "tool.execution_start",
+    "tool.execution_partial_result",
+    "tool.execution_progress",
+    "tool.execution_complete",
+    "permission.requested",
+    "permission.completed",
+    "session.title_changed",
+    "session.compaction_start",
+    "session.compaction_complete",
+    "session.warning",
+    "session.error",
+    "session.idle",
+    "abort",
+];
