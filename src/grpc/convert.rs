@@ -1,6 +1,8 @@
-//! Between the contract's messages and the session room's types: [`parse`] for what comes in, [`encode`] for what goes out.
+//! Between the contract's messages and the session room's types: [`parse`] for what comes in, [`encode`] for what goes out,
+//! [`json`] for what is JSON in both.
 
 mod encode;
+mod json;
 mod parse;
 
 pub use parse::Defaults;

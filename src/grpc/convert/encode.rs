@@ -1,11 +1,11 @@
 //! What callers are told: sessions, results, failures and events as messages of the contract.
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use prost_types::{Struct, Timestamp, Value, value::Kind};
-use serde_json::Value as Json;
+use prost_types::Timestamp;
 
+use super::json::object;
 use crate::{
     copilot::{
         Event,
@@ -14,10 +14,6 @@ use crate::{
     grpc::{pb, status::cut},
     session::{Delivery, Remains, SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult, Usage},
 };
-
-/// How deep JSON may be until the rest is given as text: protobuf's readers give up at 100 messages within each other, of
-/// which one level of JSON takes up to four.
-pub(in crate::grpc) const MAX_DEPTH: usize = 20;
 
 /// How much of a failed turn's text fits beside the other details into the 8 KiB of headers that many clients take:
 /// details are base64, so 3 KiB become 4.
@@ -253,33 +249,4 @@ pub(in crate::grpc) fn milliseconds(milliseconds: f64) -> prost_types::Duration 
 
 pub(in crate::grpc) fn timestamp(text: &str) -> Option<Timestamp> {
     Timestamp::from_str(text).ok()
-}
-
-/// JSON as a Struct; what is not an object becomes one with the single field `value`.
-pub(in crate::grpc) fn object(json: &Json) -> Struct {
-    let fields = match json {
-        Json::Object(fields) => fields.iter().map(|(name, json)| (name.clone(), value(json, 1))).collect(),
-        Json::Null => BTreeMap::new(),
-        other => BTreeMap::from([("value".to_owned(), value(other, 1))]),
-    };
-    Struct { fields }
-}
-
-pub(in crate::grpc) fn value(json: &Json, depth: usize) -> Value {
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(value) => Kind::BoolValue(*value),
-        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Json::String(text) => Kind::StringValue(text.clone()),
-        Json::Array(_) | Json::Object(_) if depth >= MAX_DEPTH => Kind::StringValue(json.to_string()),
-        Json::Array(items) => {
-            let values = items.iter().map(|item| value(item, depth + 1)).collect();
-            Kind::ListValue(prost_types::ListValue { values })
-        }
-        Json::Object(fields) => {
-            let fields = fields.iter().map(|(name, json)| (name.clone(), value(json, depth + 1))).collect();
-            Kind::StructValue(Struct { fields })
-        }
-    };
-    Value { kind: Some(kind) }
 }

@@ -10,7 +10,7 @@ use prost::Message as _;
 use prost_types::{Struct, Timestamp, Value, value::Kind};
 use serde_json::{Value as Json, json};
 
-use super::{encode::*, parse::*};
+use super::{encode::*, json::*, parse::*};
 use crate::{
     copilot::{Event, Provider, Secret, Section, Settings, SystemMessage, event},
     grpc::{pb, status::Violation},
@@ -1071,4 +1071,30 @@ fn attachments_that_cannot_be_right_are_named() {
     let headers = HashMap::from([("a b".to_owned(), String::new())]);
     let message = asked(|checks| checks.message("p".into(), Vec::new(), headers));
     assert_eq!(message, Err("request_headers".into()));
+}
+
+#[test]
+fn json_survives_its_journey_through_a_struct() {
+    let json = json!({"type": "object", "n": 3, "half": 0.5, "list": [null, true, {"deep": "text"}]});
+    assert_eq!(from_struct(object(&json)), json);
+    assert_eq!(from_struct(object(&json)).to_string(), json.to_string());
+}
+
+#[test]
+fn a_schema_has_to_be_one() {
+    let check = |schema: Json, expected: &str| {
+        let mut checks = Checks::default();
+        checks.json_schema("schema", object(&schema));
+        let said = checks.done(Some(())).err().unwrap_or_default();
+        let said: Vec<_> = said.iter().map(|wrong| wrong.description.as_str()).collect();
+        assert!(said.concat().contains(expected) && said.is_empty() == expected.is_empty(), "{said:?}");
+    };
+    check(json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 1}}}), "");
+    check(json!({}), "\"type\": \"object\"");
+    check(json!({"type": "string"}), "\"type\": \"object\"");
+    check(json!({"type": "object", "properties": {"a": {"type": "nonsense"}}}), "not a valid JSON schema");
+    check(
+        json!({"type": "object", "properties": {"a": {"$ref": "https://example.com/x"}}}),
+        "not a valid JSON schema",
+    );
 }

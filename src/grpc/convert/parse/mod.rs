@@ -11,7 +11,10 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
+use prost_types::Struct;
+use serde_json::Value as Json;
 
+use super::json::from_struct;
 use crate::{copilot::Secret, grpc::status::Violation, session::SessionId};
 
 pub use session::Defaults;
@@ -42,6 +45,17 @@ impl Checks {
 
     pub(in crate::grpc) fn session_id_in(&mut self, field: &str, id: &str) -> Option<SessionId> {
         SessionId::parse(id).map_err(|error| self.wrong(field, error)).ok()
+    }
+
+    /// A JSON schema, which is to describe an object.
+    pub(super) fn json_schema(&mut self, field: &str, schema: Struct) -> Json {
+        let schema = from_struct(schema);
+        if schema.get("type").is_none_or(|kind| kind != "object") {
+            self.wrong(field, "must be a JSON schema with `\"type\": \"object\"`");
+        } else if let Err(error) = jsonschema::validator_for(&schema) {
+            self.wrong(field, format!("is not a valid JSON schema: {error}"));
+        }
+        schema
     }
 
     pub(super) fn one_of(&mut self, field: &str, value: String, allowed: &[&str]) -> Option<String> {
