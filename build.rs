@@ -11,6 +11,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut prost = prost_build::Config::new();
     prost.enable_type_names();
+    // In one order always: a repeated request is known by a hash of its encoding.
+    prost.btree_map(["."]);
     fs::write(out.join("copilot_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds_with_config(descriptors, prost)?;
     Ok(())

@@ -44,6 +44,8 @@ pub struct Config {
     pub allow_permissions: Vec<String>,
     /// The deadline of a turn that brings none.
     pub turn_timeout: Duration,
+    /// How long requests to the callers wait for an answer, in sessions that do not say.
+    pub request_timeout: Duration,
     /// Turns that may wait in one session.
     pub max_queued_turns: usize,
     /// Sessions that are known at once.
@@ -113,6 +115,7 @@ impl Config {
         let available_tools = values.read("available_tools", |text| list(text, tool));
         let allow_permissions = values.read("allow_permissions", |text| list(text, one_of(PERMISSION_KINDS)));
         let turn_timeout = values.read("turn_timeout", within(TURN_TIMEOUTS, DURATION));
+        let request_timeout = values.read("request_timeout", within(REQUEST_TIMEOUTS, DURATION));
         let max_queued_turns = values.read("max_queued_turns", within(QUEUED_TURNS, COUNT));
         let max_sessions = values.read("max_sessions", within(SESSIONS, COUNT));
         let max_message_size = values.read("max_message_size", within(MESSAGE_SIZES, BYTES));
@@ -132,6 +135,7 @@ impl Config {
             available_tools: available_tools.unwrap_or_default(),
             allow_permissions: allow_permissions.unwrap_or_default(),
             turn_timeout: turn_timeout?,
+            request_timeout: request_timeout?,
             max_queued_turns: max_queued_turns?,
             max_sessions: max_sessions?,
             max_message_size: max_message_size?,
@@ -153,6 +157,8 @@ const HOUR: u64 = 60 * 60;
 
 /// Below a millisecond nothing can be done; a turn longer than a day is a forgotten one.
 const TURN_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * HOUR);
+/// A person may need a while; a request that waits longer than a day is a forgotten one.
+const REQUEST_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * HOUR);
 /// A CLI that needs longer than this does not come up at all.
 const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(HOUR);
 /// Zero: at SIGTERM running turns are cut off at once. No turn needs longer than the longest `turn_timeout`.

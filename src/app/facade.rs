@@ -85,6 +85,7 @@ impl Facade {
             max_message_size: config.max_message_size,
             defaults: Defaults {
                 policy: Policy::allowing(&config.allow_permissions),
+                request_timeout: Some(config.request_timeout),
                 model: config.model,
                 provider: config.provider,
                 available_tools: config.available_tools,

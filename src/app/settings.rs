@@ -92,6 +92,12 @@ const SETTINGS: &[Setting] = &[
         help: "Deadline of a turn that brings none",
     },
     Setting {
+        key: "request_timeout",
+        value: "DURATION",
+        default: Some("5m"),
+        help: "How long requests to the callers (permissions, tools, questions) wait for an answer",
+    },
+    Setting {
         key: "max_queued_turns",
         value: "COUNT",
         default: Some("32"),

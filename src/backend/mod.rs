@@ -10,10 +10,17 @@ mod link;
 pub mod process;
 mod supervisor;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -49,6 +56,10 @@ pub struct Config {
     /// The largest message taken from it, in bytes.
     pub max_frame: usize,
 }
+
+/// How long a link that is missing is waited for. A CLI that was ended is mostly there again within a second or two; one that
+/// is not is no reason to keep callers waiting.
+pub const GRACE: Duration = Duration::from_secs(5);
 
 /// Who hears what the CLI tells. The methods are called in wire order, on the task that reads the connection: they
 /// must not block.
@@ -164,6 +175,8 @@ pub struct Backend {
 struct Inner {
     name: String,
     state: watch::Receiver<State>,
+    /// Since when there is no link, where there is none.
+    missing_since: Arc<Mutex<Instant>>,
     stop: CancellationToken,
     supervisor: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -180,11 +193,14 @@ impl Backend {
         let (state_tx, state) = watch::channel(State::Connecting);
         let stop = CancellationToken::new();
         let name = config.name.clone();
-        let supervisor = tokio::spawn(supervisor::run(config, sink, state_tx, stop.clone()));
+        let missing_since = Arc::new(Mutex::new(Instant::now()));
+        let status = supervisor::Status { state: state_tx, missing_since: missing_since.clone() };
+        let supervisor = tokio::spawn(supervisor::run(config, sink, status, stop.clone()));
         Self {
             inner: Arc::new(Inner {
                 name,
                 state,
+                missing_since,
                 stop,
                 supervisor: tokio::sync::Mutex::new(Some(supervisor)),
             }),
@@ -207,6 +223,24 @@ impl Backend {
             State::Down { problem } => Err(Error::Unavailable { problem: problem.clone() }),
             State::Incompatible { problem } => Err(Error::Incompatible { problem: problem.clone() }),
         }
+    }
+
+    /// The link to call on. One that was lost lately is waited for: mostly it is soon there again.
+    ///
+    /// # Errors
+    /// As of [`link`](Self::link), once it has been missing for [`GRACE`].
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn connected(&self) -> Result<Arc<Link>, Error> {
+        let missing_since = *self.inner.missing_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(Error::Unavailable { .. }) = self.link() {
+            // In vain, when the time is over, or the supervisor has ended.
+            let mut state = self.inner.state.clone();
+            let ready = state.wait_for(|state| matches!(state, State::Ready(_) | State::Incompatible { .. }));
+            let _ = timeout_at(missing_since + GRACE, ready).await;
+        }
+        self.link()
     }
 
     /// How it is, now and from now on.

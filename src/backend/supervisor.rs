@@ -1,6 +1,9 @@
 //! The life of a backend: start or find the CLI, connect, watch, and begin again when it is lost.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -34,32 +37,46 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A link that held this long starts the pauses anew.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
+/// Where it is told how the backend is.
+pub(super) struct Status {
+    pub(super) state: watch::Sender<State>,
+    /// Since when there is no link, where there is none.
+    pub(super) missing_since: Arc<Mutex<Instant>>,
+}
+
+impl Status {
+    fn set(&self, state: State) {
+        self.state.send_replace(state);
+    }
+
+    /// The link is gone.
+    fn lost(&self, problem: &str) {
+        *self.missing_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.set(first_line(State::Down { problem: problem.to_owned() }));
+    }
+}
+
 /// Runs until `stop`.
-pub(super) async fn run(
-    config: Config,
-    sink: Arc<dyn Sink>,
-    state: watch::Sender<State>,
-    stop: CancellationToken,
-) {
+pub(super) async fn run(config: Config, sink: Arc<dyn Sink>, status: Status, stop: CancellationToken) {
     let mut pause = FIRST_PAUSE;
     let mut next_link = 1;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let ended = attempt(&config, &sink, &state, &stop, LinkId(next_link)).await;
+        let ended = attempt(&config, &sink, &status, &stop, LinkId(next_link)).await;
         next_link += 1;
         let Some(down) = ended else { break };
         if began.elapsed() >= STABLE_AFTER {
             pause = FIRST_PAUSE;
         }
         report(&config.name, &down, pause);
-        state.send_replace(first_line(down));
+        status.set(first_line(down));
         tokio::select! {
             () = stop.cancelled() => break,
             () = sleep(pause) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    state.send_replace(State::Down { problem: "the server is shutting down".into() });
+    status.set(State::Down { problem: "the server is shutting down".into() });
 }
 
 fn report(name: &str, state: &State, pause: Duration) {
@@ -88,11 +105,11 @@ fn first_line(state: State) -> State {
 async fn attempt(
     config: &Config,
     sink: &Arc<dyn Sink>,
-    state: &watch::Sender<State>,
+    status: &Status,
     stop: &CancellationToken,
     id: LinkId,
 ) -> Option<State> {
-    let connect = Connect { config, sink, state, stop, id };
+    let connect = Connect { config, sink, status, stop, id };
     match &config.source {
         Source::External { host, port, token } => {
             connect.serve(host, *port, token.as_ref(), std::future::pending()).await
@@ -138,7 +155,7 @@ async fn process_end(process: &mut Process) -> String {
 struct Connect<'a> {
     config: &'a Config,
     sink: &'a Arc<dyn Sink>,
-    state: &'a watch::Sender<State>,
+    status: &'a Status,
     stop: &'a CancellationToken,
     id: LinkId,
 }
@@ -192,12 +209,12 @@ impl Connect<'_> {
         if !missing.is_empty() {
             warn!(backend = self.config.name, ?missing, "this CLI lacks some of what the service uses");
         }
-        self.state.send_replace(State::Ready(link.clone()));
+        self.status.set(State::Ready(link.clone()));
     }
 
     /// First nobody finds the link any more, then those who wait on it are told.
     fn lost(&self, problem: &str, cause: &Arc<Cause>) {
-        self.state.send_replace(first_line(State::Down { problem: problem.to_owned() }));
+        self.status.lost(problem);
         self.sink.link_lost(self.id, cause);
     }
 }

@@ -49,8 +49,22 @@ pub enum Payload {
     ToolExecutionComplete(ToolComplete),
     PermissionRequested(PermissionRequested),
     PermissionCompleted(PermissionCompleted),
+    ExternalToolRequested(ExternalToolRequested),
+    ExternalToolCompleted(RequestCompleted),
+    UserInputRequested(UserInputRequested),
+    UserInputCompleted(RequestCompleted),
+    ElicitationRequested(ElicitationRequested),
+    ElicitationCompleted(RequestCompleted),
+    ExitPlanModeRequested(ExitPlanModeRequested),
+    ExitPlanModeCompleted(RequestCompleted),
+    SamplingRequested(Value),
+    SessionLimitsExhaustedRequested(Value),
     SessionStart(Value),
+    SessionResume(Value),
     SessionTitleChanged(TitleChanged),
+    SessionModeChanged(Value),
+    SessionTaskComplete(Value),
+    SessionAutopilotStopped(Value),
     SessionCompactionStart(CompactionStart),
     SessionCompactionComplete(CompactionComplete),
     SessionWarning(Warning),
@@ -92,8 +106,22 @@ payloads! {
     "tool.execution_complete" => ToolExecutionComplete,
     "permission.requested" => PermissionRequested,
     "permission.completed" => PermissionCompleted,
+    "external_tool.requested" => ExternalToolRequested,
+    "external_tool.completed" => ExternalToolCompleted,
+    "user_input.requested" => UserInputRequested,
+    "user_input.completed" => UserInputCompleted,
+    "elicitation.requested" => ElicitationRequested,
+    "elicitation.completed" => ElicitationCompleted,
+    "exit_plan_mode.requested" => ExitPlanModeRequested,
+    "exit_plan_mode.completed" => ExitPlanModeCompleted,
+    "sampling.requested" => SamplingRequested,
+    "session_limits_exhausted.requested" => SessionLimitsExhaustedRequested,
     "session.start" => SessionStart,
+    "session.resume" => SessionResume,
     "session.title_changed" => SessionTitleChanged,
+    "session.mode_changed" => SessionModeChanged,
+    "session.task_complete" => SessionTaskComplete,
+    "session.autopilot_stopped" => SessionAutopilotStopped,
     "session.compaction_start" => SessionCompactionStart,
     "session.compaction_complete" => SessionCompactionComplete,
     "session.warning" => SessionWarning,
@@ -194,6 +222,11 @@ fn typed_event(event: RawEvent<'_>, weight: usize) -> Option<Event> {
     Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight })
 }
 
+/// A text in what an event carries; empty if there is none.
+pub fn text<'a>(data: &'a Value, field: &str) -> &'a str {
+    data.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
 /// `session.lifecycle`, as far as it matters: it goes to every connection, for every session.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -290,6 +323,48 @@ data! {
     /// What came of a permission request.
     PermissionOutcome { kind: String, }
 
+    /// A tool of the caller's is called.
+    ExternalToolRequested {
+        request_id: String,
+        tool_call_id: String,
+        tool_name: String,
+        #[serde(default)]
+        arguments: Value,
+    }
+
+    /// The agent has a question.
+    UserInputRequested {
+        request_id: String,
+        question: String,
+        #[serde(default)]
+        choices: Vec<String>,
+        allow_freeform: Option<bool>,
+        tool_call_id: Option<String>,
+    }
+
+    /// An MCP server wants to know something, by a form or at a URL.
+    ElicitationRequested {
+        request_id: String,
+        message: String,
+        requested_schema: Option<Value>,
+        elicitation_source: Option<String>,
+        url: Option<String>,
+    }
+
+    /// The agent has a plan, and wants to carry it out.
+    ExitPlanModeRequested {
+        request_id: String,
+        summary: String,
+        #[serde(default)]
+        plan_content: String,
+        #[serde(default)]
+        actions: Vec<String>,
+        recommended_action: Option<String>,
+    }
+
+    /// A request was answered, or need not be any more.
+    RequestCompleted { request_id: String, }
+
     /// The conversation got a title.
     TitleChanged { title: String, }
 
@@ -327,12 +402,29 @@ data! {
 impl PermissionRequested {
     /// What the permission is for.
     pub fn kind(&self) -> &str {
-        self.permission_request.get("kind").and_then(Value::as_str).unwrap_or_default()
+        self.text("kind").unwrap_or_default()
+    }
+
+    /// What it is about, for a rule's pattern: the command, path, URL or tool. Some kinds have nothing of the sort.
+    pub fn subject(&self) -> &str {
+        let field = match self.kind() {
+            "shell" => "fullCommandText",
+            "write" => "fileName",
+            "read" => "path",
+            "url" => "url",
+            "mcp" | "custom-tool" => "toolName",
+            _ => return "",
+        };
+        self.text(field).unwrap_or_default()
     }
 
     /// The tool call that needs it.
     pub fn tool_call_id(&self) -> Option<&str> {
-        self.permission_request.get("toolCallId").and_then(Value::as_str)
+        self.text("toolCallId")
+    }
+
+    fn text(&self, field: &str) -> Option<&str> {
+        self.permission_request.get(field).and_then(Value::as_str)
     }
 }
 

@@ -15,14 +15,17 @@ pub trait Method: Serialize {
     type Output: DeserializeOwned;
 }
 
+/// Gives types the names and results of the methods that they are the parameters of.
 macro_rules! methods {
     ($($params:ty => $name:literal -> $output:ty;)*) => {
-        $(impl Method for $params {
+        $(impl $crate::copilot::Method for $params {
             const NAME: &'static str = $name;
             type Output = $output;
         })*
     };
 }
+
+pub(super) use methods;
 
 methods! {
     Connect<'_> => "connect" -> Connected;
@@ -32,6 +35,7 @@ methods! {
     UpdateOptions<'_> => "session.options.update" -> serde::de::IgnoredAny;
     Send<'_> => "session.send" -> Sent;
     Abort<'_> => "session.abort" -> Done;
+    SetMode<'_> => "session.mode.set" -> serde::de::IgnoredAny;
     IsProcessing<'_> => "session.metadata.isProcessing" -> Processing;
     Delete<'_> => "session.delete" -> Done;
     List => "session.list" -> Listed;
@@ -44,7 +48,8 @@ methods! {
     Destroy<'_> => "session.destroy" -> Done;
     UpdateClientMetadata<'_> => "session.metadata.updateClientMetadata" -> serde::de::IgnoredAny;
     GetClientMetadata<'_> => "sessions.getClientMetadata" -> Vec<ClientMetadata>;
-    AnswerPermission<'_> => "session.permissions.handlePendingPermissionRequest" -> Done;
+    ReadEventLog<'_> => "session.eventLog.read" -> PersistedEvents;
+    RegisterInterest<'_> => "session.eventLog.registerInterest" -> serde::de::IgnoredAny;
 }
 
 /// Opens the conversation. Its token must be absent where the CLI has none: a token that it does not expect is an
@@ -99,8 +104,15 @@ pub struct Create<'a>(pub Parameters<'a>);
 
 /// Loads a stored session, or attaches to a loaded one.
 #[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub struct Resume<'a>(pub Parameters<'a>);
+#[serde(rename_all = "camelCase")]
+pub struct Resume<'a> {
+    /// What the session is made of.
+    #[serde(flatten)]
+    pub parameters: Parameters<'a>,
+    /// Whether permissions and calls of tools that waited for an answer when the last connection left are waited for again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub continue_pending_work: bool,
+}
 
 /// The answer to [`Create`] and [`Resume`].
 #[derive(Debug, Deserialize)]
@@ -109,6 +121,9 @@ pub struct Created {
     /// When the session was first created; RFC 3339.
     #[serde(default)]
     pub start_time: String,
+    /// Its mode.
+    #[serde(default)]
+    pub mode: String,
 }
 
 /// Completes mode "empty".
@@ -145,6 +160,32 @@ pub struct Message {
     /// HTTP headers for the calls of the model that the prompt causes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub request_headers: BTreeMap<String, super::Secret>,
+    /// How the agent goes about it, such as `plan`; `None` is its usual way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_mode: Option<String>,
+    /// What the answer must look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<ResponseFormat>,
+    /// Whether it joins what runs, rather than to wait for its end.
+    #[serde(rename = "mode", serialize_with = "immediate", skip_serializing_if = "std::ops::Not::not")]
+    pub steering: bool,
+}
+
+fn immediate<S: serde::Serializer>(_: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("immediate")
+}
+
+/// What an answer must look like. The CLI passes it on to the provider, and does not look at the answer (observed).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "type", content = "jsonSchema")]
+pub enum ResponseFormat {
+    /// JSON of a schema.
+    JsonSchema {
+        /// The schema's name; one is needed.
+        name: &'static str,
+        /// The schema.
+        schema: serde_json::Value,
+    },
 }
 
 /// Something that goes with a prompt. A kind that the CLI does not know it would ignore silently (observed).
@@ -220,6 +261,16 @@ pub struct Sent {
 pub struct Abort<'a> {
     /// The session.
     pub session_id: &'a str,
+}
+
+/// Sets a loaded session's mode: `interactive`, `plan` or `autopilot`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetMode<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The mode.
+    pub mode: &'a str,
 }
 
 /// Asks whether a session is busy.
@@ -354,7 +405,7 @@ pub struct ReadPersistedEvents<'a> {
     pub max: usize,
 }
 
-/// A page of a stored history.
+/// A page of a history.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PersistedEvents {
@@ -428,28 +479,29 @@ pub struct ClientMetadata {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Answers a permission request. Of decisions, only these are sent: the CLI accepts any other, and then breaks the
-/// tool call (observed).
+/// Reads what a loaded session remembers of its events. A cursor names a stored event, and how many of those that are
+/// only sent were seen: `<event id>|<count>` (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AnswerPermission<'a> {
+pub struct ReadEventLog<'a> {
     /// The session.
     pub session_id: &'a str,
-    /// The request.
-    pub request_id: &'a str,
-    /// The decision.
-    pub result: Decision,
+    /// After which place; the beginning if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<&'a str>,
+    /// How many events at most, up to 1000.
+    pub max: usize,
+    /// Whether those are wanted too that are not stored.
+    pub include_ephemeral: bool,
 }
 
-/// What is decided of a permission request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Decision {
-    /// Yes, this time.
-    ApproveOnce,
-    /// No; the model is told why.
-    Reject {
-        /// Why.
-        feedback: String,
-    },
+/// Makes a loaded session tell of events of a kind that it needs somebody for, and offer the tools that cause them. Until it
+/// is unloaded (observed).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegisterInterest<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The kind.
+    pub event_type: &'a str,
 }

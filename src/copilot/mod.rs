@@ -3,6 +3,7 @@
 //! Open-ended on purpose: every release of the CLI adds fields and events. Unknown fields are ignored, unknown events
 //! pass through as [`event::Payload::Other`]. Facts of the protocol that are marked "observed" were seen on CLI 1.0.102.
 
+pub mod answer;
 pub mod event;
 pub mod failure;
 pub mod method;
@@ -10,6 +11,7 @@ mod secret;
 pub mod settings;
 pub mod version;
 
+pub use answer::{Answer, RequestKind};
 pub use event::Event;
 pub use failure::{AgentFailure, Rejection};
 pub use method::{Attachment, Message, Method};

@@ -28,6 +28,12 @@ pub struct Settings {
     pub excluded_tools: Vec<String>,
     /// Whether the CLI asks for permissions (`permission.requested`), or denies them all by itself.
     pub ask_permission: bool,
+    /// Whether the agent may ask questions (`ask_user`).
+    pub user_input: bool,
+    /// Whether MCP servers may ask questions.
+    pub elicitation: bool,
+    /// Whether the agent asks before it leaves plan mode (`exit_plan_mode`).
+    pub exit_plan: bool,
     /// The agent's working directory; `None` is the CLI's own.
     pub working_directory: Option<String>,
 }
@@ -76,6 +82,9 @@ pub enum Section {
         content: String,
     },
 }
+
+/// The tool with which the agent says in mode "autopilot" that it is done. In other modes it is not offered (observed).
+const TASK_COMPLETE: &str = "builtin:task_complete";
 
 /// The section that tells of the machine that the CLI runs on.
 const ENVIRONMENT: &str = "environment_context";
@@ -149,6 +158,21 @@ fn azure<S: serde::Serializer>(api_version: &Option<String>, serializer: S) -> R
 }
 
 impl Settings {
+    /// The kinds of event that the CLI needs to know somebody waits for.
+    pub fn interests(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let user_input = self.user_input.then_some("user_input.requested");
+        let exit_plan = self.exit_plan.then_some("exit_plan_mode.requested");
+        user_input.into_iter().chain(exit_plan)
+    }
+
+    /// The tools that the agent may see, those included that other settings bring along.
+    fn visible_tools(&self) -> Vec<&str> {
+        let user_input = self.user_input.then_some("builtin:ask_user");
+        let exit_plan = self.exit_plan.then_some("builtin:exit_plan_mode");
+        let named = self.available_tools.iter().map(String::as_str);
+        named.chain(user_input).chain(exit_plan).chain([TASK_COMPLETE]).collect()
+    }
+
     /// Replaces every secret of these settings that stands in `text`: some providers repeat the key in their errors.
     pub fn redact(&self, text: &str) -> String {
         let provider = self.provider.iter().flat_map(|provider| {
@@ -180,10 +204,12 @@ pub struct Parameters<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_effort: Option<&'a str>,
     system_message: SystemMessage,
-    available_tools: &'a [String],
+    available_tools: Vec<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     excluded_tools: &'a [String],
     request_permission: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    request_elicitation: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     working_directory: Option<&'a str>,
     streaming: bool,
@@ -208,9 +234,10 @@ impl<'a> Parameters<'a> {
             git_hub_token: settings.github_token.as_ref(),
             reasoning_effort: settings.reasoning_effort.as_deref(),
             system_message: settings.system_message.on_the_wire(),
-            available_tools: &settings.available_tools,
+            available_tools: settings.visible_tools(),
             excluded_tools: &settings.excluded_tools,
             request_permission: settings.ask_permission,
+            request_elicitation: settings.elicitation,
             working_directory: settings.working_directory.as_deref(),
             streaming: true,
             include_sub_agent_streaming_events: true,
@@ -288,7 +315,7 @@ impl Default for EmptyOptions {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -311,7 +338,7 @@ mod tests {
             "provider": {
                 "type": "azure", "baseUrl": "http://127.0.0.1:1", "apiKey": "key", "azure": {"apiVersion": "2024-10-21"},
             },
-            "availableTools": [], "requestPermission": false,
+            "availableTools": ["builtin:task_complete"], "requestPermission": false,
             "streaming": true, "includeSubAgentStreamingEvents": true,
             "toolFilterPrecedence": "excluded", "envValueMode": "direct",
             "enableSessionTelemetry": false, "mcpOAuthTokenStorage": "in-memory", "skipEmbeddingRetrieval": true,
@@ -345,6 +372,34 @@ mod tests {
             json!({"mode": "customize", "sections": {"environment_context": {"action": "preserve"}}}),
         );
         check(SystemMessage::Replace { content: "all".into() }, json!({"mode": "replace", "content": "all"}));
+    }
+
+    #[test]
+    fn what_callers_are_asked_brings_its_tools_and_is_registered_with_the_cli() {
+        let check = |settings: Settings, tools: &[&str], interests: &[&str], elicitation: Option<bool>| {
+            let parameters = serde_json::to_value(Parameters::new("s", &settings)).unwrap();
+            assert_eq!(parameters["availableTools"], json!([tools, &[TASK_COMPLETE]].concat()));
+            assert_eq!(settings.interests().collect::<Vec<_>>(), interests);
+            assert_eq!(parameters.get("requestElicitation").and_then(Value::as_bool), elicitation);
+            // With these the CLI would ask by a request to us as well.
+            for flag in ["requestUserInput", "requestExitPlanMode"] {
+                assert_eq!(parameters.get(flag), None);
+            }
+        };
+        let settings = |user_input, elicitation, exit_plan| Settings {
+            available_tools: vec!["builtin:bash".into()],
+            user_input,
+            elicitation,
+            exit_plan,
+            ..Settings::default()
+        };
+        let (question, plan) = ("user_input.requested", "exit_plan_mode.requested");
+        let (ask, exit) = ("builtin:ask_user", "builtin:exit_plan_mode");
+        check(settings(false, false, false), &["builtin:bash"], &[], None);
+        check(settings(true, false, false), &["builtin:bash", ask], &[question], None);
+        check(settings(false, true, false), &["builtin:bash"], &[], Some(true));
+        check(settings(false, false, true), &["builtin:bash", exit], &[plan], None);
+        check(settings(true, true, true), &["builtin:bash", ask, exit], &[question, plan], Some(true));
     }
 
     #[test]

@@ -15,6 +15,11 @@ pub(super) fn of_call(metadata: &MetadataMap, limit: Option<Duration>, default: 
     Deadline::after([limit, call].into_iter().flatten().min().unwrap_or(default))
 }
 
+/// The gRPC deadline of a call, if it has one.
+pub(super) fn of_stream(metadata: &MetadataMap) -> Option<Deadline> {
+    grpc_timeout(metadata).map(|timeout| Deadline::after(answer_within(timeout)))
+}
+
 /// A client gives up at its deadline by itself and never reads what comes later: so the answer has to be a little
 /// earlier, by a tenth of the time, at most [`MAX_LEAD`].
 fn answer_within(timeout: Duration) -> Duration {

@@ -4,6 +4,7 @@
 //! and encoding, [`status`] makes every error a rich one, [`deadline`] reads the caller's.
 
 pub mod client;
+mod converse;
 mod convert;
 mod deadline;
 mod health;

@@ -1,11 +1,12 @@
 //! `copilot.v1.CopilotService`: each method parses its request, calls the session room, and encodes what comes back.
 
-use std::{collections::HashMap, pin::Pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, stream};
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
+    converse::Conversation,
     convert::{self, Checks, Defaults},
     deadline,
     pb::{self, copilot_service_server::CopilotService},
@@ -14,10 +15,7 @@ use super::{
 use crate::{
     backend::State,
     copilot::{method::Compacted, version::missing_features},
-    session::{
-        self, Error, Prompt, SessionId, Sessions, Tenant, Turn,
-        hub::{Filter, Item},
-    },
+    session::{self, Error, SessionId, Sessions, Tenant, Told, Turn, Watch, Watched, hub::Filter},
 };
 
 /// The service.
@@ -29,34 +27,16 @@ pub(super) struct Service {
     pub(super) turn_timeout: Duration,
 }
 
-/// What SendAndWait and SendAndStream have in common.
-struct Send {
-    session_id: String,
-    prompt: String,
-    attachments: Vec<pb::Attachment>,
-    request_headers: HashMap<String, String>,
-    timeout: Option<prost_types::Duration>,
-    inactivity_timeout: Option<prost_types::Duration>,
-    on_disconnect: i32,
-}
-
 impl Service {
     async fn send(
         &self,
         metadata: &MetadataMap,
         mut checks: Checks,
-        send: Send,
+        request: pb::SendAndWaitRequest,
         filter: Filter,
     ) -> Result<Turn, Status> {
-        let id = checks.session_id(&send.session_id);
-        let timeout = checks.duration("timeout", send.timeout);
-        let prompt = Prompt {
-            message: checks.message(send.prompt, send.attachments, send.request_headers),
-            deadline: deadline::of_call(metadata, timeout, self.turn_timeout),
-            inactivity: checks.duration("inactivity_timeout", send.inactivity_timeout),
-            detached: checks.on_disconnect(send.on_disconnect),
-            filter,
-        };
+        let deadline = |timeout| deadline::of_call(metadata, timeout, self.turn_timeout);
+        let (id, prompt) = checks.prompt(request, filter, deadline);
         let id = checks.done(id).map_err(status::invalid)?;
         self.sessions.send(Tenant::ONLY, &id, prompt).await.map_err(refused)
     }
@@ -81,13 +61,14 @@ impl CopilotService for Service {
     ) -> Result<Response<pb::CreateSessionResponse>, Status> {
         let mut request = request.into_inner();
         let mut checks = Checks::default();
+        let request_id = checks.request_id(&request.request_id, &request);
         let id = match std::mem::take(&mut request.session_id) {
             id if id.is_empty() => None,
             id => checks.session_id(&id),
         };
         let blueprint = checks.blueprint(request, &self.defaults);
         let blueprint = checks.done(Some(blueprint)).map_err(status::invalid)?;
-        let created = self.sessions.create(Tenant::ONLY, id, blueprint).await.map_err(refused)?;
+        let created = self.sessions.create(Tenant::ONLY, id, blueprint, request_id).await.map_err(refused)?;
         Ok(Response::new(pb::CreateSessionResponse { session: Some(convert::session(created)) }))
     }
 
@@ -200,41 +181,65 @@ impl CopilotService for Service {
         request: Request<pb::SendAndWaitRequest>,
     ) -> Result<Response<pb::SendAndWaitResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let send = Send {
-            session_id: request.session_id,
-            prompt: request.prompt,
-            attachments: request.attachments,
-            request_headers: request.request_headers,
-            timeout: request.timeout,
-            inactivity_timeout: request.inactivity_timeout,
-            on_disconnect: request.on_disconnect,
-        };
-        let turn = self.send(&metadata, Checks::default(), send, Filter::Nothing).await?;
+        let turn = self.send(&metadata, Checks::default(), request, Filter::NOTHING).await?;
         let result = turn.outcome().await.map_err(|error| status::of_turn(&error))?;
         Ok(Response::new(pb::SendAndWaitResponse { result: Some(convert::turn_result(&result)) }))
     }
 
-    type SendAndStreamStream =
-        Pin<Box<dyn Stream<Item = Result<pb::SendAndStreamResponse, Status>> + std::marker::Send>>;
+    type SendAndStreamStream = BoxStream<pb::SendAndStreamResponse>;
 
     async fn send_and_stream(
         &self,
         request: Request<pb::SendAndStreamRequest>,
     ) -> Result<Response<Self::SendAndStreamStream>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, _, mut request) = request.into_parts();
         let mut checks = Checks::default();
-        let filter = checks.event_types(request.event_types);
-        let send = Send {
-            session_id: request.session_id,
-            prompt: request.prompt,
-            attachments: request.attachments,
-            request_headers: request.request_headers,
-            timeout: request.timeout,
-            inactivity_timeout: request.inactivity_timeout,
-            on_disconnect: request.on_disconnect,
-        };
-        let turn = self.send(&metadata, checks, send, filter).await?;
-        Ok(Response::new(Box::pin(stream::unfold(Some(turn), next_message))))
+        let filter = checks.filter(std::mem::take(&mut request.event_types), request.exclude_sub_agents);
+        let turn = self.send(&metadata, checks, request.into(), filter).await?;
+        Ok(Response::new(Box::pin(stream::unfold(Some(turn), next_of_turn))))
+    }
+
+    type ConverseStream = BoxStream<pb::ConverseResponse>;
+
+    async fn converse(
+        &self,
+        request: Request<Streaming<pb::ConverseRequest>>,
+    ) -> Result<Response<Self::ConverseStream>, Status> {
+        let (metadata, _, requests) = request.into_parts();
+        let deadline = deadline::of_stream(&metadata);
+        let conversation = Conversation::new(self.sessions.clone(), requests, deadline, self.turn_timeout);
+        Ok(Response::new(Box::pin(conversation.into_stream())))
+    }
+
+    async fn respond(
+        &self,
+        request: Request<pb::RespondRequest>,
+    ) -> Result<Response<pb::RespondResponse>, Status> {
+        let request = request.into_inner();
+        let mut checks = Checks::default();
+        let id = checks.session_id(&request.session_id);
+        let request_id = checks.text("request_id", request.request_id);
+        let response = checks.answer(request.answer);
+        let (id, response) = checks.done(id.zip(response)).map_err(status::invalid)?;
+        self.sessions.respond(Tenant::ONLY, &id, &request_id, response).await.map_err(refused)?;
+        Ok(Response::new(pb::RespondResponse {}))
+    }
+
+    type WatchSessionStream = BoxStream<pb::WatchSessionResponse>;
+
+    async fn watch_session(
+        &self,
+        request: Request<pb::WatchSessionRequest>,
+    ) -> Result<Response<Self::WatchSessionStream>, Status> {
+        let request = request.into_inner();
+        let mut checks = Checks::default();
+        let id = checks.session_id(&request.session_id);
+        let from = checks.from(id.as_ref(), &request.cursor, request.from_beginning);
+        let filter = checks.filter(request.event_types, request.exclude_sub_agents);
+        let id = checks.done(id).map_err(status::invalid)?;
+        let closing = self.sessions.draining();
+        let watch = self.sessions.watch(Tenant::ONLY, &id, from, filter, closing).await.map_err(refused)?;
+        Ok(Response::new(Box::pin(stream::unfold(Some(watch), next_of_session))))
     }
 
     async fn list_events(
@@ -246,13 +251,13 @@ impl CopilotService for Service {
         let id = checks.session_id(&request.session_id);
         let size = checks.page_size(request.page_size);
         let after = checks.history_token(&request.session_id, &request.page_token);
-        let wanted = checks.event_types(request.event_types);
+        let wanted = checks.filter(request.event_types, false);
         let id = checks.done(id).map_err(status::invalid)?;
         let page = self.sessions.history(Tenant::ONLY, &id, after.as_deref(), size).await;
         let (events, next) = page.map_err(refused)?;
-        let events = events.iter().filter(|event| wanted.matches(&event.kind));
+        let events = events.into_iter().filter(|event| wanted.wants(event));
         Ok(Response::new(pb::ListEventsResponse {
-            events: events.map(convert::session_event).collect(),
+            events: events.map(|event| convert::stored_event(&id, event)).collect(),
             next_page_token: convert::history_token(&id, next),
         }))
     }
@@ -278,22 +283,61 @@ impl CopilotService for Service {
     }
 }
 
-/// The next message of a stream. The stream owns the turn: when it is dropped, the turn ends.
-async fn next_message(
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The next message of a turn's stream. The stream owns the turn: when it is dropped, the turn ends.
+async fn next_of_turn(
     turn: Option<Turn>,
 ) -> Option<(Result<pb::SendAndStreamResponse, Status>, Option<Turn>)> {
     use pb::send_and_stream_response::Payload;
     let message = |payload| Ok(pb::SendAndStreamResponse { payload: Some(payload) });
     let mut turn = turn?;
     Some(match turn.next().await {
-        Item::Event(event) => (message(Payload::Event(convert::session_event(&event))), Some(turn)),
-        Item::End(Ok(result)) => (message(Payload::Result(convert::turn_result(&result))), None),
-        Item::End(Err(error)) => (Err(status::of_turn(&error)), None),
-        Item::Lagged(_) => {
+        Told::Update(update) => (message(Payload::Event(convert::session_event(&update))), Some(turn)),
+        Told::Ended(Ok(result)) => (message(Payload::Result(convert::turn_result(&result))), None),
+        Told::Ended(Err(error)) => (Err(status::of_turn(&error)), None),
+        Told::Lagged => {
             turn.detach();
             (Err(status::lagged()), None)
         }
     })
+}
+
+/// The next message of a watcher's stream.
+async fn next_of_session(
+    watch: Option<Watch>,
+) -> Option<(Result<pb::WatchSessionResponse, Status>, Option<Watch>)> {
+    let mut watch = watch?;
+    loop {
+        return Some(match watch.next().await {
+            Watched::Update(update) => {
+                let event = Some(convert::session_event(&update));
+                (Ok(pb::WatchSessionResponse { event }), Some(watch))
+            }
+            Watched::TurnEnded(..) => continue,
+            Watched::Ended(error) => (Err(status::of(&error)), None),
+            Watched::Lagged => (Err(status::lagged()), None),
+        });
+    }
+}
+
+/// What a stream asks for beside its events is what SendAndWait asks for.
+impl From<pb::SendAndStreamRequest> for pb::SendAndWaitRequest {
+    fn from(request: pb::SendAndStreamRequest) -> Self {
+        Self {
+            session_id: request.session_id,
+            prompt: request.prompt,
+            attachments: request.attachments,
+            mode: request.mode,
+            agent_mode: request.agent_mode,
+            timeout: request.timeout,
+            inactivity_timeout: request.inactivity_timeout,
+            on_disconnect: request.on_disconnect,
+            response_schema: request.response_schema,
+            request_headers: request.request_headers,
+            request_id: request.request_id,
+        }
+    }
 }
 
 fn backend(sessions: &Sessions) -> pb::Backend {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     backend,
     copilot::{AgentFailure, Rejection, failure::AgentCause},
-    session::{Error, SessionId, TurnCause, TurnError},
+    session::{Error, SessionId, Settlement, TurnCause, TurnError},
 };
 
 /// `google.rpc.ErrorInfo.domain` of all our errors.
@@ -147,14 +147,22 @@ pub(super) fn of(error: &Error) -> Status {
         Error::NotLoaded { session, .. } => {
             Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, error).session(session)
         }
-        Error::CursorExpired => {
-            let violation = Violation { field: "page_token".into(), description: error.to_string() };
-            bad_request(error.to_string(), &[violation])
+        Error::CursorExpired => Problem::new(Code::FailedPrecondition, ErrorReason::CursorExpired, error),
+        Error::NoSuchRequest { session, .. } => {
+            Problem::new(Code::NotFound, ErrorReason::RequestNotFound, error).session(session)
         }
-        Error::TooMuchToStore => {
-            let violation = Violation { field: "system_message".into(), description: error.to_string() };
-            bad_request(error.to_string(), &[violation])
+        Error::RequestSettled { settlement, .. } => {
+            let settlement = match settlement {
+                Settlement::Answered => "answered",
+                Settlement::TimedOut => "timed_out",
+                Settlement::Withdrawn => "withdrawn",
+            };
+            Problem::new(Code::FailedPrecondition, ErrorReason::RequestSettled, error)
+                .metadata("settlement", settlement)
         }
+        Error::WrongAnswer { .. } | Error::BadAnswer { .. } => wrong_field("answer", error),
+        Error::RequestIdTaken => wrong_field("request_id", error),
+        Error::TooMuchToStore => wrong_field("system_message", error),
         Error::QueueFull { session, .. } => {
             let advice = format!("{error}: wait for some of them, or use more sessions");
             Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
@@ -175,6 +183,11 @@ pub(super) fn of(error: &Error) -> Status {
         Error::Turn(error) => return of_turn(error),
     }
     .into_status()
+}
+
+fn wrong_field(field: &str, error: &Error) -> Problem {
+    let violation = Violation { field: field.into(), description: error.to_string() };
+    bad_request(error.to_string(), &[violation])
 }
 
 fn not_found(message: impl ToString, id: &SessionId) -> Problem {
@@ -200,6 +213,7 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
             Problem::new(Code::Unavailable, ErrorReason::TurnInterrupted, message).retry_after(RETRY_SOON)
         }
         TurnCause::Agent(failure) => of_agent(failure),
+        TurnCause::Mismatch(_) => Problem::new(Code::Internal, ErrorReason::ResponseMismatch, message),
         TurnCause::Draining => draining(message),
         TurnCause::NotFound(id) => not_found(message, id),
         // Once the prompt may have been sent, a lost CLI is not the same as one that was not there.

@@ -4,11 +4,11 @@
 //! that it needs to load the session again after a restart, except for credentials: those are kept in memory only, and
 //! where the session has some of its own, its owner has to bring them again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::{Policy, Rule};
+use super::policy::Policy;
 use crate::copilot::{Provider, Secret, Settings, SystemMessage};
 
 /// What a session is made of.
@@ -22,7 +22,12 @@ pub struct Blueprint {
     pub labels: BTreeMap<String, String>,
     /// Whether the provider in `settings` is the operator's default, and not the caller's own.
     pub operators_provider: bool,
+    /// How long its requests wait for an answer; `None` is [`DEFAULT_REQUEST_TIMEOUT`].
+    pub request_timeout: Option<Duration>,
 }
+
+/// How long requests of a session wait for an answer that was stored without such a time.
+pub(super) const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// The part of a session that is never stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,8 +80,12 @@ pub(super) struct Record {
     system_message: SystemMessage,
     available_tools: Vec<String>,
     excluded_tools: Vec<String>,
-    allow: Vec<(String, bool)>,
+    policy: Policy,
     working_directory: Option<String>,
+    user_input: bool,
+    elicitation: bool,
+    exit_plan: bool,
+    request_timeout: Option<Duration>,
     provider: ProviderOf,
     github_token: bool,
 }
@@ -100,7 +109,7 @@ impl Record {
     const PIECE: usize = 15 * 1024;
 
     pub(super) fn of(blueprint: &Blueprint) -> Self {
-        let Blueprint { settings, policy, labels, operators_provider } = blueprint;
+        let Blueprint { settings, policy, labels, operators_provider, request_timeout } = blueprint;
         Self {
             labels: labels.clone(),
             model: settings.model.clone(),
@@ -108,8 +117,12 @@ impl Record {
             system_message: settings.system_message.clone(),
             available_tools: settings.available_tools.clone(),
             excluded_tools: settings.excluded_tools.clone(),
-            allow: policy.rules().iter().map(|rule| (rule.kind.clone(), rule.allow)).collect(),
+            policy: policy.clone(),
             working_directory: settings.working_directory.clone(),
+            user_input: settings.user_input,
+            elicitation: settings.elicitation,
+            exit_plan: settings.exit_plan,
+            request_timeout: *request_timeout,
             provider: match settings.provider {
                 None => ProviderOf::GitHub,
                 Some(_) if *operators_provider => ProviderOf::Operator,
@@ -154,7 +167,7 @@ impl Record {
             (false, true) => return Err(Missing::GitHubToken),
             (true, true) => return Err(Missing::Both),
         }
-        let policy = Policy::new(self.allow.into_iter().map(|(kind, allow)| Rule { kind, allow }).collect());
+        let policy = self.policy;
         let settings = Settings {
             model: self.model,
             provider,
@@ -164,9 +177,13 @@ impl Record {
             available_tools: self.available_tools,
             excluded_tools: self.excluded_tools,
             ask_permission: !policy.denies_all(),
+            user_input: self.user_input,
+            elicitation: self.elicitation,
+            exit_plan: self.exit_plan,
             working_directory: self.working_directory,
         };
-        Ok(Blueprint { settings, policy, labels: self.labels, operators_provider })
+        let request_timeout = self.request_timeout;
+        Ok(Blueprint { settings, policy, labels: self.labels, operators_provider, request_timeout })
     }
 }
 
@@ -193,11 +210,15 @@ mod tests {
                 available_tools: vec!["builtin:*".into()],
                 excluded_tools: vec!["bash".into()],
                 ask_permission: true,
+                user_input: true,
+                elicitation: true,
+                exit_plan: true,
                 working_directory: Some("/work".into()),
             },
             policy: Policy::allowing(&["shell".into()]),
             labels: BTreeMap::from([("team".into(), "blue".into())]),
             operators_provider,
+            request_timeout: Some(Duration::from_millis(1500)),
         }
     }
 

@@ -1,5 +1,4 @@
-//! The turn that has its session: the state machine, the caller that hears how it goes, and the signals between them
-//! and the task that runs it.
+//! The turn that has its session: the state machine, and the signals to the task that runs it.
 
 use std::sync::Arc;
 
@@ -8,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     error::{Delivery, TurnCause, TurnError},
-    hub::Publisher,
     queue::Ticket,
     replay::Replay,
+    schema::Schema,
     turn::{Ending, Turn, TurnResult},
 };
 use crate::copilot::Event;
@@ -24,11 +23,16 @@ pub(super) struct Current {
     ticket: Ticket,
     replay: Replay,
     turn: Turn,
-    publisher: Publisher<Outcome>,
+    /// What its answer must look like.
+    schema: Option<Schema>,
     /// Whether the CLI may have the prompt.
     sending: bool,
-    /// Whether its caller has been told how it ended.
+    /// Whether it is known how it ended.
     concluded: bool,
+    /// How it ended, until its callers are told.
+    outcome: Option<Result<TurnResult, TurnError>>,
+    /// What broke the connection that it ran on, while it may go on on another.
+    adrift: Option<String>,
     /// Whether nothing more can come of it.
     gone: bool,
     signals: Signals,
@@ -46,7 +50,7 @@ pub(super) struct Signals {
 /// What the task that runs a turn has to know, at a glance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
-    /// Whether the caller has been told how it ended.
+    /// Whether it is known how it ended.
     pub(super) concluded: bool,
     /// Whether the next turn may start.
     pub(super) settled: bool,
@@ -54,17 +58,23 @@ pub(super) struct Progress {
     pub(super) agent_running: bool,
     /// Whether a tool runs.
     pub(super) tool_running: bool,
+    /// Whether an answer of the session's callers is awaited. The session knows.
+    pub(super) waiting: bool,
+    /// Whether the connection was lost that it ran on, and it may go on on another.
+    pub(super) adrift: bool,
 }
 
 impl Current {
-    pub(super) fn new(ticket: Ticket, publisher: Publisher<Outcome>) -> Self {
+    pub(super) fn new(ticket: Ticket, schema: Option<Schema>) -> Self {
         Self {
             ticket,
             replay: Replay::default(),
             turn: Turn::default(),
-            publisher,
+            schema,
             sending: false,
             concluded: false,
+            outcome: None,
+            adrift: None,
             gone: false,
             signals: Signals::default(),
         }
@@ -84,37 +94,37 @@ impl Current {
             settled: self.gone || self.turn.is_settled(),
             agent_running: self.turn.is_running(),
             tool_running: self.turn.is_tool_running(),
+            waiting: false,
+            adrift: self.adrift.is_some(),
         }
     }
 
-    /// Whether its caller wants events of this kind.
-    pub(super) fn wants(&self, kind: &str) -> bool {
-        !self.concluded && self.publisher.wants(kind)
+    /// What is to be made of an event that the CLI sent: nothing, itself, or more.
+    pub(super) fn admit(&mut self, event: &Arc<Event>) -> (Option<Arc<Event>>, Option<Arc<Event>>) {
+        self.replay.admit(event)
     }
 
     /// Something happened in the session.
     pub(super) fn hear(&mut self, event: &Arc<Event>) {
-        for event in self.replay.admit(event) {
-            if !self.concluded {
-                self.publisher.publish(&event);
-            }
-            // What comes before the prompt was sent belongs to what was before, and is no concern of the turn.
-            if self.sending {
-                let tool_was_running = self.turn.is_tool_running();
-                let ending = self.turn.apply(&event);
-                self.advance(ending);
-                if self.turn.is_tool_running() != tool_was_running {
-                    self.signals.changed.notify_one();
-                }
+        // What comes before the prompt was sent belongs to what was before, and is no concern of the turn.
+        if self.sending {
+            let tool_was_running = self.turn.is_tool_running();
+            let ending = self.turn.apply(event);
+            self.advance(ending);
+            if self.turn.is_tool_running() != tool_was_running {
+                self.signals.changed.notify_one();
             }
         }
     }
 
-    /// An event of this kind was too large to be taken in: a caller that wants it hears that something is missing.
-    pub(super) fn missed(&self, kind: &str) {
-        if self.wants(kind) {
-            self.publisher.cut_off();
-        }
+    /// Whether it is known how it ended.
+    pub(super) fn is_concluded(&self) -> bool {
+        self.concluded
+    }
+
+    /// How it ended, once.
+    pub(super) fn take_outcome(&mut self) -> Option<Result<TurnResult, TurnError>> {
+        self.outcome.take()
     }
 
     /// From here on the CLI may have the prompt.
@@ -153,6 +163,40 @@ impl Current {
         }
     }
 
+    /// The connection that it ran on is lost, but the CLI can take it up again.
+    pub(super) fn adrift(&mut self, problem: &str) {
+        if self.concluded || self.turn.is_sending() {
+            return self.cut(problem);
+        }
+        self.adrift = Some(problem.to_owned());
+        self.signals.changed.notify_one();
+    }
+
+    /// The CLI has taken it up again, or not.
+    pub(super) fn landed(&mut self, goes_on: bool) {
+        if let Some(problem) = self.adrift.take()
+            && !goes_on
+        {
+            self.cut(&problem);
+        }
+    }
+
+    /// Another prompt is sent into it. False: it is too late, or too early.
+    pub(super) fn steer(&mut self) -> bool {
+        !self.concluded && self.adrift.is_none() && !self.signals.abort.is_cancelled() && self.turn.steer()
+    }
+
+    /// What came of a prompt that was sent into it.
+    pub(super) fn steered(&mut self, message_id: Option<String>) {
+        let ending = self.turn.steered(message_id);
+        self.advance(ending);
+    }
+
+    /// Whether the agent may be at work on it, so that a session which is loaded now is to go on with it.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.turn.is_running()
+    }
+
     /// Asks for its end. `None`: it is at its end already. The id is empty while the prompt is on its way.
     pub(super) fn abort(&self) -> Option<String> {
         if self.concluded {
@@ -162,10 +206,10 @@ impl Current {
         Some(self.turn.message_id().unwrap_or_default().to_owned())
     }
 
-    /// Tells its caller that it has failed, unless it has been told how it ended.
+    /// It has failed, unless it is known how it ended.
     pub(super) fn fail(&mut self, cause: TurnCause) {
         let error = self.error(cause);
-        self.conclude(|_| Err(Arc::new(error)));
+        self.conclude(|_| Err(error));
     }
 
     /// What a failure would be now.
@@ -179,16 +223,28 @@ impl Current {
         TurnError { cause, delivery, remains: self.turn.remains() }
     }
 
-    fn conclude(&mut self, outcome: impl FnOnce(&Turn) -> Outcome) {
+    fn answered(&mut self) {
+        let mut result = self.turn.result();
+        match self.schema.as_ref().map(|schema| schema.read(&result.content)) {
+            Some(Err(problem)) => self.fail(TurnCause::Mismatch(problem)),
+            Some(Ok(json)) => {
+                result.structured = Some(json);
+                self.conclude(|_| Ok(result));
+            }
+            None => self.conclude(|_| Ok(result)),
+        }
+    }
+
+    fn conclude(&mut self, outcome: impl FnOnce(&Turn) -> Result<TurnResult, TurnError>) {
         if !self.concluded {
             self.concluded = true;
-            self.publisher.finish(outcome(&self.turn));
+            self.outcome = Some(outcome(&self.turn));
         }
     }
 
     fn advance(&mut self, ending: Option<Ending>) {
         match ending {
-            Some(Ending::Answered) => self.conclude(|turn| Ok(Arc::new(turn.result()))),
+            Some(Ending::Answered) => self.answered(),
             Some(Ending::Failed(failure)) => self.fail(TurnCause::Agent(failure)),
             Some(Ending::Aborted) => self.fail(TurnCause::Aborted),
             Some(Ending::Shutdown) => self.fail(TurnCause::Interrupted(UNLOADED.into())),
@@ -202,3 +258,129 @@ impl Current {
 
 /// What cut a turn whose session the CLI closed.
 pub(super) const UNLOADED: &str = "the Copilot CLI unloaded the session";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{copilot::event, session::queue::Queue};
+
+    fn current(schema: Option<Schema>) -> Current {
+        Current::new(Queue::new(1).join(()).unwrap().0, schema)
+    }
+
+    fn hear(current: &mut Current, kind: &str, data: Value) {
+        let event = json!({"sessionId": "s", "event": {"type": kind, "id": "e", "data": data}});
+        current.hear(&Arc::new(event::parse(event.to_string().as_bytes()).unwrap()));
+    }
+
+    /// A turn that the agent has taken up.
+    fn running(schema: Option<Schema>) -> Current {
+        let mut current = current(schema);
+        current.sending();
+        current.accepted("m".into());
+        hear(&mut current, "user.message", json!({"content": "?", "messageId": "m"}));
+        current
+    }
+
+    /// A turn that the agent has answered.
+    fn answered(schema: Option<Schema>, answer: &str) -> Result<TurnResult, TurnError> {
+        let mut current = running(schema);
+        let message = json!({"messageId": "a", "content": answer, "originatingMessageId": "m"});
+        hear(&mut current, "assistant.message", message);
+        assert!(!current.is_concluded());
+        hear(&mut current, "session.idle", json!({}));
+        assert!(current.is_concluded() && current.progress().settled);
+        let outcome = current.take_outcome().unwrap();
+        assert!(current.take_outcome().is_none());
+        outcome
+    }
+
+    fn schema() -> Option<Schema> {
+        let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+        Some(Schema::new(&schema).unwrap())
+    }
+
+    #[test]
+    fn an_answer_of_the_schema_comes_as_json_too() {
+        let result = answered(schema(), r#"{"n": 3}"#).unwrap();
+        assert_eq!((&*result.content, result.structured), (r#"{"n": 3}"#, Some(json!({"n": 3}))));
+        let fenced = answered(schema(), "```json\n{\"n\": 3}\n```").unwrap();
+        assert_eq!(fenced.structured, Some(json!({"n": 3})));
+        assert_eq!(answered(None, r#"{"n": 3}"#).unwrap().structured, None);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_of_the_schema_is_a_failure_that_keeps_its_text() {
+        for answer in ["three", "", "{}", r#"{"n": "three"}"#, "[3]", r#"{"n": 3} and that is it"#] {
+            let error = answered(schema(), answer).unwrap_err();
+            assert!(matches!(&error.cause, TurnCause::Mismatch(problem) if !problem.is_empty()), "{error:?}");
+            assert_eq!((error.delivery, &*error.remains.partial), (Delivery::Delivered, answer));
+        }
+    }
+
+    #[test]
+    fn a_failure_of_the_agents_is_no_mismatch() {
+        let mut current = running(schema());
+        let error = json!({"errorType": "query", "message": "no", "originatingMessageId": "m"});
+        hear(&mut current, "session.error", error);
+        let outcome = current.take_outcome().unwrap();
+        assert!(matches!(outcome.unwrap_err().cause, TurnCause::Agent(_)));
+    }
+
+    #[test]
+    fn nothing_is_sent_into_a_turn_that_is_over_or_about_to_be() {
+        assert!(!current(None).steer());
+        assert!(running(None).steer());
+        let mut aborting = running(None);
+        assert_eq!(aborting.abort().as_deref(), Some("m"));
+        assert!(!aborting.steer());
+        let mut given_up = running(None);
+        given_up.fail(TurnCause::Cancelled);
+        assert!(!given_up.steer() && given_up.abort().is_none());
+        let mut adrift = running(None);
+        adrift.adrift("lost");
+        assert!(!adrift.steer());
+        adrift.landed(true);
+        assert!(adrift.steer());
+    }
+
+    #[test]
+    fn a_turn_ends_with_the_news_that_nothing_was_sent_into_it_after_all() {
+        let mut current = running(None);
+        hear(
+            &mut current,
+            "assistant.message",
+            json!({"messageId": "a", "content": "hi", "originatingMessageId": "m"}),
+        );
+        assert!(current.steer());
+        hear(&mut current, "session.idle", json!({}));
+        assert!(!current.is_concluded());
+        current.steered(None);
+        assert_eq!(current.take_outcome().unwrap().unwrap().content, "hi");
+        assert!(current.progress().settled);
+    }
+
+    #[test]
+    fn a_turn_whose_connection_is_lost_goes_on_or_is_cut() {
+        let mut current = running(None);
+        current.adrift("lost");
+        assert!(current.progress().adrift && !current.is_concluded() && current.is_under_way());
+        current.landed(true);
+        assert!(!current.progress().adrift && !current.is_concluded());
+        current.adrift("lost again");
+        current.landed(false);
+        let error = current.take_outcome().unwrap().unwrap_err();
+        assert!(
+            matches!(&error.cause, TurnCause::Interrupted(problem) if problem == "lost again"),
+            "{error:?}"
+        );
+        assert!(current.progress().settled && !current.progress().adrift);
+        // What is known to have ended is not taken up again.
+        let mut concluded = running(None);
+        concluded.fail(TurnCause::Aborted);
+        concluded.adrift("lost");
+        assert!(concluded.progress().settled);
+    }
+}

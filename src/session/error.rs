@@ -2,8 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{blueprint::Missing, key::SessionId, turn::Remains};
-use crate::{backend, copilot::AgentFailure};
+use super::{blueprint::Missing, key::SessionId, requests::Settlement, turn::Remains};
+use crate::{
+    backend,
+    copilot::{AgentFailure, RequestKind},
+};
 
 /// Why a call has failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -25,15 +28,58 @@ pub enum Error {
         missing: Missing,
     },
     /// The place in the history is not known any more.
-    #[error(
-        "the history has to be read from its beginning again: the Copilot CLI has forgotten this place in it"
-    )]
+    #[error("this place in the history is not there any more: start from the beginning, or from now on")]
     CursorExpired,
     /// The session's labels and settings are too long to be stored with it.
     #[error(
         "system message, labels, tools and permissions take more than 60 KiB together, more than is stored"
     )]
     TooMuchToStore,
+    /// There never was such a request, or it was long ago.
+    #[error("session {session} has no request {request}")]
+    NoSuchRequest {
+        /// The session.
+        session: SessionId,
+        /// The request.
+        request: String,
+    },
+    /// Somebody else was faster.
+    #[error("request {request} is settled: {}", match .settlement {
+        Settlement::Answered => "it was answered by another caller",
+        Settlement::TimedOut => "nobody had answered it in time",
+        Settlement::Withdrawn => "the agent does not wait for it any more",
+    })]
+    RequestSettled {
+        /// The request.
+        request: String,
+        /// What came of it.
+        settlement: Settlement,
+    },
+    /// The answer is of another kind than the request.
+    #[error("request {request} needs another answer: {}", match .kind {
+        RequestKind::Permission => "`permission`",
+        RequestKind::ToolCall => "`tool_result`",
+        RequestKind::UserInput => "`user_input`",
+        RequestKind::Elicitation => "`elicitation`",
+        RequestKind::ExitPlan => "`exit_plan`",
+    })]
+    WrongAnswer {
+        /// The request.
+        request: String,
+        /// What it is.
+        kind: RequestKind,
+    },
+    /// The answer is not what the request asks for.
+    #[error("the answer to request {request} is not what is asked for: {problem}")]
+    BadAnswer {
+        /// The request.
+        request: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A request id was used for something else.
+    #[error("the request id was used before, for another request: use a new one for each")]
+    RequestIdTaken,
     /// The session's queue is full.
     #[error("session {session} has {waiting} turns waiting, as many as it may")]
     QueueFull {
@@ -112,6 +158,9 @@ pub enum TurnCause {
     /// The agent or its model failed.
     #[error("{}", .0.message)]
     Agent(AgentFailure),
+    /// The answer is not what its caller wants.
+    #[error("the model's answer does not match response_schema: {0}")]
+    Mismatch(String),
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,

@@ -7,40 +7,66 @@ use tokio_util::sync::DropGuard;
 use super::{
     current::Outcome,
     error::{TurnCause, TurnError},
-    hub::{Item, Subscriber},
+    hub::{Item, Subscriber, Update},
     live::Session,
     queue::Ticket,
     runner::Deadline,
 };
 
-/// A turn that was accepted. Dropping it ends the turn, unless it is detached.
+/// A turn that was accepted, or joined. When all handles are dropped that own it, it ends.
 #[derive(Debug)]
 pub struct Turn {
     pub(super) session: Arc<Session>,
     pub(super) ticket: Ticket,
-    pub(super) subscriber: Subscriber<Outcome>,
+    /// Taken when it is dropped.
+    pub(super) subscriber: Option<Subscriber<Outcome>>,
     /// When its caller wants to hear.
     pub(super) deadline: Deadline,
-    /// Ends the turn when it is dropped; a detached one has none.
-    pub(super) gone: Option<DropGuard>,
+    /// Whether the turn keeps to this deadline by itself.
+    pub(super) keeps_deadline: bool,
+    /// Ends the turn when nobody holds it any more; who does not own the turn has none.
+    pub(super) gone: Option<Arc<DropGuard>>,
+}
+
+/// What the caller of a turn gets.
+#[derive(Debug)]
+pub enum Told {
+    /// An event.
+    Update(Update),
+    /// The last one: how it ended.
+    Ended(Outcome),
+    /// The last one: the caller reads too slowly. The turn goes on.
+    Lagged,
 }
 
 impl Turn {
+    /// Which of the session's turns it is.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
     /// The next thing to tell the caller.
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.
-    pub async fn next(&mut self) -> Item<Outcome> {
-        if self.gone.is_some() {
-            // The turn keeps to its caller's deadline by itself.
-            return self.subscriber.next().await;
-        }
-        tokio::select! {
-            biased;
-            item = self.subscriber.next() => item,
-            cause = self.deadline.passed() => {
-                Item::End(Err(Arc::new(self.session.snapshot(self.ticket, cause))))
+    pub async fn next(&mut self) -> Told {
+        let Some(subscriber) = &mut self.subscriber else { return Told::Lagged };
+        let item = if self.keeps_deadline {
+            subscriber.next().await
+        } else {
+            tokio::select! {
+                biased;
+                item = subscriber.next() => item,
+                cause = self.deadline.passed() => {
+                    return Told::Ended(Err(Arc::new(self.session.snapshot(self.ticket, cause))));
+                }
             }
+        };
+        match item {
+            Item::Update(update) => Told::Update(update),
+            Item::TurnEnded(_, outcome) => Told::Ended(outcome),
+            // Of a turn's readers none hears of the session, and a session that is gone has ended its turns.
+            Item::Lagged(_) | Item::LinkLost | Item::Reloaded | Item::Gone => Told::Lagged,
         }
     }
 
@@ -48,18 +74,25 @@ impl Turn {
     pub async fn outcome(mut self) -> Outcome {
         loop {
             match self.next().await {
-                Item::End(outcome) => return outcome,
-                Item::Event(_) => {}
+                Told::Ended(outcome) => return outcome,
+                Told::Update(_) => {}
                 // Without events there is nothing to lag behind.
-                Item::Lagged(_) => return Err(Arc::new(TurnError::not_delivered(TurnCause::Cancelled))),
+                Told::Lagged => return Err(Arc::new(TurnError::not_delivered(TurnCause::Cancelled))),
             }
         }
     }
 
     /// Lets the turn go on without its caller.
     pub fn detach(mut self) {
-        if let Some(gone) = self.gone.take() {
+        if let Some(gone) = self.gone.take().and_then(Arc::into_inner) {
             gone.disarm();
         }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.subscriber.take();
+        self.session.left();
     }
 }

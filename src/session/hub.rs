@@ -1,6 +1,7 @@
-//! Fan-out: one publisher, any number of subscribers, each with a queue of its own that its reader empties at leisure.
+//! Fan-out: what happens in a session, told to any number of readers, each with a queue of its own that it empties at
+//! leisure.
 //!
-//! The publisher is the task that reads the CLI's connection, and it never waits. So a queue that grows is first kept
+//! It is told by the task that reads the CLI's connection, which never waits. So a queue that grows is first kept
 //! short by joining text deltas of the same message into one, which loses nothing; and if that is not enough, it is
 //! closed with [`Lagged`]. No other event is joined or dropped.
 
@@ -9,8 +10,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use tokio::sync::Notify;
 
+use super::{key::SessionId, queue::Ticket};
 use crate::copilot::{Event, event::Payload};
 
 /// From how many waiting events on deltas are joined: a reader that is this far behind shows bursts anyway.
@@ -26,29 +29,82 @@ const MAX_EVENTS: usize = 8192;
 /// a single large event does not end a stream.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 
-/// Which events a subscriber wants.
+/// Which events a reader wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Filter {
-    /// None: only the end.
+pub struct Filter {
+    /// Of which kinds.
+    pub kinds: Kinds,
+    /// Whether those of sub-agents are among them.
+    pub sub_agents: bool,
+}
+
+/// Kinds of event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kinds {
+    /// None.
     Nothing,
-    /// Exactly these kinds.
-    Kinds(&'static [&'static str]),
+    /// Exactly these.
+    Exactly(&'static [&'static str]),
     /// Those that match one of the patterns: a kind, or its beginning and a `*`.
     Patterns(Vec<String>),
 }
 
 impl Filter {
-    /// Whether events of this kind are wanted.
-    pub fn matches(&self, kind: &str) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Kinds(kinds) => kinds.contains(&kind),
-            Self::Patterns(patterns) => patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+    /// No event, only how it ends.
+    pub const NOTHING: Self = Self { kinds: Kinds::Nothing, sub_agents: false };
+
+    /// Whether events of this kind can be wanted.
+    pub fn wants_kind(&self, kind: &str) -> bool {
+        match &self.kinds {
+            Kinds::Nothing => false,
+            Kinds::Exactly(kinds) => kinds.contains(&kind),
+            Kinds::Patterns(patterns) => patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
                 Some(beginning) => kind.starts_with(beginning),
                 None => kind == pattern,
             }),
         }
     }
+
+    /// Whether this event is wanted.
+    pub fn wants(&self, event: &Event) -> bool {
+        (self.sub_agents || event.agent_id.is_none()) && self.wants_kind(&event.kind)
+    }
+}
+
+/// Where a reader may go on from: after the last event up to here that is stored. Cheap to clone.
+///
+/// For callers it is an opaque text. It names an event of a session, so it is good for as long as the event is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(Arc<str>);
+
+impl Cursor {
+    /// The place after this event.
+    pub fn after(session: &SessionId, event_id: &str) -> Self {
+        Self(URL_SAFE_NO_PAD.encode(format!("1 {session} {event_id}")).into())
+    }
+
+    /// As callers are told it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The event that a caller's cursor of this session names; `None` if it is none.
+    pub fn event_id(text: &str, session: &SessionId) -> Option<String> {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let event_id = text.strip_prefix("1 ")?.strip_prefix(session.as_str())?.strip_prefix(' ')?;
+        (!event_id.is_empty()).then(|| event_id.to_owned())
+    }
+}
+
+/// An event, and where to go on from once it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Update {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Where to go on from; `None` as long as nothing of the session is stored.
+    pub cursor: Option<Cursor>,
+    /// Whether it is a request that waits for an answer of the session's callers.
+    pub asks: bool,
 }
 
 /// Not every event could be given: the reader fell too far behind, or an event was too large.
@@ -59,22 +115,159 @@ pub struct Lagged;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item<E> {
     /// An event.
-    Event(Arc<Event>),
-    /// The last item: how it ended.
-    End(E),
+    Update(Update),
+    /// A turn has ended; for a reader of this turn, the last item.
+    TurnEnded(Ticket, E),
+    /// The connection to the CLI was lost; the session has to be loaded again.
+    LinkLost,
+    /// The session was loaded again: stored events may have been missed.
+    Reloaded,
+    /// The last item: the session is gone.
+    Gone,
     /// The last item: the rest cannot be given.
     Lagged(Lagged),
 }
 
-/// Makes a subscription: the publisher's end, and the reader's.
-pub fn subscription<E>(filter: Filter) -> (Publisher<E>, Subscriber<E>) {
-    let shared = Arc::new(Shared { filter, queue: Mutex::default(), wake: Notify::new() });
-    (Publisher { shared: shared.clone() }, Subscriber { shared })
+/// What a reader hears of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All that happens in the session.
+    Session,
+    /// One turn, and what the session asks its callers meanwhile.
+    Turn(Ticket),
+}
+
+/// Whom an event is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Those who hear of all that happens, and those of the turn that runs, if one does.
+    Turn(Option<Ticket>),
+    /// All readers of the session.
+    Everybody,
+}
+
+impl Audience {
+    fn includes(self, scope: Scope) -> bool {
+        match (self, scope) {
+            (Self::Everybody, _) | (_, Scope::Session) => true,
+            (Self::Turn(running), Scope::Turn(ticket)) => running == Some(ticket),
+        }
+    }
+}
+
+/// The readers of a session.
+#[derive(Debug)]
+pub struct Hub<E> {
+    readers: Vec<Arc<Shared<E>>>,
+}
+
+impl<E> Default for Hub<E> {
+    fn default() -> Self {
+        Self { readers: Vec::new() }
+    }
+}
+
+impl<E: Clone> Hub<E> {
+    /// A new reader, which hears of what happens from now on.
+    pub fn subscribe(&mut self, scope: Scope, filter: Filter) -> Subscriber<E> {
+        self.add(scope, filter, true)
+    }
+
+    /// Remembers how a turn ends. Nobody is there who reads it, for now.
+    pub fn remember(&mut self, ticket: Ticket) -> Subscriber<E> {
+        self.add(Scope::Turn(ticket), Filter::NOTHING, false)
+    }
+
+    fn add(&mut self, scope: Scope, filter: Filter, present: bool) -> Subscriber<E> {
+        self.prune();
+        let (queue, wake) = (Mutex::new(Queue::default()), Notify::new());
+        let shared = Arc::new(Shared { scope, filter, present, queue, wake });
+        self.readers.push(shared.clone());
+        Subscriber { shared }
+    }
+
+    /// Whether anybody among them wants events of this kind.
+    pub fn wants(&self, kind: &str, audience: Audience) -> bool {
+        self.readers.iter().any(|reader| audience.includes(reader.scope) && reader.filter.wants_kind(kind))
+    }
+
+    /// Queues an event for those who want it. Never waits.
+    pub fn publish(&self, update: &Update, audience: Audience) {
+        self.tell(audience, |reader| {
+            if reader.filter.wants(&update.event) {
+                reader.push(|queue| queue.push(update));
+            }
+        });
+    }
+
+    /// An event of this kind cannot be given to those who want it: what was queued before is still read first.
+    pub fn cut_off(&self, kind: &str, audience: Audience) {
+        self.tell(audience, |reader| {
+            if reader.filter.wants_kind(kind) {
+                reader.push(|queue| queue.end(Item::Lagged(Lagged)));
+            }
+        });
+    }
+
+    /// A turn has ended.
+    pub fn turn_ended(&mut self, ticket: Ticket, outcome: &E) {
+        let ended = Item::TurnEnded(ticket, outcome.clone());
+        self.readers.retain(|reader| match reader.scope {
+            Scope::Session => {
+                reader.push(|queue| queue.items.push_back(ended.clone()));
+                true
+            }
+            Scope::Turn(turn) if turn == ticket => {
+                reader.push(|queue| queue.end(ended.clone()));
+                false
+            }
+            Scope::Turn(_) => true,
+        });
+        self.prune();
+    }
+
+    /// The connection to the CLI was lost.
+    pub fn link_lost(&mut self) {
+        self.tell_watchers(|queue| queue.items.push_back(Item::LinkLost));
+    }
+
+    /// The session was loaded again.
+    pub fn reloaded(&mut self) {
+        self.tell_watchers(|queue| queue.items.push_back(Item::Reloaded));
+    }
+
+    /// The session is gone.
+    pub fn gone(&mut self) {
+        self.tell_watchers(|queue| queue.end(Item::Gone));
+    }
+
+    /// Whether anybody hears of this turn, or of the whole session.
+    pub fn is_heard(&self, turn: Option<Ticket>) -> bool {
+        let mut heard = self.readers.iter().filter(|reader| Audience::Turn(turn).includes(reader.scope));
+        heard.any(|reader| reader.present && !reader.is_dropped())
+    }
+
+    fn tell_watchers(&mut self, tell: impl Fn(&mut Queue<E>)) {
+        self.tell(Audience::Turn(None), |reader| reader.push(&tell));
+        self.prune();
+    }
+
+    fn tell(&self, audience: Audience, tell: impl Fn(&Shared<E>)) {
+        self.readers.iter().filter(|reader| audience.includes(reader.scope)).for_each(|reader| tell(reader));
+    }
+
+    /// Forgets readers that have gone.
+    fn prune(&mut self) {
+        self.readers.retain(|reader| !reader.is_dropped());
+    }
 }
 
 #[derive(Debug)]
 struct Shared<E> {
+    scope: Scope,
     filter: Filter,
+    /// Whether somebody is there who reads it.
+    present: bool,
     queue: Mutex<Queue<E>>,
     wake: Notify,
 }
@@ -84,88 +277,73 @@ impl<E> Shared<E> {
         // Nothing that holds the lock can panic half-way.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn push(&self, push: impl FnOnce(&mut Queue<E>)) {
+        let mut queue = self.queue();
+        if queue.end.is_none() {
+            push(&mut queue);
+        }
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    fn is_dropped(&self) -> bool {
+        self.queue().dropped
+    }
 }
 
 #[derive(Debug)]
 struct Queue<E> {
-    events: VecDeque<Arc<Event>>,
+    items: VecDeque<Item<E>>,
     bytes: usize,
-    end: Option<Result<E, Lagged>>,
+    /// What comes after all of them, and stays.
+    end: Option<Item<E>>,
+    /// Whether nobody will read it.
+    dropped: bool,
 }
 
 impl<E> Default for Queue<E> {
     fn default() -> Self {
-        Self { events: VecDeque::new(), bytes: 0, end: None }
-    }
-}
-
-/// The publisher's end of a subscription.
-#[derive(Debug)]
-pub struct Publisher<E> {
-    shared: Arc<Shared<E>>,
-}
-
-impl<E> Publisher<E> {
-    /// Whether the subscriber wants events of this kind.
-    pub fn wants(&self, kind: &str) -> bool {
-        self.shared.filter.matches(kind)
-    }
-
-    /// Queues an event, if it is wanted. Never waits.
-    pub fn publish(&self, event: &Arc<Event>) {
-        if self.wants(&event.kind) {
-            self.shared.queue().push(event);
-            self.shared.wake.notify_one();
-        }
-    }
-
-    /// Ends the subscription where an event cannot be given: what was queued before is still read first.
-    pub fn cut_off(&self) {
-        self.shared.queue().end.get_or_insert(Err(Lagged));
-        self.shared.wake.notify_one();
-    }
-
-    /// Queues the end. What was queued before is still read first; what comes later is ignored.
-    pub fn finish(&self, end: E) {
-        let mut queue = self.shared.queue();
-        if queue.end.is_none() {
-            queue.end = Some(Ok(end));
-        }
-        drop(queue);
-        self.shared.wake.notify_one();
+        Self { items: VecDeque::new(), bytes: 0, end: None, dropped: false }
     }
 }
 
 impl<E> Queue<E> {
-    fn push(&mut self, event: &Arc<Event>) {
-        if self.end.is_some() || self.join(event) {
+    fn push(&mut self, update: &Update) {
+        if self.join(update) {
             return;
         }
-        let fits = self.events.len() < MAX_EVENTS && self.bytes + event.weight <= MAX_BYTES;
-        if fits || self.events.is_empty() {
-            self.bytes += event.weight;
-            self.events.push_back(event.clone());
+        let weight = update.event.weight;
+        let fits = self.items.len() < MAX_EVENTS && self.bytes + weight <= MAX_BYTES;
+        if fits || self.items.is_empty() {
+            self.bytes += weight;
+            self.items.push_back(Item::Update(update.clone()));
         } else {
-            self.end = Some(Err(Lagged));
+            self.end(Item::Lagged(Lagged));
         }
     }
 
+    fn end(&mut self, end: Item<E>) {
+        self.end.get_or_insert(end);
+    }
+
     /// Appends a delta to the one that waits last, if it is of the same message.
-    fn join(&mut self, event: &Arc<Event>) -> bool {
-        if self.events.len() < JOIN_FROM {
+    fn join(&mut self, update: &Update) -> bool {
+        if self.items.len() < JOIN_FROM {
             return false;
         }
-        let Some(last) = self.events.back_mut() else { return false };
-        let Some(text) = continuation(last, event) else { return false };
+        let Some(Item::Update(last)) = self.items.back_mut() else { return false };
+        let Some(text) = continuation(&last.event, &update.event) else { return false };
         // The first time this copies the event, which others may hold; from then on it is our own.
-        let last = Arc::make_mut(last);
-        last.weight += text.len();
+        let event = Arc::make_mut(&mut last.event);
+        event.weight += text.len();
         self.bytes += text.len();
-        match &mut last.payload {
+        match &mut event.payload {
             Payload::AssistantMessageDelta(delta) => delta.delta_content.push_str(text),
             Payload::AssistantReasoningDelta(delta) => delta.delta_content.push_str(text),
             _ => {}
         }
+        last.cursor.clone_from(&update.cursor);
         true
     }
 }
@@ -184,7 +362,7 @@ fn continuation<'a>(last: &Event, next: &'a Event) -> Option<&'a str> {
     (same && last.agent_id == next.agent_id && last.weight + text.len() <= MAX_JOINED).then_some(text)
 }
 
-/// The reader's end of a subscription.
+/// A reader's end of a subscription.
 #[derive(Debug)]
 pub struct Subscriber<E> {
     shared: Arc<Shared<E>>,
@@ -194,12 +372,39 @@ impl<E> Drop for Subscriber<E> {
     fn drop(&mut self) {
         // Nobody will read what is queued, or anything more.
         let mut queue = self.shared.queue();
-        queue.events.clear();
-        queue.end = Some(Err(Lagged));
+        *queue = Queue { end: Some(Item::Lagged(Lagged)), dropped: true, ..Queue::default() };
     }
 }
 
 impl<E: Clone> Subscriber<E> {
+    /// A subscription to nothing.
+    pub fn nothing() -> Self {
+        Self::with(Queue::default())
+    }
+
+    /// A subscription to a turn that has ended.
+    pub fn ended(ticket: Ticket, outcome: E) -> Self {
+        Self::with(Queue { end: Some(Item::TurnEnded(ticket, outcome)), ..Queue::default() })
+    }
+
+    fn with(queue: Queue<E>) -> Self {
+        let shared = Shared {
+            scope: Scope::Session,
+            filter: Filter::NOTHING,
+            present: true,
+            queue: Mutex::new(queue),
+            wake: Notify::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Puts an event at the end of its queue, if it is wanted.
+    pub fn push(&self, update: &Update) {
+        if self.shared.filter.wants(&update.event) {
+            self.shared.push(|queue| queue.push(update));
+        }
+    }
+
     /// The next item; after the last one, the last one again.
     ///
     /// # Cancel safety
@@ -214,155 +419,26 @@ impl<E: Clone> Subscriber<E> {
         }
     }
 
-    fn ready(&mut self) -> Option<Item<E>> {
+    /// The next item, if there is one by now.
+    pub fn ready(&mut self) -> Option<Item<E>> {
         let mut queue = self.shared.queue();
-        if let Some(event) = queue.events.pop_front() {
-            queue.bytes -= event.weight;
-            return Some(Item::Event(event));
+        let Some(item) = queue.items.pop_front() else { return queue.end.clone() };
+        if let Item::Update(update) = &item {
+            queue.bytes -= update.event.weight;
         }
-        match queue.end.as_ref()? {
-            Ok(end) => Some(Item::End(end.clone())),
-            Err(lagged) => Some(Item::Lagged(*lagged)),
-        }
+        Some(item)
+    }
+
+    /// The next item that waits to be read, which stays where it is.
+    pub fn peek(&self) -> Option<Item<E>> {
+        self.shared.queue().items.front().cloned()
+    }
+
+    /// How it ended, if it has; what waits to be read before that is left where it is.
+    pub fn end(&self) -> Option<Item<E>> {
+        self.shared.queue().end.clone()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::copilot::event::{AssistantMessageDelta, Idle};
-
-    use super::*;
-
-    const USUAL: Filter = Filter::Kinds(&["assistant.message_delta", "session.idle"]);
-
-    fn event(kind: &str, payload: Payload, weight: usize) -> Arc<Event> {
-        Arc::new(Event {
-            id: "1".into(),
-            timestamp: String::new(),
-            agent_id: None,
-            ephemeral: true,
-            kind: kind.into(),
-            payload,
-            weight,
-        })
-    }
-
-    fn delta(message: &str, text: &str) -> Arc<Event> {
-        let delta = AssistantMessageDelta { message_id: message.into(), delta_content: text.into() };
-        event("assistant.message_delta", Payload::AssistantMessageDelta(delta), 100)
-    }
-
-    fn idle() -> Arc<Event> {
-        event("session.idle", Payload::SessionIdle(Idle::default()), 50)
-    }
-
-    async fn drain(subscriber: &mut Subscriber<&'static str>) -> (usize, String, Item<&'static str>) {
-        let (mut events, mut text) = (0, String::new());
-        loop {
-            match subscriber.next().await {
-                Item::Event(event) => {
-                    events += 1;
-                    if let Payload::AssistantMessageDelta(delta) = &event.payload {
-                        text.push_str(&delta.delta_content);
-                    }
-                }
-                end => return (events, text, end),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_slow_reader_gets_fewer_deltas_and_all_of_the_text() {
-        let (publisher, mut subscriber) = subscription(USUAL);
-        let words: Vec<_> = (0..100_000).map(|n| format!("{n} ")).collect();
-        for word in &words {
-            publisher.publish(&delta("m", word));
-        }
-        publisher.publish(&idle());
-        publisher.finish("done");
-        let (events, text, end) = drain(&mut subscriber).await;
-        assert!(events < 100, "{events} events");
-        assert_eq!(text, words.concat());
-        assert_eq!(end, Item::End("done"));
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_keeps_up_gets_every_delta_as_it_is() {
-        let (publisher, mut subscriber) = subscription::<&str>(USUAL);
-        for n in 0..1_000 {
-            let sent = delta("m", &n.to_string());
-            publisher.publish(&sent);
-            assert_eq!(subscriber.next().await, Item::Event(sent));
-        }
-    }
-
-    #[tokio::test]
-    async fn deltas_of_different_messages_are_not_joined() {
-        let (publisher, mut subscriber) = subscription(USUAL);
-        for n in 0..1_000 {
-            publisher.publish(&delta(if n % 2 == 0 { "a" } else { "b" }, "x"));
-        }
-        publisher.finish("done");
-        assert_eq!(drain(&mut subscriber).await.0, 1_000);
-    }
-
-    #[tokio::test]
-    async fn a_joined_delta_does_not_change_what_other_subscribers_see() {
-        let (slow, _slow_reader) = subscription::<&str>(USUAL);
-        let (fast, mut fast_reader) = subscription::<&str>(USUAL);
-        for _ in 0..=JOIN_FROM {
-            let sent = delta("m", "x");
-            slow.publish(&sent);
-            fast.publish(&sent);
-            assert_eq!(fast_reader.next().await, Item::Event(delta("m", "x")));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_is_too_slow_for_events_that_cannot_be_joined_is_told_so_after_what_fitted() {
-        let (publisher, mut subscriber) = subscription(USUAL);
-        for _ in 0..MAX_EVENTS + 10 {
-            publisher.publish(&idle());
-        }
-        publisher.finish("done");
-        let (events, _, end) = drain(&mut subscriber).await;
-        assert_eq!((events, end), (MAX_EVENTS, Item::Lagged(Lagged)));
-    }
-
-    #[tokio::test]
-    async fn the_bytes_that_wait_are_bounded_but_a_single_large_event_passes() {
-        let (publisher, mut subscriber) = subscription(USUAL);
-        let huge = event("session.idle", Payload::SessionIdle(Idle::default()), MAX_BYTES + 1);
-        publisher.publish(&huge);
-        publisher.publish(&idle());
-        publisher.finish("done");
-        let (events, _, end) = drain(&mut subscriber).await;
-        assert_eq!((events, end), (1, Item::Lagged(Lagged)));
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_waits_is_woken() {
-        let (publisher, mut subscriber) = subscription(USUAL);
-        let reader = tokio::spawn(async move { subscriber.next().await });
-        tokio::task::yield_now().await;
-        publisher.finish("done");
-        assert_eq!(reader.await.unwrap(), Item::End("done"));
-    }
-
-    #[test]
-    fn filters_choose_by_kind() {
-        let patterns =
-            |patterns: &[&str]| Filter::Patterns(patterns.iter().map(|p| (*p).to_owned()).collect());
-        let check = |filter: &Filter, kind: &str, expected: bool| {
-            assert_eq!(filter.matches(kind), expected, "{kind}")
-        };
-        check(&Filter::Nothing, "session.idle", false);
-        check(&USUAL, "session.idle", true);
-        check(&USUAL, "system.message", false);
-        check(&USUAL, "model.call_start", false);
-        check(&patterns(&["*"]), "model.call_start", true);
-        check(&patterns(&["tool.*", "abort"]), "tool.execution_start", true);
-        check(&patterns(&["tool.*", "abort"]), "abort", true);
-        check(&patterns(&["tool.*", "abort"]), "aborted", false);
-    }
-}
+mod tests;

@@ -34,6 +34,8 @@ pub enum SessionState {
     Idle,
     /// Busy.
     Running,
+    /// Busy, and waiting for an answer of its callers.
+    Waiting,
     /// Stored only.
     Unloaded,
 }

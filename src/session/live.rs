@@ -2,79 +2,92 @@
 //!
 //! All of its state is behind one lock that is held for moments only. At rest it is a few hundred bytes, and no task.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep},
-};
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
-    blueprint::{Blueprint, Record},
+    approvals::Approvals,
+    blueprint::Blueprint,
     current::{Current, Outcome, Progress, Signals, UNLOADED},
     error::{Error, TurnCause, TurnError},
-    hub::Publisher,
+    hub::{Audience, Cursor, Filter, Hub, Scope, Subscriber, Update},
     key::{SessionId, SessionKey},
     list::{SessionState, Summary},
     queue::{Queue, Ticket},
+    requests::Requests,
     runner::Deadline,
+    schema::Schema,
 };
 use crate::{
-    backend::{self, Backend, Link, LinkId},
+    backend::{Backend, Link, LinkId},
     copilot::{
-        Event, Method, Rejection,
-        event::{self, Payload, PermissionRequested},
-        method::{
-            AnswerPermission, Create, Created, Destroy, Detach, Entry, GetMetadata, IsProcessing, Resume,
-            SwitchModel, UpdateClientMetadata, UpdateOptions,
-        },
-        settings::{EmptyOptions, Parameters},
+        Event, answer,
+        event::{self, Payload},
+        method::Entry,
     },
 };
 
-/// A session that the facade knows.
+/// A session that the facade knows. [`loading`](super::loading) is how it gets into the CLI, and
+/// [`asking`](super::asking) what the CLI asks.
 #[derive(Debug)]
 pub(super) struct Session {
     key: SessionKey,
+    pub(super) backend: Backend,
     /// What it is made of. Its credentials may change; the rest does not.
     blueprint: Mutex<Arc<Blueprint>>,
     /// Cancelled when the session is deleted.
     deleted: CancellationToken,
     /// Where the answers to the CLI's requests are given.
     tasks: TaskTracker,
+    /// Held while the session is loaded, so that it is loaded once.
+    pub(super) loading: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// The link that the session is attached to.
-    link: Option<Arc<Link>>,
-    create_time: String,
-    update_time: String,
+    pub(super) link: Option<Arc<Link>>,
+    pub(super) create_time: String,
+    pub(super) update_time: String,
     title: String,
     working_directory: String,
     /// Whether the CLI has it on disk, which is from its first message on.
-    stored: bool,
+    pub(super) stored: bool,
+    /// Whether the CLI has it in mode "autopilot".
+    pub(super) autopilot: bool,
     last_heard: Instant,
     queue: Queue<oneshot::Sender<()>>,
-    current: Option<Current>,
+    pub(super) current: Option<Current>,
+    pub(super) hub: Hub<Outcome>,
+    pub(super) requests: Requests,
+    /// What callers have approved for good.
+    pub(super) approvals: Approvals,
+    /// After the last stored event.
+    cursor: Option<Cursor>,
 }
 
 impl Session {
-    pub(super) fn new(key: SessionKey, blueprint: Blueprint, max_queued: usize, tasks: TaskTracker) -> Self {
+    pub(super) fn new(
+        key: SessionKey,
+        blueprint: Blueprint,
+        max_queued: usize,
+        backend: Backend,
+        tasks: TaskTracker,
+    ) -> Self {
         let working_directory = blueprint.settings.working_directory.clone().unwrap_or_default();
         Self {
             key,
+            backend,
             blueprint: Mutex::new(Arc::new(blueprint)),
             deleted: CancellationToken::new(),
             tasks,
+            loading: tokio::sync::Mutex::default(),
             state: Mutex::new(State {
                 link: None,
                 create_time: String::new(),
@@ -82,9 +95,14 @@ impl Session {
                 title: String::new(),
                 working_directory,
                 stored: false,
+                autopilot: false,
                 last_heard: Instant::now(),
                 queue: Queue::new(max_queued),
                 current: None,
+                hub: Hub::default(),
+                requests: Requests::default(),
+                approvals: Approvals::default(),
+                cursor: None,
             }),
         }
     }
@@ -114,21 +132,11 @@ impl Session {
         self.unloaded();
     }
 
-    fn redraw(&self, blueprint: Blueprint) {
+    pub(super) fn redraw(&self, blueprint: Blueprint) {
         *self.blueprint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(blueprint);
     }
 
-    /// Changes its model and its notes, while no turn runs.
-    pub(super) async fn update(&self, link: &Link, blueprint: Blueprint) -> Result<(), backend::Error> {
-        let model = blueprint.settings.model.as_deref();
-        if let Some(model_id) = model.filter(|_| model != self.blueprint().settings.model.as_deref()) {
-            self.call(link, &SwitchModel { session_id: self.cli_id(), model_id }).await?;
-        }
-        self.redraw(blueprint);
-        self.remember(link).await
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Poisoned means that a bug was reported elsewhere; the state is valid after every statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,6 +166,7 @@ impl Session {
         let blueprint = self.blueprint();
         let state = self.lock();
         let doing = match (&state.link, state.queue.is_busy()) {
+            (_, true) if state.requests.is_waiting() => SessionState::Waiting,
             (_, true) => SessionState::Running,
             (Some(_), false) => SessionState::Idle,
             (None, false) => SessionState::Unloaded,
@@ -184,127 +193,6 @@ impl Session {
     }
 }
 
-/// Loading.
-impl Session {
-    /// Creates the session in the CLI.
-    pub(super) async fn create(&self, link: &Arc<Link>) -> Result<(), backend::Error> {
-        let blueprint = self.blueprint();
-        let created = self.call(link, &Create(self.parameters(&blueprint))).await?;
-        self.complete(link, created).await
-    }
-
-    /// Calls the CLI for this session. It may quote a secret in its refusal, which is told to the caller.
-    pub(super) async fn call<M: Method>(&self, link: &Link, params: &M) -> Result<M::Output, backend::Error> {
-        link.call(params).await.map_err(|error| match error {
-            backend::Error::Rejected(rejection) => {
-                backend::Error::Rejected(rejection.map(|text| self.blueprint().settings.redact(&text)))
-            }
-            other => other,
-        })
-    }
-
-    /// A link that the session is attached to: the one it has, or a new one on which it is resumed first.
-    ///
-    /// # Cancel safety
-    /// Dropping it may leave the session attached without our knowing, and the next call attaches it again.
-    pub(super) async fn load(&self, backend: &Backend) -> Result<Arc<Link>, TurnCause> {
-        let link = backend.link()?;
-        let stored = {
-            let state = self.lock();
-            match &state.link {
-                Some(attached) if attached.id() == link.id() => return Ok(link),
-                _ => state.stored,
-            }
-        };
-        debug!(session = %self.id(), "loading the session again");
-        match self.resume(&link, stored).await {
-            Ok(resumed) => self.complete(&link, resumed).await?,
-            // The CLI has not stored it because it holds no message: a new one is the same.
-            Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !stored => {
-                self.create(&link).await?
-            }
-            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {
-                return Err(TurnCause::NotFound(self.id().clone()));
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(link)
-    }
-
-    fn parameters<'a>(&'a self, blueprint: &'a Blueprint) -> Parameters<'a> {
-        Parameters::new(self.cli_id(), &blueprint.settings)
-    }
-
-    /// Resumes it. Right after its last connection has left, the CLI may not find a session for a moment (observed).
-    async fn resume(&self, link: &Link, stored: bool) -> Result<Created, backend::Error> {
-        let blueprint = self.blueprint();
-        let mut tries = if stored { 0..RESUME_TRIES } else { 0..1 };
-        loop {
-            tries.next();
-            let resumed = self.call(link, &Resume(self.parameters(&blueprint))).await;
-            match resumed {
-                Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !tries.is_empty() => {
-                    sleep(RESUME_PAUSE).await;
-                }
-                resumed => return resumed,
-            }
-        }
-    }
-
-    async fn complete(&self, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
-        let options = UpdateOptions { session_id: self.cli_id(), options: EmptyOptions::default() };
-        self.call(link, &options).await?;
-        self.remember(link).await?;
-        let mut state = self.lock();
-        if state.create_time.is_empty() {
-            state.create_time.clone_from(&created.start_time);
-            state.update_time = created.start_time;
-        }
-        state.link = Some(link.clone());
-        Ok(())
-    }
-
-    /// Stores with the session what it takes to load it again.
-    async fn remember(&self, link: &Link) -> Result<(), backend::Error> {
-        // That it is not too long was seen to when the session was made.
-        let Some(set) = Record::of(&self.blueprint()).write() else { return Ok(()) };
-        let notes = UpdateClientMetadata { session_id: self.cli_id(), set };
-        match self.call(link, &notes).await {
-            // Older CLIs cannot; GetServerInfo says so.
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => Ok(()),
-            stored => stored.map(|_| ()),
-        }
-    }
-
-    /// Leaves it, so that the CLI closes it.
-    pub(super) async fn unload(&self) -> Result<(), backend::Error> {
-        let Some(link) = self.lock().link.clone() else { return Ok(()) };
-        let session_id = self.cli_id();
-        match link.call(&Detach { session_id }).await {
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => {
-                link.call(&Destroy { session_id }).await?
-            }
-            left => left?,
-        };
-        self.unloaded();
-        Ok(())
-    }
-
-    /// Whether the CLI neither has the session loaded nor stored. In doubt it does.
-    pub(super) async fn is_gone_from_cli(&self) -> bool {
-        let Some(link) = self.lock().link.clone() else { return false };
-        let session_id = self.cli_id();
-        let loaded = link.call(&IsProcessing { session_id }).await;
-        matches!(loaded, Err(backend::Error::Rejected(Rejection::SessionNotFound)))
-            && link.call(&GetMetadata { session_id }).await.is_ok_and(|metadata| metadata.session.is_none())
-    }
-
-    /// The CLI does not have the session loaded any more.
-    pub(super) fn unloaded(&self) {
-        self.lock().link = None;
-    }
-}
-
 /// What the CLI tells.
 impl Session {
     /// Takes in the parameters of a `session.event` of this session.
@@ -321,55 +209,54 @@ impl Session {
         }
     }
 
-    /// An event of this kind was too large to be taken in.
+    /// An event of this kind was too large to be taken in: who wants it hears that something is missing.
     pub(super) fn missed(&self, kind: &str) {
-        self.with_current(|current| current.missed(kind));
+        let state = self.lock();
+        state.hub.cut_off(kind, state.audience());
     }
 
     fn wants(&self, kind: &str) -> bool {
         let mut state = self.lock();
         state.last_heard = Instant::now();
-        event::is_known(kind) || state.current.as_ref().is_some_and(|current| current.wants(kind))
+        event::is_known(kind) || state.hub.wants(kind, state.audience())
     }
 
     fn apply(self: &Arc<Self>, event: &Arc<Event>) {
         let mut state = self.lock();
         state.note(event);
-        if let Payload::PermissionRequested(request) = &event.payload {
-            self.answer(&state, request);
-        }
-        if let Some(current) = &mut state.current {
-            current.hear(event);
-        }
-    }
-
-    /// Answers a permission request. Nobody else does: without an answer the turn would hang for ever.
-    fn answer(self: &Arc<Self>, state: &State, request: &PermissionRequested) {
-        let Some(link) = state.link.clone() else { return };
-        if request.resolved_by_hook {
-            return;
-        }
-        let decision = self.blueprint().policy.decide(request.kind());
-        let (session, request_id) = (self.clone(), request.request_id.clone());
-        self.tasks.spawn(async move {
-            let answer =
-                AnswerPermission { session_id: session.cli_id(), request_id: &request_id, result: decision };
-            if let Err(error) = link.call(&answer).await {
-                warn!(session = %session.id(), %error, "a permission request could not be answered");
+        let (rest, event) = match &mut state.current {
+            Some(current) => current.admit(event),
+            None => (None, Some(event.clone())),
+        };
+        for event in rest.into_iter().chain(event) {
+            let todo = self.to_do(&state, &event);
+            let update = state.publish(self.id(), event, todo.is_asked());
+            self.take_up(&mut state, todo, &update);
+            if let Some(current) = &mut state.current {
+                current.hear(&update.event);
             }
-        });
+            state.conclude();
+        }
     }
 
-    /// The link is gone, and with it what ran on it: the CLI ends a turn when its last connection drops.
+    /// The link is gone, and with it what ran on it: the CLI ends a turn when its last connection drops. Only a turn that
+    /// waits for an answer it takes up again.
     pub(super) fn link_lost(&self, link: LinkId, problem: &str) {
         let mut state = self.lock();
         if state.link.as_ref().is_none_or(|attached| attached.id() != link) {
             return;
         }
         state.link = None;
+        state.hub.link_lost();
+        let survives = state.requests.outlive_link();
         if let Some(current) = &mut state.current {
-            current.cut(problem);
+            if survives {
+                current.adrift(problem);
+            } else {
+                current.cut(problem);
+            }
         }
+        state.conclude();
     }
 }
 
@@ -392,10 +279,67 @@ impl State {
                 }
             }
             Payload::SessionTitleChanged(changed) => self.title.clone_from(&changed.title),
+            Payload::SessionModeChanged(changed) => {
+                self.autopilot = event::text(changed, "newMode") == "autopilot"
+            }
             Payload::UserMessage(_) => self.stored = true,
             Payload::SessionShutdown(_) => self.link = None,
             _ => {}
         }
+    }
+
+    /// Those who hear of an event that is not for everybody.
+    fn audience(&self) -> Audience {
+        let running = self.current.as_ref().filter(|current| !current.is_concluded());
+        Audience::Turn(running.map(Current::ticket))
+    }
+
+    /// Tells the readers of an event.
+    fn publish(&mut self, session: &SessionId, event: Arc<Event>, asks: bool) -> Update {
+        // A repeated system message is sent as a stored event, but is not stored (observed).
+        if !event.ephemeral && !event.id.is_empty() && event.kind != "system.message" {
+            self.cursor = Some(Cursor::after(session, &event.id));
+        }
+        let request = asks || answer::completed(&event.payload).is_some();
+        let audience = if request { Audience::Everybody } else { self.audience() };
+        let update = Update { event, cursor: self.cursor.clone(), asks };
+        self.hub.publish(&update, audience);
+        update
+    }
+
+    /// Tells how the running turn has ended, if it has and nobody was told.
+    fn conclude(&mut self) {
+        let Some(current) = &mut self.current else { return };
+        let Some(outcome) = current.take_outcome() else { return };
+        let ticket = current.ticket();
+        let outcome = match outcome {
+            Ok(mut result) => {
+                result.cursor.clone_from(&self.cursor);
+                Ok(Arc::new(result))
+            }
+            Err(error) => Err(Arc::new(self.complete(error))),
+        };
+        self.requests.withdraw_all();
+        self.hub.turn_ended(ticket, &outcome);
+    }
+
+    /// Adds what the turn does not know.
+    fn complete(&self, mut error: TurnError) -> TurnError {
+        error.remains.cursor.clone_from(&self.cursor);
+        error.remains.open_requests = self.requests.ids();
+        error
+    }
+
+    /// A reader, which first of all hears of the requests that are open.
+    pub(super) fn subscribe(&mut self, scope: Scope, filter: Filter) -> Subscriber<Outcome> {
+        let subscriber = self.hub.subscribe(scope, filter);
+        self.requests.updates().for_each(|update| subscriber.push(update));
+        subscriber
+    }
+
+    /// After the last stored event; `None` if the session was not loaded yet.
+    pub(super) fn cursor(&self) -> Option<&Cursor> {
+        self.cursor.as_ref()
     }
 }
 
@@ -430,16 +374,25 @@ impl Session {
     /// Leaves the queue; if it was this one's time, the next one is woken.
     pub(super) fn leave(&self, ticket: Ticket) {
         let mut state = self.lock();
-        if let Some(mut current) = state.current.take_if(|current| current.ticket() == ticket) {
+        if let Some(current) = state.current.as_mut().filter(|current| current.ticket() == ticket) {
             // Concluded it is, unless the task that ran it has come to grief.
             current.fail(TurnCause::Interrupted("the server could not go on with it".into()));
+            state.conclude();
+            state.current = None;
         }
         wake_up(state.queue.leave(ticket));
     }
 
+    /// A turn is given up before its time has come.
+    pub(super) fn give_up(&self, ticket: Ticket, cause: TurnCause) {
+        let mut state = self.lock();
+        let error = state.complete(TurnError::not_delivered(cause));
+        state.hub.turn_ended(ticket, &Err(Arc::new(error)));
+    }
+
     /// The session now belongs to this turn.
-    pub(super) fn begin(&self, ticket: Ticket, publisher: Publisher<Outcome>) -> Signals {
-        let current = Current::new(ticket, publisher);
+    pub(super) fn begin(&self, ticket: Ticket, schema: Option<Schema>) -> Signals {
+        let current = Current::new(ticket, schema);
         let signals = current.signals().clone();
         let mut state = self.lock();
         state.last_heard = Instant::now();
@@ -470,6 +423,7 @@ impl Session {
                 current.cut(LINK_LOST);
             }
         }
+        state.conclude();
     }
 
     /// Whether the CLI has the prompt will never be known.
@@ -493,6 +447,30 @@ impl Session {
         self.with_current(|current| current.fail(cause));
     }
 
+    /// Another prompt is to be sent into the turn that runs: which one it is, on which link, and what is heard of it. `None`:
+    /// there is none, or it is too late.
+    pub(super) fn steer(&self, filter: &Filter) -> Option<(Ticket, Arc<Link>, Subscriber<Outcome>)> {
+        let mut state = self.lock();
+        let link = state.link.clone()?;
+        let current = state.current.as_mut()?;
+        let ticket = current.ticket();
+        current.steer().then(|| (ticket, link, state.subscribe(Scope::Turn(ticket), filter.clone())))
+    }
+
+    /// What came of a prompt that was sent into a turn.
+    pub(super) fn steered(&self, ticket: Ticket, message_id: Option<String>) {
+        self.with_current(|current| {
+            if current.ticket() == ticket {
+                current.steered(message_id);
+            }
+        });
+    }
+
+    /// The turn whose connection was lost goes on, or not.
+    pub(super) fn landed(&self, goes_on: bool) {
+        self.with_current(|current| current.landed(goes_on));
+    }
+
     /// Asks for the end of the running turn. `None`: none runs. The id is empty while the prompt is on its way.
     pub(super) fn abort(&self) -> Option<String> {
         self.lock().current.as_ref()?.abort()
@@ -501,30 +479,34 @@ impl Session {
     /// What would be told to a caller that stops waiting for a turn now, while the turn goes on.
     pub(super) fn snapshot(&self, ticket: Ticket, cause: TurnCause) -> TurnError {
         let state = self.lock();
-        match state.current.as_ref().filter(|current| current.ticket() == ticket) {
+        let current = state.current.as_ref().filter(|current| current.ticket() == ticket);
+        state.complete(match current {
             Some(current) => current.error(cause),
             None => TurnError::not_delivered(cause),
-        }
+        })
     }
 
     /// How the running turn stands, and when the session last showed a sign of life. `None`: no turn runs.
     pub(super) fn progress(&self) -> Option<(Progress, Instant)> {
         let state = self.lock();
-        state.current.as_ref().map(|current| (current.progress(), state.last_heard))
+        let waiting = state.requests.is_waiting();
+        state.current.as_ref().map(|current| (Progress { waiting, ..current.progress() }, state.last_heard))
     }
 
     fn with_current(&self, act: impl FnOnce(&mut Current)) {
-        if let Some(current) = &mut self.lock().current {
+        let mut state = self.lock();
+        if let Some(current) = &mut state.current {
             act(current);
         }
+        state.conclude();
+    }
+
+    /// The session is deleted: its turns end, and its readers hear of it.
+    pub(super) fn gone(&self) {
+        self.deleted.cancel();
+        self.lock().hub.gone();
     }
 }
-
-/// How often a stored session is looked for, and the pause between: 0.2 s were observed to be enough.
-const RESUME_TRIES: u32 = 5;
-
-/// See [`RESUME_TRIES`].
-const RESUME_PAUSE: Duration = Duration::from_millis(100);
 
 /// What cut a turn whose link was lost right after its prompt had arrived.
 const LINK_LOST: &str = "the connection to the Copilot CLI was lost";

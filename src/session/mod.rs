@@ -1,11 +1,14 @@
 //! What the facade itself decides: which sessions there are, whose turn it is, how a turn ends, who hears of it.
 //! Knows neither protobuf nor sockets.
 //!
-//! [`Sessions`] is the room's door; [`stored`] is the part of it that deals with what the CLI has stored. A [`live`]
-//! session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
-//! [`handle`] is what the caller holds of it. [`blueprint`], [`turn`], [`replay`], [`queue`], [`policy`] and [`list`] are
-//! pure.
+//! [`Sessions`] is the room's door; [`turns`] is the part of it that is about turns, [`stored`] the part that deals with
+//! what the CLI has stored. A [`live`] session holds its queue, its [`current`] turn, and its readers in a [`hub`]; a
+//! [`runner`] task carries each turn from acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a
+//! [`watch`] what is held by who reads all of the session. What the agent asks its callers goes through [`asking`].
+//! [`blueprint`], [`turn`], [`requests`], [`repeats`], [`replay`], [`queue`], [`policy`] and [`list`] are pure.
 
+mod approvals;
+mod asking;
 mod blueprint;
 mod current;
 mod error;
@@ -14,13 +17,19 @@ pub mod hub;
 mod key;
 mod list;
 mod live;
+mod loading;
 mod policy;
 pub mod queue;
 mod registry;
+mod repeats;
 mod replay;
+mod requests;
 mod runner;
+mod schema;
 mod stored;
 pub mod turn;
+mod turns;
+mod watch;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -30,26 +39,32 @@ use tracing::{info, warn};
 use crate::{
     backend::{self, Backend, Link, Sink},
     copilot::{
-        Message, Provider, Rejection,
+        Provider, Rejection,
         method::{Compact, Compacted, Delete, Fork, Forked, GetMetadata, IsProcessing, List, Method},
     },
 };
 use blueprint::Record;
-use hub::Filter;
 use live::Session;
 use registry::Registry;
-use runner::Runner;
+use repeats::{Accepted, Creation, Found, Key, Repeats};
 use stored::{is_ours, stored_summary};
 
+pub use asking::Response;
 pub use blueprint::{Blueprint, Credentials, Missing};
 pub use current::Outcome;
 pub use error::{Delivery, Error, TurnCause, TurnError};
-pub use handle::Turn;
+pub use handle::{Told, Turn};
 pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
 pub use list::{PageToken, Selection, SessionState, Summary, page};
-pub use policy::{KINDS as PERMISSION_KINDS, Policy, Rule};
+pub use policy::{Effect, KINDS as PERMISSION_KINDS, Policy, Rule};
+pub use queue::Ticket;
+pub use repeats::RequestId;
+pub use requests::Settlement;
 pub use runner::Deadline;
+pub use schema::Schema;
 pub use turn::{Remains, ToolCall, TurnResult, Usage};
+pub use turns::Prompt;
+pub use watch::{From, Watch, Watched};
 
 /// How much there may be.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +90,10 @@ struct Inner {
     limits: Limits,
     /// The operator's provider, for stored sessions that were created with it.
     operator: Option<Provider>,
+    /// Sessions that were created by requests with an id.
+    creations: Repeats<Creation>,
+    /// Turns that were sent by requests with an id.
+    accepted: Repeats<Accepted>,
     /// Turns, and whatever else must be finished before the server may go.
     tasks: TaskTracker,
     /// Cancelled when nothing new is taken on.
@@ -90,21 +109,6 @@ pub struct Change {
     pub labels: Option<BTreeMap<String, String>>,
     /// Its model.
     pub model: Option<String>,
-}
-
-/// A prompt, and what its caller expects.
-#[derive(Debug)]
-pub struct Prompt {
-    /// What to say.
-    pub message: Message,
-    /// When the caller wants to hear.
-    pub deadline: Deadline,
-    /// How long the agent may be silent while no tool runs.
-    pub inactivity: Option<Duration>,
-    /// Whether the turn goes on without its caller.
-    pub detached: bool,
-    /// The events that the caller wants.
-    pub filter: Filter,
 }
 
 impl Sessions {
@@ -124,6 +128,8 @@ impl Sessions {
                 registry,
                 limits,
                 operator,
+                creations: Repeats::default(),
+                accepted: Repeats::default(),
                 tasks: TaskTracker::new(),
                 draining,
                 shutdown,
@@ -141,23 +147,47 @@ impl Sessions {
         self.inner.registry.load()
     }
 
-    /// Creates a session.
+    /// Creates a session. A request with an id that is repeated gets the session of the first one.
     ///
     /// # Cancel safety
-    /// It is created or it is not: if nobody waits for it any more when it is there, it is deleted again.
+    /// It is created or it is not: if nobody waits for it any more when it is there, it is deleted again, unless its request
+    /// may be repeated.
     pub async fn create(
         &self,
         tenant: Tenant,
         id: Option<SessionId>,
         blueprint: Blueprint,
+        request: Option<RequestId>,
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
         Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
+        let begin = || self.begin_creation(tenant, id, blueprint, request.is_some());
+        let Some(RequestId { id: request, fingerprint }) = &request else { return finished(begin()?).await };
+        let key = Key::Create(tenant, request.clone());
+        let is_current = |creation: &Creation| !matches!(&*creation.borrow(), Some(Err(_)));
+        match self.inner.creations.find_or_insert(key.clone(), *fingerprint, is_current, begin)? {
+            Found::First(creation) => finished(creation).await,
+            Found::Repeated(creation) => {
+                let created = finished(creation).await?;
+                // It may have been deleted since.
+                self.get(tenant, &created.id).await.inspect_err(|_| self.inner.creations.forget(&key))
+            }
+        }
+    }
+
+    /// Begins to create a session. `wanted`: also if nobody waits for it.
+    fn begin_creation(
+        &self,
+        tenant: Tenant,
+        id: Option<SessionId>,
+        blueprint: Blueprint,
+        wanted: bool,
+    ) -> Result<Creation, Error> {
         let chosen = id.is_some();
         let key = SessionKey::new(tenant, id.unwrap_or_else(SessionId::random));
         let session = Arc::new(self.session(key, blueprint));
         let reserved = self.inner.registry.reserve(session.clone())?;
-        let (created, answer) = tokio::sync::oneshot::channel();
+        let (created, answer) = tokio::sync::watch::channel(None);
         let this = self.clone();
         // On a task of its own, because a session that was half made when its caller left could not be found again.
         self.inner.tasks.spawn(async move {
@@ -165,18 +195,20 @@ impl Sessions {
                 reserved.keep();
                 session.summary()
             });
-            if let Err(Ok(unwanted)) = created.send(result) {
-                info!(session = %unwanted.id, "the caller left while the session was created");
-                if let Err(error) = this.delete(tenant, &unwanted.id).await {
-                    warn!(session = %unwanted.id, %error, "the unwanted session could not be deleted");
+            let unwanted = result.is_ok() && !wanted && created.is_closed();
+            created.send_replace(Some(result));
+            if unwanted {
+                info!(session = %session.id(), "the caller left while the session was created");
+                if let Err(error) = this.delete(tenant, session.id()).await {
+                    warn!(session = %session.id(), %error, "the unwanted session could not be deleted");
                 }
             }
         });
-        answer.await.unwrap_or(Err(Error::Draining))
+        Ok(answer)
     }
 
     async fn create_in_cli(&self, session: &Arc<Session>, chosen: bool) -> Result<(), Error> {
-        let link = self.inner.backend.link()?;
+        let link = self.inner.backend.connected().await?;
         // On an id that exists the CLI would silently attach, or glue two histories together. A stored session shows in
         // its metadata; a loaded one without a message does not, but answers.
         if chosen {
@@ -200,7 +232,8 @@ impl Sessions {
     }
 
     fn session(&self, key: SessionKey, blueprint: Blueprint) -> Session {
-        Session::new(key, blueprint, self.inner.limits.max_queued_turns, self.inner.tasks.clone())
+        let Inner { backend, limits, tasks, .. } = &*self.inner;
+        Session::new(key, blueprint, limits.max_queued_turns, backend.clone(), tasks.clone())
     }
 
     /// What there is to know of a session.
@@ -216,7 +249,7 @@ impl Sessions {
 
     /// The sessions of a tenant that are wanted, in no order.
     pub async fn list(&self, tenant: Tenant, wanted: &Selection) -> Result<Vec<Summary>, Error> {
-        let listed = self.inner.backend.link()?.call(&List {}).await?;
+        let listed = self.inner.backend.connected().await?.call(&List {}).await?;
         let known = self.inner.registry.all(tenant);
         let stored = listed.sessions.into_iter().filter(is_ours).filter_map(|entry| {
             let key = SessionKey::from_cli_id(&entry.session_id).filter(|key| key.tenant() == tenant)?;
@@ -340,17 +373,13 @@ impl Sessions {
     async fn load_within(&self, deadline: Deadline, session: &Arc<Session>) -> Result<Arc<Link>, Error> {
         let loaded = tokio::select! {
             biased;
-            loaded = session.load(&self.inner.backend) => loaded,
+            loaded = session.load() => loaded,
             cause = deadline.passed() => Err(cause),
         };
-        loaded.map_err(|cause| match cause {
-            TurnCause::NotFound(id) => {
-                self.inner.registry.forget(session);
-                Error::NotFound(id)
-            }
-            TurnCause::Backend(error) => error.into(),
-            cause => Error::Turn(Arc::new(TurnError::not_delivered(cause))),
-        })
+        if let Err(TurnCause::NotFound(_)) = loaded {
+            self.inner.registry.forget(session);
+        }
+        loaded.map_err(|cause| session.not_loaded(cause))
     }
 
     /// Has the CLI close a session, after the turns that were accepted before; it is loaded again when it is next used.
@@ -378,7 +407,8 @@ impl Sessions {
         if known.is_none() && self.stored(&key).await?.is_none() {
             return Err(Error::NotFound(id.clone()));
         }
-        let deleted = self.inner.backend.link()?.call(&Delete { session_id: key.cli_id() }).await?;
+        let deleted =
+            self.inner.backend.connected().await?.call(&Delete { session_id: key.cli_id() }).await?;
         if !deleted.success {
             // A failure inside a success. That there was nothing to delete is as good as a deletion.
             match Rejection::new(0, &deleted.error.unwrap_or_default()) {
@@ -390,41 +420,6 @@ impl Sessions {
             self.inner.registry.forget(&session);
         }
         Ok(())
-    }
-
-    /// Accepts a prompt into the session's queue. Its turn runs on a task of its own; dropping the [`Turn`] ends it,
-    /// unless it is detached.
-    pub async fn send(&self, tenant: Tenant, id: &SessionId, prompt: Prompt) -> Result<Turn, Error> {
-        self.refuse_if_draining()?;
-        let key = SessionKey::new(tenant, id.clone());
-        let session = self.known(&key, Credentials::default()).await?;
-        let (ticket, granted) = session.join()?;
-        let (publisher, subscriber) = hub::subscription(prompt.filter);
-        let caller_gone = CancellationToken::new();
-        let own_limit = Deadline::after(self.inner.limits.turn_timeout);
-        let runner = Runner {
-            registry: self.inner.registry.clone(),
-            session: session.clone(),
-            backend: self.inner.backend.clone(),
-            message: prompt.message,
-            deadline: if prompt.detached { prompt.deadline.later(own_limit) } else { prompt.deadline },
-            inactivity: prompt.inactivity,
-            caller_gone: caller_gone.clone(),
-            shutdown: self.inner.shutdown.clone(),
-        };
-        self.inner.tasks.spawn(runner.run(ticket, granted, publisher));
-        let gone = (!prompt.detached).then(|| caller_gone.drop_guard());
-        Ok(Turn { session, ticket, subscriber, deadline: prompt.deadline, gone })
-    }
-
-    /// Stops the running turn of a session. `None`: none runs.
-    pub async fn abort(&self, tenant: Tenant, id: &SessionId) -> Result<Option<String>, Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        match self.inner.registry.find(&key) {
-            Some(session) => Ok(session.abort()),
-            None if self.stored(&key).await?.is_some() => Ok(None),
-            None => Err(Error::NotFound(id.clone())),
-        }
     }
 
     /// Takes nothing new on, and waits at most `grace` for what runs. What then still runs is stopped.
@@ -449,6 +444,14 @@ impl Sessions {
 
     fn refuse_if_draining(&self) -> Result<(), Error> {
         if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
+    }
+}
+
+/// What has come of a creation.
+async fn finished(mut creation: Creation) -> Result<Summary, Error> {
+    match creation.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(result)) => result.clone(),
+        Ok(None) | Err(_) => Err(Error::Draining),
     }
 }
 

@@ -86,7 +86,7 @@ impl Registry {
 
     /// The session is deleted: its turns end, and nobody finds it.
     pub(super) fn forget(&self, session: &Arc<Session>) {
-        session.deleted().cancel();
+        session.gone();
         let mut sessions = self.lock();
         if sessions.get(session.cli_id()).is_some_and(|slot| Arc::ptr_eq(&slot.session, session)) {
             sessions.remove(session.cli_id());

@@ -40,15 +40,15 @@ enum Text {
 }
 
 impl Replay {
-    /// What is to be made of an event: nothing, itself, or the rest of a text and itself.
-    pub(super) fn admit(&mut self, event: &Arc<Event>) -> impl Iterator<Item = Arc<Event>> + use<> {
+    /// What is to be made of an event: the rest of a text, if it was held back, and the event itself, if it is new.
+    pub(super) fn admit(&mut self, event: &Arc<Event>) -> (Option<Arc<Event>>, Option<Arc<Event>>) {
         let repeated = !event.id.is_empty() && !self.remember(&event.id);
         let (rest, admitted) = match piece(&event.payload) {
             Some((message, Piece::Delta(text))) => (None, self.delta(message, text, repeated)),
             Some((message, Piece::Whole(text))) if !repeated => (self.rest(event, message, text), true),
             _ => (None, !repeated),
         };
-        rest.into_iter().chain(admitted.then(|| event.clone()))
+        (rest, admitted.then(|| event.clone()))
     }
 
     /// Whether the id is new.
@@ -152,7 +152,11 @@ mod tests {
     fn admitted(events: &[Arc<Event>]) -> (String, usize) {
         let mut replay = Replay::default();
         let (mut text, mut others) = (String::new(), 0);
-        for event in events.iter().flat_map(|event| replay.admit(event).collect::<Vec<_>>()) {
+        let admitted = events.iter().flat_map(|event| {
+            let (rest, event) = replay.admit(event);
+            rest.into_iter().chain(event)
+        });
+        for event in admitted {
             match &event.payload {
                 Payload::AssistantMessageDelta(delta) => text.push_str(&delta.delta_content),
                 _ => others += 1,
@@ -166,7 +170,7 @@ mod tests {
         let events: Vec<_> = (0..100).map(delta).chain([whole(100)]).collect();
         let mut replay = Replay::default();
         for event in events {
-            assert_eq!(replay.admit(&event).collect::<Vec<_>>(), [event]);
+            assert_eq!(replay.admit(&event), (None, Some(event)));
         }
     }
 

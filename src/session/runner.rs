@@ -3,7 +3,10 @@
 //! A turn has a task from the moment it is accepted until the next one may start. The task outlives the call where it
 //! must: an agent that was given up has to be stopped, and its `session.idle` awaited, before the next prompt is sent.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::oneshot,
@@ -13,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    current::{Outcome, Signals},
-    error::{TurnCause, TurnError},
-    hub::Publisher,
+    current::Signals,
+    error::TurnCause,
     live::{Place, Session},
     queue::Ticket,
     registry::Registry,
+    schema::Schema,
 };
 use crate::{
-    backend::{self, Backend, Link},
+    backend::{self, Link},
     copilot::{
         Message, Rejection,
         method::{Abort, IsProcessing, Processing, Send, Sent},
@@ -54,6 +57,11 @@ impl Deadline {
         Self { at: Instant::now() + after, after }
     }
 
+    /// The earlier of two.
+    pub fn earlier(self, other: Self) -> Self {
+        if self.at <= other.at { self } else { other }
+    }
+
     /// The later of two.
     pub(super) fn later(self, other: Self) -> Self {
         if self.at >= other.at { self } else { other }
@@ -66,14 +74,48 @@ impl Deadline {
     }
 }
 
+/// A deadline that moves when a caller joins who has more time.
+#[derive(Debug)]
+pub(super) struct SharedDeadline(Mutex<Deadline>);
+
+impl SharedDeadline {
+    pub(super) fn new(deadline: Deadline) -> Self {
+        Self(Mutex::new(deadline))
+    }
+
+    /// Moves it, if this one is later.
+    pub(super) fn extend(&self, deadline: Deadline) {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = current.later(deadline);
+    }
+
+    fn get(&self) -> Deadline {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when it has passed.
+    async fn passed(&self) -> TurnCause {
+        loop {
+            let deadline = self.get();
+            let cause = deadline.passed().await;
+            if self.get().at <= deadline.at {
+                return cause;
+            }
+        }
+    }
+}
+
 /// Runs one turn.
 pub(super) struct Runner {
     pub(super) registry: Arc<Registry>,
     pub(super) session: Arc<Session>,
-    pub(super) backend: Backend,
     pub(super) message: Message,
+    /// Whether the agent goes on by itself until it has done what it was told.
+    pub(super) autopilot: bool,
+    /// What the answer must look like.
+    pub(super) schema: Option<Schema>,
     /// When the turn is given up.
-    pub(super) deadline: Deadline,
+    pub(super) deadline: Arc<SharedDeadline>,
     /// How long the agent may be silent while no tool runs.
     pub(super) inactivity: Option<Duration>,
     /// Cancelled when the caller has gone.
@@ -84,21 +126,17 @@ pub(super) struct Runner {
 
 impl Runner {
     /// Runs the turn that holds `ticket`, whose time comes when `granted` fires.
-    pub(super) async fn run(
-        self,
-        ticket: Ticket,
-        granted: oneshot::Receiver<()>,
-        publisher: Publisher<Outcome>,
-    ) {
+    pub(super) async fn run(self, ticket: Ticket, granted: oneshot::Receiver<()>) {
         let _place = Place::new(self.session.clone(), ticket);
         // Only the turn that has the session can be asked to end; until then nobody knows of these.
         let waiting = Signals::default();
         if let Err(cause) = self.unless_stopped(&waiting, async { drop(granted.await) }).await {
-            return publisher.finish(Err(Arc::new(TurnError::not_delivered(cause))));
+            return self.session.give_up(ticket, cause);
         }
-        let turn = self.session.begin(ticket, publisher);
+        let turn = self.session.begin(ticket, self.schema.clone());
         let Some(link) = self.deliver(&turn).await else { return };
-        if let Err(cause) = self.unless_stopped(&turn, self.agent_ends(&link, &turn)).await.flatten() {
+        let mut link = link;
+        if let Err(cause) = self.unless_stopped(&turn, self.agent_ends(&mut link, &turn)).await.flatten() {
             self.session.conclude(cause);
         }
         self.settle(&link, &turn).await;
@@ -123,7 +161,7 @@ impl Runner {
     async fn deliver(&self, turn: &Signals) -> Option<Arc<Link>> {
         let mut tries = 0..2;
         while tries.next().is_some() {
-            let link = match self.unless_stopped(turn, self.session.load(&self.backend)).await.flatten() {
+            let link = match self.unless_stopped(turn, self.prepare()).await.flatten() {
                 Ok(link) => link,
                 Err(cause) => {
                     if let TurnCause::NotFound(_) = cause {
@@ -138,9 +176,9 @@ impl Runner {
                     self.session.accepted(message_id, link.id());
                     return Some(link);
                 }
-                // The CLI had unloaded it without a word: it was not delivered, so it may be sent again.
-                Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !tries.is_empty() => {
-                    debug!(session = %self.session.id(), "the CLI had unloaded the session");
+                // It was not delivered, so it may be sent again.
+                Err(error) if was_missed(&error) && !tries.is_empty() => {
+                    debug!(session = %self.session.id(), %error, "the prompt is sent again");
                     self.session.not_sent();
                 }
                 Err(error) => {
@@ -154,6 +192,13 @@ impl Runner {
             }
         }
         None
+    }
+
+    /// Loads the session, and puts it into the mode that the prompt is for.
+    async fn prepare(&self) -> Result<Arc<Link>, TurnCause> {
+        let link = self.session.load().await?;
+        self.session.set_autopilot(&link, self.autopilot).await?;
+        Ok(link)
     }
 
     /// A prompt that is on its way cannot be called back: if the turn is given up meanwhile, its caller hears at once,
@@ -172,14 +217,18 @@ impl Runner {
     }
 
     /// Resolves when the turn is concluded; with an error if it should be, because the agent is silent for too long.
-    async fn agent_ends(&self, link: &Link, turn: &Signals) -> Result<(), TurnCause> {
+    async fn agent_ends(&self, link: &mut Arc<Link>, turn: &Signals) -> Result<(), TurnCause> {
         let mut checked = Instant::now();
         loop {
             let Some((progress, last_heard)) = self.session.progress().filter(|(now, _)| !now.concluded)
             else {
                 return Ok(());
             };
-            let patience = self.inactivity.filter(|_| !progress.tool_running);
+            if progress.adrift {
+                self.take_up_again(link).await;
+                continue;
+            }
+            let patience = self.inactivity.filter(|_| !progress.tool_running && !progress.waiting);
             if let Some(patience) = patience
                 && last_heard.elapsed() >= patience
             {
@@ -196,6 +245,22 @@ impl Runner {
                     let _ = timeout_at(give_up_at.unwrap_or(checked + SMALL_CALL), self.check(link)).await;
                 }
             }
+        }
+    }
+
+    /// The connection was lost while an answer was awaited: the CLI goes on with such a turn when the session is loaded again.
+    async fn take_up_again(&self, link: &mut Arc<Link>) {
+        let reconnected = async {
+            let link = self.session.load().await.ok()?;
+            let question = IsProcessing { session_id: self.session.cli_id() };
+            let Processing { processing } = link.call(&question).await.ok()?;
+            processing.then_some(link)
+        };
+        let reconnected = reconnected.await;
+        self.session.landed(reconnected.is_some());
+        if let Some(again) = reconnected {
+            debug!(session = %self.session.id(), "a turn goes on on another connection");
+            *link = again;
         }
     }
 
@@ -230,4 +295,12 @@ impl Runner {
             }
         }
     }
+}
+
+/// Whether the CLI had unloaded the session without a word, or the link was lost before the prompt was written.
+fn was_missed(error: &backend::Error) -> bool {
+    matches!(
+        error,
+        backend::Error::Rejected(Rejection::SessionNotFound) | backend::Error::Lost { written: false, .. }
+    )
 }

@@ -39,7 +39,7 @@ impl Sessions {
             return Err(Error::NotFound(id.clone()));
         }
         let question = ReadPersistedEvents { session_id: key.cli_id(), cursor: after, max };
-        let page = match self.inner.backend.link()?.call(&question).await {
+        let page = match self.inner.backend.connected().await?.call(&question).await {
             // Before the first message there is no history.
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) => return Ok((Vec::new(), None)),
             page => page?,
@@ -51,7 +51,7 @@ impl Sessions {
             Some(session) => session.blueprint().settings.clone(),
             None => Settings { provider: self.inner.operator.clone(), ..Settings::default() },
         };
-        let events = page.events.iter().filter_map(|raw| stored_event(raw.get(), &settings)).collect();
+        let events = page.events.iter().filter_map(|raw| readable(raw.get(), &settings)).collect();
         Ok((events, page.has_more.then_some(page.cursor)))
     }
 
@@ -81,7 +81,7 @@ impl Sessions {
         let mut records = HashMap::new();
         for session_ids in cli_ids.chunks(MAX_RECORDS) {
             let question = GetClientMetadata { session_ids, keys: &Record::KEYS };
-            match self.inner.backend.link()?.call(&question).await {
+            match self.inner.backend.connected().await?.call(&question).await {
                 Ok(answers) => records.extend(
                     answers
                         .into_iter()
@@ -97,7 +97,8 @@ impl Sessions {
 
     /// A session of ours that the CLI has stored.
     pub(super) async fn stored(&self, key: &SessionKey) -> Result<Option<Entry>, Error> {
-        let metadata = self.inner.backend.link()?.call(&GetMetadata { session_id: key.cli_id() }).await?;
+        let metadata =
+            self.inner.backend.connected().await?.call(&GetMetadata { session_id: key.cli_id() }).await?;
         Ok(metadata.session.filter(is_ours))
     }
 }
@@ -108,7 +109,7 @@ pub(super) fn is_ours(entry: &Entry) -> bool {
 }
 
 /// An event of a stored history, without the secrets that a provider may have quoted.
-fn stored_event(raw: &str, settings: &Settings) -> Option<Event> {
+pub(super) fn readable(raw: &str, settings: &Settings) -> Option<Event> {
     let Some(event) = event::parse_stored(raw) else {
         warn!("the CLI has stored an event that makes no sense");
         return None;

@@ -9,6 +9,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use super::hub::Cursor;
 use crate::copilot::{
     AgentFailure, Event,
     event::{self, Payload},
@@ -29,6 +30,11 @@ pub struct Turn {
     started: bool,
     /// Whether an `abort` was seen, which may come before the `user.message`.
     aborting: bool,
+    /// Whether the agent said that it does not go on by itself.
+    autopilot_stopped: bool,
+    steering: Steering,
+    /// Whether the session came to rest while a prompt that was sent into the turn was awaited.
+    rested: bool,
     answer: Option<Answer>,
     /// Whether the agent has said anything at all, if only which tools to call.
     spoke: bool,
@@ -59,6 +65,43 @@ enum Phase {
 impl Default for Phase {
     fn default() -> Self {
         Self::Sending { early: VecDeque::new() }
+    }
+}
+
+/// Prompts that were sent into the running turn. The CLI runs them within the turn, or right after it, and then tells of
+/// one `session.idle` for both (observed).
+#[derive(Debug, Default)]
+struct Steering {
+    /// How many are on their way.
+    on_their_way: usize,
+    /// The ids of those that the CLI has, and whether the agent took them up.
+    accepted: Vec<(String, bool)>,
+    /// Prompts that the agent took up while some were on their way: they may be these.
+    taken_up: Vec<String>,
+}
+
+impl Steering {
+    fn accepted(&mut self, id: String) {
+        let taken_up = self.taken_up.contains(&id);
+        self.accepted.push((id, taken_up));
+    }
+
+    /// The agent took a prompt up.
+    fn taken_up(&mut self, id: &str) {
+        match self.accepted.iter_mut().find(|(accepted, _)| accepted == id) {
+            Some((_, taken_up)) => *taken_up = true,
+            None if self.on_their_way > 0 => self.taken_up.push(id.to_owned()),
+            None => {}
+        }
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.accepted.iter().any(|(accepted, _)| accepted == id) || self.taken_up.iter().any(|it| it == id)
+    }
+
+    /// Whether the agent has yet to take one up.
+    fn is_awaited(&self) -> bool {
+        self.on_their_way > 0 || self.accepted.iter().any(|(_, taken_up)| !taken_up)
     }
 }
 
@@ -100,6 +143,10 @@ pub struct TurnResult {
     pub usage: Usage,
     /// The tools that the main agent called.
     pub tool_calls: Vec<ToolCall>,
+    /// The answer as JSON, if there was a schema for it.
+    pub structured: Option<serde_json::Value>,
+    /// Where a watcher goes on from. The session knows.
+    pub cursor: Option<Cursor>,
 }
 
 /// What there is of a turn that has no answer.
@@ -115,6 +162,10 @@ pub struct Remains {
     pub usage: Usage,
     /// The tools that were running.
     pub running_tools: Vec<ToolCall>,
+    /// The requests that waited for an answer. The session knows.
+    pub open_requests: Vec<String>,
+    /// Where a watcher goes on from. The session knows.
+    pub cursor: Option<Cursor>,
 }
 
 /// What the model calls of a turn cost, sub-agents included.
@@ -162,6 +213,24 @@ impl Turn {
         if let Phase::Sending { .. } = self.phase {
             self.phase = Phase::Settling { at_work: true };
         }
+    }
+
+    /// Another prompt is sent into it, as long as it runs. False: it is too late.
+    pub fn steer(&mut self) -> bool {
+        let running = matches!(self.phase, Phase::Running);
+        self.steering.on_their_way += usize::from(running);
+        running
+    }
+
+    /// What came of a prompt that was sent into it: its id, if the CLI took it.
+    ///
+    /// Returns how the turn ended, if the events that came earlier say so.
+    pub fn steered(&mut self, message_id: Option<String>) -> Option<Ending> {
+        self.steering.on_their_way -= 1;
+        if let Some(id) = message_id {
+            self.steering.accepted(id);
+        }
+        if self.rested && !self.steering.is_awaited() { self.rest(false) } else { None }
     }
 
     /// Something happened in the session. Returns how the turn ended, once, with the event that ended it.
@@ -239,6 +308,8 @@ impl Turn {
             model,
             usage: self.usage,
             tool_calls: self.tool_calls.clone(),
+            structured: None,
+            cursor: None,
         }
     }
 
@@ -251,6 +322,8 @@ impl Turn {
             last_event: self.last_event.clone(),
             usage: self.usage,
             running_tools: self.tool_calls.iter().filter(|call| call.success.is_none()).cloned().collect(),
+            open_requests: Vec::new(),
+            cursor: None,
         }
     }
 
@@ -265,6 +338,8 @@ impl Turn {
             Payload::ToolExecutionStart(tool) => self.tool_started(tool),
             Payload::ToolExecutionComplete(tool) => self.tool_ended(tool),
             Payload::Abort(_) => self.aborting = true,
+            Payload::SessionTaskComplete(done) => self.task_complete(done),
+            Payload::SessionAutopilotStopped(_) => self.autopilot_stopped = true,
             Payload::SessionError(error) => return self.error(error),
             Payload::SessionIdle(idle) => return self.idle(idle),
             _ => {}
@@ -274,12 +349,25 @@ impl Turn {
 
     fn is_mine(&self, message_id: Option<&String>) -> bool {
         // CLIs before 1.0.86 do not say; turns run one at a time, so it is ours.
-        message_id.is_none() || message_id == self.message_id.as_ref()
+        message_id.is_none_or(|id| self.message_id.as_ref() == Some(id) || self.steering.has(id))
     }
 
     fn user_message(&mut self, message: &event::UserMessage) {
+        self.rested = false;
+        if let Some(id) = &message.message_id {
+            self.steering.taken_up(id);
+        }
         if self.is_mine(message.message_id.as_ref()) {
             self.started = true;
+        }
+    }
+
+    /// In mode "autopilot" the agent says at its end what it has done.
+    fn task_complete(&mut self, done: &serde_json::Value) {
+        let summary = event::text(done, "summary");
+        if !summary.is_empty() {
+            let model = self.answer.take().and_then(|answer| answer.model);
+            self.answer = Some(Answer { content: summary.to_owned(), model });
         }
     }
 
@@ -303,7 +391,10 @@ impl Turn {
     }
 
     fn tool_started(&mut self, tool: &event::ToolStart) {
-        if self.tool_calls.len() < MAX_TOOL_CALLS {
+        // A call that waited for a permission while the connection was lost starts again (observed).
+        let started =
+            self.tool_calls.iter().any(|call| call.id == tool.tool_call_id && call.success.is_none());
+        if self.tool_calls.len() < MAX_TOOL_CALLS && !started {
             self.tool_calls.push(ToolCall {
                 id: tool.tool_call_id.clone(),
                 name: tool.tool_name.clone(),
@@ -322,7 +413,7 @@ impl Turn {
     fn error(&mut self, error: &event::SessionError) -> Option<Ending> {
         let failure = AgentFailure::from(error);
         match &error.originating_message_id {
-            Some(id) if self.message_id.as_ref() == Some(id) => self.end(Ending::Failed(failure)),
+            Some(id) if self.is_mine(Some(id)) => self.end(Ending::Failed(failure)),
             Some(_) => None,
             None => {
                 self.loose_failure = Some(failure);
@@ -333,13 +424,23 @@ impl Turn {
     }
 
     fn idle(&mut self, idle: &event::Idle) -> Option<Ending> {
-        // In this mode the agent goes on by itself after an idle (cli-protocol.md, section 9).
-        if idle.mode.as_deref() == Some("autopilot") && !idle.aborted {
+        // In this mode the agent may go on by itself, unless it said that it does not: 1.0.102 sends a single idle, at the
+        // end, and other versions one a lap. If it is the end all the same, the CLI says so when it is asked.
+        if idle.mode.as_deref() == Some("autopilot") && !idle.aborted && !self.autopilot_stopped {
             return None;
         }
+        if !idle.aborted && self.steering.is_awaited() {
+            self.rested = true;
+            return None;
+        }
+        self.rest(idle.aborted)
+    }
+
+    /// The session has come to rest.
+    fn rest(&mut self, aborted: bool) -> Option<Ending> {
         match self.phase {
             Phase::Running if self.started || self.aborting || self.loose_failure.is_some() => {
-                let ending = self.resting_place(idle.aborted, "the agent ended the turn without an answer");
+                let ending = self.resting_place(aborted, "the agent ended the turn without an answer");
                 self.phase = Phase::Settled;
                 Some(ending)
             }

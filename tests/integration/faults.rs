@@ -731,7 +731,7 @@ const KEY: &str = "sk-very-secret-4711";
 
 fn allow(kind: &str) -> PermissionPolicy {
     let effect = PermissionEffect::Allow.into();
-    PermissionPolicy { rules: vec![PermissionRule { kind: kind.into(), effect }] }
+    PermissionPolicy { rules: vec![PermissionRule { kind: kind.into(), effect, ..Default::default() }] }
 }
 
 /// What a session is created with, which it also has to be resumed with.

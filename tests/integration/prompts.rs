@@ -1,6 +1,6 @@
 //! What goes with a prompt, on the real CLI: what the model gets of it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use copilot_grpc::grpc::pb::{
     Attachment, SendAndWaitRequest, TurnResult,
@@ -86,7 +86,7 @@ async fn an_image_that_the_model_cannot_take_does_not_fail_the_turn() {
 #[tokio::test]
 async fn headers_of_a_prompt_reach_its_model_calls_and_no_others() {
     let (cli, facade) = start().await;
-    let request_headers = HashMap::from([("x-tenant".into(), "blue".into())]);
+    let request_headers = BTreeMap::from([("x-tenant".into(), "blue".into())]);
     let request = SendAndWaitRequest { request_headers, ..wait("s", "with a header") };
     soon("a turn", facade.send_and_wait(request)).await.unwrap();
     soon("a turn", facade.send("s", "without")).await.unwrap();

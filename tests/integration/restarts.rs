@@ -1,6 +1,6 @@
 //! Sessions that outlive the facade, their CLI's memory, and their credentials, on the real CLI.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use copilot_grpc::grpc::pb::{
     CloseSessionRequest, CreateSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
@@ -76,7 +76,7 @@ async fn listed(facade: &TestFacade, labels: &[(&str, &str)], states: &[SessionS
     page.sessions.into_iter().map(|session| session.session_id).collect()
 }
 
-fn labels_of(labels: &[(&str, &str)]) -> HashMap<String, String> {
+fn labels_of(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
     labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
 }
 
@@ -106,7 +106,11 @@ async fn a_restarted_facade_lists_its_sessions_with_their_labels_and_goes_on_wit
         available_tools: vec!["builtin:*".into()],
         excluded_tools: vec!["view".into()],
         permission_policy: Some(PermissionPolicy {
-            rules: vec![PermissionRule { kind: "shell".into(), effect: PermissionEffect::Allow.into() }],
+            rules: vec![PermissionRule {
+                kind: "shell".into(),
+                effect: PermissionEffect::Allow.into(),
+                ..Default::default()
+            }],
         }),
         ..Default::default()
     };
@@ -299,7 +303,7 @@ async fn sessions_are_listed_by_label_and_state() {
 async fn what_cannot_be_stored_with_a_session_is_refused() {
     let cli = RealCli::start(script).await;
     let facade = cli.facade().await;
-    let cases: [HashMap<String, String>; 3] = [
+    let cases: [BTreeMap<String, String>; 3] = [
         labels_of(&[("a b", "")]),
         labels_of(&[("a", &"x".repeat(257))]),
         (0..33).map(|n| (n.to_string(), String::new())).collect(),

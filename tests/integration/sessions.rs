@@ -1,6 +1,6 @@
 //! Sessions on the real CLI: made, found, listed, deleted; what they may do; and requests that are refused.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
@@ -165,7 +165,7 @@ async fn a_provider_of_the_callers_own_is_used_with_its_key_headers_and_model() 
         provider: Some(Provider {
             base_url: own.base_url(),
             api_key: "sk-of-the-caller".into(),
-            headers: HashMap::from([("x-tenant".into(), "blue".into())]),
+            headers: BTreeMap::from([("x-tenant".into(), "blue".into())]),
             ..Default::default()
         }),
         ..Default::default()
@@ -268,7 +268,7 @@ async fn use_the_tool(facade: &TestFacade, id: &str, rules: Vec<PermissionRule>)
 }
 
 fn rule(kind: &str, effect: PermissionEffect) -> PermissionRule {
-    PermissionRule { kind: kind.into(), effect: effect.into() }
+    PermissionRule { kind: kind.into(), effect: effect.into(), ..Default::default() }
 }
 
 #[tokio::test]

@@ -111,6 +111,7 @@ const ROWS: &[Row] = &[
     row!(available_tools = "bash, mcp:*,web.fetch", "['bash', 'mcp:*', 'web.fetch']" => r#"["bash", "mcp:*", "web.fetch"]"#),
     row!(allow_permissions = "read,custom-tool", "'read, custom-tool'" => r#"["read", "custom-tool"]"#),
     row!(turn_timeout = "1h 30m", "'1h30m'" => "5400s"),
+    row!(request_timeout = "90s", "'90s'" => "90s"),
     row!(max_queued_turns = "1", "1" => "1"),
     row!(max_sessions = "1000000", "1_000_000" => "1000000"),
     row!(max_message_size = "64KiB", "65536" => "65536"),
@@ -151,6 +152,7 @@ fn without_any_source_the_defaults_count() {
     assert_eq!(config.listen, SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)));
     assert_eq!(config.state_dir, Path::new("/home/me/.local/state/copilot-grpc"));
     assert_eq!(config.turn_timeout, Duration::from_secs(600));
+    assert_eq!(config.request_timeout, Duration::from_secs(300));
     assert_eq!((config.max_queued_turns, config.max_sessions), (32, 1_000));
     assert_eq!((config.max_message_size, config.max_frame_size), (16 * MIB, 256 * MIB));
     assert_eq!(config.start_timeout, Duration::from_secs(60));

@@ -1,9 +1,11 @@
 //! What callers are told: sessions, results, failures and events as messages of the contract.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use prost::Message as _;
 use prost_types::Timestamp;
+use tonic::Status;
 
 use super::json::object;
 use crate::{
@@ -12,11 +14,14 @@ use crate::{
         event::{self, Payload},
     },
     grpc::{pb, status::cut},
-    session::{Delivery, Remains, SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult, Usage},
+    session::{
+        Delivery, Remains, SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult, Usage,
+        hub::{Cursor, Update},
+    },
 };
 
 /// How much of a failed turn's text fits beside the other details into the 8 KiB of headers that many clients take:
-/// details are base64, so 3 KiB become 4.
+/// details are base64, so 3 KiB become 4. Open requests and a cursor are told at its expense.
 pub(in crate::grpc) const MAX_PARTIAL: usize = 3 * 1024;
 
 /// How much of a name or id that comes from elsewhere goes into an error.
@@ -24,6 +29,9 @@ pub(in crate::grpc) const MAX_NAME: usize = 64;
 
 /// How many running tools a failed turn shows.
 pub(in crate::grpc) const MAX_RUNNING_TOOLS: usize = 8;
+
+/// How many open requests a failed turn shows.
+pub(in crate::grpc) const MAX_OPEN_REQUESTS: usize = 8;
 
 /// Where the next page of a history begins; `Checks::history_token` reads it.
 pub(in crate::grpc) fn history_token(id: &SessionId, cursor: Option<String>) -> String {
@@ -35,6 +43,7 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
     let state = match summary.state {
         SessionState::Idle => pb::SessionState::Idle,
         SessionState::Running => pb::SessionState::Running,
+        SessionState::Waiting => pb::SessionState::Waiting,
         SessionState::Unloaded => pb::SessionState::Unloaded,
     };
     pb::Session {
@@ -56,8 +65,14 @@ pub(in crate::grpc) fn turn_result(result: &TurnResult) -> pb::TurnResult {
         content: result.content.clone(),
         usage: Some(usage(&result.usage)),
         tool_calls: result.tool_calls.iter().map(tool_call).collect(),
+        cursor: cursor(result.cursor.as_ref()),
         model: result.model.clone().unwrap_or_default(),
+        structured_content: result.structured.as_ref().map(object),
     }
+}
+
+fn cursor(cursor: Option<&Cursor>) -> String {
+    cursor.map(|cursor| cursor.as_str().to_owned()).unwrap_or_default()
 }
 
 /// What there is of a turn that failed.
@@ -67,21 +82,29 @@ pub(in crate::grpc) fn turn_failure(error: &TurnError) -> pb::TurnFailure {
         Delivery::Delivered => pb::DeliveryState::Delivered,
         Delivery::Unknown => pb::DeliveryState::Unknown,
     };
-    let Remains { message_id, partial, last_event, usage: spent, running_tools } = &error.remains;
+    let remains = &error.remains;
+    let Remains { message_id, partial, last_event, usage: spent, running_tools, .. } = remains;
     let shown = running_tools.iter().take(MAX_RUNNING_TOOLS).map(|call| pb::ToolCall {
         tool_call_id: cut(&call.id, MAX_NAME).into(),
         name: cut(&call.name, MAX_NAME).into(),
         arguments: None,
         success: None,
     });
+    let requests = remains.open_requests.iter().take(MAX_OPEN_REQUESTS);
+    let open_requests: Vec<_> = requests.map(|id| cut(id, MAX_NAME).to_owned()).collect();
+    let cursor = cursor(remains.cursor.as_ref());
+    let beside = cursor.len() + open_requests.iter().map(String::len).sum::<usize>();
+    let partial_content = cut(partial, MAX_PARTIAL.saturating_sub(beside));
     pb::TurnFailure {
         message_id: cut(message_id.as_deref().unwrap_or_default(), MAX_NAME).into(),
         delivery: delivery.into(),
-        partial_content: cut(partial, MAX_PARTIAL).into(),
+        partial_content: partial_content.into(),
         last_event_type: cut(last_event.as_deref().unwrap_or_default(), MAX_NAME).into(),
         usage: Some(usage(spent)),
         running_tools: shown.collect(),
-        partial_content_truncated: partial.len() > MAX_PARTIAL,
+        partial_content_truncated: partial_content.len() < partial.len(),
+        open_requests,
+        cursor,
     }
 }
 
@@ -107,18 +130,42 @@ pub(in crate::grpc) fn tool_call(call: &ToolCall) -> pb::ToolCall {
     }
 }
 
-/// An event.
-pub(in crate::grpc) fn session_event(event: &Event) -> pb::SessionEvent {
+/// An event of a stored history.
+pub(in crate::grpc) fn stored_event(session: &SessionId, event: Event) -> pb::SessionEvent {
+    let cursor = Some(Cursor::after(session, &event.id));
+    session_event(&Update { event: Arc::new(event), cursor, asks: false })
+}
+
+/// What came of a turn that failed, or of another message, in a stream that goes on.
+pub(in crate::grpc) fn failure(
+    prompt_id: String,
+    request_id: String,
+    status: &Status,
+) -> pb::ConverseFailure {
+    let details = tonic_types::pb::Status::decode(status.details()).unwrap_or_default().details;
+    pb::ConverseFailure {
+        prompt_id,
+        request_id,
+        code: status.code().into(),
+        message: status.message().into(),
+        details,
+    }
+}
+
+/// An event, and where to go on from.
+pub(in crate::grpc) fn session_event(update: &Update) -> pb::SessionEvent {
+    let Update { event, cursor: after, asks } = update;
     pb::SessionEvent {
         event_id: event.id.clone(),
         event_time: timestamp(&event.timestamp),
         agent_id: event.agent_id.clone().unwrap_or_default(),
         ephemeral: event.ephemeral,
-        payload: Some(payload(event)),
+        cursor: cursor(after.as_ref()),
+        payload: Some(payload(event, *asks)),
     }
 }
 
-pub(in crate::grpc) fn payload(event: &Event) -> pb::session_event::Payload {
+pub(in crate::grpc) fn payload(event: &Event, asks: bool) -> pb::session_event::Payload {
     use pb::session_event::Payload as Pb;
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     match &event.payload {
@@ -183,12 +230,47 @@ pub(in crate::grpc) fn payload(event: &Event) -> pb::session_event::Payload {
             kind: event.kind().to_owned(),
             tool_call_id: event.tool_call_id().unwrap_or_default().to_owned(),
             details: Some(object(&event.permission_request)),
+            awaits_answer: asks,
+            subject: event.subject().to_owned(),
         }),
         Payload::PermissionCompleted(event) => Pb::PermissionCompleted(pb::PermissionCompleted {
             request_id: event.request_id.clone(),
             tool_call_id: text(&event.tool_call_id),
             outcome: event.result.kind.clone(),
         }),
+        Payload::ExternalToolRequested(event) => Pb::ToolCallRequested(pb::ToolCallRequested {
+            request_id: event.request_id.clone(),
+            tool_call_id: event.tool_call_id.clone(),
+            name: event.tool_name.clone(),
+            arguments: Some(object(&event.arguments)),
+        }),
+        Payload::UserInputRequested(event) => Pb::UserInputRequested(pb::UserInputRequested {
+            request_id: event.request_id.clone(),
+            question: event.question.clone(),
+            choices: event.choices.clone(),
+            allow_freeform: event.allow_freeform.unwrap_or(true),
+            tool_call_id: text(&event.tool_call_id),
+        }),
+        Payload::ElicitationRequested(event) => Pb::ElicitationRequested(pb::ElicitationRequested {
+            request_id: event.request_id.clone(),
+            message: event.message.clone(),
+            schema: event.requested_schema.as_ref().map(object),
+            url: text(&event.url),
+            source: text(&event.elicitation_source),
+        }),
+        Payload::ExitPlanModeRequested(event) => Pb::ExitPlanRequested(pb::ExitPlanRequested {
+            request_id: event.request_id.clone(),
+            summary: event.summary.clone(),
+            plan: event.plan_content.clone(),
+            actions: event.actions.clone(),
+            recommended_action: text(&event.recommended_action),
+        }),
+        Payload::ExternalToolCompleted(event)
+        | Payload::UserInputCompleted(event)
+        | Payload::ElicitationCompleted(event)
+        | Payload::ExitPlanModeCompleted(event) => {
+            Pb::RequestCompleted(pb::RequestCompleted { request_id: event.request_id.clone() })
+        }
         Payload::SessionTitleChanged(event) => {
             Pb::SessionTitleChanged(pb::SessionTitleChanged { title: event.title.clone() })
         }
@@ -215,7 +297,15 @@ pub(in crate::grpc) fn payload(event: &Event) -> pb::session_event::Payload {
         }),
         Payload::Abort(event) => Pb::Abort(pb::Abort { reason: text(&event.reason) }),
         Payload::SessionIdle(event) => Pb::SessionIdle(pb::SessionIdle { aborted: event.aborted }),
-        Payload::SessionStart(data) | Payload::SessionShutdown(data) | Payload::Other(data) => {
+        Payload::SamplingRequested(data)
+        | Payload::SessionLimitsExhaustedRequested(data)
+        | Payload::SessionModeChanged(data)
+        | Payload::SessionTaskComplete(data)
+        | Payload::SessionStart(data)
+        | Payload::SessionResume(data)
+        | Payload::SessionAutopilotStopped(data)
+        | Payload::SessionShutdown(data)
+        | Payload::Other(data) => {
             Pb::Other(pb::Other { r#type: event.kind.clone(), data: Some(object(data)) })
         }
     }

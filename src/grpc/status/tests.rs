@@ -4,8 +4,9 @@ use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     backend::Error as Cli,
+    copilot::RequestKind,
     jsonrpc::Cause,
-    session::{Delivery, Missing, Remains, ToolCall},
+    session::{Delivery, Missing, Remains, ToolCall, hub::Cursor},
 };
 
 use super::*;
@@ -81,7 +82,14 @@ fn rows() -> Vec<Row> {
         error(Error::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO])),
         error(Error::Exists(id()), (AlreadyExists, SessionExists, &[RESOURCE_INFO])),
         error(not_loaded(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
-        error(Error::CursorExpired, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
+        error(Error::CursorExpired, (FailedPrecondition, CursorExpired, &[])),
+        error(no_such_request(), (NotFound, RequestNotFound, &[RESOURCE_INFO])),
+        error(settled(Settlement::Answered), (FailedPrecondition, RequestSettled, &[])),
+        error(settled(Settlement::TimedOut), (FailedPrecondition, RequestSettled, &[])),
+        error(settled(Settlement::Withdrawn), (FailedPrecondition, RequestSettled, &[])),
+        error(wrong_answer(), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
+        error(bad_answer(), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
+        error(Error::RequestIdTaken, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(Error::TooMuchToStore, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(
             Error::QueueFull { session: id(), waiting: 8 },
@@ -112,6 +120,7 @@ fn rows() -> Vec<Row> {
         turn(TurnCause::Timeout(second), (DeadlineExceeded, TurnTimeout, &[TURN_FAILURE])),
         turn(TurnCause::Inactive(second), (DeadlineExceeded, TurnInactive, &[TURN_FAILURE])),
         turn(TurnCause::Interrupted(problem()), (Unavailable, TurnInterrupted, &[RETRY_INFO, TURN_FAILURE])),
+        turn(TurnCause::Mismatch(problem()), (Internal, ResponseMismatch, &[TURN_FAILURE])),
         turn(TurnCause::Draining, (Unavailable, Draining, &[RETRY_INFO, TURN_FAILURE])),
         turn(TurnCause::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO, TURN_FAILURE])),
         turn(TurnCause::Backend(lost(true)), (Unavailable, TurnInterrupted, &[RETRY_INFO, TURN_FAILURE])),
@@ -192,6 +201,62 @@ fn not_loaded() -> Error {
     Error::NotLoaded { session: id(), missing: Missing::Both }
 }
 
+fn no_such_request() -> Error {
+    Error::NoSuchRequest { session: id(), request: "r-1".into() }
+}
+
+fn settled(settlement: Settlement) -> Error {
+    Error::RequestSettled { request: "r-1".into(), settlement }
+}
+
+fn wrong_answer() -> Error {
+    Error::WrongAnswer { request: "r-1".into(), kind: RequestKind::Elicitation }
+}
+
+fn bad_answer() -> Error {
+    Error::BadAnswer { request: "r-1".into(), problem: "\"n\" is a required property".into() }
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_told_what_came_of_the_request() {
+    let check = |settlement, expected: &str, said: &str| {
+        let status = of(&settled(settlement));
+        let info: rpc::ErrorInfo = detail(&status, ERROR_INFO);
+        assert_eq!(info.metadata, HashMap::from([("settlement".into(), expected.into())]));
+        assert!(status.message().contains("r-1") && status.message().contains(said), "{status:?}");
+    };
+    check(Settlement::Answered, "answered", "by another caller");
+    check(Settlement::TimedOut, "timed_out", "in time");
+    check(Settlement::Withdrawn, "withdrawn", "does not wait");
+}
+
+#[test]
+fn what_is_wrong_in_another_request_than_the_parsers_see_is_named_by_field_too() {
+    let check = |error: Error, field: &str, said: &str| {
+        let bad: rpc::BadRequest = detail(&of(&error), BAD_REQUEST);
+        let [violation] = &bad.field_violations[..] else { panic!("{bad:?}") };
+        assert_eq!(violation.field, field);
+        assert!(violation.description.contains(said), "{violation:?}");
+    };
+    check(wrong_answer(), "answer", "`elicitation`");
+    check(bad_answer(), "answer", "required property");
+    check(Error::RequestIdTaken, "request_id", "another request");
+    check(Error::TooMuchToStore, "system_message", "60 KiB");
+}
+
+#[test]
+fn each_kind_of_request_says_which_answer_it_needs() {
+    let check = |kind, answer: &str| {
+        let status = of(&Error::WrongAnswer { request: "r-1".into(), kind });
+        assert!(status.message().ends_with(answer), "{status:?}");
+    };
+    check(RequestKind::Permission, "`permission`");
+    check(RequestKind::ToolCall, "`tool_result`");
+    check(RequestKind::UserInput, "`user_input`");
+    check(RequestKind::Elicitation, "`elicitation`");
+    check(RequestKind::ExitPlan, "`exit_plan`");
+}
+
 #[test]
 fn what_is_missing_to_load_a_session_is_named() {
     let status = of(&not_loaded());
@@ -205,6 +270,7 @@ fn the_resource_is_named() {
         of(&Error::NotFound(id())),
         of(&Error::Exists(id())),
         of(&not_loaded()),
+        of(&no_such_request()),
         of(&Error::QueueFull { session: id(), waiting: 1 }),
         of_turn(&failed(missing_in_turn)),
     ];
@@ -292,7 +358,6 @@ fn what_is_already_rich_or_not_tonics_is_left_alone() {
 }
 
 #[test]
-
 fn an_unknown_compression_is_not_an_unknown_method() {
     let tonic = Status::unimplemented("Content is compressed with `zstd` which isn't supported");
     let reason = of_transport(&tonic, 4).map(|status| detail::<rpc::ErrorInfo>(&status, ERROR_INFO).reason);
@@ -300,7 +365,6 @@ fn an_unknown_compression_is_not_an_unknown_method() {
 }
 
 #[test]
-
 fn a_parameter_that_the_cli_refuses_is_a_bad_request_too() {
     let reason = "Directory does not exist: /x";
     let status = of(&Error::Backend(Cli::Rejected(Rejection::InvalidParameter(reason.into()))));
@@ -309,7 +373,6 @@ fn a_parameter_that_the_cli_refuses_is_a_bad_request_too() {
 }
 
 #[test]
-
 fn a_prompt_that_may_have_been_delivered_is_not_said_to_have_done_nothing() {
     let cause = Cli::Timeout { method: "session.send", after: Duration::from_secs(60) };
     assert!(cause.may_have_been_delivered());
@@ -325,6 +388,10 @@ fn header_size(status: Status) -> usize {
     let ours: usize =
         response.headers().iter().map(|(name, value)| field(name.as_str(), value.as_bytes())).sum();
     ours + field(":status", b"200") + field("date", b"Mon, 23 Nov 2026 14:28:56 GMT")
+}
+
+fn longest_id() -> SessionId {
+    SessionId::parse(&"x".repeat(crate::session::MAX_ID)).unwrap()
 }
 
 /// As much as there can be of a turn. Ids are the CLI's, and of a usual length.
@@ -350,6 +417,8 @@ fn much() -> Remains {
             model_milliseconds: 1_234_567.8,
         },
         running_tools: vec![call; 20],
+        open_requests: (0..20).map(|_| "01234567-89ab-cdef-0123-456789abcdef".into()).collect(),
+        cursor: Some(Cursor::after(&longest_id(), "01234567-89ab-cdef-0123-456789abcdef")),
     }
 }
 
@@ -361,7 +430,8 @@ fn texts_are_cut_between_characters() {
     check("héé", 3, "hé");
     check("é", 1, "");
     let failure = AgentFailure::other("é".repeat(1000));
-    let status = of_turn(&TurnError { remains: much(), ..failed(TurnCause::Agent(failure)) });
+    let remains = Remains { open_requests: Vec::new(), cursor: None, ..much() };
+    let status = of_turn(&TurnError { remains, ..failed(TurnCause::Agent(failure)) });
     assert!(status.message().len() <= MAX_MESSAGE && status.message().ends_with('é'));
     let failure: pb::TurnFailure = detail(&status, TURN_FAILURE);
     assert!(failure.partial_content_truncated);
@@ -370,7 +440,6 @@ fn texts_are_cut_between_characters() {
 }
 
 #[test]
-
 fn the_worst_failure_of_a_turn_fits_into_the_headers_that_clients_take() {
     let long = |character: &str| character.repeat(2_000);
     let agent_says = |message: String| {
@@ -381,14 +450,13 @@ fn the_worst_failure_of_a_turn_fits_into_the_headers_that_clients_take() {
             status_code: Some(429),
         })
     };
-    let longest_id = SessionId::parse(&"x".repeat(crate::session::MAX_ID)).unwrap();
     let causes = [
         ("ASCII", agent_says(long("x"))),
         ("spaces, which become three bytes", agent_says(long(" "))),
         ("not ASCII", agent_says(long("é"))),
         ("interrupted", TurnCause::Interrupted(long("漢"))),
         ("rejected", TurnCause::Backend(Cli::Rejected(Rejection::Internal(long("漢"))))),
-        ("not found", TurnCause::NotFound(longest_id)),
+        ("not found", TurnCause::NotFound(longest_id())),
     ];
     let sizes = causes
         .map(|(name, cause)| (name, header_size(of_turn(&TurnError { remains: much(), ..failed(cause) }))));
@@ -396,7 +464,6 @@ fn the_worst_failure_of_a_turn_fits_into_the_headers_that_clients_take() {
 }
 
 #[test]
-
 fn any_number_of_wrong_fields_fits_into_the_headers_that_clients_take() {
     let violations = (0..1000).map(|n| Violation {
         field: format!("event_types[{n}]"),
@@ -407,9 +474,9 @@ fn any_number_of_wrong_fields_fits_into_the_headers_that_clients_take() {
 }
 
 #[test]
-
 fn long_words_of_the_cli_do_not_break_the_headers() {
-    let remains = Remains { last_event: Some("x".repeat(10_000)), ..Remains::default() };
+    let long = || "x".repeat(10_000);
+    let remains = Remains { last_event: Some(long()), open_requests: vec![long(); 20], ..Remains::default() };
     let size = header_size(of_turn(&TurnError { remains, ..failed(TurnCause::Aborted) }));
     assert!(size <= MAX_HEADERS, "{size}");
     let failure = AgentFailure { error_type: "x".repeat(10_000), ..AgentFailure::other("no") };

@@ -12,14 +12,21 @@ const ME: &str = "turn-1";
 /// The id of a turn that is not the one.
 const OTHER: &str = "turn-2";
 
+/// The id of a prompt that was sent into the turn.
+const STEER: &str = "steer-1";
+
 /// Something that the turn is told.
 #[derive(Debug, Clone)]
 enum Step {
     Event(Value),
     Accepted,
     FoundIdle,
+    /// Another prompt is sent into the turn.
+    Steer,
+    /// What came of that: the id that the CLI gave it.
+    Steered(Option<&'static str>),
 }
-use Step::{Accepted, FoundIdle};
+use Step::{Accepted, FoundIdle, Steer, Steered};
 
 fn event(kind: &str, data: Value) -> Step {
     Step::Event(json!({"type": kind, "id": "e", "timestamp": "2026-11-23T14:28:56.393Z", "data": data}))
@@ -101,6 +108,23 @@ fn aborted_idle() -> Step {
     event("session.idle", json!({"aborted": true}))
 }
 
+fn autopilot_stopped() -> Step {
+    event("session.autopilot_stopped", json!({"reason": "cap_reached", "requestId": "r"}))
+}
+
+fn task_complete(summary: &str) -> Step {
+    event("session.task_complete", json!({"summary": summary, "success": true}))
+}
+
+/// What the CLI tells the agent by itself in mode "autopilot".
+fn continuation() -> Step {
+    event(
+        "user.message",
+        json!({"content": "", "messageId": "auto-1", "source": "autopilot", "delivery": "idle",
+            "isAutopilotContinuation": true, "agentMode": "autopilot"}),
+    )
+}
+
 fn autopilot_idle(aborted: bool) -> Step {
     event("session.idle", json!({"aborted": aborted, "mode": "autopilot"}))
 }
@@ -133,6 +157,11 @@ impl Run {
             }
             Accepted => self.turn.accepted(ME.into()),
             FoundIdle => self.turn.found_idle(),
+            Steer => {
+                assert!(self.turn.steer());
+                None
+            }
+            Steered(id) => self.turn.steered(id.map(String::from)),
         };
         self.endings.extend(ending);
     }
@@ -200,6 +229,8 @@ fn a_turn_is_answered_by_the_last_message_when_the_session_comes_to_rest() {
             model_milliseconds: 250.0,
         },
         tool_calls: vec![],
+        structured: None,
+        cursor: None,
     };
     assert_eq!(run.turn.result(), expected);
     assert_eq!(run.turn.message_id(), Some(ME));
@@ -281,7 +312,6 @@ fn an_error_that_does_not_say_whose_it_is_counts_if_no_answer_follows() {
 }
 
 #[test]
-
 fn a_wish_for_a_tool_after_an_error_is_no_answer() {
     check([Accepted, user(ME), error(None), wish(ME, ""), idle()], &[failed()], Settled);
 }
@@ -315,6 +345,117 @@ fn in_autopilot_the_agent_goes_on_after_an_idle_unless_it_was_aborted() {
     answered([Accepted, user(ME), message(ME, "1"), autopilot_idle(false), message(ME, "2"), idle()], "2");
     let other_mode = event("session.idle", json!({"mode": "interactive"}));
     answered([Accepted, user(ME), message(ME, "1"), other_mode], "1");
+}
+
+#[test]
+fn in_autopilot_the_agent_goes_on_until_it_says_that_it_does_not() {
+    let lap = |text| [message(ME, text), continuation()];
+    let laps = || [Accepted, user(ME)].into_iter().chain(lap("1")).chain(lap("2")).chain([message(ME, "3")]);
+    // As 1.0.102 tells it: a single idle, at the end.
+    check(laps(), &[], Running);
+    check(laps().chain([autopilot_stopped()]), &[], Running);
+    answered(laps().chain([autopilot_stopped(), autopilot_idle(false)]), "3");
+    // As other versions do: an idle a lap.
+    let with_idles = [Accepted, user(ME), message(ME, "1"), autopilot_idle(false), continuation()];
+    check(with_idles.clone(), &[], Running);
+    let rest = [message(ME, "2"), autopilot_stopped(), autopilot_idle(false)];
+    answered(with_idles.into_iter().chain(rest), "2");
+    answered(laps().chain([autopilot_idle(false), FoundIdle]), "3");
+    check(laps().chain([abort(), autopilot_stopped(), autopilot_idle(true)]), &[Ending::Aborted], Settled);
+    check(laps().chain([error(Some(ME)), autopilot_stopped(), autopilot_idle(false)]), &[failed()], Settled);
+    answered(
+        [Accepted, user(ME), message(ME, "1"), sub(autopilot_stopped()), autopilot_idle(false), idle()],
+        "1",
+    );
+}
+
+#[test]
+fn in_autopilot_the_answer_is_what_the_agent_says_that_it_has_done() {
+    let end = || [autopilot_stopped(), autopilot_idle(false)];
+    answered(
+        [Accepted, user(ME), message(ME, "hm"), wish(ME, ""), task_complete("DONE")].into_iter().chain(end()),
+        "DONE",
+    );
+    answered([Accepted, user(ME), wish(ME, ""), task_complete("DONE"), idle()], "DONE");
+    answered([Accepted, user(ME), message(ME, "hi"), task_complete(""), idle()], "hi");
+    answered([Accepted, user(ME), message(ME, "hi"), sub(task_complete("theirs")), idle()], "hi");
+    let run = run([Accepted, user(ME), message(ME, "hm"), task_complete("DONE"), idle()]);
+    assert_eq!(run.turn.result().model.as_deref(), Some("gpt"));
+}
+
+#[test]
+fn a_prompt_that_is_sent_into_a_turn_is_part_of_it() {
+    let check = |steps: &[Step], content| {
+        answered([Accepted, user(ME)].into_iter().chain(steps.iter().cloned()), content);
+    };
+    // The agent takes it up after it was acknowledged, or before.
+    check(&[Steer, Steered(Some(STEER)), user(STEER), message(ME, "both"), idle()], "both");
+    check(&[Steer, user(STEER), Steered(Some(STEER)), message(ME, "both"), idle()], "both");
+    check(&[Steer, user(STEER), message(ME, "both"), Steered(Some(STEER)), idle()], "both");
+    // The answer to it is the first prompt's, or its own.
+    check(&[message(ME, "1"), Steer, Steered(Some(STEER)), user(STEER), message(STEER, "2"), idle()], "2");
+    check(&[message(ME, "1"), Steer, user(STEER), message(STEER, "2"), Steered(Some(STEER)), idle()], "2");
+    check(&[message(ME, "1"), Steer, Steered(Some(STEER)), user(STEER), message(OTHER, "no"), idle()], "1");
+    // Several, acknowledged in another order than they are taken up.
+    let two = [
+        Steer,
+        Steer,
+        user("b"),
+        Steered(Some("a")),
+        idle(),
+        Steered(Some("b")),
+        user("a"),
+        message(ME, "all"),
+    ];
+    check(&[&two[..], &[idle()]].concat(), "all");
+}
+
+#[test]
+fn a_turn_does_not_come_to_rest_before_the_agent_took_up_what_was_sent_into_it() {
+    let begun = || [Accepted, user(ME), message(ME, "1"), Steer].into_iter();
+    check(begun().chain([idle()]), &[], Running);
+    check(begun().chain([Steered(Some(STEER)), idle()]), &[], Running);
+    check(begun().chain([idle(), Steered(Some(STEER))]), &[], Running);
+    check(begun().chain([idle(), user(STEER), Steered(Some(STEER))]), &[], Running);
+    let second_run = [user(STEER), message(STEER, "2"), idle()];
+    answered(begun().chain([idle(), Steered(Some(STEER))]).chain(second_run.clone()), "2");
+    // The idle of it all may come before the acknowledgement.
+    answered(begun().chain(second_run).chain([Steered(Some(STEER))]), "2");
+    // Where it never will be: what was dropped is not waited for.
+    answered(begun().chain([Steered(Some(STEER)), idle(), FoundIdle]), "1");
+}
+
+#[test]
+fn a_prompt_that_could_not_be_sent_into_a_turn_leaves_it_as_it_was() {
+    let begun = || [Accepted, user(ME), message(ME, "1"), Steer].into_iter();
+    check(begun().chain([Steered(None)]), &[], Running);
+    answered(begun().chain([Steered(None), idle()]), "1");
+    answered(begun().chain([idle(), Steered(None)]), "1");
+    check(begun().chain([idle(), Steer, Steered(None)]), &[], Running);
+    check(begun().chain([error(Some(ME)), idle(), Steered(None)]), &[failed()], Settled);
+}
+
+#[test]
+fn an_abort_ends_a_turn_whatever_was_sent_into_it() {
+    let begun = || [Accepted, user(ME), Steer].into_iter();
+    let aborted = &[Ending::Aborted];
+    check(begun().chain([Steered(Some(STEER)), abort(), aborted_idle()]), aborted, Settled);
+    check(begun().chain([abort(), aborted_idle(), Steered(Some(STEER))]), aborted, Settled);
+    check(begun().chain([abort(), aborted_idle(), Steered(None)]), aborted, Settled);
+    check(begun().chain([shutdown(), Steered(None)]), &[Ending::Shutdown], Settled);
+    // The error of what was sent into it is the turn's.
+    check(begun().chain([Steered(Some(STEER)), user(STEER), error(Some(STEER))]), &[failed()], Waiting);
+}
+
+#[test]
+fn nothing_is_sent_into_a_turn_that_does_not_run() {
+    let check = |steps: Vec<Step>, expected| assert_eq!(run(steps).turn.steer(), expected);
+    check(vec![], false);
+    check(vec![user(ME)], false);
+    check(vec![Accepted], true);
+    check(vec![Accepted, user(ME), message(ME, "hi")], true);
+    check(vec![Accepted, user(ME), error(Some(ME))], false);
+    check(vec![Accepted, user(ME), message(ME, "hi"), idle()], false);
 }
 
 #[test]
@@ -445,6 +586,16 @@ fn tool_calls_are_told_in_the_order_of_their_start_and_with_their_success() {
 }
 
 #[test]
+fn a_tool_that_starts_again_while_it_runs_is_one_call() {
+    // As observed where a call waited for a permission while the connection was lost.
+    let run = run([Accepted, user(ME), tool_starts("c"), tool_starts("c"), tool_ends("c", true)]);
+    let calls = run.turn.result().tool_calls;
+    let calls: Vec<_> = calls.iter().map(|call| (call.id.as_str(), call.success)).collect();
+    assert_eq!(calls, [("c", Some(true))]);
+    assert!(!run.turn.is_tool_running());
+}
+
+#[test]
 fn a_tool_runs_until_it_has_ended() {
     let mut run = run([Accepted, user(ME)]);
     assert!(!run.turn.is_tool_running());
@@ -536,7 +687,6 @@ fn the_ending_is_reported_once_whatever_comes_after() {
 }
 
 #[test]
-
 fn an_acknowledgement_after_the_end_does_not_bring_the_turn_back() {
     check([shutdown(), Accepted], &[Ending::Shutdown], Settled);
     check([shutdown(), Accepted, user(ME), aborted_idle()], &[Ending::Shutdown], Settled);

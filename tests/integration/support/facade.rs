@@ -9,9 +9,10 @@ use copilot_grpc::{
         settings::Environment,
     },
     grpc::pb::{
-        CreateSessionRequest, SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, Session,
-        SessionEvent, TurnResult, copilot_service_client::CopilotServiceClient,
-        send_and_stream_response::Payload, session_event,
+        CreateSessionRequest, PermissionAnswer, PermissionDecision, RequestAnswer, RespondRequest,
+        SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, Session, SessionEvent, TurnResult,
+        WatchSessionRequest, WatchSessionResponse, copilot_service_client::CopilotServiceClient,
+        request_answer::Answer, send_and_stream_response::Payload, session_event,
     },
 };
 use tonic::{Request, Status, Streaming, transport::Channel};
@@ -145,6 +146,18 @@ impl TestFacade {
         Ok(self.client().send_and_stream(request).await?.into_inner())
     }
 
+    /// Opens a watcher of a session.
+    pub(crate) async fn watch(&self, request: WatchSessionRequest) -> Result<Watcher, Status> {
+        Ok(Watcher(self.client().watch_session(request).await?.into_inner()))
+    }
+
+    /// Answers a request, from a connection of its own.
+    pub(crate) async fn respond(&self, id: &str, request_id: &str, answer: Answer) -> Result<(), Status> {
+        let answer = Some(RequestAnswer { answer: Some(answer) });
+        let request = RespondRequest { session_id: id.into(), request_id: request_id.into(), answer };
+        self.connect().await.respond(request).await.map(|_| ())
+    }
+
     /// Waits until nothing runs or waits in any session.
     pub(crate) async fn at_rest(&self) {
         super::until("all turns at rest", || self.facade.sessions().load().turns == 0).await;
@@ -161,6 +174,49 @@ pub(crate) fn within<T>(timeout: Duration, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
     request
+}
+
+/// Permission to do what was asked for, or not.
+pub(crate) fn decide(decision: PermissionDecision) -> Answer {
+    Answer::Permission(PermissionAnswer { decision: decision.into(), ..Default::default() })
+}
+
+/// A watcher of a session.
+pub(crate) struct Watcher(Streaming<WatchSessionResponse>);
+
+impl Watcher {
+    /// The next event.
+    pub(crate) async fn event(&mut self) -> Result<SessionEvent, Status> {
+        let message = soon("an event", self.0.message()).await?;
+        Ok(message.expect("the stream goes on").event.unwrap())
+    }
+
+    /// The next event that `look` finds something in, which is returned.
+    pub(crate) async fn find<T>(&mut self, look: impl Fn(&session_event::Payload) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = look(&self.event().await.unwrap().payload.unwrap()) {
+                return found;
+            }
+        }
+    }
+
+    /// The id of the next request that waits for an answer.
+    pub(crate) async fn request(&mut self) -> String {
+        self.find(request_id).await
+    }
+}
+
+/// The id of a request that waits for an answer.
+pub(crate) fn request_id(event: &session_event::Payload) -> Option<String> {
+    use session_event::Payload;
+    match event {
+        Payload::PermissionRequested(request) => request.awaits_answer.then(|| request.request_id.clone()),
+        Payload::ToolCallRequested(request) => Some(request.request_id.clone()),
+        Payload::UserInputRequested(request) => Some(request.request_id.clone()),
+        Payload::ElicitationRequested(request) => Some(request.request_id.clone()),
+        Payload::ExitPlanRequested(request) => Some(request.request_id.clone()),
+        _ => None,
+    }
 }
 
 /// All that a stream gave: its events, and how it ended.

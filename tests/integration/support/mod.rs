@@ -1,7 +1,8 @@
-//! What the tests stand on: the facade in this process, the real CLI, a FakeCli, and a scripted model.
+//! What the tests stand on: the facade in this process, the real CLI, a FakeCli, a wire to cut, and a scripted model.
 
 pub(crate) mod facade;
 pub(crate) mod fake_cli;
+pub(crate) mod proxy;
 pub(crate) mod real_cli;
 
 use std::time::Duration;

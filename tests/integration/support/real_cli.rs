@@ -46,6 +46,11 @@ impl RealCli {
         offline(&self.model).into_iter().fold(setup, |setup, (name, value)| setup.variable(name, value))
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.process.port()
+    }
+
     /// Ends it with SIGKILL.
     pub(crate) fn kill(&self) {
         let pid = self.process.cli_pid().and_then(|pid| Pid::from_raw(pid.cast_signed())).unwrap();

@@ -1,13 +1,13 @@
 //! Pages, and what is to be on them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::Checks;
 use crate::{
     grpc::pb,
-    session::{PageToken, Selection, SessionState},
+    session::{From, PageToken, Selection, SessionId, SessionState, hub::Cursor},
 };
 
 /// The longest `page_size`.
@@ -31,6 +31,33 @@ impl Checks {
             self.wrong("page_token", advice);
         }
         cursor
+    }
+
+    /// From where on a session is watched.
+    pub(in crate::grpc) fn from(
+        &mut self,
+        id: Option<&SessionId>,
+        cursor: &str,
+        from_beginning: bool,
+    ) -> From {
+        match (cursor, from_beginning) {
+            ("", false) => From::Now,
+            ("", true) => From::Beginning,
+            (_, true) => {
+                self.wrong("from_beginning", "cannot be had together with `cursor`");
+                From::Beginning
+            }
+            (cursor, false) => match id.and_then(|id| Cursor::event_id(cursor, id)) {
+                Some(event_id) => From::After(event_id),
+                None => {
+                    self.wrong(
+                        "cursor",
+                        "is not a `cursor` of this session; leave it empty to go on from now",
+                    );
+                    From::Now
+                }
+            },
+        }
     }
 
     pub(in crate::grpc) fn page_size(&mut self, size: i32) -> usize {
@@ -61,13 +88,14 @@ impl Checks {
     /// Which sessions are to be listed.
     pub(in crate::grpc) fn selection(
         &mut self,
-        labels: HashMap<String, String>,
+        labels: BTreeMap<String, String>,
         states: Vec<i32>,
     ) -> Selection {
         let states = states.into_iter().enumerate().filter_map(|(n, state)| {
             let known = match pb::SessionState::try_from(state) {
                 Ok(pb::SessionState::Idle) => Some(SessionState::Idle),
                 Ok(pb::SessionState::Running) => Some(SessionState::Running),
+                Ok(pb::SessionState::Waiting) => Some(SessionState::Waiting),
                 Ok(pb::SessionState::Unloaded) => Some(SessionState::Unloaded),
                 Ok(pb::SessionState::Unspecified) | Err(_) => None,
             };

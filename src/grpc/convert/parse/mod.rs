@@ -1,14 +1,13 @@
 //! Requests, parsed at the door: all that is wrong with one is said at once, by field. Nothing behind the door checks them
-//! again. [`session`] is about what a session is made of, [`turn`] about prompts and streams, [`list`] about pages.
+//! again. [`session`] is about what a session is made of, [`turn`] about prompts and streams, [`list`] about pages, [`answer`] about what the agent
+//! is answered.
 
+mod answer;
 mod list;
 mod session;
 mod turn;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    str::FromStr,
-};
+use std::{collections::BTreeMap, str::FromStr};
 
 use http::{HeaderName, HeaderValue};
 use prost_types::Struct;
@@ -20,7 +19,7 @@ use crate::{copilot::Secret, grpc::status::Violation, session::SessionId};
 pub use session::Defaults;
 
 #[cfg(test)]
-pub(in crate::grpc) use turn::*;
+pub(in crate::grpc) use {answer::*, session::*, turn::*};
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
@@ -76,7 +75,7 @@ impl Checks {
     pub(super) fn headers(
         &mut self,
         field: &str,
-        headers: HashMap<String, String>,
+        headers: BTreeMap<String, String>,
     ) -> BTreeMap<String, Secret> {
         for (name, value) in &headers {
             if HeaderName::from_str(name).is_err() || HeaderValue::from_str(value).is_err() {
@@ -87,7 +86,7 @@ impl Checks {
     }
 
     /// A text that there must be.
-    pub(super) fn text(&mut self, field: &str, text: String) -> String {
+    pub(in crate::grpc) fn text(&mut self, field: &str, text: String) -> String {
         if text.trim().is_empty() {
             self.wrong(field, "is required: it is empty or only white space");
         }

@@ -1,9 +1,6 @@
 //! What a session is made of, and what is to change in it.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    str::FromStr,
-};
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use http::Uri;
 
@@ -11,7 +8,7 @@ use super::{Checks, non_empty};
 use crate::{
     copilot::{Provider, Section, Settings, SystemMessage},
     grpc::pb,
-    session::{Blueprint, Change, Credentials, PERMISSION_KINDS, Policy, Rule},
+    session::{Blueprint, Change, Credentials, Effect, PERMISSION_KINDS, Policy, Rule},
 };
 
 /// What a session gets that its request does not say.
@@ -25,6 +22,8 @@ pub struct Defaults {
     pub available_tools: Vec<String>,
     /// What tools may do.
     pub policy: Policy,
+    /// How long requests of the agent's wait for an answer.
+    pub request_timeout: Option<Duration>,
 }
 
 /// How many labels a session may have.
@@ -35,6 +34,12 @@ pub(in crate::grpc) const MAX_LABEL_NAME: usize = 63;
 
 /// The longest value of a label, in bytes.
 pub(in crate::grpc) const MAX_LABEL_VALUE: usize = 256;
+
+/// The longest time that a request of the agent's may wait for an answer.
+pub(in crate::grpc) const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest pattern of a permission rule, in bytes.
+pub(in crate::grpc) const MAX_PATTERN: usize = 1024;
 
 impl Checks {
     /// What a session is to be made of.
@@ -77,10 +82,23 @@ impl Checks {
             },
             excluded_tools: self.tools("excluded_tools", request.excluded_tools),
             ask_permission: !policy.denies_all(),
+            user_input: request.user_input,
+            elicitation: request.elicitation,
+            exit_plan: request.exit_plan,
             working_directory: self.working_directory(request.working_directory),
         };
         let operators_provider = !own_provider && settings.provider.is_some();
-        Blueprint { settings, policy, labels, operators_provider }
+        let request_timeout = self.request_timeout(request.request_timeout).or(defaults.request_timeout);
+        Blueprint { settings, policy, labels, operators_provider, request_timeout }
+    }
+
+    /// How long requests of the agent's wait for an answer.
+    fn request_timeout(&mut self, timeout: Option<prost_types::Duration>) -> Option<Duration> {
+        let timeout = self.duration("request_timeout", timeout);
+        if timeout.is_some_and(|timeout| timeout > MAX_REQUEST_TIMEOUT) {
+            self.wrong("request_timeout", "may be a day at most");
+        }
+        timeout
     }
 
     /// What a session never has stored with it.
@@ -113,7 +131,7 @@ impl Checks {
         change
     }
 
-    pub(super) fn labels(&mut self, labels: HashMap<String, String>) -> BTreeMap<String, String> {
+    pub(super) fn labels(&mut self, labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
         if labels.len() > MAX_LABELS {
             self.wrong("labels", format!("there may be {MAX_LABELS} at most"));
         }
@@ -141,12 +159,21 @@ impl Checks {
                     format!("must be `*` or one of {kinds}"),
                 );
             }
-            let effect = pb::PermissionEffect::try_from(rule.effect).unwrap_or_default();
-            if effect == pb::PermissionEffect::Unspecified {
-                let field = format!("permission_policy.rules[{n}].effect");
-                self.wrong(field, "must be PERMISSION_EFFECT_ALLOW or PERMISSION_EFFECT_DENY");
+            let effect = match pb::PermissionEffect::try_from(rule.effect).unwrap_or_default() {
+                pb::PermissionEffect::Allow => Effect::Allow,
+                pb::PermissionEffect::Ask => Effect::Ask,
+                pb::PermissionEffect::Deny => Effect::Deny,
+                pb::PermissionEffect::Unspecified => {
+                    let field = format!("permission_policy.rules[{n}].effect");
+                    self.wrong(field, "must be PERMISSION_EFFECT_ALLOW, _DENY or _ASK");
+                    Effect::Deny
+                }
+            };
+            if rule.pattern.len() > MAX_PATTERN {
+                let field = format!("permission_policy.rules[{n}].pattern");
+                self.wrong(field, format!("must have {MAX_PATTERN} bytes at most"));
             }
-            Rule { kind: rule.kind, allow: effect == pb::PermissionEffect::Allow }
+            Rule { kind: rule.kind, pattern: rule.pattern, effect }
         });
         let rules = rules.collect();
         Policy::new(rules)

@@ -1,6 +1,10 @@
 //! Prompts, and which events their callers want.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -8,10 +12,13 @@ use super::{Checks, non_empty};
 use crate::{
     copilot::{
         Attachment, Message,
-        method::{Position, Range},
+        method::{Position, Range, ResponseFormat},
     },
     grpc::pb,
-    session::hub::Filter,
+    session::{
+        Deadline, Prompt, RequestId, Schema, SessionId,
+        hub::{Filter, Kinds},
+    },
 };
 
 /// The longest duration: longer ones cannot be told from it, and cannot be added to a moment.
@@ -24,21 +31,102 @@ pub(in crate::grpc) const MAX_ATTACHMENTS: usize = 32;
 /// all that follow in the session (cli-protocol.md, section 5).
 pub(in crate::grpc) const MAX_ATTACHED: usize = 3 * 1024 * 1024;
 
+/// The longest id of a request.
+pub(in crate::grpc) const MAX_REQUEST_ID: usize = 128;
+
+/// The name of a caller's schema, which the model's provider wants to have.
+const SCHEMA_NAME: &str = "response";
+
+/// What tells one request from another: its hash, with a key of this process's own.
+static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 impl Checks {
-    /// A prompt and what goes with it.
-    pub(in crate::grpc) fn message(
+    /// A prompt, and the session that it is for.
+    pub(in crate::grpc) fn prompt(
         &mut self,
-        prompt: String,
-        attachments: Vec<pb::Attachment>,
-        request_headers: HashMap<String, String>,
-    ) -> Message {
+        request: pb::SendAndWaitRequest,
+        filter: Filter,
+        deadline: impl FnOnce(Option<Duration>) -> Deadline,
+    ) -> (Option<SessionId>, Prompt) {
+        let id = self.session_id(&request.session_id);
+        let request_id = self.request_id(&request.request_id, &request);
+        let (agent_mode, autopilot) = self.agent_mode(request.agent_mode);
+        let schema = request.response_schema.map(|schema| self.json_schema("response_schema", schema));
+        let message = Message {
+            prompt: self.say(request.prompt),
+            attachments: self.attachments(request.attachments),
+            request_headers: self.headers("request_headers", request.request_headers),
+            agent_mode,
+            steering: self.is_immediate(request.mode),
+            response_format: schema
+                .clone()
+                .map(|schema| ResponseFormat::JsonSchema { name: SCHEMA_NAME, schema }),
+        };
+        if message.steering && schema.is_some() {
+            self.wrong(
+                "response_schema",
+                "cannot be had with SEND_MODE_IMMEDIATE: the answer is the running turn's",
+            );
+        }
+        if message.steering && autopilot {
+            self.wrong("agent_mode", "cannot be AGENT_MODE_AUTOPILOT with SEND_MODE_IMMEDIATE");
+        }
+        let timeout = self.duration("timeout", request.timeout);
+        let prompt = Prompt {
+            message,
+            autopilot,
+            // What is wrong with it was said above.
+            schema: schema.and_then(|schema| Schema::new(&schema).ok()),
+            deadline: deadline(timeout),
+            inactivity: self.duration("inactivity_timeout", request.inactivity_timeout),
+            detached: self.on_disconnect(request.on_disconnect),
+            filter,
+            request: request_id,
+        };
+        (id, prompt)
+    }
+
+    fn say(&mut self, prompt: String) -> String {
         if prompt.trim().is_empty() {
             self.wrong("prompt", "say something: it is empty or only white space");
         }
-        Message {
-            prompt,
-            attachments: self.attachments(attachments),
-            request_headers: self.headers("request_headers", request_headers),
+        prompt
+    }
+
+    /// By what a request is known when it is repeated; its content includes the id.
+    pub(in crate::grpc) fn request_id(
+        &mut self,
+        id: &str,
+        request: &impl prost::Message,
+    ) -> Option<RequestId> {
+        if id.len() > MAX_REQUEST_ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.wrong("request_id", format!("has at most {MAX_REQUEST_ID} visible ASCII characters"));
+        }
+        let fingerprint = || FINGERPRINTS.hash_one(request.encode_to_vec());
+        (!id.is_empty()).then(|| RequestId { id: id.to_owned(), fingerprint: fingerprint() })
+    }
+
+    fn is_immediate(&mut self, mode: i32) -> bool {
+        match pb::SendMode::try_from(mode) {
+            Ok(pb::SendMode::Immediate) => true,
+            Ok(pb::SendMode::Unspecified | pb::SendMode::Enqueue) => false,
+            Err(_) => {
+                self.wrong("mode", format!("{mode} is not a value of SendMode"));
+                false
+            }
+        }
+    }
+
+    /// The mode as the CLI knows it, and whether the agent goes on by itself.
+    fn agent_mode(&mut self, mode: i32) -> (Option<String>, bool) {
+        match pb::AgentMode::try_from(mode) {
+            Ok(pb::AgentMode::Unspecified | pb::AgentMode::Interactive) => (None, false),
+            Ok(pb::AgentMode::Plan) => (Some("plan".into()), false),
+            Ok(pb::AgentMode::Autopilot) => (Some("autopilot".into()), true),
+            Err(_) => {
+                self.wrong("agent_mode", format!("{mode} is not a value of AgentMode"));
+                (None, false)
+            }
         }
     }
 
@@ -138,7 +226,7 @@ impl Checks {
         }
     }
 
-    pub(in crate::grpc) fn event_types(&mut self, patterns: Vec<String>) -> Filter {
+    pub(in crate::grpc) fn filter(&mut self, patterns: Vec<String>, exclude_sub_agents: bool) -> Filter {
         for (n, pattern) in patterns.iter().enumerate() {
             let name = pattern.strip_suffix('*').unwrap_or(pattern);
             if pattern.is_empty() || name.contains(['*', ' ']) {
@@ -147,7 +235,11 @@ impl Checks {
                 self.wrong(format!("event_types[{n}]"), advice);
             }
         }
-        if patterns.is_empty() { Filter::Kinds(DEFAULT_EVENTS) } else { Filter::Patterns(patterns) }
+        let kinds = match patterns.is_empty() {
+            true => Kinds::Exactly(DEFAULT_EVENTS),
+            false => Kinds::Patterns(patterns),
+        };
+        Filter { kinds, sub_agents: !exclude_sub_agents }
     }
 }
 
@@ -190,6 +282,14 @@ pub(in crate::grpc) const DEFAULT_EVENTS: &[&str] = &[
     "tool.execution_complete",
     "permission.requested",
     "permission.completed",
+    "external_tool.requested",
+    "external_tool.completed",
+    "user_input.requested",
+    "user_input.completed",
+    "elicitation.requested",
+    "elicitation.completed",
+    "exit_plan_mode.requested",
+    "exit_plan_mode.completed",
     "session.title_changed",
     "session.compaction_start",
     "session.compaction_complete",

@@ -1,0 +1,304 @@
+//! What the agent asks its callers for, and how it is answered.
+//!
+//! The CLI tells of a request by an event with a request id, and waits for the answer for ever. Whoever is first answers;
+//! later ones are told `success: false`. Only answers of these forms are sent: others the CLI accepts, and then breaks the
+//! tool call or ends the turn (observed).
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    event::Payload,
+    method::{Done, methods},
+};
+
+/// A kind of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestKind {
+    /// May a tool do this?
+    Permission,
+    /// Call a tool of the caller's.
+    ToolCall,
+    /// A question of the agent's.
+    UserInput,
+    /// A question of an MCP server's.
+    Elicitation,
+    /// May the plan be carried out?
+    ExitPlan,
+}
+
+/// The request that an event tells of, if it is one that callers can answer: its kind and id.
+pub fn requested(payload: &Payload) -> Option<(RequestKind, &str)> {
+    Some(match payload {
+        Payload::PermissionRequested(request) => (RequestKind::Permission, &request.request_id),
+        Payload::ExternalToolRequested(request) => (RequestKind::ToolCall, &request.request_id),
+        Payload::UserInputRequested(request) => (RequestKind::UserInput, &request.request_id),
+        Payload::ElicitationRequested(request) => (RequestKind::Elicitation, &request.request_id),
+        Payload::ExitPlanModeRequested(request) => (RequestKind::ExitPlan, &request.request_id),
+        _ => return None,
+    })
+}
+
+/// The request that an event says is over.
+pub fn completed(payload: &Payload) -> Option<&str> {
+    match payload {
+        Payload::PermissionCompleted(completed) => Some(&completed.request_id),
+        Payload::ExternalToolCompleted(completed)
+        | Payload::UserInputCompleted(completed)
+        | Payload::ElicitationCompleted(completed)
+        | Payload::ExitPlanModeCompleted(completed) => Some(&completed.request_id),
+        _ => None,
+    }
+}
+
+/// Whether what was filled in is what the form asks for: the CLI does not look (observed). The error says what is wrong.
+pub fn check_elicited(request: &Payload, elicited: &Elicited) -> Result<(), String> {
+    let (Payload::ElicitationRequested(request), Elicited::Accept { content }) = (request, elicited) else {
+        return Ok(());
+    };
+    // What is no schema is the MCP server's fault, and not the caller's.
+    let form = request.requested_schema.as_ref().and_then(|schema| jsonschema::validator_for(schema).ok());
+    let Some(form) = form else { return Ok(()) };
+    match content {
+        None => Err("the form has to be filled in to be accepted".into()),
+        Some(content) => form.validate(content).map_err(|error| error.to_string()),
+    }
+}
+
+/// An answer to a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To [`RequestKind::Permission`].
+    Permission(Decision),
+    /// To [`RequestKind::ToolCall`].
+    ToolResult(ToolResult),
+    /// To [`RequestKind::UserInput`].
+    UserInput(UserInput),
+    /// To [`RequestKind::Elicitation`].
+    Elicitation(Elicited),
+    /// To [`RequestKind::ExitPlan`].
+    ExitPlan(PlanDecision),
+}
+
+impl Answer {
+    /// What it answers.
+    pub fn kind(&self) -> RequestKind {
+        match self {
+            Self::Permission(_) => RequestKind::Permission,
+            Self::ToolResult(_) => RequestKind::ToolCall,
+            Self::UserInput(_) => RequestKind::UserInput,
+            Self::Elicitation(_) => RequestKind::Elicitation,
+            Self::ExitPlan(_) => RequestKind::ExitPlan,
+        }
+    }
+}
+
+/// What is decided of a permission request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Decision {
+    /// Yes, this time.
+    ApproveOnce,
+    /// No; the model is told why. Without a reason the CLI would end the turn (observed).
+    Reject {
+        /// Why.
+        feedback: String,
+    },
+}
+
+/// What a tool of the caller's has come to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolResult {
+    /// What the model is told. Also where the tool has failed: the text of an `error` would be dropped (observed).
+    pub text_result_for_llm: String,
+    /// Whether it has done what it was to do.
+    pub result_type: ToolResultType,
+    /// What the model is shown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub binary_results_for_llm: Vec<Image>,
+}
+
+/// Whether a tool has done what it was to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ToolResultType {
+    /// It has.
+    Success,
+    /// It has not.
+    Failure,
+}
+
+impl ToolResult {
+    /// The result of a tool that failed.
+    pub fn failure(reason: impl Into<String>) -> Self {
+        Self {
+            text_result_for_llm: reason.into(),
+            result_type: ToolResultType::Failure,
+            binary_results_for_llm: Vec::new(),
+        }
+    }
+}
+
+/// An image for the model to see. Of binary results it gets no others (observed).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "type", rename = "image")]
+pub struct Image {
+    /// The data, in base64.
+    pub data: String,
+    /// Its MIME type.
+    pub mime_type: String,
+    /// What it shows.
+    pub description: String,
+}
+
+/// What somebody said to a question of the agent's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserInput {
+    /// The answer.
+    pub answer: String,
+    /// Whether it is none of the choices.
+    pub was_freeform: bool,
+    /// Nobody has answered.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dismissed: bool,
+}
+
+impl UserInput {
+    /// The question was not answered, which the model is told.
+    pub fn none() -> Self {
+        Self { answer: String::new(), was_freeform: true, dismissed: true }
+    }
+}
+
+/// What somebody said to a question of an MCP server's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "action")]
+pub enum Elicited {
+    /// Yes.
+    Accept {
+        /// The form, filled in; none where there was a URL.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        content: Option<Value>,
+    },
+    /// No.
+    Decline,
+    /// Nobody has answered.
+    Cancel,
+}
+
+/// What is decided of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanDecision {
+    /// Whether the agent may leave plan mode.
+    pub approved: bool,
+    /// What it is to do then: one of the request's actions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selected_action: Option<String>,
+    /// What is to be changed. Without it a plan that is not approved ends the turn (observed).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<String>,
+}
+
+macro_rules! answers {
+    ($($(#[$meta:meta])* $name:ident { $field:ident: $type:ty } => $method:literal;)*) => {
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Serialize)]
+            #[serde(rename_all = "camelCase")]
+            #[expect(missing_docs, reason = "the session, the request, and the answer to it")]
+            pub struct $name<'a> {
+                pub session_id: &'a str,
+                pub request_id: &'a str,
+                pub $field: $type,
+            }
+        )*
+        methods! { $($name<'_> => $method -> Done;)* }
+    };
+}
+
+answers! {
+    /// Answers a permission request.
+    AnswerPermission { result: &'a Decision } => "session.permissions.handlePendingPermissionRequest";
+    /// Answers a call of a tool.
+    AnswerToolCall { result: &'a ToolResult } => "session.tools.handlePendingToolCall";
+    /// Answers a question of the agent's.
+    AnswerUserInput { response: &'a UserInput } => "session.ui.handlePendingUserInput";
+    /// Answers a question of an MCP server's.
+    AnswerElicitation { result: &'a Elicited } => "session.ui.handlePendingElicitation";
+    /// Answers a plan.
+    AnswerExitPlan { response: &'a PlanDecision } => "session.ui.handlePendingExitPlanMode";
+    /// Ends a session's work at its limit.
+    AnswerLimitsExhausted { response: &'a LimitsExhausted } => "session.ui.handlePendingSessionLimitsExhausted";
+}
+
+/// Refuses an MCP server the use of the model: an answer without a response. It is asked for whether anybody listens or
+/// not, and waits for ever (observed).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefuseSampling<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The request.
+    pub request_id: &'a str,
+}
+
+methods! { RefuseSampling<'_> => "session.ui.handlePendingSampling" -> Done; }
+
+/// What is to be done at a session's limit.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase", tag = "action")]
+pub enum LimitsExhausted {
+    /// Nothing more.
+    Cancel,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn value(answer: &impl Serialize) -> Value {
+        serde_json::to_value(answer).unwrap()
+    }
+
+    #[test]
+    fn answers_have_the_forms_that_the_cli_understands() {
+        let check = |answer: Value, expected: Value| assert_eq!(answer, expected);
+        check(value(&Decision::ApproveOnce), json!({"kind": "approve-once"}));
+        check(
+            value(&Decision::Reject { feedback: "no".into() }),
+            json!({"kind": "reject", "feedback": "no"}),
+        );
+        check(
+            value(&ToolResult::failure("broken")),
+            json!({"textResultForLlm": "broken", "resultType": "failure"}),
+        );
+        let image = Image { data: "AA==".into(), mime_type: "image/png".into(), description: "dot".into() };
+        check(
+            value(&ToolResult {
+                text_result_for_llm: "see".into(),
+                result_type: ToolResultType::Success,
+                binary_results_for_llm: vec![image],
+            }),
+            json!({
+                "textResultForLlm": "see", "resultType": "success",
+                "binaryResultsForLlm": [
+                    {"type": "image", "data": "AA==", "mimeType": "image/png", "description": "dot"},
+                ],
+            }),
+        );
+        check(value(&UserInput::none()), json!({"answer": "", "wasFreeform": true, "dismissed": true}));
+        check(
+            value(&Elicited::Accept { content: Some(json!({"a": 1})) }),
+            json!({"action": "accept", "content": {"a": 1}}),
+        );
+        check(value(&Elicited::Cancel), json!({"action": "cancel"}));
+        let plan =
+            PlanDecision { approved: true, selected_action: Some("interactive".into()), feedback: None };
+        check(value(&plan), json!({"approved": true, "selectedAction": "interactive"}));
+    }
+}

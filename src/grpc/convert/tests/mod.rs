@@ -1,0 +1,90 @@
+//! Each request, event and value, and what becomes of it. Here is what these have in common.
+
+mod encode;
+mod json;
+mod parse_answer;
+mod parse_list;
+mod parse_session;
+mod parse_turn;
+
+use prost_types::{Struct, Value, value::Kind};
+use serde_json::{Value as Json, json};
+
+use super::{json::*, parse::*};
+use crate::{
+    copilot::{Event, event},
+    session::SessionId,
+};
+
+/// What must not be seen in an error.
+const SECRET: &str = "hunter2";
+
+fn wire(event: Json) -> Event {
+    event::parse(json!({"sessionId": "s", "event": event}).to_string().as_bytes()).unwrap()
+}
+
+fn session_id() -> SessionId {
+    SessionId::parse("s").unwrap()
+}
+
+fn number(number: f64) -> Value {
+    Value { kind: Some(Kind::NumberValue(number)) }
+}
+
+fn text(text: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(text.into())) }
+}
+
+fn fields<const N: usize>(fields: [(&str, Value); N]) -> Struct {
+    Struct { fields: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
+}
+
+/// What one check says: the field that it refuses, or the value.
+fn asked<T>(ask: impl FnOnce(&mut Checks) -> T) -> Result<T, String> {
+    let mut checks = Checks::default();
+    let value = ask(&mut checks);
+    checks.done(Some(value)).map_err(|violations| {
+        let named: Vec<_> = violations.into_iter().map(|violation| violation.field).collect();
+        named.join(" ")
+    })
+}
+
+#[test]
+fn nothing_comes_of_a_value_that_is_missing_or_wrong() {
+    assert_eq!(Checks::default().done::<()>(None), Err(vec![]));
+    assert_eq!(Checks::default().done(Some(1)), Ok(1));
+    let mut checks = Checks::default();
+    checks.wrong("field", "no");
+    assert!(checks.done(Some(1)).is_err());
+}
+
+#[test]
+fn a_session_id_is_checked() {
+    let check = |id: &str, expected: Result<&str, &str>| {
+        let asked = asked(|checks| checks.session_id(id)).map(|id| id.unwrap().to_string());
+        assert_eq!(asked, expected.map(String::from).map_err(String::from), "{id:?}");
+    };
+    check("My_session-1", Ok("My_session-1"));
+    for bad in ["", "a b", "../x", &"x".repeat(129)] {
+        check(bad, Err("session_id"));
+    }
+}
+
+#[test]
+fn a_schema_has_to_be_one() {
+    let check = |schema: Json, expected: &str| {
+        let mut checks = Checks::default();
+        checks.json_schema("schema", object(&schema));
+        let said = checks.done(Some(())).err().unwrap_or_default();
+        let said: Vec<_> = said.iter().map(|wrong| wrong.description.as_str()).collect();
+        assert!(said.concat().contains(expected) && said.is_empty() == expected.is_empty(), "{said:?}");
+    };
+    check(json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 1}}}), "");
+    check(json!({}), "\"type\": \"object\"");
+    check(json!({"type": "string"}), "\"type\": \"object\"");
+    check(json!({"type": "object", "properties": {"a": {"type": "nonsense"}}}), "not a valid JSON schema");
+    check(
+        json!({"type": "object", "properties": {"a": {"$ref": "https://example.com/x"}}}),
+        "not a valid JSON schema",
+    );
+}

@@ -1,0 +1,272 @@
+//! What the CLI asks: decided by the session's policy, or put to its callers, and answered in any case. Without an answer
+//! the turn would wait for ever.
+//!
+//! Each open request has a task that waits for whichever comes first: a caller's answer, the end of the time for it, or the
+//! end of the request.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, time::sleep};
+use tracing::{debug, warn};
+
+use super::{
+    blueprint::DEFAULT_REQUEST_TIMEOUT,
+    error::Error,
+    hub::Update,
+    live::{Session, State},
+    policy::Effect,
+    requests::{Answered, Settlement},
+};
+use crate::{
+    backend,
+    copilot::{
+        Answer, Event, Rejection, RequestKind,
+        answer::{
+            AnswerElicitation, AnswerExitPlan, AnswerLimitsExhausted, AnswerPermission, AnswerToolCall,
+            AnswerUserInput, Decision, Elicited, LimitsExhausted, PlanDecision, RefuseSampling, ToolResult,
+            UserInput, completed, requested,
+        },
+        event::{self, Payload, PermissionRequested},
+        method::Done,
+    },
+};
+
+/// What an event makes us do.
+#[derive(Debug)]
+pub(super) enum ToDo {
+    Nothing,
+    /// Ask the callers.
+    Ask,
+    /// Answer ourselves.
+    Answer(Answer),
+    /// Refuse what callers are not asked for.
+    Refuse(Refusal),
+    /// A request is over.
+    Forget,
+}
+
+/// A refusal of what callers are not asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Refusal {
+    Sampling,
+    MoreCredits,
+}
+
+impl ToDo {
+    /// Whether the event is a request that waits for the callers.
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self, Self::Ask)
+    }
+}
+
+/// What a caller answers, and whether it is to hold for all requests of the same kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    /// The answer.
+    pub answer: Answer,
+    /// Whether what was approved is not to be asked for again.
+    pub for_session: bool,
+}
+
+impl Session {
+    /// What an event makes us do.
+    pub(super) fn to_do(&self, state: &State, event: &Event) -> ToDo {
+        match &event.payload {
+            Payload::PermissionRequested(request) => self.permission(state, request),
+            Payload::SamplingRequested(_) => ToDo::Refuse(Refusal::Sampling),
+            Payload::SessionLimitsExhaustedRequested(_) => ToDo::Refuse(Refusal::MoreCredits),
+            payload if requested(payload).is_some() => ToDo::Ask,
+            payload if completed(payload).is_some() => ToDo::Forget,
+            _ => ToDo::Nothing,
+        }
+    }
+
+    fn permission(&self, state: &State, request: &PermissionRequested) -> ToDo {
+        if request.resolved_by_hook {
+            return ToDo::Nothing;
+        }
+        let effect = match self.blueprint().policy.decide(request.kind(), request.subject()) {
+            Effect::Ask if state.approvals.cover(request) => Effect::Allow,
+            effect => effect,
+        };
+        match effect {
+            Effect::Allow => ToDo::Answer(Answer::Permission(Decision::ApproveOnce)),
+            Effect::Ask => ToDo::Ask,
+            Effect::Deny => {
+                let feedback = format!("the session's policy does not allow {:?}", request.kind());
+                ToDo::Answer(Answer::Permission(Decision::Reject { feedback }))
+            }
+        }
+    }
+
+    /// Does it.
+    pub(super) fn take_up(self: &Arc<Self>, state: &mut State, todo: ToDo, update: &Update) {
+        match todo {
+            ToDo::Nothing => {}
+            ToDo::Ask => self.ask(state, update),
+            ToDo::Answer(answer) => {
+                let Some((_, id)) = requested(&update.event.payload) else { return };
+                self.answer_by_itself(id.to_owned(), answer);
+            }
+            ToDo::Refuse(refusal) => self.refuse(state, refusal, &update.event.payload),
+            ToDo::Forget => {
+                if let Some(id) = completed(&update.event.payload) {
+                    state.requests.settle(id, Settlement::Withdrawn);
+                }
+            }
+        }
+    }
+
+    /// Puts a request to the callers.
+    fn ask(self: &Arc<Self>, state: &mut State, update: &Update) {
+        let Some(answered) = state.requests.open(update) else { return };
+        let session = self.clone();
+        let event = update.event.clone();
+        self.tasks().spawn(async move { session.wait_for_answer(&event.payload, answered).await });
+        self.mind_the_unheard(state);
+    }
+
+    async fn wait_for_answer(&self, request: &Payload, mut answered: oneshot::Receiver<Answered>) {
+        let Some((kind, id)) = requested(request) else { return };
+        let patience = self.patience(request);
+        let answered = tokio::select! {
+            biased;
+            answered = &mut answered => answered,
+            () = sleep(patience) => {
+                if self.lock().requests.settle(id, Settlement::TimedOut) {
+                    debug!(session = %self.id(), ?kind, ?patience, "nobody has answered a request");
+                    self.give_and_log(id, &default_answer(kind, patience)).await;
+                    return;
+                }
+                // Somebody answered at the last moment.
+                answered.await
+            }
+        };
+        // Withdrawn: the agent does not wait for it any more.
+        let Ok(Answered { answer, told }) = answered else { return };
+        // Who answered may have gone; the agent gets the answer all the same.
+        let _ = told.send(self.give(id, &answer).await);
+    }
+
+    /// How long a request waits for its answer.
+    fn patience(&self, _request: &Payload) -> Duration {
+        self.blueprint().request_timeout.unwrap_or(DEFAULT_REQUEST_TIMEOUT)
+    }
+
+    fn answer_by_itself(self: &Arc<Self>, id: String, answer: Answer) {
+        let session = self.clone();
+        self.tasks().spawn(async move { session.give_and_log(&id, &answer).await });
+    }
+
+    async fn give_and_log(&self, id: &str, answer: &Answer) {
+        match self.give(id, answer).await {
+            // Another client of the CLI was faster, or the turn was stopped.
+            Ok(()) | Err(Error::RequestSettled { .. }) => {}
+            Err(error) => warn!(session = %self.id(), %error, "a request could not be answered"),
+        }
+    }
+
+    /// Gives the CLI an answer.
+    async fn give(&self, request_id: &str, answer: &Answer) -> Result<(), Error> {
+        let session_id = self.cli_id();
+        let link = self.load().await.map_err(|cause| self.not_loaded(cause))?;
+        let done = match answer {
+            Answer::Permission(result) => {
+                link.call(&AnswerPermission { session_id, request_id, result }).await
+            }
+            Answer::ToolResult(result) => link.call(&AnswerToolCall { session_id, request_id, result }).await,
+            Answer::UserInput(response) => {
+                link.call(&AnswerUserInput { session_id, request_id, response }).await
+            }
+            Answer::Elicitation(result) => {
+                link.call(&AnswerElicitation { session_id, request_id, result }).await
+            }
+            Answer::ExitPlan(response) => {
+                link.call(&AnswerExitPlan { session_id, request_id, response }).await
+            }
+        };
+        let withdrawn =
+            || Error::RequestSettled { request: request_id.to_owned(), settlement: Settlement::Withdrawn };
+        match done {
+            Ok(Done { success: true, .. }) => Ok(()),
+            Ok(Done { success: false, .. }) => Err(withdrawn()),
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => Err(withdrawn()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn refuse(self: &Arc<Self>, state: &State, refusal: Refusal, request: &Payload) {
+        let (Payload::SamplingRequested(request) | Payload::SessionLimitsExhaustedRequested(request)) =
+            request
+        else {
+            return;
+        };
+        let Some(link) = state.link.clone() else { return };
+        let (session, request_id) = (self.clone(), event::text(request, "requestId").to_owned());
+        self.tasks().spawn(async move {
+            let (session_id, request_id) = (session.cli_id(), request_id.as_str());
+            let response = &LimitsExhausted::Cancel;
+            let refused = match refusal {
+                Refusal::Sampling => link.call(&RefuseSampling { session_id, request_id }).await,
+                Refusal::MoreCredits => {
+                    link.call(&AnswerLimitsExhausted { session_id, request_id, response }).await
+                }
+            };
+            if let Err(error) = refused {
+                warn!(session = %session.id(), ?refusal, %error, "a request could not be refused");
+            }
+        });
+    }
+}
+
+/// What callers say.
+impl Session {
+    /// Answers an open request: the first answer counts. Returns when the CLI has it.
+    ///
+    /// # Cancel safety
+    /// Once polled, the answer is given whether anybody waits for it or not.
+    pub(super) async fn respond(&self, id: &str, response: Response) -> Result<(), Error> {
+        let told = {
+            let mut state = self.lock();
+            let approved = response.for_session.then(|| state.requests.payload(id).cloned()).flatten();
+            let told = state.requests.answer(self.id(), id, response.answer)?;
+            if let Some(Payload::PermissionRequested(request)) = approved {
+                state.approvals.add(&request);
+            }
+            told
+        };
+        match told.await {
+            Ok(told) => told,
+            Err(_) => Err(self.lock().requests.missed(self.id(), id)),
+        }
+    }
+
+    /// A caller or a reader has gone: if it was the last one, nobody is left to run the tools that are called.
+    pub(super) fn left(&self) {
+        self.mind_the_unheard(&mut self.lock());
+    }
+
+    fn mind_the_unheard(&self, state: &mut State) {
+        let ticket = state.current.as_ref().map(super::current::Current::ticket);
+        if state.requests.is_waiting() && !state.hub.is_heard(ticket) {
+            state.requests.fail_tools(|name| {
+                let reason = format!("the tool {name:?} was not run: its caller has gone");
+                Answer::ToolResult(ToolResult::failure(reason))
+            });
+        }
+    }
+}
+
+/// What is answered where nobody has.
+fn default_answer(kind: RequestKind, patience: Duration) -> Answer {
+    let reason = format!("nobody answered within {patience:.0?}");
+    match kind {
+        RequestKind::Permission => Answer::Permission(Decision::Reject { feedback: reason }),
+        RequestKind::ToolCall => Answer::ToolResult(ToolResult::failure(reason)),
+        RequestKind::UserInput => Answer::UserInput(UserInput::none()),
+        RequestKind::Elicitation => Answer::Elicitation(Elicited::Cancel),
+        RequestKind::ExitPlan => {
+            Answer::ExitPlan(PlanDecision { approved: false, selected_action: None, feedback: Some(reason) })
+        }
+    }
+}

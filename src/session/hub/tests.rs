@@ -1,0 +1,201 @@
+use super::*;
+use crate::{
+    copilot::event::{AssistantMessageDelta, Idle},
+    session::queue::Queue as Turns,
+};
+
+fn usual() -> Filter {
+    Filter { kinds: Kinds::Exactly(&["assistant.message_delta", "session.idle"]), sub_agents: true }
+}
+
+fn event(kind: &str, payload: Payload, weight: usize) -> Update {
+    let event = Event {
+        id: "1".into(),
+        timestamp: String::new(),
+        agent_id: None,
+        ephemeral: true,
+        kind: kind.into(),
+        payload,
+        weight,
+    };
+    Update { event: Arc::new(event), cursor: None, asks: false }
+}
+
+fn delta(message: &str, text: &str) -> Update {
+    let delta = AssistantMessageDelta { message_id: message.into(), delta_content: text.into() };
+    event("assistant.message_delta", Payload::AssistantMessageDelta(delta), 100)
+}
+
+fn idle() -> Update {
+    event("session.idle", Payload::SessionIdle(Idle::default()), 50)
+}
+
+/// Tickets of one session's turns.
+fn tickets<const N: usize>() -> [Ticket; N] {
+    let mut turns = Turns::new(N);
+    std::array::from_fn(|_| turns.join(()).unwrap().0)
+}
+
+/// A hub with one reader of one turn.
+fn one_turn() -> (Hub<&'static str>, Ticket, Subscriber<&'static str>) {
+    let [ticket] = tickets();
+    let mut hub = Hub::default();
+    let reader = hub.subscribe(Scope::Turn(ticket), usual());
+    (hub, ticket, reader)
+}
+
+async fn drain(subscriber: &mut Subscriber<&'static str>) -> (usize, String, Item<&'static str>) {
+    let (mut events, mut text) = (0, String::new());
+    loop {
+        match subscriber.next().await {
+            Item::Update(update) => {
+                events += 1;
+                if let Payload::AssistantMessageDelta(delta) = &update.event.payload {
+                    text.push_str(&delta.delta_content);
+                }
+            }
+            end => return (events, text, end),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_fewer_deltas_and_all_of_the_text() {
+    let (mut hub, turn, mut reader) = one_turn();
+    let words: Vec<_> = (0..100_000).map(|n| format!("{n} ")).collect();
+    for word in &words {
+        hub.publish(&delta("m", word), Audience::Turn(Some(turn)));
+    }
+    hub.publish(&idle(), Audience::Turn(Some(turn)));
+    hub.turn_ended(turn, &"done");
+    let (events, text, end) = drain(&mut reader).await;
+    assert!(events < 100, "{events} events");
+    assert_eq!(text, words.concat());
+    assert_eq!(end, Item::TurnEnded(turn, "done"));
+}
+
+#[tokio::test]
+async fn a_reader_that_keeps_up_gets_every_delta_as_it_is() {
+    let (hub, turn, mut reader) = one_turn();
+    for n in 0..1_000 {
+        let sent = delta("m", &n.to_string());
+        hub.publish(&sent, Audience::Turn(Some(turn)));
+        assert_eq!(reader.next().await, Item::Update(sent));
+    }
+}
+
+#[tokio::test]
+async fn deltas_of_different_messages_are_not_joined() {
+    let (mut hub, turn, mut reader) = one_turn();
+    for n in 0..1_000 {
+        hub.publish(&delta(if n % 2 == 0 { "a" } else { "b" }, "x"), Audience::Turn(Some(turn)));
+    }
+    hub.turn_ended(turn, &"done");
+    assert_eq!(drain(&mut reader).await.0, 1_000);
+}
+
+#[tokio::test]
+async fn a_joined_delta_does_not_change_what_other_readers_see() {
+    let (mut hub, turn, _slow) = one_turn();
+    let mut fast = hub.subscribe(Scope::Session, usual());
+    for _ in 0..=JOIN_FROM {
+        hub.publish(&delta("m", "x"), Audience::Turn(Some(turn)));
+        assert_eq!(fast.next().await, Item::Update(delta("m", "x")));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_is_too_slow_for_events_that_cannot_be_joined_is_told_so_after_what_fitted() {
+    let (mut hub, turn, mut reader) = one_turn();
+    for _ in 0..MAX_EVENTS + 10 {
+        hub.publish(&idle(), Audience::Turn(Some(turn)));
+    }
+    hub.turn_ended(turn, &"done");
+    let (events, _, end) = drain(&mut reader).await;
+    assert_eq!((events, end), (MAX_EVENTS, Item::Lagged(Lagged)));
+}
+
+#[tokio::test]
+async fn the_bytes_that_wait_are_bounded_but_a_single_large_event_passes() {
+    let (mut hub, turn, mut reader) = one_turn();
+    let huge = event("session.idle", Payload::SessionIdle(Idle::default()), MAX_BYTES + 1);
+    hub.publish(&huge, Audience::Turn(Some(turn)));
+    hub.publish(&idle(), Audience::Turn(Some(turn)));
+    hub.turn_ended(turn, &"done");
+    let (events, _, end) = drain(&mut reader).await;
+    assert_eq!((events, end), (1, Item::Lagged(Lagged)));
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_is_woken() {
+    let (mut hub, turn, mut reader) = one_turn();
+    let waiting = tokio::spawn(async move { reader.next().await });
+    tokio::task::yield_now().await;
+    hub.turn_ended(turn, &"done");
+    assert_eq!(waiting.await.unwrap(), Item::TurnEnded(turn, "done"));
+}
+
+#[tokio::test]
+async fn a_turns_readers_hear_of_it_alone_and_the_sessions_readers_of_all() {
+    let [first, second] = tickets();
+    let mut hub = Hub::default();
+    let mut of_first = hub.subscribe(Scope::Turn(first), usual());
+    let mut of_second = hub.subscribe(Scope::Turn(second), usual());
+    let mut of_all = hub.subscribe(Scope::Session, usual());
+    hub.publish(&delta("m", "1"), Audience::Turn(Some(first)));
+    hub.turn_ended(first, &"one");
+    hub.publish(&delta("m", "2"), Audience::Turn(Some(second)));
+    hub.publish(&delta("m", "?"), Audience::Everybody);
+    hub.turn_ended(second, &"two");
+    assert_eq!(drain(&mut of_first).await, (1, "1".into(), Item::TurnEnded(first, "one")));
+    assert_eq!(drain(&mut of_second).await, (2, "2?".into(), Item::TurnEnded(second, "two")));
+    assert_eq!(drain(&mut of_all).await, (1, "1".into(), Item::TurnEnded(first, "one")));
+    assert_eq!(drain(&mut of_all).await, (2, "2?".into(), Item::TurnEnded(second, "two")));
+    hub.gone();
+    assert_eq!(drain(&mut of_all).await.2, Item::Gone);
+}
+
+#[tokio::test]
+async fn a_reader_that_has_gone_is_forgotten() {
+    let (mut hub, turn, reader) = one_turn();
+    assert!(hub.is_heard(Some(turn)) && !hub.is_heard(None));
+    drop(reader);
+    assert!(!hub.is_heard(Some(turn)));
+    drop(hub.subscribe(Scope::Session, usual()));
+    hub.turn_ended(turn, &"done");
+    assert!(hub.readers.is_empty());
+}
+
+#[test]
+fn filters_choose_by_kind_and_agent() {
+    let patterns = |patterns: &[&str]| Filter {
+        kinds: Kinds::Patterns(patterns.iter().map(|p| (*p).to_owned()).collect()),
+        sub_agents: false,
+    };
+    let check =
+        |filter: &Filter, kind: &str, expected: bool| assert_eq!(filter.wants_kind(kind), expected, "{kind}");
+    check(&Filter::NOTHING, "session.idle", false);
+    check(&usual(), "session.idle", true);
+    check(&usual(), "system.message", false);
+    check(&usual(), "model.call_start", false);
+    check(&patterns(&["*"]), "model.call_start", true);
+    check(&patterns(&["tool.*", "abort"]), "tool.execution_start", true);
+    check(&patterns(&["tool.*", "abort"]), "abort", true);
+    check(&patterns(&["tool.*", "abort"]), "aborted", false);
+    let of_agent = |agent: Option<&str>| {
+        let mut event = Event::clone(&idle().event);
+        event.agent_id = agent.map(str::to_owned);
+        (patterns(&["*"]).wants(&event), usual().wants(&event))
+    };
+    assert_eq!((of_agent(None), of_agent(Some("helper"))), ((true, true), (false, true)));
+}
+
+#[test]
+fn a_cursor_is_good_for_its_session_only() {
+    let [mine, other] = ["mine", "other"].map(|id| SessionId::parse(id).unwrap());
+    let cursor = Cursor::after(&mine, "e-1");
+    assert_eq!(Cursor::event_id(cursor.as_str(), &mine), Some("e-1".into()));
+    for bad in [Cursor::after(&other, "e-1").as_str(), Cursor::after(&mine, "").as_str(), "", "x", "!!!"] {
+        assert_eq!(Cursor::event_id(bad, &mine), None, "{bad:?}");
+    }
+}

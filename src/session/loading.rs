@@ -1,0 +1,194 @@
+//! How a session gets into the CLI and out of it: created, resumed, changed, left.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::{
+    blueprint::{Blueprint, Record},
+    current::Current,
+    error::{Error, TurnCause, TurnError},
+    live::Session,
+};
+use crate::{
+    backend::{self, Link},
+    copilot::{
+        Method, Rejection,
+        method::{
+            Create, Created, Destroy, Detach, GetMetadata, IsProcessing, RegisterInterest, Resume, SetMode,
+            SwitchModel, UpdateClientMetadata, UpdateOptions,
+        },
+        settings::{EmptyOptions, Parameters},
+    },
+};
+
+impl Session {
+    /// Changes its model and its notes, while no turn runs.
+    pub(super) async fn update(&self, link: &Link, blueprint: Blueprint) -> Result<(), backend::Error> {
+        let model = blueprint.settings.model.as_deref();
+        if let Some(model_id) = model.filter(|_| model != self.blueprint().settings.model.as_deref()) {
+            self.call(link, &SwitchModel { session_id: self.cli_id(), model_id }).await?;
+        }
+        self.redraw(blueprint);
+        self.remember(link).await
+    }
+
+    /// Creates the session in the CLI.
+    pub(super) async fn create(&self, link: &Arc<Link>) -> Result<(), backend::Error> {
+        let blueprint = self.blueprint();
+        let created = self.call(link, &Create(self.parameters(&blueprint))).await?;
+        self.complete(link, created).await
+    }
+
+    /// Calls the CLI for this session. It may quote a secret in its refusal, which is told to the caller.
+    pub(super) async fn call<M: Method>(&self, link: &Link, params: &M) -> Result<M::Output, backend::Error> {
+        link.call(params).await.map_err(|error| match error {
+            backend::Error::Rejected(rejection) => {
+                backend::Error::Rejected(rejection.map(|text| self.blueprint().settings.redact(&text)))
+            }
+            other => other,
+        })
+    }
+
+    /// A link that the session is attached to: the one it has, or a new one on which it is resumed first. If a turn is under
+    /// way, the CLI is to go on with it.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session attached without our knowing, and the next call attaches it again.
+    pub(super) async fn load(&self) -> Result<Arc<Link>, TurnCause> {
+        let link = self.backend.connected().await?;
+        if self.is_attached(&link) {
+            return Ok(link);
+        }
+        let _loading = self.loading.lock().await;
+        let link = self.backend.connected().await?;
+        if self.is_attached(&link) {
+            return Ok(link);
+        }
+        let stored = self.lock().stored;
+        debug!(session = %self.id(), "loading the session again");
+        match self.resume(&link, stored).await {
+            Ok(resumed) => self.complete(&link, resumed).await?,
+            // The CLI has not stored it because it holds no message: a new one is the same.
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !stored => {
+                self.create(&link).await?
+            }
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {
+                return Err(TurnCause::NotFound(self.id().clone()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.lock().hub.reloaded();
+        Ok(link)
+    }
+
+    fn is_attached(&self, link: &Link) -> bool {
+        self.lock().link.as_ref().is_some_and(|attached| attached.id() == link.id())
+    }
+
+    /// Why a call fails whose session could not be loaded.
+    pub(super) fn not_loaded(&self, cause: TurnCause) -> Error {
+        match cause {
+            TurnCause::NotFound(id) => Error::NotFound(id),
+            TurnCause::Backend(error) => error.into(),
+            cause => Error::Turn(Arc::new(TurnError::not_delivered(cause))),
+        }
+    }
+
+    fn parameters<'a>(&'a self, blueprint: &'a Blueprint) -> Parameters<'a> {
+        Parameters::new(self.cli_id(), &blueprint.settings)
+    }
+
+    /// Resumes it. Right after its last connection has left, the CLI may not find a session for a moment (observed).
+    async fn resume(&self, link: &Link, stored: bool) -> Result<Created, backend::Error> {
+        let blueprint = self.blueprint();
+        let continue_pending_work = self.lock().current.as_ref().is_some_and(Current::is_under_way);
+        let mut tries = if stored { 0..RESUME_TRIES } else { 0..1 };
+        loop {
+            tries.next();
+            let resume = Resume { parameters: self.parameters(&blueprint), continue_pending_work };
+            match self.call(link, &resume).await {
+                Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !tries.is_empty() => {
+                    sleep(RESUME_PAUSE).await;
+                }
+                resumed => return resumed,
+            }
+        }
+    }
+
+    async fn complete(&self, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
+        let options = UpdateOptions { session_id: self.cli_id(), options: EmptyOptions::default() };
+        self.call(link, &options).await?;
+        // Those who ask by a request to the client, and not by an event, would lose it with the link.
+        for event_type in self.blueprint().settings.interests() {
+            self.call(link, &RegisterInterest { session_id: self.cli_id(), event_type }).await?;
+        }
+        self.remember(link).await?;
+        let mut state = self.lock();
+        state.autopilot = created.mode == "autopilot";
+        if state.create_time.is_empty() {
+            state.create_time.clone_from(&created.start_time);
+            state.update_time = created.start_time;
+        }
+        state.link = Some(link.clone());
+        Ok(())
+    }
+
+    /// Stores with the session what it takes to load it again.
+    async fn remember(&self, link: &Link) -> Result<(), backend::Error> {
+        // That it is not too long was seen to when the session was made.
+        let Some(set) = Record::of(&self.blueprint()).write() else { return Ok(()) };
+        let notes = UpdateClientMetadata { session_id: self.cli_id(), set };
+        match self.call(link, &notes).await {
+            // Older CLIs cannot; GetServerInfo says so.
+            Err(backend::Error::Rejected(Rejection::MethodMissing)) => Ok(()),
+            stored => stored.map(|_| ()),
+        }
+    }
+
+    /// Puts the session into mode "autopilot", or out of it.
+    pub(super) async fn set_autopilot(&self, link: &Link, autopilot: bool) -> Result<(), backend::Error> {
+        if self.lock().autopilot == autopilot {
+            return Ok(());
+        }
+        let mode = if autopilot { "autopilot" } else { "interactive" };
+        self.call(link, &SetMode { session_id: self.cli_id(), mode }).await?;
+        self.lock().autopilot = autopilot;
+        Ok(())
+    }
+
+    /// Leaves it, so that the CLI closes it.
+    pub(super) async fn unload(&self) -> Result<(), backend::Error> {
+        let Some(link) = self.lock().link.clone() else { return Ok(()) };
+        let session_id = self.cli_id();
+        match link.call(&Detach { session_id }).await {
+            Err(backend::Error::Rejected(Rejection::MethodMissing)) => {
+                link.call(&Destroy { session_id }).await?
+            }
+            left => left?,
+        };
+        self.unloaded();
+        Ok(())
+    }
+
+    /// Whether the CLI neither has the session loaded nor stored. In doubt it does.
+    pub(super) async fn is_gone_from_cli(&self) -> bool {
+        let Some(link) = self.lock().link.clone() else { return false };
+        let session_id = self.cli_id();
+        let loaded = link.call(&IsProcessing { session_id }).await;
+        matches!(loaded, Err(backend::Error::Rejected(Rejection::SessionNotFound)))
+            && link.call(&GetMetadata { session_id }).await.is_ok_and(|metadata| metadata.session.is_none())
+    }
+
+    /// The CLI does not have the session loaded any more.
+    pub(super) fn unloaded(&self) {
+        self.lock().link = None;
+    }
+}
+
+/// How often a stored session is looked for, and the pause between: 0.2 s were observed to be enough.
+const RESUME_TRIES: u32 = 5;
+
+/// See [`RESUME_TRIES`].
+const RESUME_PAUSE: Duration = Duration::from_millis(100);

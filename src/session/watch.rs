@@ -1,0 +1,298 @@
+//! A session as a watcher sees it: its history from some place on, and then what happens, with nothing left out and
+//! nothing twice.
+//!
+//! What happens is listened to before the history is read, so that there is no gap between the two; what is in both is
+//! dropped from the former. The same is done again when the session was loaded anew, because the CLI tells of its events
+//! only those who are attached. Only stored events are in the history: a watcher that comes in the middle of a message gets
+//! the message, and those of its deltas that are still to come.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{
+    current::Outcome,
+    error::{Error, TurnCause},
+    hub::{Cursor, Filter, Item, Scope, Subscriber, Update},
+    list::Summary,
+    live::Session,
+    queue::Ticket,
+    stored::readable,
+};
+use crate::{
+    backend::{self, Link},
+    copilot::method::{PersistedEvents, ReadEventLog},
+};
+
+/// How many events of the history are read at once: as many as the CLI takes.
+const PAGE: usize = 1000;
+
+/// The pause before a session that could not be loaded again is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// From where on a session is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    /// From now on.
+    Now,
+    /// From its first event on.
+    Beginning,
+    /// After this event.
+    After(String),
+}
+
+/// What a watcher gets.
+#[derive(Debug)]
+pub enum Watched {
+    /// An event.
+    Update(Update),
+    /// A turn has ended.
+    TurnEnded(Ticket, Outcome),
+    /// The last one: the session was deleted, or cannot be watched any more.
+    Ended(Error),
+    /// The last one: the reader fell too far behind.
+    Lagged,
+}
+
+/// A watcher of a session. Dropping it ends the watching.
+#[derive(Debug)]
+pub struct Watch {
+    session: Arc<Session>,
+    /// Cancelled when it is to end because the server does.
+    closing: CancellationToken,
+    /// Taken when it is dropped.
+    subscriber: Option<Subscriber<Outcome>>,
+    filter: Filter,
+    history: History,
+    /// After which stored event to go on, should the session be loaded again.
+    after: Option<String>,
+    /// What was read, and not given yet.
+    backlog: VecDeque<Update>,
+    /// The stored events that were given from the history, and may come once more.
+    given: HashSet<String>,
+}
+
+/// How far the history has been read.
+#[derive(Debug, PartialEq, Eq)]
+enum History {
+    /// All there is of it.
+    Complete,
+    /// To be read from this cursor of the CLI's on; `None` is the beginning.
+    From(Option<String>),
+    /// The session has to be loaded again first.
+    Unloaded,
+}
+
+impl Watch {
+    /// Watches a session that is loaded.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves nothing behind.
+    pub(super) async fn open(
+        session: Arc<Session>,
+        closing: CancellationToken,
+        link: Arc<Link>,
+        from: From,
+        filter: Filter,
+    ) -> Result<Self, Error> {
+        let (subscriber, cursor) = {
+            let mut state = session.lock();
+            let subscriber = state.subscribe(Scope::Session, filter.clone());
+            (subscriber, state.cursor().cloned())
+        };
+        let (after, history) = match from {
+            From::Now => {
+                (cursor.and_then(|cursor| Cursor::event_id(cursor.as_str(), session.id())), History::Complete)
+            }
+            From::Beginning => (None, History::From(None)),
+            From::After(event_id) => {
+                let place = place(&event_id);
+                (Some(event_id), History::From(Some(place)))
+            }
+        };
+        let (backlog, given) = (VecDeque::new(), HashSet::new());
+        let subscriber = Some(subscriber);
+        let mut watch = Self { session, closing, subscriber, filter, history, after, backlog, given };
+        // Those that are open come first, and not again with the history.
+        while let Some(Item::Update(update)) = watch.subscriber.as_mut().and_then(Subscriber::ready) {
+            watch.given.insert(update.event.id.clone());
+            watch.backlog.push_back(update);
+        }
+        // At once, so that a place that is not known any more is refused and not found out later.
+        if watch.history != History::Complete {
+            watch.read_on(&link).await?;
+        }
+        Ok(watch)
+    }
+
+    /// The next thing to tell.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn next(&mut self) -> Watched {
+        loop {
+            if let Some(update) = self.backlog.pop_front() {
+                return Watched::Update(update);
+            }
+            if self.history != History::Complete {
+                if let Err(error) = self.catch_up().await {
+                    return Watched::Ended(error);
+                }
+                continue;
+            }
+            let Some(subscriber) = &mut self.subscriber else { return Watched::Lagged };
+            let item = tokio::select! {
+                // What has happened is told first.
+                biased;
+                item = subscriber.next() => item,
+                () = self.closing.cancelled() => return Watched::Ended(Error::Draining),
+            };
+            match item {
+                Item::Update(update) => {
+                    if let Some(update) = self.admit(update) {
+                        return Watched::Update(update);
+                    }
+                }
+                Item::TurnEnded(ticket, outcome) => return Watched::TurnEnded(ticket, outcome),
+                Item::LinkLost => self.history = History::Unloaded,
+                Item::Reloaded => self.history = History::From(self.after.as_deref().map(place)),
+                Item::Gone => return Watched::Ended(Error::NotFound(self.session.id().clone())),
+                Item::Lagged(_) => return Watched::Lagged,
+            }
+        }
+    }
+
+    /// What is listened to, unless it was given from the history.
+    fn admit(&mut self, update: Update) -> Option<Update> {
+        if self.given.remove(&update.event.id) {
+            return None;
+        }
+        if !update.event.ephemeral {
+            // In order: if this one is not among them, those that follow are not.
+            self.given.clear();
+            self.after =
+                update.cursor.as_ref().and_then(|it| Cursor::event_id(it.as_str(), self.session.id()));
+        }
+        Some(update)
+    }
+
+    async fn catch_up(&mut self) -> Result<(), Error> {
+        match self.reload().await {
+            Ok(Some(link)) => match self.read_on(&link).await {
+                // Lost again.
+                Err(Error::Backend(error)) if is_passing(&error) => {
+                    self.history = History::Unloaded;
+                    Ok(())
+                }
+                read => read,
+            },
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Loads the session again, where it must be. `None`: it could not be, for now.
+    async fn reload(&mut self) -> Result<Option<Arc<Link>>, Error> {
+        match self.session.load().await {
+            Ok(link) => {
+                if self.history == History::Unloaded {
+                    self.history = History::From(self.after.as_deref().map(place));
+                }
+                Ok(Some(link))
+            }
+            Err(TurnCause::Backend(error)) if is_passing(&error) => {
+                debug!(session = %self.session.id(), %error, "a session that is watched could not be loaded again");
+                sleep(RETRY).await;
+                Ok(None)
+            }
+            Err(cause) => Err(self.session.not_loaded(cause)),
+        }
+    }
+
+    /// Reads the next page of the history; behind the last one comes what was listened to meanwhile.
+    async fn read_on(&mut self, link: &Link) -> Result<(), Error> {
+        let History::From(cursor) = &self.history else { return Ok(()) };
+        let session_id = self.session.cli_id();
+        let question =
+            ReadEventLog { session_id, cursor: cursor.as_deref(), max: PAGE, include_ephemeral: false };
+        let PersistedEvents { events, cursor, has_more, cursor_status } = link.call(&question).await?;
+        if cursor_status == "expired" {
+            return Err(Error::CursorExpired);
+        }
+        let blueprint = self.session.blueprint();
+        for event in events.iter().filter_map(|raw| readable(raw.get(), &blueprint.settings)) {
+            if event.ephemeral || self.given.contains(&event.id) {
+                continue;
+            }
+            if event.kind != "system.message" {
+                self.after = Some(event.id.clone());
+            }
+            self.given.insert(event.id.clone());
+            if self.filter.wants(&event) {
+                let cursor = self.after.as_deref().map(|id| Cursor::after(self.session.id(), id));
+                self.backlog.push_back(Update { event: Arc::new(event), cursor, asks: false });
+            }
+        }
+        self.history = if has_more { History::From(Some(cursor)) } else { History::Complete };
+        if !has_more {
+            self.drop_what_was_given();
+        }
+        Ok(())
+    }
+
+    /// Of what was listened to while the history was read, drops all up to the last event that was in it: also deltas,
+    /// which belong before events that were given by now.
+    fn drop_what_was_given(&mut self) {
+        let Some(subscriber) = &mut self.subscriber else { return };
+        let mut heard = VecDeque::new();
+        while let Some(Item::Update(update)) = subscriber.peek() {
+            heard.push_back(update);
+            subscriber.ready();
+        }
+        let last = heard.iter().rposition(|update| self.given.contains(&update.event.id));
+        for update in heard.into_iter().skip(last.map_or(0, |last| last + 1)) {
+            if let Some(update) = self.admit(update) {
+                self.backlog.push_back(update);
+            }
+        }
+    }
+}
+
+impl Watch {
+    /// What there is to know of the session.
+    pub fn session(&self) -> Summary {
+        self.session.summary()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.subscriber.take();
+        self.session.left();
+    }
+}
+
+/// Where the CLI's log goes on after an event.
+fn place(event_id: &str) -> String {
+    format!("{event_id}|0")
+}
+
+/// Whether it may go well the next time.
+fn is_passing(error: &backend::Error) -> bool {
+    match error {
+        backend::Error::Unavailable { .. }
+        | backend::Error::Lost { .. }
+        | backend::Error::Timeout { .. }
+        | backend::Error::Overloaded
+        | backend::Error::Incompatible { .. } => true,
+        backend::Error::Rejected(_) | backend::Error::TooLarge { .. } | backend::Error::Protocol { .. } => {
+            false
+        }
+    }
+}

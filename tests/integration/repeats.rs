@@ -1,0 +1,140 @@
+//! Requests that are repeated, known by their `request_id`; on the real CLI.
+
+use std::time::Duration;
+
+use copilot_grpc::grpc::pb::{
+    CreateSessionRequest, CreateSessionResponse, ErrorReason, OnDisconnect, SendAndStreamRequest,
+    SendAndWaitRequest,
+};
+use scripted_model::{CallState, Reply, Request};
+use tonic::{Code, Status};
+
+use crate::support::{
+    check,
+    facade::{Streamed, TestFacade, wait, within},
+    fields_of,
+    real_cli::RealCli,
+    soon,
+};
+
+fn script(request: &Request) -> Reply {
+    match request.prompt() {
+        "slow" => Reply::text("one two three").every(Duration::from_millis(300)),
+        "refuse" => Reply::status(400, "no"),
+        prompt => Reply::text(format!("You said: {prompt}")),
+    }
+}
+
+async fn started() -> (RealCli, TestFacade) {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    facade.create("s").await;
+    (cli, facade)
+}
+
+fn named(id: &str, prompt: &str) -> SendAndWaitRequest {
+    SendAndWaitRequest { request_id: id.into(), ..wait("s", prompt) }
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_during_and_after_its_turn_asks_the_model_once() {
+    let (cli, facade) = started().await;
+    let (first, second) = soon("both", async {
+        let first = facade.send_and_wait(named("r-1", "slow"));
+        let second = async {
+            cli.model.wait_for(|calls| calls.len() == 1).await;
+            facade.send_and_wait(named("r-1", "slow")).await
+        };
+        tokio::join!(first, second)
+    })
+    .await;
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!(first.content, "one two three");
+    assert_eq!(second, first);
+    assert_eq!(soon("a repetition", facade.send_and_wait(named("r-1", "slow"))).await.unwrap(), first);
+    assert_eq!(cli.model.calls().len(), 1);
+    // Another id is another request, and so is the same id in another session.
+    soon("a turn", facade.send_and_wait(named("r-2", "slow"))).await.unwrap();
+    facade.create("other").await;
+    let elsewhere = SendAndWaitRequest { session_id: "other".into(), ..named("r-1", "slow") };
+    soon("a turn", facade.send_and_wait(elsewhere)).await.unwrap();
+    assert_eq!(cli.model.calls().len(), 3);
+}
+
+#[tokio::test]
+async fn a_stream_joins_too_and_hears_the_rest() {
+    let (cli, facade) = started().await;
+    let request = SendAndStreamRequest {
+        session_id: "s".into(),
+        prompt: "slow".into(),
+        request_id: "r".into(),
+        ..Default::default()
+    };
+    let first = facade.send_and_wait(named("r", "slow"));
+    let second = async {
+        cli.model.wait_for(|calls| calls.len() == 1).await;
+        let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+        Streamed::read(stream).await
+    };
+    let (first, second) = soon("both", async { tokio::join!(first, second) }).await;
+    assert!(second.text().ends_with("three"), "{}", second.text());
+    assert_eq!(second.end.unwrap(), first.unwrap());
+    assert_eq!(cli.model.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn an_id_with_another_content_is_refused() {
+    let (cli, facade) = started().await;
+    soon("a turn", facade.send_and_wait(named("r", "hello"))).await.unwrap();
+    let other = soon("a refusal", facade.send_and_wait(named("r", "something else"))).await.unwrap_err();
+    check(&other, Code::InvalidArgument, ErrorReason::InvalidField);
+    assert_eq!(fields_of(&other), ["request_id"]);
+    assert_eq!(cli.model.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn a_failure_is_repeated_too_unless_nothing_was_delivered_or_the_caller_had_left() {
+    let (cli, facade) = started().await;
+    let refused = soon("a refusal", facade.send_and_wait(named("r", "refuse"))).await.unwrap_err();
+    let again = soon("the same", facade.send_and_wait(named("r", "refuse"))).await.unwrap_err();
+    assert_eq!(again.message(), refused.message());
+    assert_eq!(cli.model.calls().len(), 1);
+    // A caller that leaves has its turn stopped; when it comes again, the turn is run again.
+    let left = tokio::time::timeout(Duration::from_millis(500), facade.send_and_wait(named("l", "slow")));
+    assert!(left.await.is_err());
+    cli.model.wait_for(|calls| calls.last().unwrap().state == CallState::Dropped).await;
+    let answer = soon("a turn", facade.send_and_wait(named("l", "slow"))).await.unwrap();
+    assert_eq!((answer.content.as_str(), cli.model.calls().len()), ("one two three", 3));
+}
+
+#[tokio::test]
+async fn a_turn_that_goes_on_without_its_caller_is_found_again_by_a_repetition() {
+    let (cli, facade) = started().await;
+    let request = || SendAndWaitRequest { on_disconnect: OnDisconnect::Continue.into(), ..named("r", "slow") };
+    let missed = facade.send_and_wait(within(Duration::from_millis(500), request())).await.unwrap_err();
+    assert_eq!(missed.code(), Code::DeadlineExceeded);
+    let answer = soon("a turn", facade.send_and_wait(request())).await.unwrap();
+    assert_eq!((answer.content.as_str(), cli.model.calls().len()), ("one two three", 1));
+}
+
+#[tokio::test]
+async fn a_session_is_created_once() {
+    let (_cli, facade) = started().await;
+    let create = async |request_id: &str, owner: &str| -> Result<CreateSessionResponse, Status> {
+        let request = CreateSessionRequest {
+            request_id: request_id.into(),
+            owner: owner.into(),
+            ..Default::default()
+        };
+        Ok(facade.client().create_session(request).await?.into_inner())
+    };
+    let (first, second) = tokio::join!(create("c", ""), create("c", ""));
+    let id = |created: Result<CreateSessionResponse, Status>| created.unwrap().session.unwrap().session_id;
+    let first = id(first);
+    assert_eq!(id(second), first);
+    assert_eq!(id(create("c", "").await), first);
+    assert_ne!(id(create("d", "").await), first);
+    let other = create("c", "somebody").await.unwrap_err();
+    check(&other, Code::InvalidArgument, ErrorReason::InvalidField);
+    assert_eq!(fields_of(&other), ["request_id"]);
+}

@@ -1,0 +1,380 @@
+//! What the agent asks its callers: permissions, tools, questions, plans; on the real CLI.
+
+use std::{sync::Arc, time::Duration};
+
+use copilot_grpc::grpc::pb::{
+    AgentMode, CreateSessionRequest, ErrorReason, ExitPlan, GetSessionRequest, OnDisconnect,
+    PermissionDecision, PermissionEffect, PermissionPolicy, PermissionRule, SendAndStreamRequest,
+    SendAndStreamResponse, SendAndWaitRequest, SessionState, Tool, ToolImage, ToolResult, TurnResult,
+    UserInput, WatchSessionRequest, request_answer::Answer, send_and_stream_response, session_event::Payload,
+    tool_result::Content,
+};
+use scripted_model::{Reply, Request};
+use serde_json::json;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt as _;
+
+use crate::support::{
+    check,
+    facade::{TestFacade, decide, request_id, wait},
+    failure_of, fields_of,
+    proxy::Proxy,
+    real_cli::RealCli,
+    soon,
+};
+
+/// Calls the tool that the prompt names, and says what came of it.
+fn script(request: &Request) -> Reply {
+    // A prompt in another mode begins with a notice of that.
+    let prompt = request.prompt().rsplit('\n').next().unwrap();
+    match (prompt, request.tool_result()) {
+        (_, Some(result)) => Reply::text(format!("It said: {result}")),
+        ("run", None) => {
+            Reply::tool_call("bash", json!({"command": "echo from-the-tool", "description": "say so"}))
+        }
+        ("weather", None) => Reply::tool_call("weather", json!({"city": "Bern"})),
+        ("ask", None) => Reply::tool_call("ask_user", json!({"question": "Which?", "choices": ["a", "b"]})),
+        ("plan", None) => Reply::tool_call("exit_plan_mode", json!({"summary": "do it"})),
+        (prompt, None) => Reply::text(format!("You said: {prompt}")),
+    }
+}
+
+/// A session whose tools have to be asked for.
+fn asking(id: &str) -> CreateSessionRequest {
+    let rule =
+        PermissionRule { kind: "*".into(), effect: PermissionEffect::Ask.into(), ..Default::default() };
+    CreateSessionRequest {
+        session_id: id.into(),
+        available_tools: vec!["builtin:bash".into()],
+        permission_policy: Some(PermissionPolicy { rules: vec![rule] }),
+        tools: vec![weather()],
+        user_input: true,
+        exit_plan: true,
+        ..Default::default()
+    }
+}
+
+/// A tool of the caller's.
+fn weather() -> Tool {
+    Tool { name: "weather".into(), description: "Tells the weather.".into(), ..Default::default() }
+}
+
+async fn started(request: CreateSessionRequest) -> (RealCli, Arc<TestFacade>) {
+    let cli = RealCli::start(script).await;
+    let facade = Arc::new(cli.facade().await);
+    facade.client().create_session(request).await.unwrap();
+    (cli, facade)
+}
+
+/// Sends, on a task of its own.
+fn send(
+    facade: &Arc<TestFacade>,
+    request: SendAndWaitRequest,
+) -> tokio::task::JoinHandle<Result<TurnResult, Status>> {
+    let facade = facade.clone();
+    tokio::spawn(async move { facade.send_and_wait(request).await })
+}
+
+async fn state(facade: &TestFacade, id: &str) -> SessionState {
+    let request = GetSessionRequest { session_id: id.into() };
+    facade.client().get_session(request).await.unwrap().into_inner().session.unwrap().state()
+}
+
+fn watching(id: &str) -> WatchSessionRequest {
+    WatchSessionRequest { session_id: id.into(), ..Default::default() }
+}
+
+fn settlement(status: &Status) -> String {
+    check(status, Code::FailedPrecondition, ErrorReason::RequestSettled);
+    status.get_details_error_info().unwrap().metadata["settlement"].clone()
+}
+
+/// Reads a turn's stream up to a request, and returns its id.
+async fn request_of(stream: &mut Streaming<SendAndStreamResponse>) -> String {
+    loop {
+        let message = soon("a message", stream.message()).await.unwrap().unwrap();
+        let send_and_stream_response::Payload::Event(event) = message.payload.unwrap() else {
+            panic!("the turn ended without a request")
+        };
+        if let Some(id) = request_id(&event.payload.unwrap()) {
+            return id;
+        }
+    }
+}
+
+async fn end_of(stream: Streaming<SendAndStreamResponse>) -> Result<TurnResult, Status> {
+    soon("the end", crate::support::facade::Streamed::read(stream)).await.end
+}
+
+fn text(text: &str) -> Answer {
+    Answer::ToolResult(ToolResult { content: Some(Content::Text(text.into())), ..Default::default() })
+}
+
+#[tokio::test]
+async fn a_permission_is_given_from_a_second_client_while_the_first_one_waits() {
+    let (_cli, facade) = started(asking("s")).await;
+    let mut second = facade.watch(watching("s")).await.unwrap();
+    let first = send(&facade, wait("s", "run"));
+    let request = second
+        .find(|event| match event {
+            Payload::PermissionRequested(request) => Some(request.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(
+        (request.kind.as_str(), request.subject.as_str(), request.awaits_answer),
+        ("shell", "echo from-the-tool", true)
+    );
+    assert_eq!(state(&facade, "s").await, SessionState::Waiting);
+    facade.respond("s", &request.request_id, decide(PermissionDecision::Allow)).await.unwrap();
+    let answer = soon("the turn", first).await.unwrap().unwrap();
+    assert!(answer.content.contains("from-the-tool"), "{}", answer.content);
+    // A late answer hears who was faster, and one to nothing that there is nothing.
+    let late = facade.respond("s", &request.request_id, decide(PermissionDecision::Deny)).await.unwrap_err();
+    assert_eq!(settlement(&late), "answered");
+    let unknown = facade.respond("s", "no-such", decide(PermissionDecision::Deny)).await.unwrap_err();
+    check(&unknown, Code::NotFound, ErrorReason::RequestNotFound);
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_the_model_with_its_reason_and_the_turn_goes_on() {
+    let (_cli, facade) = started(asking("s")).await;
+    let mut stream = facade.stream("s", "run").await.unwrap();
+    let id = request_of(&mut stream).await;
+    let mut refusal = decide(PermissionDecision::Deny);
+    if let Answer::Permission(answer) = &mut refusal {
+        answer.feedback = "not on a Monday".into();
+    }
+    facade.respond("s", &id, refusal).await.unwrap();
+    let answer = end_of(stream).await.unwrap();
+    assert!(answer.content.contains("not on a Monday"), "{}", answer.content);
+    assert_eq!(answer.tool_calls[0].success, Some(false));
+}
+
+#[tokio::test]
+async fn a_permission_that_nobody_gives_is_refused_when_its_time_is_over() {
+    let timeout = Duration::from_millis(500).try_into().unwrap();
+    let (_cli, facade) = started(CreateSessionRequest { request_timeout: Some(timeout), ..asking("s") }).await;
+    let mut stream = facade.stream("s", "run").await.unwrap();
+    let id = request_of(&mut stream).await;
+    let answer = end_of(stream).await.unwrap();
+    assert!(answer.content.contains("nobody answered"), "{}", answer.content);
+    let late = facade.respond("s", &id, decide(PermissionDecision::Allow)).await.unwrap_err();
+    assert_eq!(settlement(&late), "timed_out");
+}
+
+#[tokio::test]
+async fn what_is_allowed_for_the_session_is_not_asked_for_again() {
+    let (_cli, facade) = started(asking("s")).await;
+    let mut stream = facade.stream("s", "run").await.unwrap();
+    let id = request_of(&mut stream).await;
+    facade.respond("s", &id, decide(PermissionDecision::AllowForSession)).await.unwrap();
+    end_of(stream).await.unwrap();
+    let answer = soon("a turn", facade.send("s", "run")).await.unwrap();
+    assert!(answer.content.contains("from-the-tool"), "{}", answer.content);
+}
+
+#[tokio::test]
+async fn rules_decide_by_kind_and_pattern_what_is_asked_for() {
+    let rule = |pattern: &str, effect: PermissionEffect| PermissionRule {
+        kind: "shell".into(),
+        pattern: pattern.into(),
+        effect: effect.into(),
+    };
+    let policy = |rules| Some(PermissionPolicy { rules });
+    let check = async |policy, expected: &str| {
+        let (_cli, facade) =
+            started(CreateSessionRequest { permission_policy: policy, ..asking("s") }).await;
+        let answer = soon("a turn", facade.send("s", "run")).await.unwrap();
+        assert!(answer.content.contains(expected), "{}", answer.content);
+    };
+    let ask = rule("", PermissionEffect::Ask);
+    check(policy(vec![rule("echo *", PermissionEffect::Allow), ask.clone()]), "It said: from-the-tool").await;
+    check(policy(vec![rule("echo *", PermissionEffect::Deny), ask]), "policy does not allow").await;
+    check(policy(vec![rule("ls *", PermissionEffect::Allow)]), "policy does not allow").await;
+}
+
+#[tokio::test]
+async fn a_tool_of_the_callers_is_run_by_who_streams_and_answered_by_respond() {
+    let (cli, facade) = started(asking("s")).await;
+    let mut stream = facade.stream("s", "weather").await.unwrap();
+    let id = request_of(&mut stream).await;
+    facade.respond("s", &id, text("sunny")).await.unwrap();
+    let answer = end_of(stream).await.unwrap();
+    assert_eq!(answer.content, "It said: sunny");
+    assert_eq!(answer.tool_calls[0].success, Some(true));
+    assert!(cli.model.calls()[0].request.tools.contains(&"weather".to_owned()));
+}
+
+#[tokio::test]
+async fn a_tools_result_may_be_json_an_error_or_an_image() {
+    let (cli, facade) = started(asking("s")).await;
+    let run = async |result: ToolResult| {
+        let mut stream = facade.stream("s", "weather").await.unwrap();
+        let id = request_of(&mut stream).await;
+        facade.respond("s", &id, Answer::ToolResult(result)).await.unwrap();
+        end_of(stream).await.unwrap()
+    };
+    let json = prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(21.0)) };
+    let answer = run(ToolResult { content: Some(Content::Json(json)), ..Default::default() }).await;
+    assert_eq!(answer.content, "It said: 21");
+    let error = Content::Error("no signal".into());
+    let answer = run(ToolResult { content: Some(error), ..Default::default() }).await;
+    assert_eq!((answer.content.as_str(), answer.tool_calls[0].success), ("It said: no signal", Some(false)));
+    let image =
+        ToolImage { data: b"png".to_vec(), mime_type: "image/png".into(), description: "a sky".into() };
+    let content = Some(Content::Text("see".into()));
+    run(ToolResult { content, images: vec![image] }).await;
+    let body = cli.model.calls().last().unwrap().request.body.to_string();
+    assert!(body.contains("data:image/png;base64,cG5n"), "{body}");
+}
+
+#[tokio::test]
+async fn a_tool_whose_caller_has_gone_fails_and_the_turn_goes_on() {
+    let (cli, facade) = started(asking("s")).await;
+    let request = SendAndStreamRequest {
+        session_id: "s".into(),
+        prompt: "weather".into(),
+        on_disconnect: OnDisconnect::Continue.into(),
+        ..Default::default()
+    };
+    let mut stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    request_of(&mut stream).await;
+    drop(stream);
+    facade.at_rest().await;
+    let body = cli.model.calls().last().unwrap().request.body.to_string();
+    assert!(body.contains("its caller has gone"), "{body}");
+}
+
+#[tokio::test]
+async fn a_question_of_the_agents_is_answered_or_skipped() {
+    let (_cli, facade) = started(asking("s")).await;
+    let check = async |input: UserInput, expected: &str| {
+        let mut stream = facade.stream("s", "ask").await.unwrap();
+        let id = request_of(&mut stream).await;
+        facade.respond("s", &id, Answer::UserInput(input)).await.unwrap();
+        let answer = end_of(stream).await.unwrap();
+        assert!(answer.content.contains(expected), "{}", answer.content);
+    };
+    check(UserInput { answer: "b".into(), skipped: false }, "User responded: b").await;
+    check(UserInput { answer: String::new(), skipped: true }, "skipped").await;
+}
+
+#[tokio::test]
+async fn a_plan_is_approved_or_sent_back() {
+    let (_cli, facade) = started(asking("s")).await;
+    let check = async |plan: ExitPlan, expected: &str| {
+        let request = SendAndStreamRequest {
+            session_id: "s".into(),
+            prompt: "plan".into(),
+            agent_mode: AgentMode::Plan.into(),
+            ..Default::default()
+        };
+        let mut stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+        let id = request_of(&mut stream).await;
+        facade.respond("s", &id, Answer::ExitPlan(plan)).await.unwrap();
+        let answer = end_of(stream).await.unwrap();
+        assert!(answer.content.contains(expected), "{}", answer.content);
+    };
+    let feedback = "more tests".into();
+    check(ExitPlan { approved: false, feedback, ..Default::default() }, "more tests").await;
+    check(ExitPlan { approved: true, ..Default::default() }, "Plan approved").await;
+}
+
+#[tokio::test]
+async fn a_new_stream_first_hears_of_the_requests_that_are_open() {
+    let (_cli, facade) = started(asking("s")).await;
+    let mut first = facade.watch(watching("s")).await.unwrap();
+    let turn = send(&facade, wait("s", "run"));
+    let id = first.request().await;
+    // Another watcher, one that reads all from the beginning, and a turn that waits for its time.
+    let mut late = facade.watch(watching("s")).await.unwrap();
+    assert_eq!(request_id(&late.event().await.unwrap().payload.unwrap()), Some(id.clone()));
+    let all = WatchSessionRequest { from_beginning: true, ..watching("s") };
+    let mut reader = facade.watch(all).await.unwrap();
+    assert_eq!(request_id(&reader.event().await.unwrap().payload.unwrap()), Some(id.clone()));
+    let mut queued = facade.stream("s", "later").await.unwrap();
+    assert_eq!(request_of(&mut queued).await, id);
+    facade.respond("s", &id, decide(PermissionDecision::Allow)).await.unwrap();
+    soon("the turn", turn).await.unwrap().unwrap();
+    assert_eq!(end_of(queued).await.unwrap().content, "You said: later");
+    // Once only, although it is in the history too.
+    let asked_again = reader
+        .find(|event| match event {
+            Payload::PermissionRequested(_) => Some(true),
+            Payload::AssistantMessage(message) if message.content.contains("later") => Some(false),
+            _ => None,
+        })
+        .await;
+    assert!(!asked_again);
+}
+
+#[tokio::test]
+async fn a_request_ends_with_its_turn_which_says_what_was_open() {
+    let (_cli, facade) = started(asking("s")).await;
+    let mut watcher = facade.watch(watching("s")).await.unwrap();
+    let timeout = Some(Duration::from_secs(1).try_into().unwrap());
+    let turn = send(&facade, SendAndWaitRequest { timeout, ..wait("s", "ask") });
+    let id = watcher.request().await;
+    let failed = soon("the turn", turn).await.unwrap().unwrap_err();
+    check(&failed, Code::DeadlineExceeded, ErrorReason::TurnTimeout);
+    assert_eq!(failure_of(&failed).open_requests, [id.as_str()]);
+    let input = UserInput { answer: "a".into(), skipped: false };
+    let late = facade.respond("s", &id, Answer::UserInput(input)).await.unwrap_err();
+    assert_eq!(settlement(&late), "withdrawn");
+    assert_eq!(soon("a turn", facade.send("s", "hello")).await.unwrap().content, "You said: hello");
+}
+
+#[tokio::test]
+async fn waiting_for_an_answer_is_no_inactivity() {
+    let (_cli, facade) = started(asking("s")).await;
+    let mut watcher = facade.watch(watching("s")).await.unwrap();
+    let inactivity_timeout = Some(Duration::from_millis(700).try_into().unwrap());
+    let turn = send(&facade, SendAndWaitRequest { inactivity_timeout, ..wait("s", "ask") });
+    let id = watcher.request().await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let input = UserInput { answer: "a".into(), skipped: false };
+    facade.respond("s", &id, Answer::UserInput(input)).await.unwrap();
+    soon("the turn", turn).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_has_to_be_of_the_requests_kind() {
+    let (_cli, facade) = started(asking("s")).await;
+    let mut stream = facade.stream("s", "run").await.unwrap();
+    let id = request_of(&mut stream).await;
+    let wrong = facade.respond("s", &id, text("sunny")).await.unwrap_err();
+    check(&wrong, Code::InvalidArgument, ErrorReason::InvalidField);
+    assert_eq!(fields_of(&wrong), ["answer"]);
+    facade.respond("s", &id, decide(PermissionDecision::Allow)).await.unwrap();
+    end_of(stream).await.unwrap();
+}
+
+#[tokio::test]
+async fn open_requests_survive_the_loss_of_the_connection_to_the_cli() {
+    let cli = RealCli::start(script).await;
+    let proxy = Proxy::start(cli.port()).await;
+    let mut setup = cli.setup();
+    setup.cli_url = format!("127.0.0.1:{}", proxy.port);
+    let facade = Arc::new(setup.start().await);
+    facade.client().create_session(asking("s")).await.unwrap();
+    for (prompt, answer, expected) in [
+        ("run", decide(PermissionDecision::Allow), "from-the-tool"),
+        ("weather", text("sunny"), "It said: sunny"),
+    ] {
+        let mut watcher = facade.watch(watching("s")).await.unwrap();
+        let turn = send(&facade, wait("s", prompt));
+        let id = watcher.request().await;
+        // What is on its way to the CLI's disk gets there.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        proxy.cut();
+        facade.respond("s", &id, answer).await.unwrap();
+        let answer = soon("the turn", turn).await.unwrap().unwrap();
+        assert!(answer.content.contains(expected), "{}", answer.content);
+        let said = |event: &Payload| match event {
+            Payload::AssistantMessage(message) => message.content.contains(expected).then_some(()),
+            _ => None,
+        };
+        watcher.find(said).await;
+    }
+}
