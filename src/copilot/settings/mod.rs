@@ -1,0 +1,67 @@
+//! What a session is created and resumed with: the caller's choices, and the safe bundle around them.
+//!
+//! The CLI forgets most of this when it unloads a session, so the same value serves `session.create` and
+//! `session.resume` (cli-protocol.md, section 4).
+
+mod parameters;
+mod provider;
+mod system_message;
+
+use super::Secret;
+
+pub use parameters::{CLIENT_NAME, EmptyOptions, Parameters};
+pub use provider::Provider;
+pub use system_message::{Section, SystemMessage};
+
+/// A session's settings, as the facade remembers them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The model; `None` leaves it to the CLI.
+    pub model: Option<String>,
+    /// A model provider other than GitHub Copilot.
+    pub provider: Option<Provider>,
+    /// The GitHub identity that pays for the session.
+    pub github_token: Option<Secret>,
+    /// How hard the model is to think, in the provider's words.
+    pub reasoning_effort: Option<String>,
+    /// What the model is told of itself.
+    pub system_message: SystemMessage,
+    /// The tools that the agent may see; none if empty.
+    pub available_tools: Vec<String>,
+    /// Of these, the ones that it may not.
+    pub excluded_tools: Vec<String>,
+    /// Whether the CLI asks for permissions (`permission.requested`), or denies them all by itself.
+    pub ask_permission: bool,
+    /// The agent's working directory; `None` is the CLI's own.
+    pub working_directory: Option<String>,
+}
+
+impl Settings {
+    /// Replaces every secret of these settings that stands in `text`: some providers repeat the key in their errors.
+    pub fn redact(&self, text: &str) -> String {
+        let provider = self.provider.iter().flat_map(|provider| {
+            provider.api_key.iter().chain(&provider.bearer_token).chain(provider.headers.values())
+        });
+        provider
+            .chain(&self.github_token)
+            // A header such as `x-tenant: 1` is hardly a secret, and replacing it would garble the text.
+            .filter(|secret| secret.expose().len() >= 6)
+            .fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "[redacted]"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_taken_out_of_texts() {
+        let settings = Settings {
+            provider: Some(Provider { api_key: Some(Secret::new("sk-12345")), ..Provider::default() }),
+            github_token: Some(Secret::new("ghu_abcdef")),
+            ..Settings::default()
+        };
+        let text = settings.redact("bad key sk-12345 for ghu_abcdef");
+        assert_eq!(text, "bad key [redacted] for [redacted]");
+    }
+}
