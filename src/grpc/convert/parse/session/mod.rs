@@ -1,12 +1,13 @@
 //! What a session is made of, and what is to change in it.
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+mod provider;
+mod system_message;
 
-use http::Uri;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Checks, non_empty};
 use crate::{
-    copilot::{Provider, Section, Settings, SystemMessage},
+    copilot::{Provider, Settings},
     grpc::pb,
     session::{Blueprint, Change, Credentials, Effect, PERMISSION_KINDS, Policy, Rule},
 };
@@ -179,46 +180,6 @@ impl Checks {
         Policy::new(rules)
     }
 
-    fn provider(&mut self, provider: pb::Provider) -> Provider {
-        self.base_url(&provider.base_url);
-        Provider {
-            kind: self.one_of("provider.type", provider.r#type, &["openai", "azure", "anthropic"]),
-            wire_api: self.one_of("provider.wire_api", provider.wire_api, &["completions", "responses"]),
-            transport: None,
-            base_url: provider.base_url,
-            api_key: self.secret("provider.api_key", provider.api_key),
-            bearer_token: self.secret("provider.bearer_token", provider.bearer_token),
-            azure_api_version: non_empty(provider.azure_api_version),
-            headers: self.headers("provider.headers", provider.headers),
-            model_id: non_empty(provider.model_id),
-            wire_model: non_empty(provider.wire_model),
-            max_prompt_tokens: (provider.max_prompt_tokens > 0).then_some(provider.max_prompt_tokens.into()),
-            max_output_tokens: (provider.max_output_tokens > 0).then_some(provider.max_output_tokens.into()),
-        }
-    }
-
-    fn base_url(&mut self, url: &str) {
-        if url.is_empty() {
-            return self.wrong("provider.base_url", "is required, such as `https://api.example.com/v1`");
-        }
-        let parsed = Uri::from_str(url).ok().filter(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some_and(|host| !host.is_empty())
-        });
-        match parsed.as_ref().and_then(Uri::authority) {
-            None => {
-                self.wrong("provider.base_url", "must be a URL with http or https, such as `https://host/v1`")
-            }
-            Some(authority) if authority.as_str().contains('@') => {
-                self.wrong(
-                    "provider.base_url",
-                    "must not hold a user name or password: use `api_key` or `headers`",
-                );
-            }
-            Some(_) => {}
-        }
-    }
-
     fn tools(&mut self, field: &str, tools: Vec<String>) -> Vec<String> {
         for (n, tool) in tools.iter().enumerate() {
             let name = tool.strip_prefix("builtin:").unwrap_or(tool);
@@ -230,54 +191,6 @@ impl Checks {
             }
         }
         tools
-    }
-
-    pub(in crate::grpc) fn system_message(&mut self, message: Option<pb::SystemMessage>) -> SystemMessage {
-        let Some(pb::SystemMessage { mode, content, sections }) = message else {
-            return SystemMessage::default();
-        };
-        let mode = pb::SystemMessageMode::try_from(mode).unwrap_or_default();
-        if mode != pb::SystemMessageMode::Customize && !sections.is_empty() {
-            self.wrong("system_message.sections", "need SYSTEM_MESSAGE_MODE_CUSTOMIZE");
-        }
-        match mode {
-            pb::SystemMessageMode::Unspecified => {
-                let advice = "must be SYSTEM_MESSAGE_MODE_APPEND, _REPLACE or _CUSTOMIZE";
-                self.wrong("system_message.mode", advice);
-                SystemMessage::default()
-            }
-            pb::SystemMessageMode::Append => {
-                let content = Some(self.text("system_message.content", content));
-                SystemMessage::Customize { content, sections: BTreeMap::new() }
-            }
-            pb::SystemMessageMode::Replace => {
-                SystemMessage::Replace { content: self.text("system_message.content", content) }
-            }
-            pb::SystemMessageMode::Customize => {
-                let sections = sections.into_iter().map(|(name, section)| {
-                    let section = self.section(&name, section);
-                    (name, section)
-                });
-                let sections = sections.collect();
-                SystemMessage::Customize { content: non_empty(content), sections }
-            }
-        }
-    }
-
-    fn section(&mut self, name: &str, section: pb::SystemMessageSection) -> Section {
-        let field = |part: &str| format!("system_message.sections[{name:?}].{part}");
-        let content = section.content;
-        match pb::SectionAction::try_from(section.action).unwrap_or_default() {
-            pb::SectionAction::Unspecified => {
-                self.wrong(field("action"), "must be one of SectionAction");
-                Section::Preserve
-            }
-            pb::SectionAction::Preserve => Section::Preserve,
-            pb::SectionAction::Remove => Section::Remove,
-            pb::SectionAction::Replace => Section::Replace { content: self.text(&field("content"), content) },
-            pb::SectionAction::Append => Section::Append { content: self.text(&field("content"), content) },
-            pb::SectionAction::Prepend => Section::Prepend { content: self.text(&field("content"), content) },
-        }
     }
 
     fn working_directory(&mut self, path: String) -> Option<String> {

@@ -1,190 +1,9 @@
-//! What a session is created and resumed with: the caller's choices, and the safe bundle around them.
-//!
-//! The CLI forgets most of this when it unloads a session, so the same value serves `session.create` and
-//! `session.resume` (cli-protocol.md, section 4).
+//! What `session.create` and `session.resume` are told, and the safe bundle around it.
 
-use std::collections::BTreeMap;
+use serde::Serialize;
 
-use serde::{Deserialize, Serialize};
-
-use super::Secret;
-
-/// A session's settings, as the facade remembers them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// The model; `None` leaves it to the CLI.
-    pub model: Option<String>,
-    /// A model provider other than GitHub Copilot.
-    pub provider: Option<Provider>,
-    /// The GitHub identity that pays for the session.
-    pub github_token: Option<Secret>,
-    /// How hard the model is to think, in the provider's words.
-    pub reasoning_effort: Option<String>,
-    /// What the model is told of itself.
-    pub system_message: SystemMessage,
-    /// The tools that the agent may see; none if empty.
-    pub available_tools: Vec<String>,
-    /// Of these, the ones that it may not.
-    pub excluded_tools: Vec<String>,
-    /// Whether the CLI asks for permissions (`permission.requested`), or denies them all by itself.
-    pub ask_permission: bool,
-    /// Whether the agent may ask questions (`ask_user`).
-    pub user_input: bool,
-    /// Whether MCP servers may ask questions.
-    pub elicitation: bool,
-    /// Whether the agent asks before it leaves plan mode (`exit_plan_mode`).
-    pub exit_plan: bool,
-    /// The agent's working directory; `None` is the CLI's own.
-    pub working_directory: Option<String>,
-}
-
-/// What the model is told of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "mode")]
-pub enum SystemMessage {
-    /// Only this.
-    Replace {
-        /// The text.
-        content: String,
-    },
-    /// The CLI's own text, changed.
-    Customize {
-        /// What is added at its end.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        content: Option<String>,
-        /// What happens to its sections, by name. An unknown one is added at the end.
-        #[serde(default)]
-        sections: BTreeMap<String, Section>,
-    },
-}
-
-/// What happens to a section of the CLI's system message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "action")]
-pub enum Section {
-    /// It is left as it is.
-    Preserve,
-    /// It is left out.
-    Remove,
-    /// It is this instead.
-    Replace {
-        /// The text.
-        content: String,
-    },
-    /// This comes after it.
-    Append {
-        /// The text.
-        content: String,
-    },
-    /// This comes before it.
-    Prepend {
-        /// The text.
-        content: String,
-    },
-}
-
-/// The tool with which the agent says in mode "autopilot" that it is done. In other modes it is not offered (observed).
-const TASK_COMPLETE: &str = "builtin:task_complete";
-
-/// The section that tells of the machine that the CLI runs on.
-const ENVIRONMENT: &str = "environment_context";
-
-impl Default for SystemMessage {
-    /// The CLI's own, as [`Self::on_the_wire`] sends it.
-    fn default() -> Self {
-        Self::Customize { content: None, sections: BTreeMap::new() }
-    }
-}
-
-impl SystemMessage {
-    /// What the CLI is sent: without the section about its machine, unless that was asked for.
-    fn on_the_wire(&self) -> Self {
-        let mut message = self.clone();
-        if let Self::Customize { sections, .. } = &mut message {
-            sections.entry(ENVIRONMENT.into()).or_insert(Section::Remove);
-        }
-        message
-    }
-}
-
-/// A model provider: where it is, and what it wants to see.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Provider {
-    /// `openai`, `azure` or `anthropic`.
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// `completions` or `responses`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wire_api: Option<String>,
-    /// `http` or `websockets`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub transport: Option<String>,
-    /// Where the API is.
-    pub base_url: String,
-    /// The API key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key: Option<Secret>,
-    /// A bearer token, instead of the key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bearer_token: Option<Secret>,
-    /// Azure's API version.
-    #[serde(rename = "azure", serialize_with = "azure", skip_serializing_if = "Option::is_none")]
-    pub azure_api_version: Option<String>,
-    /// Extra HTTP headers.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, Secret>,
-    /// A well-known model to take limits from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model_id: Option<String>,
-    /// The model's name at the provider.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wire_model: Option<String>,
-    /// The largest prompt, in tokens.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_prompt_tokens: Option<u64>,
-    /// The longest answer, in tokens.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_output_tokens: Option<u64>,
-}
-
-fn azure<S: serde::Serializer>(api_version: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Azure<'a> {
-        api_version: &'a Option<String>,
-    }
-    Azure { api_version }.serialize(serializer)
-}
-
-impl Settings {
-    /// The kinds of event that the CLI needs to know somebody waits for.
-    pub fn interests(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let user_input = self.user_input.then_some("user_input.requested");
-        let exit_plan = self.exit_plan.then_some("exit_plan_mode.requested");
-        user_input.into_iter().chain(exit_plan)
-    }
-
-    /// The tools that the agent may see, those included that other settings bring along.
-    fn visible_tools(&self) -> Vec<&str> {
-        let user_input = self.user_input.then_some("builtin:ask_user");
-        let exit_plan = self.exit_plan.then_some("builtin:exit_plan_mode");
-        let named = self.available_tools.iter().map(String::as_str);
-        named.chain(user_input).chain(exit_plan).chain([TASK_COMPLETE]).collect()
-    }
-
-    /// Replaces every secret of these settings that stands in `text`: some providers repeat the key in their errors.
-    pub fn redact(&self, text: &str) -> String {
-        let provider = self.provider.iter().flat_map(|provider| {
-            provider.api_key.iter().chain(&provider.bearer_token).chain(provider.headers.values())
-        });
-        provider
-            .chain(&self.github_token)
-            // A header such as `x-tenant: 1` is hardly a secret, and replacing it would garble the text.
-            .filter(|secret| secret.expose().len() >= 6)
-            .fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "[redacted]"))
-    }
-}
+use super::{Provider, Settings, SystemMessage};
+use crate::copilot::Secret;
 
 /// The parameters that `session.create` and `session.resume` share.
 ///
@@ -315,9 +134,14 @@ impl Default for EmptyOptions {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{
+        super::{Section, TASK_COMPLETE, system_message::ENVIRONMENT},
+        *,
+    };
 
     #[test]
     fn a_session_is_created_with_nothing_of_the_machine_and_only_what_the_caller_chose() {
@@ -406,16 +230,5 @@ mod tests {
     fn the_token_goes_by_the_name_that_the_cli_knows() {
         let settings = Settings { github_token: Some(Secret::new("t")), ..Settings::default() };
         assert_eq!(serde_json::to_value(Parameters::new("s", &settings)).unwrap()["gitHubToken"], "t");
-    }
-
-    #[test]
-    fn secrets_are_taken_out_of_texts() {
-        let settings = Settings {
-            provider: Some(Provider { api_key: Some(Secret::new("sk-12345")), ..Provider::default() }),
-            github_token: Some(Secret::new("ghu_abcdef")),
-            ..Settings::default()
-        };
-        let text = settings.redact("bad key sk-12345 for ghu_abcdef");
-        assert_eq!(text, "bad key [redacted] for [redacted]");
     }
 }

@@ -1,0 +1,57 @@
+//! Model providers other than GitHub Copilot.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::copilot::Secret;
+
+/// A model provider: where it is, and what it wants to see.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Provider {
+    /// `openai`, `azure` or `anthropic`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// `completions` or `responses`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wire_api: Option<String>,
+    /// `http` or `websockets`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    /// Where the API is.
+    pub base_url: String,
+    /// The API key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<Secret>,
+    /// A bearer token, instead of the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bearer_token: Option<Secret>,
+    /// Azure's API version.
+    #[serde(rename = "azure", serialize_with = "azure", skip_serializing_if = "Option::is_none")]
+    pub azure_api_version: Option<String>,
+    /// Extra HTTP headers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Secret>,
+    /// A well-known model to take limits from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
+    /// The model's name at the provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wire_model: Option<String>,
+    /// The largest prompt, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_prompt_tokens: Option<u64>,
+    /// The longest answer, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u64>,
+}
+
+fn azure<S: serde::Serializer>(api_version: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Azure<'a> {
+        api_version: &'a Option<String>,
+    }
+    Azure { api_version }.serialize(serializer)
+}
