@@ -29,6 +29,7 @@ methods! {
     Ping => "ping" -> Pong;
     Create<'_> => "session.create" -> Created;
     Resume<'_> => "session.resume" -> Created;
+    ValidateTools<'_> => "session.tools.initializeAndValidate" -> serde::de::IgnoredAny;
     UpdateOptions<'_> => "session.options.update" -> serde::de::IgnoredAny;
     Send<'_> => "session.send" -> Sent;
     Abort<'_> => "session.abort" -> Done;
@@ -109,6 +110,14 @@ pub struct Created {
     /// When the session was first created; RFC 3339.
     #[serde(default)]
     pub start_time: String,
+}
+
+/// Puts a session's tools together, and says whether they can be, which else the first turn would.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidateTools<'a> {
+    /// The session.
+    pub session_id: &'a str,
 }
 
 /// Completes mode "empty".

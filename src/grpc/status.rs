@@ -127,8 +127,13 @@ fn bad_request(message: String, violations: &[Violation]) -> Problem {
 
 /// The field that the CLI complains of, as far as its words show.
 fn field_of(complaint: &str) -> &'static str {
-    const WORDS: &[(&str, &str)] =
-        &[("sessionId", "session_id"), ("irectory", "working_directory"), ("provider", "provider")];
+    const WORDS: &[(&str, &str)] = &[
+        ("sessionId", "session_id"),
+        ("irectory", "working_directory"),
+        ("External tool", "tools"),
+        ("Provider model", "session.model"),
+        ("provider", "provider"),
+    ];
     WORDS.iter().find(|(word, _)| complaint.contains(word)).map_or("", |(_, field)| field)
 }
 
@@ -146,6 +151,10 @@ pub(super) fn of(error: &Error) -> Status {
         Error::Exists(id) => Problem::new(Code::AlreadyExists, ErrorReason::SessionExists, error).session(id),
         Error::NotLoaded { session, .. } => {
             Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, error).session(session)
+        }
+        Error::Unfit(unfit) => {
+            let violation = Violation { field: unfit.field.into(), description: unfit.problem.into() };
+            bad_request(error.to_string(), &[violation])
         }
         Error::CursorExpired => {
             let violation = Violation { field: "page_token".into(), description: error.to_string() };

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{blueprint::Missing, key::SessionId, turn::Remains};
+use super::{
+    blueprint::{Missing, Unfit},
+    key::SessionId,
+    turn::Remains,
+};
 use crate::{backend, copilot::AgentFailure};
 
 /// Why a call has failed.
@@ -24,6 +28,9 @@ pub enum Error {
         /// What has to be brought.
         missing: Missing,
     },
+    /// The session cannot have these credentials.
+    #[error("{}: {}", .0.field, .0.problem)]
+    Unfit(Unfit),
     /// The place in the history is not known any more.
     #[error(
         "the history has to be read from its beginning again: the Copilot CLI has forgotten this place in it"
@@ -31,7 +38,7 @@ pub enum Error {
     CursorExpired,
     /// The session's labels and settings are too long to be stored with it.
     #[error(
-        "system message, labels, tools and permissions take more than 60 KiB together, more than is stored"
+        "system message, labels, tools, agents, servers and permissions take more than 60 KiB together, more than is stored"
     )]
     TooMuchToStore,
     /// The session's queue is full.

@@ -33,7 +33,7 @@ use crate::{
         event::{self, Payload, PermissionRequested},
         method::{
             AnswerPermission, Create, Created, Destroy, Detach, Entry, GetMetadata, IsProcessing, Resume,
-            SwitchModel, UpdateClientMetadata, UpdateOptions,
+            SwitchModel, UpdateClientMetadata, UpdateOptions, ValidateTools,
         },
         settings::{EmptyOptions, Parameters},
     },
@@ -166,6 +166,7 @@ impl Session {
             id: self.id().clone(),
             model: blueprint.settings.model.clone().unwrap_or_default(),
             labels: blueprint.labels.clone(),
+            owner: blueprint.owner.clone(),
             state: doing,
             title: state.title.clone(),
             create_time: state.create_time.clone(),
@@ -191,6 +192,18 @@ impl Session {
         let blueprint = self.blueprint();
         let created = self.call(link, &Create(self.parameters(&blueprint))).await?;
         self.complete(link, created).await
+    }
+
+    /// Whether the caller's own tools can be declared: with one that is named like a built-in tool, every turn would fail.
+    pub(super) async fn validate_tools(&self, link: &Link) -> Result<(), backend::Error> {
+        if self.blueprint().settings.tools.iter().all(|tool| tool.overrides_builtin) {
+            return Ok(());
+        }
+        match self.call(link, &ValidateTools { session_id: self.cli_id() }).await {
+            Err(error @ backend::Error::Rejected(Rejection::InvalidParameter(_))) => Err(error),
+            // Older CLIs cannot; and what else is wrong, such as a server that does not answer, is the turn's to tell.
+            _ => Ok(()),
+        }
     }
 
     /// Calls the CLI for this session. It may quote a secret in its refusal, which is told to the caller.

@@ -41,7 +41,7 @@ use registry::Registry;
 use runner::Runner;
 use stored::{is_ours, stored_summary};
 
-pub use blueprint::{Blueprint, Credentials, Missing};
+pub use blueprint::{Blueprint, Credentials, Missing, Unfit};
 pub use current::Outcome;
 pub use error::{Delivery, Error, TurnCause, TurnError};
 pub use handle::Turn;
@@ -175,6 +175,49 @@ impl Sessions {
         answer.await.unwrap_or(Err(Error::Draining))
     }
 
+    /// Creates a session, or loads the one that there is, with these credentials. Says whether there was one.
+    ///
+    /// # Cancel safety
+    /// As of [`Self::create`] and [`Self::resume`].
+    pub async fn create_or_resume(
+        &self,
+        tenant: Tenant,
+        id: SessionId,
+        blueprint: Blueprint,
+        deadline: Deadline,
+    ) -> Result<(Summary, bool), Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        loop {
+            match self.create(tenant, Some(id.clone()), blueprint.clone()).await {
+                Err(Error::Exists(_)) => {}
+                created => return created.map(|summary| (summary, false)),
+            }
+            let waited = self.wait_until_made(&key, deadline).await?;
+            match self.resume(tenant, &id, blueprint.credentials(), deadline).await {
+                // Whoever was about to create it did not manage.
+                Err(Error::NotFound(_)) if waited => {}
+                // Another client of the CLI has made it.
+                Err(Error::NotFound(_)) => return Err(Error::Exists(id)),
+                resumed => return resumed.map(|summary| (summary, true)),
+            }
+        }
+    }
+
+    /// Waits while another call is creating the session. Says whether one was.
+    async fn wait_until_made(&self, key: &SessionKey, deadline: Deadline) -> Result<bool, Error> {
+        let mut waited = false;
+        while self.inner.registry.is_making(key) {
+            waited = true;
+            tokio::select! {
+                () = tokio::time::sleep(MAKING_PAUSE) => {}
+                cause = deadline.passed() => {
+                    return Err(Error::Turn(Arc::new(TurnError::not_delivered(cause))));
+                }
+            }
+        }
+        Ok(waited)
+    }
+
     async fn create_in_cli(&self, session: &Arc<Session>, chosen: bool) -> Result<(), Error> {
         let link = self.inner.backend.link()?;
         // On an id that exists the CLI would silently attach, or glue two histories together. A stored session shows in
@@ -190,7 +233,10 @@ impl Sessions {
                 return Err(Error::Exists(session.id().clone()));
             }
         }
-        let created = session.create(&link).await;
+        let mut created = session.create(&link).await;
+        if created.is_ok() {
+            created = session.validate_tools(&link).await;
+        }
         if created.is_err() {
             // Where the second half has failed, the first must not stay.
             let undone = link.call(&Delete { session_id: session.cli_id() }).await;
@@ -248,10 +294,15 @@ impl Sessions {
         self.refuse_if_draining()?;
         let key = SessionKey::new(tenant, id.clone());
         let session = self.known(&key, credentials.clone()).await?;
+        let changed = session.blueprint().with(credentials.clone()).map_err(Error::Unfit)?;
+        if session.is_loaded() && changed == *session.blueprint() {
+            return Ok(session.summary());
+        }
         let place = session.place(deadline).await?;
-        let changed = session.blueprint().with(credentials);
+        let changed = session.blueprint().with(credentials).map_err(Error::Unfit)?;
         // Only while no turn runs: it takes the session off its link.
         if changed != *session.blueprint() {
+            Record::of(&changed).write().ok_or(Error::TooMuchToStore)?;
             session.rebuild(changed);
         }
         self.load_within(deadline, &session).await?;
@@ -451,6 +502,9 @@ impl Sessions {
         if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
     }
 }
+
+/// How long to wait for a session that another call is creating, before looking again.
+const MAKING_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a stopped agent may take to stop when the server goes.
 const LAST_GRACE: Duration = Duration::from_secs(3);

@@ -13,5 +13,6 @@ mod readme;
 mod restarts;
 mod serve;
 mod sessions;
+mod settings;
 mod support;
 mod turns;

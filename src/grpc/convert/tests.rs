@@ -386,6 +386,7 @@ fn a_session_is_told_as_it_is() {
         create_time: "1970-01-01T00:00:01Z".into(),
         update_time: String::new(),
         working_directory: "/w".into(),
+        owner: "alice".into(),
     };
     let check = |state, expected: pb::SessionState| {
         let expected = pb::Session {
@@ -397,6 +398,7 @@ fn a_session_is_told_as_it_is() {
             create_time: Some(Timestamp { seconds: 1, nanos: 0 }),
             update_time: None,
             working_directory: "/w".into(),
+            owner: "alice".into(),
         };
         assert_eq!(session(summary(state)), expected);
     };
@@ -496,6 +498,7 @@ fn request() -> pb::CreateSessionRequest {
         labels: HashMap::from([("team".into(), "blue".into()), ("a/b.c_d-E".into(), String::new())]),
         working_directory: "/work".into(),
         reasoning_effort: "low".into(),
+        ..Default::default()
     }
 }
 
@@ -631,6 +634,7 @@ fn a_good_request_is_passed_on_whole() {
         excluded_tools: vec!["builtin:task".into()],
         ask_permission: true,
         working_directory: Some("/work".into()),
+        ..Settings::default()
     };
     assert_eq!(settings, expected);
     let rules = [("shell", false), ("*", true)];
@@ -805,6 +809,7 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
         labels: HashMap::from([("a b".into(), String::new())]),
         working_directory: "x".into(),
         reasoning_effort: String::new(),
+        ..Default::default()
     };
     let mut checks = Checks::default();
     let id = checks.session_id(&request.session_id);
@@ -972,6 +977,7 @@ fn a_page_token_is_one_of_ours_or_empty() {
         create_time: "2026-11-23T14:28:56.393Z".into(),
         update_time: String::new(),
         working_directory: String::new(),
+        owner: String::new(),
     };
     let (_, token) = crate::session::page(vec![one("a"), one("b")], 1, None);
     let encoded = token.as_ref().unwrap().encode();

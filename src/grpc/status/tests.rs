@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use crate::{
     backend::Error as Cli,
     jsonrpc::Cause,
-    session::{Delivery, Missing, Remains, ToolCall},
+    session::{Delivery, Missing, Remains, ToolCall, Unfit},
 };
 
 use super::*;
@@ -81,6 +81,10 @@ fn rows() -> Vec<Row> {
         error(Error::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO])),
         error(Error::Exists(id()), (AlreadyExists, SessionExists, &[RESOURCE_INFO])),
         error(not_loaded(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
+        error(
+            Error::Unfit(Unfit { field: "provider", problem: "this session has several" }),
+            (InvalidArgument, InvalidField, &[BAD_REQUEST]),
+        ),
         error(Error::CursorExpired, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(Error::TooMuchToStore, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(
@@ -189,7 +193,7 @@ fn wrong_fields_are_all_named() {
 }
 
 fn not_loaded() -> Error {
-    Error::NotLoaded { session: id(), missing: Missing::Both }
+    Error::NotLoaded { session: id(), missing: Missing::Fields(vec!["provider", "github_token"]) }
 }
 
 #[test]
