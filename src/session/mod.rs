@@ -1,7 +1,7 @@
 //! What the facade itself decides: which sessions there are, whose turn it is, how a turn ends, who hears of it.
 //! Knows neither protobuf nor sockets.
 //!
-//! [`Sessions`] is the room's door; [`stored`] is the part of it that deals with what the CLI has stored. A [`live`]
+//! [`Sessions`] is the room's door; [`stored`] and [`reuse`] are the parts of it that deal with sessions that exist. A [`live`]
 //! session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
 //! [`handle`] is what the caller holds of it. [`blueprint`], [`turn`], [`replay`], [`queue`], [`policy`] and [`list`] are
 //! pure.
@@ -18,6 +18,7 @@ mod policy;
 pub mod queue;
 mod registry;
 mod replay;
+mod reuse;
 mod runner;
 mod stored;
 pub mod turn;
@@ -173,49 +174,6 @@ impl Sessions {
             }
         });
         answer.await.unwrap_or(Err(Error::Draining))
-    }
-
-    /// Creates a session, or loads the one that there is, with these credentials. Says whether there was one.
-    ///
-    /// # Cancel safety
-    /// As of [`Self::create`] and [`Self::resume`].
-    pub async fn create_or_resume(
-        &self,
-        tenant: Tenant,
-        id: SessionId,
-        blueprint: Blueprint,
-        deadline: Deadline,
-    ) -> Result<(Summary, bool), Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        loop {
-            match self.create(tenant, Some(id.clone()), blueprint.clone()).await {
-                Err(Error::Exists(_)) => {}
-                created => return created.map(|summary| (summary, false)),
-            }
-            let waited = self.wait_until_made(&key, deadline).await?;
-            match self.resume(tenant, &id, blueprint.credentials(), deadline).await {
-                // Whoever was about to create it did not manage.
-                Err(Error::NotFound(_)) if waited => {}
-                // Another client of the CLI has made it.
-                Err(Error::NotFound(_)) => return Err(Error::Exists(id)),
-                resumed => return resumed.map(|summary| (summary, true)),
-            }
-        }
-    }
-
-    /// Waits while another call is creating the session. Says whether one was.
-    async fn wait_until_made(&self, key: &SessionKey, deadline: Deadline) -> Result<bool, Error> {
-        let mut waited = false;
-        while self.inner.registry.is_making(key) {
-            waited = true;
-            tokio::select! {
-                () = tokio::time::sleep(MAKING_PAUSE) => {}
-                cause = deadline.passed() => {
-                    return Err(Error::Turn(Arc::new(TurnError::not_delivered(cause))));
-                }
-            }
-        }
-        Ok(waited)
     }
 
     async fn create_in_cli(&self, session: &Arc<Session>, chosen: bool) -> Result<(), Error> {
@@ -502,9 +460,6 @@ impl Sessions {
         if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
     }
 }
-
-/// How long to wait for a session that another call is creating, before looking again.
-const MAKING_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a stopped agent may take to stop when the server goes.
 const LAST_GRACE: Duration = Duration::from_secs(3);

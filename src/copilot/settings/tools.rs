@@ -9,7 +9,7 @@ use crate::copilot::Secret;
 
 /// A tool that the caller runs himself: the CLI knows only what it is for.
 ///
-/// It serializes as it is stored; [`Declaration`] is what the CLI is told.
+/// It serializes as it is stored; the CLI is told it in words of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Tool {
