@@ -12,11 +12,16 @@ use prost_types::{FieldMask, Struct, Value, value::Kind};
 use scripted_model::{ModelServer, Reply, Request};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 use tonic::{Code, Status};
 
 use crate::support::{
     check,
     facade::{Setup, Streamed, TestFacade},
+    fake_cli::FakeCli,
     fields_of,
     real_cli::RealCli,
     soon,
@@ -126,7 +131,17 @@ async fn a_tool_with_a_built_in_ones_name_is_refused_when_the_session_is_created
     create(&facade, session("s")).await.unwrap();
 }
 
-/// A server of one tool, which says what it was given in its environment.
+#[tokio::test]
+async fn a_cli_that_cannot_say_whether_tools_are_good_gets_them_all_the_same() {
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().start().await;
+    let request = CreateSessionRequest { tools: vec![tool("look_up")], ..session("s") };
+    create(&facade, request).await.unwrap();
+    assert_eq!(cli.count("session.tools.initializeAndValidate"), 1);
+    assert_eq!(cli.called("session.create", 1).await["tools"][0]["name"], "look_up");
+}
+
+/// A server of two tools, which say what it was given in its environment.
 fn write_mcp_server(folder: &TempDir) -> String {
     let path = folder.path().join("server.js");
     let program = r#"
@@ -217,6 +232,40 @@ async fn an_mcp_server_with_a_secret_has_to_be_brought_again_after_a_restart() {
     assert_eq!(answer(&facade, "s", tell).await, "The tool said: key second-key, args {}");
     resume(&facade, with("third-key")).await.unwrap();
     assert_eq!(answer(&facade, "s", tell).await, "The tool said: key third-key, args {}");
+}
+
+/// Takes one HTTP request, and returns its head.
+async fn one_request(listener: TcpListener) -> String {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    String::from_utf8(head).unwrap().to_lowercase()
+}
+
+#[tokio::test]
+async fn an_mcp_server_at_a_url_gets_its_headers_and_a_session_lives_without_it() {
+    let (_cli, facade) = start().await;
+    for (kind, method) in [("", "post /mcp"), ("sse", "get /mcp")] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = mcp_server::Http {
+            url: format!("http://{}/mcp", listener.local_addr().unwrap()),
+            headers: HashMap::from([("authorization".into(), "Bearer mcp-key".into())]),
+            r#type: kind.into(),
+        };
+        let server = McpServer { transport: Some(mcp_server::Transport::Http(http)), ..Default::default() };
+        let id = format!("s{kind}");
+        let request =
+            CreateSessionRequest { mcp_servers: HashMap::from([("web".into(), server)]), ..session(&id) };
+        create(&facade, request).await.unwrap();
+        let (head, said) =
+            tokio::join!(soon("the call", one_request(listener)), answer(&facade, &id, "hello"));
+        assert!(head.starts_with(method), "{head}");
+        assert!(head.contains("authorization: bearer mcp-key"), "{head}");
+        assert_eq!(said, "You said: hello");
+    }
 }
 
 fn named(name: &str, server: &ModelServer, key: &str) -> NamedProvider {
@@ -474,4 +523,30 @@ async fn of_many_who_create_the_same_session_at_once_one_creates_it_and_the_othe
     let calls = (0..8).map(|_| create(&facade, request.clone()));
     let all = soon("all of them", futures_util::future::try_join_all(calls)).await.unwrap();
     assert_eq!(all.iter().filter(|response| !response.resumed).count(), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_is_loaded_and_gets_nothing_new_is_returned_while_its_turn_runs() {
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().start().await;
+    let request = CreateSessionRequest { resume_if_exists: true, ..session("s") };
+    create(&facade, request.clone()).await.unwrap();
+    let (result, ()) = tokio::join!(facade.send("s", "hello"), async {
+        let turn = cli.begin().await;
+        let found = soon("the session", create(&facade, request)).await.unwrap();
+        assert_eq!((found.resumed, found.session.unwrap().state()), (true, SessionState::Running));
+        turn.finish(&["done"]).await;
+    });
+    assert_eq!(result.unwrap().content, "done");
+}
+
+#[tokio::test]
+async fn a_session_that_this_service_may_not_have_made_is_not_taken_over() {
+    let (cli, facade) = start().await;
+    // Without a message nothing of it is stored, so that another facade cannot know whose it is.
+    create(&facade, session("s")).await.unwrap();
+    let other = cli.facade().await;
+    let request = CreateSessionRequest { resume_if_exists: true, ..session("s") };
+    let refused = soon("the refusal", create(&other, request)).await.unwrap_err();
+    check(&refused, Code::AlreadyExists, ErrorReason::SessionExists);
 }
