@@ -73,6 +73,8 @@ const INVALID: &[&str] = &[
     "Directory does not exist",
     "tool name must be",
     "Minimum session limit",
+    "conflicts with a built-in tool",
+    "is not registered",
     "ENAMETOOLONG",
     "not a directory",
     "ENOENT",
@@ -165,6 +167,8 @@ mod tests {
             "Rejected session.create request with invalid sessionId: a b",
             "Invalid provider configuration: missing field `baseUrl`",
             "Directory does not exist: /x",
+            "External tool \"bash\" conflicts with a built-in tool of the same name.",
+            "Provider model 'a/b' is not registered",
         ] {
             check(-32603, &failed(reason), Rejection::InvalidParameter(reason.into()));
         }

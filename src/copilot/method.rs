@@ -32,6 +32,7 @@ methods! {
     Ping => "ping" -> Pong;
     Create<'_> => "session.create" -> Created;
     Resume<'_> => "session.resume" -> Created;
+    ValidateTools<'_> => "session.tools.initializeAndValidate" -> serde::de::IgnoredAny;
     UpdateOptions<'_> => "session.options.update" -> serde::de::IgnoredAny;
     Send<'_> => "session.send" -> Sent;
     Abort<'_> => "session.abort" -> Done;
@@ -124,6 +125,14 @@ pub struct Created {
     /// Its mode.
     #[serde(default)]
     pub mode: String,
+}
+
+/// Puts a session's tools together, and says whether they can be, which else the first turn would.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidateTools<'a> {
+    /// The session.
+    pub session_id: &'a str,
 }
 
 /// Completes mode "empty".

@@ -16,4 +16,7 @@ pub use event::Event;
 pub use failure::{AgentFailure, Rejection};
 pub use method::{Attachment, Message, Method};
 pub use secret::Secret;
-pub use settings::{Provider, Section, Settings, SystemMessage};
+pub use settings::{
+    CustomAgent, InfiniteSession, LargeOutput, Limits, McpServer, McpTransport, NamedProvider, Options,
+    Provider, ProviderModel, Remote, Section, Settings, Skills, SystemMessage, Tool,
+};

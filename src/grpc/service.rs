@@ -59,17 +59,26 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::CreateSessionRequest>,
     ) -> Result<Response<pb::CreateSessionResponse>, Status> {
-        let mut request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let mut checks = Checks::default();
         let request_id = checks.request_id(&request.request_id, &request);
-        let id = match std::mem::take(&mut request.session_id) {
-            id if id.is_empty() => None,
-            id => checks.session_id(&id),
-        };
+        let id = checks.new_session_id(&request.session_id, request.resume_if_exists);
+        let resume = id.clone().filter(|_| request.resume_if_exists);
         let blueprint = checks.blueprint(request, &self.defaults);
         let blueprint = checks.done(Some(blueprint)).map_err(status::invalid)?;
-        let created = self.sessions.create(Tenant::ONLY, id, blueprint, request_id).await.map_err(refused)?;
-        Ok(Response::new(pb::CreateSessionResponse { session: Some(convert::session(created)) }))
+        let (session, resumed) = match resume {
+            Some(id) => {
+                let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
+                self.sessions.create_or_resume(Tenant::ONLY, id, blueprint, request_id, deadline).await
+            }
+            None => {
+                let created = self.sessions.create(Tenant::ONLY, id, blueprint, request_id).await;
+                created.map(|session| (session, false))
+            }
+        }
+        .map_err(refused)?;
+        let session = Some(convert::session(session));
+        Ok(Response::new(pb::CreateSessionResponse { session, resumed }))
     }
 
     async fn resume_session(
@@ -79,7 +88,7 @@ impl CopilotService for Service {
         let (metadata, _, request) = request.into_parts();
         let mut checks = Checks::default();
         let id = checks.session_id(&request.session_id);
-        let credentials = checks.credentials(request.provider, request.github_token);
+        let credentials = checks.credentials(request);
         let id = checks.done(id).map_err(status::invalid)?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
         let resumed =

@@ -127,8 +127,13 @@ fn bad_request(message: String, violations: &[Violation]) -> Problem {
 
 /// The field that the CLI complains of, as far as its words show.
 fn field_of(complaint: &str) -> &'static str {
-    const WORDS: &[(&str, &str)] =
-        &[("sessionId", "session_id"), ("irectory", "working_directory"), ("provider", "provider")];
+    const WORDS: &[(&str, &str)] = &[
+        ("sessionId", "session_id"),
+        ("irectory", "working_directory"),
+        ("External tool", "tools"),
+        ("Provider model", "session.model"),
+        ("provider", "provider"),
+    ];
     WORDS.iter().find(|(word, _)| complaint.contains(word)).map_or("", |(_, field)| field)
 }
 
@@ -147,6 +152,7 @@ pub(super) fn of(error: &Error) -> Status {
         Error::NotLoaded { session, .. } => {
             Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, error).session(session)
         }
+        Error::Unfit(unfit) => wrong_field(unfit.field, error),
         Error::CursorExpired => Problem::new(Code::FailedPrecondition, ErrorReason::CursorExpired, error),
         Error::NoSuchRequest { session, .. } => {
             Problem::new(Code::NotFound, ErrorReason::RequestNotFound, error).session(session)

@@ -149,8 +149,16 @@ impl Session {
     }
 
     /// How long a request waits for its answer.
-    fn patience(&self, _request: &Payload) -> Duration {
-        self.blueprint().request_timeout.unwrap_or(DEFAULT_REQUEST_TIMEOUT)
+    fn patience(&self, request: &Payload) -> Duration {
+        let blueprint = self.blueprint();
+        let tool = match request {
+            Payload::ExternalToolRequested(call) => {
+                blueprint.settings.tools.iter().find(|tool| tool.name == call.tool_name)
+            }
+            _ => None,
+        };
+        let own = tool.and_then(|tool| tool.timeout);
+        own.or(blueprint.request_timeout).unwrap_or(DEFAULT_REQUEST_TIMEOUT)
     }
 
     fn answer_by_itself(self: &Arc<Self>, id: String, answer: Answer) {

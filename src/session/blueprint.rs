@@ -4,15 +4,17 @@
 //! that it needs to load the session again after a restart, except for credentials: those are kept in memory only, and
 //! where the session has some of its own, its owner has to bring them again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::policy::Policy;
-use crate::copilot::{Provider, Secret, Settings, SystemMessage};
+use crate::copilot::{
+    McpServer, NamedProvider, Options, Provider, ProviderModel, Secret, Settings, Skills, SystemMessage, Tool,
+};
 
 /// What a session is made of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Blueprint {
     /// What the CLI is told.
     pub settings: Settings,
@@ -20,6 +22,8 @@ pub struct Blueprint {
     pub policy: Policy,
     /// Its owner's notes.
     pub labels: BTreeMap<String, String>,
+    /// Who it belongs to, in the caller's own terms.
+    pub owner: String,
     /// Whether the provider in `settings` is the operator's default, and not the caller's own.
     pub operators_provider: bool,
     /// How long its requests wait for an answer; `None` is [`DEFAULT_REQUEST_TIMEOUT`].
@@ -36,28 +40,55 @@ pub struct Credentials {
     pub provider: Option<Provider>,
     /// A GitHub token.
     pub github_token: Option<Secret>,
+    /// Providers, of several that the session has: each takes the place of the one with its name.
+    pub providers: Vec<NamedProvider>,
+    /// MCP servers, with what is secret in them: each takes the place of the one with its name, or is added.
+    pub mcp_servers: BTreeMap<String, McpServer>,
 }
 
 /// What has to be brought again before a stored session can be loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
-    /// Its provider.
-    #[error("provider")]
-    Provider,
-    /// Its GitHub token.
-    #[error("github_token")]
-    GitHubToken,
-    /// Both.
-    #[error("provider and github_token")]
-    Both,
-    /// One of them: nothing is stored with the session that says which.
-    #[error("provider or github_token")]
-    Either,
+    /// These fields of the request.
+    Fields(Vec<&'static str>),
+    /// Some of them: nothing is stored with the session that says which.
+    Unknown,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fields(fields) => f.write_str(&fields.join(" and ")),
+            Self::Unknown => f.write_str("provider or github_token"),
+        }
+    }
+}
+
+/// Credentials that a session cannot have: what they are for it was created without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct Unfit {
+    /// The field of the request.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub problem: &'static str,
 }
 
 impl Blueprint {
+    /// The part of it that is never stored, and servers that are, as they may have changed.
+    pub(super) fn credentials(&self) -> Credentials {
+        let settings = &self.settings;
+        Credentials {
+            provider: settings.provider.clone().filter(|_| !self.operators_provider),
+            github_token: settings.github_token.clone(),
+            providers: settings.providers.clone(),
+            mcp_servers: settings.mcp_servers.clone(),
+        }
+    }
+
     /// The same with other credentials, where there are some.
-    pub(super) fn with(&self, credentials: Credentials) -> Self {
+    pub(super) fn with(&self, credentials: Credentials) -> Result<Self, Unfit> {
+        credentials.fit(!self.settings.options.models.is_empty())?;
         let mut changed = self.clone();
         if let Some(provider) = credentials.provider {
             changed.settings.provider = Some(provider);
@@ -66,15 +97,34 @@ impl Blueprint {
         if let Some(token) = credentials.github_token {
             changed.settings.github_token = Some(token);
         }
-        changed
+        let brought = |named: &NamedProvider| credentials.providers.iter().any(|new| new.name == named.name);
+        changed.settings.providers.retain(|named| !brought(named));
+        changed.settings.providers.extend(credentials.providers);
+        changed.settings.mcp_servers.extend(credentials.mcp_servers);
+        Ok(changed)
+    }
+}
+
+impl Credentials {
+    /// The CLI does not mix one provider for all with several for some (observed).
+    fn fit(&self, several_providers: bool) -> Result<(), Unfit> {
+        if several_providers && self.provider.is_some() {
+            return Err(Unfit { field: "provider", problem: "this session has several: bring `providers`" });
+        }
+        if !several_providers && !self.providers.is_empty() {
+            return Err(Unfit { field: "providers", problem: "this session was created without `models`" });
+        }
+        Ok(())
     }
 }
 
 /// What is stored with a session in the CLI.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Record {
     pub(super) labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) owner: String,
     pub(super) model: Option<String>,
     reasoning_effort: Option<String>,
     system_message: SystemMessage,
@@ -88,6 +138,19 @@ pub(super) struct Record {
     request_timeout: Option<Duration>,
     provider: ProviderOf,
     github_token: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Tool>,
+    /// The MCP servers that hold no secret.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    mcp_servers: BTreeMap<String, McpServer>,
+    /// The names of those that do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secret_mcp_servers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skills: Option<Skills>,
+    /// It names the providers that have to be brought again: those of its models.
+    #[serde(flatten)]
+    options: Options,
 }
 
 /// Whose provider a session has.
@@ -109,9 +172,12 @@ impl Record {
     const PIECE: usize = 15 * 1024;
 
     pub(super) fn of(blueprint: &Blueprint) -> Self {
-        let Blueprint { settings, policy, labels, operators_provider, request_timeout } = blueprint;
+        let Blueprint { settings, policy, labels, owner, operators_provider, request_timeout } = blueprint;
+        let (secret, open): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            settings.mcp_servers.clone().into_iter().partition(|(_, server)| server.has_secrets());
         Self {
             labels: labels.clone(),
+            owner: owner.clone(),
             model: settings.model.clone(),
             reasoning_effort: settings.reasoning_effort.clone(),
             system_message: settings.system_message.clone(),
@@ -129,6 +195,11 @@ impl Record {
                 Some(_) => ProviderOf::Caller,
             },
             github_token: settings.github_token.is_some(),
+            tools: settings.tools.clone(),
+            mcp_servers: open,
+            secret_mcp_servers: secret.into_keys().collect(),
+            skills: settings.skills.clone(),
+            options: settings.options.clone(),
         }
     }
 
@@ -156,21 +227,19 @@ impl Record {
         self,
         credentials: Credentials,
         operator: Option<&Provider>,
-    ) -> Result<Blueprint, Missing> {
-        let operators_provider = credentials.provider.is_none() && self.provider == ProviderOf::Operator;
-        let provider = credentials.provider.or_else(|| operator.filter(|_| operators_provider).cloned());
-        let no_provider = provider.is_none() && self.provider != ProviderOf::GitHub;
-        let no_token = credentials.github_token.is_none() && self.github_token;
-        match (no_provider, no_token) {
-            (false, false) => {}
-            (true, false) => return Err(Missing::Provider),
-            (false, true) => return Err(Missing::GitHubToken),
-            (true, true) => return Err(Missing::Both),
+    ) -> Result<Blueprint, Unusable> {
+        credentials.fit(!self.options.models.is_empty())?;
+        let missing = self.missing(&credentials, operator);
+        if !missing.is_empty() {
+            return Err(Unusable::Missing(Missing::Fields(missing)));
         }
+        let operators_provider = credentials.provider.is_none() && self.provider == ProviderOf::Operator;
         let policy = self.policy;
+        let mut mcp_servers = self.mcp_servers;
+        mcp_servers.extend(credentials.mcp_servers);
         let settings = Settings {
             model: self.model,
-            provider,
+            provider: credentials.provider.or_else(|| operator.filter(|_| operators_provider).cloned()),
             github_token: credentials.github_token,
             reasoning_effort: self.reasoning_effort,
             system_message: self.system_message,
@@ -181,15 +250,61 @@ impl Record {
             elicitation: self.elicitation,
             exit_plan: self.exit_plan,
             working_directory: self.working_directory,
+            providers: credentials.providers,
+            tools: self.tools,
+            mcp_servers,
+            skills: self.skills,
+            options: self.options,
         };
         let request_timeout = self.request_timeout;
-        Ok(Blueprint { settings, policy, labels: self.labels, operators_provider, request_timeout })
+        let (labels, owner) = (self.labels, self.owner);
+        Ok(Blueprint { settings, policy, labels, owner, operators_provider, request_timeout })
+    }
+
+    /// The fields that have to be brought again, and are not there.
+    fn missing(&self, credentials: &Credentials, operator: Option<&Provider>) -> Vec<&'static str> {
+        let provider = match self.provider {
+            ProviderOf::GitHub => true,
+            ProviderOf::Operator => credentials.provider.is_some() || operator.is_some(),
+            ProviderOf::Caller => credentials.provider.is_some(),
+        };
+        let has_provider_of = |model: &ProviderModel| {
+            credentials.providers.iter().any(|provider| provider.name == model.provider)
+        };
+        let there = [
+            ("provider", provider),
+            ("github_token", !self.github_token || credentials.github_token.is_some()),
+            ("providers", self.options.models.iter().all(has_provider_of)),
+            (
+                "mcp_servers",
+                self.secret_mcp_servers.iter().all(|name| credentials.mcp_servers.contains_key(name)),
+            ),
+        ];
+        there.into_iter().filter(|(_, there)| !there).map(|(field, _)| field).collect()
+    }
+}
+
+/// Why a stored session cannot be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unusable {
+    Missing(Missing),
+    Unfit(Unfit),
+}
+
+impl From<Unfit> for Unusable {
+    fn from(unfit: Unfit) -> Self {
+        Self::Unfit(unfit)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
     use super::*;
+    use crate::copilot::{CustomAgent, InfiniteSession, McpTransport, Remote};
 
     fn provider(key: &str) -> Provider {
         Provider {
@@ -197,6 +312,33 @@ mod tests {
             api_key: Some(Secret::new(key)),
             ..Provider::default()
         }
+    }
+
+    fn mcp_server(headers: &[(&str, &str)]) -> McpServer {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value)));
+        McpServer {
+            transport: McpTransport::Http(Remote { url: "https://x".into(), headers: headers.collect() }),
+            tools: vec!["echo".into()],
+            timeout: None,
+        }
+    }
+
+    fn named(name: &str, key: &str) -> NamedProvider {
+        NamedProvider { name: name.into(), provider: provider(key) }
+    }
+
+    /// A session with two providers of its own, and an MCP server that needs a key.
+    fn with_several(key: &str) -> Blueprint {
+        let mut blueprint = blueprint(None, false, None);
+        let model = |provider: &str| ProviderModel {
+            id: "m".into(),
+            provider: provider.into(),
+            ..Default::default()
+        };
+        blueprint.settings.options.models = vec![model("one"), model("two")];
+        blueprint.settings.providers = vec![named("one", key), named("two", key)];
+        blueprint.settings.mcp_servers.insert("keyed".into(), mcp_server(&[("authorization", key)]));
+        blueprint
     }
 
     fn blueprint(provider: Option<Provider>, operators_provider: bool, token: Option<&str>) -> Blueprint {
@@ -214,9 +356,27 @@ mod tests {
                 elicitation: true,
                 exit_plan: true,
                 working_directory: Some("/work".into()),
+                providers: Vec::new(),
+                tools: vec![Tool {
+                    name: "mine".into(),
+                    parameters: Some(json!({"type": "object"})),
+                    timeout: Some(Duration::from_secs(5)),
+                    ..Tool::default()
+                }],
+                mcp_servers: BTreeMap::from([("open".into(), mcp_server(&[]))]),
+                skills: Some(Skills { directories: vec!["/skills".into()], disabled: Vec::new() }),
+                options: Options {
+                    custom_agents: vec![CustomAgent { name: "poet".into(), ..CustomAgent::default() }],
+                    infinite_sessions: Some(InfiniteSession {
+                        background_compaction_threshold: Some(0.5),
+                        ..InfiniteSession::default()
+                    }),
+                    ..Options::default()
+                },
             },
             policy: Policy::allowing(&["shell".into()]),
             labels: BTreeMap::from([("team".into(), "blue".into())]),
+            owner: "alice".into(),
             operators_provider,
             request_timeout: Some(Duration::from_millis(1500)),
         }
@@ -238,27 +398,72 @@ mod tests {
         };
         check(blueprint(None, false, None), Credentials::default());
         check(blueprint(Some(provider("operator")), true, None), Credentials::default());
-        let own = Credentials { provider: Some(provider("own")), github_token: Some(Secret::new("t")) };
+        let own = Credentials {
+            provider: Some(provider("own")),
+            github_token: Some(Secret::new("t")),
+            ..Credentials::default()
+        };
         check(blueprint(Some(provider("own")), false, Some("t")), own);
+        let several = with_several("key");
+        let credentials = Credentials {
+            providers: several.settings.providers.clone(),
+            mcp_servers: BTreeMap::from([("keyed".into(), mcp_server(&[("authorization", "key")]))]),
+            ..Credentials::default()
+        };
+        check(several, credentials);
     }
 
     #[test]
     fn what_is_missing_is_named_and_another_provider_is_never_taken_instead() {
-        let check = |before: Blueprint, operator: Option<&Provider>, missing| {
-            assert_eq!(stored(&before).blueprint(Credentials::default(), operator), Err(missing));
+        let check = |before: Blueprint, operator: Option<&Provider>, fields: &[&'static str]| {
+            let refused = stored(&before).blueprint(Credentials::default(), operator);
+            assert_eq!(refused, Err(Unusable::Missing(Missing::Fields(fields.to_vec()))));
         };
         let operator = provider("operator");
-        check(blueprint(Some(provider("own")), false, None), Some(&operator), Missing::Provider);
-        check(blueprint(Some(provider("own")), false, Some("t")), Some(&operator), Missing::Both);
-        check(blueprint(None, false, Some("t")), Some(&operator), Missing::GitHubToken);
-        check(blueprint(Some(provider("operator")), true, None), None, Missing::Provider);
+        check(blueprint(Some(provider("own")), false, None), Some(&operator), &["provider"]);
+        check(
+            blueprint(Some(provider("own")), false, Some("t")),
+            Some(&operator),
+            &["provider", "github_token"],
+        );
+        check(blueprint(None, false, Some("t")), Some(&operator), &["github_token"]);
+        check(blueprint(Some(provider("operator")), true, None), None, &["provider"]);
+        check(with_several("key"), None, &["providers", "mcp_servers"]);
+    }
+
+    #[test]
+    fn each_of_several_providers_and_servers_gets_new_credentials_by_its_name() {
+        let credentials = Credentials {
+            providers: vec![named("two", "new")],
+            mcp_servers: BTreeMap::from([("keyed".into(), mcp_server(&[("authorization", "new")]))]),
+            ..Credentials::default()
+        };
+        let changed = with_several("old").with(credentials).unwrap();
+        assert_eq!(changed.settings.providers, [named("one", "old"), named("two", "new")]);
+        assert_eq!(changed.settings.mcp_servers["keyed"], mcp_server(&[("authorization", "new")]));
+        assert_eq!(changed.settings.mcp_servers["open"], mcp_server(&[]));
+    }
+
+    #[test]
+    fn a_session_has_one_provider_or_several() {
+        let one = || Credentials { provider: Some(provider("k")), ..Credentials::default() };
+        let several = || Credentials { providers: vec![named("one", "k")], ..Credentials::default() };
+        let check = |session: Blueprint, credentials: fn() -> Credentials, field| {
+            assert_eq!(session.with(credentials()).unwrap_err().field, field);
+            let refused = stored(&session).blueprint(credentials(), None);
+            assert!(matches!(refused, Err(Unusable::Unfit(unfit)) if unfit.field == field), "{refused:?}");
+        };
+        check(with_several("key"), one, "provider");
+        check(blueprint(None, false, None), several, "providers");
     }
 
     #[test]
     fn no_credential_is_ever_stored() {
-        let record = Record::of(&blueprint(Some(provider("sk-secret")), false, Some("ghu_secret")));
-        let text = format!("{:?}", record.write().unwrap());
-        assert!(!text.contains("secret") && !text.contains("127.0.0.1"), "{text}");
+        let one = blueprint(Some(provider("sk-hidden")), false, Some("ghu_hidden"));
+        for blueprint in [one, with_several("hidden")] {
+            let text = format!("{:?}", Record::of(&blueprint).write().unwrap());
+            assert!(!text.contains("hidden") && !text.contains("127.0.0.1"), "{text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{blueprint::Missing, key::SessionId, requests::Settlement, turn::Remains};
+use super::{
+    blueprint::{Missing, Unfit},
+    key::SessionId,
+    requests::Settlement,
+    turn::Remains,
+};
 use crate::{
     backend,
     copilot::{AgentFailure, RequestKind},
@@ -27,12 +32,15 @@ pub enum Error {
         /// What has to be brought.
         missing: Missing,
     },
+    /// The session cannot have these credentials.
+    #[error("{}: {}", .0.field, .0.problem)]
+    Unfit(Unfit),
     /// The place in the history is not known any more.
     #[error("this place in the history is not there any more: start from the beginning, or from now on")]
     CursorExpired,
     /// The session's labels and settings are too long to be stored with it.
     #[error(
-        "system message, labels, tools and permissions take more than 60 KiB together, more than is stored"
+        "system message, labels, tools, agents, servers and permissions take more than 60 KiB together, more than is stored"
     )]
     TooMuchToStore,
     /// There never was such a request, or it was long ago.

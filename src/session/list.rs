@@ -17,6 +17,8 @@ pub struct Summary {
     pub state: SessionState,
     /// Its owner's notes.
     pub labels: BTreeMap<String, String>,
+    /// Who it belongs to, in the caller's own terms.
+    pub owner: String,
     /// Its title.
     pub title: String,
     /// When it was created; RFC 3339.
@@ -108,6 +110,7 @@ mod tests {
             id: SessionId::parse(id).unwrap(),
             model: String::new(),
             labels: BTreeMap::new(),
+            owner: String::new(),
             state: SessionState::Idle,
             title: String::new(),
             create_time: create_time.into(),

@@ -175,6 +175,7 @@ impl Session {
             id: self.id().clone(),
             model: blueprint.settings.model.clone().unwrap_or_default(),
             labels: blueprint.labels.clone(),
+            owner: blueprint.owner.clone(),
             state: doing,
             title: state.title.clone(),
             create_time: state.create_time.clone(),

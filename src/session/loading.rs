@@ -17,7 +17,7 @@ use crate::{
         Method, Rejection,
         method::{
             Create, Created, Destroy, Detach, GetMetadata, IsProcessing, RegisterInterest, Resume, SetMode,
-            SwitchModel, UpdateClientMetadata, UpdateOptions,
+            SwitchModel, UpdateClientMetadata, UpdateOptions, ValidateTools,
         },
         settings::{EmptyOptions, Parameters},
     },
@@ -39,6 +39,18 @@ impl Session {
         let blueprint = self.blueprint();
         let created = self.call(link, &Create(self.parameters(&blueprint))).await?;
         self.complete(link, created).await
+    }
+
+    /// Whether the caller's own tools can be declared: with one that is named like a built-in tool, every turn would fail.
+    pub(super) async fn validate_tools(&self, link: &Link) -> Result<(), backend::Error> {
+        if self.blueprint().settings.tools.iter().all(|tool| tool.overrides_builtin) {
+            return Ok(());
+        }
+        match self.call(link, &ValidateTools { session_id: self.cli_id() }).await {
+            Err(error @ backend::Error::Rejected(Rejection::InvalidParameter(_))) => Err(error),
+            // Older CLIs cannot; and what else is wrong, such as a server that does not answer, is the turn's to tell.
+            _ => Ok(()),
+        }
     }
 
     /// Calls the CLI for this session. It may quote a secret in its refusal, which is told to the caller.

@@ -1,8 +1,8 @@
 //! What the facade itself decides: which sessions there are, whose turn it is, how a turn ends, who hears of it.
 //! Knows neither protobuf nor sockets.
 //!
-//! [`Sessions`] is the room's door; [`turns`] is the part of it that is about turns, [`stored`] the part that deals with
-//! what the CLI has stored. A [`live`] session holds its queue, its [`current`] turn, and its readers in a [`hub`]; a
+//! [`Sessions`] is the room's door; [`turns`] is the part of it that is about turns, [`stored`] and [`reuse`] those
+//! that deal with sessions that exist. A [`live`] session holds its queue, its [`current`] turn, and its readers in a [`hub`]; a
 //! [`runner`] task carries each turn from acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a
 //! [`watch`] what is held by who reads all of the session. What the agent asks its callers goes through [`asking`].
 //! [`blueprint`], [`turn`], [`requests`], [`repeats`], [`replay`], [`queue`], [`policy`] and [`list`] are pure.
@@ -24,6 +24,7 @@ mod registry;
 mod repeats;
 mod replay;
 mod requests;
+mod reuse;
 mod runner;
 mod schema;
 mod stored;
@@ -50,7 +51,7 @@ use repeats::{Accepted, Creation, Found, Key, Repeats};
 use stored::{is_ours, stored_summary};
 
 pub use asking::Response;
-pub use blueprint::{Blueprint, Credentials, Missing};
+pub use blueprint::{Blueprint, Credentials, Missing, Unfit};
 pub use current::Outcome;
 pub use error::{Delivery, Error, TurnCause, TurnError};
 pub use handle::{Told, Turn};
@@ -222,7 +223,10 @@ impl Sessions {
                 return Err(Error::Exists(session.id().clone()));
             }
         }
-        let created = session.create(&link).await;
+        let mut created = session.create(&link).await;
+        if created.is_ok() {
+            created = session.validate_tools(&link).await;
+        }
         if created.is_err() {
             // Where the second half has failed, the first must not stay.
             let undone = link.call(&Delete { session_id: session.cli_id() }).await;
@@ -281,10 +285,15 @@ impl Sessions {
         self.refuse_if_draining()?;
         let key = SessionKey::new(tenant, id.clone());
         let session = self.known(&key, credentials.clone()).await?;
+        let changed = session.blueprint().with(credentials.clone()).map_err(Error::Unfit)?;
+        if session.is_loaded() && changed == *session.blueprint() {
+            return Ok(session.summary());
+        }
         let place = session.place(deadline).await?;
-        let changed = session.blueprint().with(credentials);
+        let changed = session.blueprint().with(credentials).map_err(Error::Unfit)?;
         // Only while no turn runs: it takes the session off its link.
         if changed != *session.blueprint() {
+            Record::of(&changed).write().ok_or(Error::TooMuchToStore)?;
             session.rebuild(changed);
         }
         self.load_within(deadline, &session).await?;

@@ -78,6 +78,11 @@ impl Registry {
         Some(slot.session.clone())
     }
 
+    /// Whether a session is just being created.
+    pub(super) fn is_making(&self, key: &SessionKey) -> bool {
+        self.lock().get(key.cli_id()).is_some_and(|slot| slot.reserved)
+    }
+
     pub(super) fn all(&self, tenant: Tenant) -> Vec<Arc<Session>> {
         let sessions = self.lock();
         let found = sessions.values().filter(|slot| !slot.reserved && slot.session.key().tenant() == tenant);

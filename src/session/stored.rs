@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{
     Sessions,
-    blueprint::{Credentials, Missing, Record},
+    blueprint::{Credentials, Missing, Record, Unusable},
     error::Error,
     key::{SessionId, SessionKey, Tenant},
     list::{SessionState, Summary},
@@ -68,11 +68,13 @@ impl Sessions {
         let blueprint = match self.records(&[key.cli_id()]).await?.remove(key.cli_id()) {
             Some(record) => record.blueprint(credentials, self.inner.operator.as_ref()),
             // All that is known is that it is ours; to guess who is to pay for it would be wrong.
-            None if credentials == Credentials::default() => Err(Missing::Either),
+            None if credentials == Credentials::default() => Err(Unusable::Missing(Missing::Unknown)),
             None => Record::default().blueprint(credentials, None),
         };
-        let blueprint =
-            blueprint.map_err(|missing| Error::NotLoaded { session: key.id().clone(), missing })?;
+        let blueprint = blueprint.map_err(|unusable| match unusable {
+            Unusable::Missing(missing) => Error::NotLoaded { session: key.id().clone(), missing },
+            Unusable::Unfit(unfit) => Error::Unfit(unfit),
+        })?;
         self.inner.registry.adopt(self.session(key.clone(), blueprint).found(entry))
     }
 
@@ -128,6 +130,7 @@ pub(super) fn stored_summary(key: &SessionKey, entry: Entry, record: Option<Reco
         id: key.id().clone(),
         model: record.model.unwrap_or_default(),
         labels: record.labels,
+        owner: record.owner,
         state: SessionState::Unloaded,
         title: entry.summary.unwrap_or_default(),
         create_time: entry.start_time,

@@ -114,9 +114,9 @@ fn said(prompt_id: &str, content: &str) -> (String, String) {
 async fn started() -> (RealCli, TestFacade) {
     let cli = RealCli::start(script).await;
     let facade = cli.facade().await;
-    let tool = Tool { name: "weather".into(), description: "Tells the weather.".into(), ..Default::default() };
-    let request =
-        CreateSessionRequest { session_id: "s".into(), tools: vec![tool], ..Default::default() };
+    let tool =
+        Tool { name: "weather".into(), description: "Tells the weather.".into(), ..Default::default() };
+    let request = CreateSessionRequest { session_id: "s".into(), tools: vec![tool], ..Default::default() };
     facade.client().create_session(request).await.unwrap();
     (cli, facade)
 }
@@ -185,10 +185,8 @@ async fn a_tool_of_the_callers_is_run_and_answered_on_the_stream() {
 async fn headers_come_before_anything_is_said_and_what_is_out_of_place_ends_the_stream() {
     let (_cli, facade) = started().await;
     let open = |id: &str| Up::Open(ConverseOpen { session_id: id.into(), ..Default::default() });
-    for (first, field) in [
-        (Up::Prompt(named("", "hello")), "open"),
-        (open("no such id!"), "open.session_id"),
-    ] {
+    for (first, field) in [(Up::Prompt(named("", "hello")), "open"), (open("no such id!"), "open.session_id")]
+    {
         let mut conversation = soon("headers", Conversation::start(&facade)).await;
         conversation.say(first).await;
         let status = conversation.next().await.unwrap_err();
@@ -260,16 +258,16 @@ async fn a_broken_stream_stops_its_turns_unless_they_are_to_go_on() {
     conversation.prompt("hang", "hang").await;
     cli.model.wait_for(|calls| calls.len() == 1).await;
     drop(conversation);
-    soon("the model's call is dropped", cli.model.wait_for(|calls| calls[0].state == CallState::Dropped)).await;
+    soon("the model's call is dropped", cli.model.wait_for(|calls| calls[0].state == CallState::Dropped))
+        .await;
     facade.at_rest().await;
     let conversation = Conversation::open(&facade, "s").await;
-    let detached =
-        ConversePrompt { on_disconnect: OnDisconnect::Continue.into(), ..named("on", "go on") };
+    let detached = ConversePrompt { on_disconnect: OnDisconnect::Continue.into(), ..named("on", "go on") };
     conversation.say(Up::Prompt(detached)).await;
     cli.model.wait_for(|calls| calls.len() == 2).await;
     drop(conversation);
     facade.at_rest().await;
-    assert_eq!(cli.model.calls()[1].state, CallState::Complete);
+    assert_eq!(cli.model.calls()[1].state, CallState::Completed);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
 mod architecture;
+mod converse;
 mod discovery;
 mod errors;
 mod faults;
@@ -11,9 +12,12 @@ mod modes;
 mod process;
 mod prompts;
 mod readme;
+mod repeats;
+mod requests;
 mod restarts;
 mod serve;
 mod sessions;
+mod settings;
 mod support;
 mod turns;
 mod watching;

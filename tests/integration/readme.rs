@@ -86,6 +86,20 @@ fn the_readme_lists_every_rpc() {
 }
 
 #[test]
+fn the_table_of_the_sdks_options_has_every_field_of_a_new_session_and_of_a_prompt() {
+    let table = file("docs/sdk-options.md");
+    assert!(file("README.md").contains("(docs/sdk-options.md)"));
+    let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+    let messages: Vec<_> = descriptors.file.iter().flat_map(|file| &file.message_type).collect();
+    for name in ["CreateSessionRequest", "SendAndWaitRequest"] {
+        let message = messages.iter().find(|message| message.name() == name).unwrap();
+        for field in &message.field {
+            assert!(table.contains(&format!("`{}`", field.name())), "{name}.{} is not there", field.name());
+        }
+    }
+}
+
+#[test]
 fn the_readme_names_the_toolchain_that_is_needed() {
     assert!(
         file("README.md").contains(&format!("Rust toolchain, {} or newer", env!("CARGO_PKG_RUST_VERSION")))

@@ -110,7 +110,8 @@ async fn a_failure_is_repeated_too_unless_nothing_was_delivered_or_the_caller_ha
 #[tokio::test]
 async fn a_turn_that_goes_on_without_its_caller_is_found_again_by_a_repetition() {
     let (cli, facade) = started().await;
-    let request = || SendAndWaitRequest { on_disconnect: OnDisconnect::Continue.into(), ..named("r", "slow") };
+    let request =
+        || SendAndWaitRequest { on_disconnect: OnDisconnect::Continue.into(), ..named("r", "slow") };
     let missed = facade.send_and_wait(within(Duration::from_millis(500), request())).await.unwrap_err();
     assert_eq!(missed.code(), Code::DeadlineExceeded);
     let answer = soon("a turn", facade.send_and_wait(request())).await.unwrap();
@@ -121,11 +122,8 @@ async fn a_turn_that_goes_on_without_its_caller_is_found_again_by_a_repetition()
 async fn a_session_is_created_once() {
     let (_cli, facade) = started().await;
     let create = async |request_id: &str, owner: &str| -> Result<CreateSessionResponse, Status> {
-        let request = CreateSessionRequest {
-            request_id: request_id.into(),
-            owner: owner.into(),
-            ..Default::default()
-        };
+        let request =
+            CreateSessionRequest { request_id: request_id.into(), owner: owner.into(), ..Default::default() };
         Ok(facade.client().create_session(request).await?.into_inner())
     };
     let (first, second) = tokio::join!(create("c", ""), create("c", ""));

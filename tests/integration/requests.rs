@@ -154,7 +154,8 @@ async fn a_refusal_reaches_the_model_with_its_reason_and_the_turn_goes_on() {
 #[tokio::test]
 async fn a_permission_that_nobody_gives_is_refused_when_its_time_is_over() {
     let timeout = Duration::from_millis(500).try_into().unwrap();
-    let (_cli, facade) = started(CreateSessionRequest { request_timeout: Some(timeout), ..asking("s") }).await;
+    let (_cli, facade) =
+        started(CreateSessionRequest { request_timeout: Some(timeout), ..asking("s") }).await;
     let mut stream = facade.stream("s", "run").await.unwrap();
     let id = request_of(&mut stream).await;
     let answer = end_of(stream).await.unwrap();
@@ -183,8 +184,7 @@ async fn rules_decide_by_kind_and_pattern_what_is_asked_for() {
     };
     let policy = |rules| Some(PermissionPolicy { rules });
     let check = async |policy, expected: &str| {
-        let (_cli, facade) =
-            started(CreateSessionRequest { permission_policy: policy, ..asking("s") }).await;
+        let (_cli, facade) = started(CreateSessionRequest { permission_policy: policy, ..asking("s") }).await;
         let answer = soon("a turn", facade.send("s", "run")).await.unwrap();
         assert!(answer.content.contains(expected), "{}", answer.content);
     };

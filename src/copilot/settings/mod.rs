@@ -3,21 +3,24 @@
 //! The CLI forgets most of this when it unloads a session, so the same value serves `session.create` and
 //! `session.resume` (cli-protocol.md, section 4).
 
+mod options;
 mod parameters;
 mod provider;
 mod system_message;
+mod tools;
+
+use std::collections::BTreeMap;
 
 use super::Secret;
 
+pub use options::{CustomAgent, InfiniteSession, LargeOutput, Limits, Options, ProviderModel, Skills};
 pub use parameters::{CLIENT_NAME, EmptyOptions, Parameters};
-pub use provider::Provider;
+pub use provider::{NamedProvider, Provider};
 pub use system_message::{Section, SystemMessage};
-
-/// The tool with which the agent says in mode "autopilot" that it is done. In other modes it is not offered (observed).
-const TASK_COMPLETE: &str = "builtin:task_complete";
+pub use tools::{McpServer, McpTransport, Remote, Tool};
 
 /// A session's settings, as the facade remembers them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     /// The model; `None` leaves it to the CLI.
     pub model: Option<String>,
@@ -43,6 +46,16 @@ pub struct Settings {
     pub exit_plan: bool,
     /// The agent's working directory; `None` is the CLI's own.
     pub working_directory: Option<String>,
+    /// Providers of the session's own, beside GitHub Copilot or each other.
+    pub providers: Vec<NamedProvider>,
+    /// Tools that the caller runs himself.
+    pub tools: Vec<Tool>,
+    /// Servers of tools, by name.
+    pub mcp_servers: BTreeMap<String, McpServer>,
+    /// Where its skills are; `None` is a session without skills.
+    pub skills: Option<Skills>,
+    /// What else it is given.
+    pub options: Options,
 }
 
 impl Settings {
@@ -53,20 +66,12 @@ impl Settings {
         user_input.into_iter().chain(exit_plan)
     }
 
-    /// The tools that the agent may see, those included that other settings bring along.
-    fn visible_tools(&self) -> Vec<&str> {
-        let user_input = self.user_input.then_some("builtin:ask_user");
-        let exit_plan = self.exit_plan.then_some("builtin:exit_plan_mode");
-        let named = self.available_tools.iter().map(String::as_str);
-        named.chain(user_input).chain(exit_plan).chain([TASK_COMPLETE]).collect()
-    }
-
     /// Replaces every secret of these settings that stands in `text`: some providers repeat the key in their errors.
     pub fn redact(&self, text: &str) -> String {
-        let provider = self.provider.iter().flat_map(|provider| {
-            provider.api_key.iter().chain(&provider.bearer_token).chain(provider.headers.values())
-        });
-        provider
+        let providers = self.provider.iter().chain(self.providers.iter().map(|named| &named.provider));
+        let secrets = providers.flat_map(Provider::secrets);
+        secrets
+            .chain(self.mcp_servers.values().flat_map(McpServer::secrets))
             .chain(&self.github_token)
             // A header such as `x-tenant: 1` is hardly a secret, and replacing it would garble the text.
             .filter(|secret| secret.expose().len() >= 6)
@@ -83,9 +88,24 @@ mod tests {
         let settings = Settings {
             provider: Some(Provider { api_key: Some(Secret::new("sk-12345")), ..Provider::default() }),
             github_token: Some(Secret::new("ghu_abcdef")),
+            providers: vec![NamedProvider {
+                name: "p".into(),
+                provider: Provider { bearer_token: Some(Secret::new("bearer-1")), ..Provider::default() },
+            }],
+            mcp_servers: BTreeMap::from([(
+                "m".into(),
+                McpServer {
+                    transport: McpTransport::Http(Remote {
+                        url: String::new(),
+                        headers: BTreeMap::from([("x-key".into(), Secret::new("mcp-key"))]),
+                    }),
+                    tools: Vec::new(),
+                    timeout: None,
+                },
+            )]),
             ..Settings::default()
         };
-        let text = settings.redact("bad key sk-12345 for ghu_abcdef");
-        assert_eq!(text, "bad key [redacted] for [redacted]");
+        let text = settings.redact("bad key sk-12345 for ghu_abcdef, bearer-1 or mcp-key");
+        assert_eq!(text, "bad key [redacted] for [redacted], [redacted] or [redacted]");
     }
 }

@@ -1,8 +1,10 @@
 //! What `session.create` and `session.resume` are told, and the safe bundle around it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::{Provider, Settings, SystemMessage};
+use super::{McpServer, NamedProvider, Options, Provider, Settings, SystemMessage, tools::Declaration};
 use crate::copilot::Secret;
 
 /// The parameters that `session.create` and `session.resume` share.
@@ -23,7 +25,7 @@ pub struct Parameters<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_effort: Option<&'a str>,
     system_message: SystemMessage,
-    available_tools: Vec<&'a str>,
+    available_tools: Vec<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     excluded_tools: &'a [String],
     request_permission: bool,
@@ -31,6 +33,16 @@ pub struct Parameters<'a> {
     request_elicitation: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     working_directory: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    providers: &'a [NamedProvider],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Declaration<'a>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    mcp_servers: &'a BTreeMap<String, McpServer>,
+    #[serde(flatten)]
+    skills: Option<SkillParameters<'a>>,
+    #[serde(flatten)]
+    options: &'a Options,
     streaming: bool,
     include_sub_agent_streaming_events: bool,
     tool_filter_precedence: &'static str,
@@ -53,18 +65,53 @@ impl<'a> Parameters<'a> {
             git_hub_token: settings.github_token.as_ref(),
             reasoning_effort: settings.reasoning_effort.as_deref(),
             system_message: settings.system_message.on_the_wire(),
-            available_tools: settings.visible_tools(),
+            available_tools: visible_tools(settings),
             excluded_tools: &settings.excluded_tools,
             request_permission: settings.ask_permission,
             request_elicitation: settings.elicitation,
             working_directory: settings.working_directory.as_deref(),
+            providers: &settings.providers,
+            tools: settings.tools.iter().map(Declaration).collect(),
+            mcp_servers: &settings.mcp_servers,
+            skills: settings.skills.as_ref().map(|skills| SkillParameters {
+                skill_directories: &skills.directories,
+                disabled_skills: &skills.disabled,
+                included_builtin_skills: [],
+            }),
+            options: &settings.options,
             streaming: true,
             include_sub_agent_streaming_events: true,
             tool_filter_precedence: "excluded",
             env_value_mode: "direct",
-            empty: EmptyMode::default(),
+            empty: EmptyMode { enable_skills: settings.skills.is_some(), ..EmptyMode::default() },
         }
     }
+}
+
+/// The tools that the agent may see: the built-in ones that were named, and what the session was given by itself, which
+/// would otherwise be hidden (observed).
+fn visible_tools(settings: &Settings) -> Vec<String> {
+    let own = settings.tools.iter().map(|tool| format!("custom:{}", tool.name));
+    let builtin = [
+        (settings.skills.is_some(), "skill"),
+        (settings.user_input, "ask_user"),
+        (settings.exit_plan, "exit_plan_mode"),
+        // With it the agent says in mode "autopilot" that it is done. In other modes it is not offered (observed).
+        (true, "task_complete"),
+    ];
+    let builtin =
+        builtin.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| format!("builtin:{name}"));
+    let mcp = (!settings.mcp_servers.is_empty()).then(|| "mcp:*".to_owned());
+    settings.available_tools.iter().cloned().chain(own).chain(mcp).chain(builtin).collect()
+}
+
+/// Skills are those of the caller: not the CLI's own, which tell of GitHub's services.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SkillParameters<'a> {
+    skill_directories: &'a [String],
+    disabled_skills: &'a [String],
+    included_builtin_skills: [(); 0],
 }
 
 #[derive(Debug, Serialize)]
@@ -134,13 +181,12 @@ impl Default for EmptyOptions {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use serde_json::{Value, json};
 
-    use super::{
-        super::{Section, TASK_COMPLETE, system_message::ENVIRONMENT},
-        *,
+    use super::*;
+    use crate::copilot::{
+        CustomAgent, InfiniteSession, LargeOutput, Limits, McpTransport, ProviderModel, Remote, Section,
+        Skills, Tool, settings::system_message::ENVIRONMENT,
     };
 
     #[test]
@@ -202,7 +248,7 @@ mod tests {
     fn what_callers_are_asked_brings_its_tools_and_is_registered_with_the_cli() {
         let check = |settings: Settings, tools: &[&str], interests: &[&str], elicitation: Option<bool>| {
             let parameters = serde_json::to_value(Parameters::new("s", &settings)).unwrap();
-            assert_eq!(parameters["availableTools"], json!([tools, &[TASK_COMPLETE]].concat()));
+            assert_eq!(parameters["availableTools"], json!([tools, &["builtin:task_complete"]].concat()));
             assert_eq!(settings.interests().collect::<Vec<_>>(), interests);
             assert_eq!(parameters.get("requestElicitation").and_then(Value::as_bool), elicitation);
             // With these the CLI would ask by a request to us as well.
@@ -224,6 +270,90 @@ mod tests {
         check(settings(false, true, false), &["builtin:bash"], &[], Some(true));
         check(settings(false, false, true), &["builtin:bash", exit], &[plan], None);
         check(settings(true, true, true), &["builtin:bash", ask, exit], &[question, plan], Some(true));
+    }
+
+    #[test]
+    fn what_a_session_is_given_by_itself_is_visible_to_its_agent() {
+        let parameters = |settings: &Settings| serde_json::to_value(Parameters::new("s", settings)).unwrap();
+        let settings = Settings {
+            available_tools: vec!["bash".into()],
+            tools: vec![Tool { name: "mine".into(), ..Tool::default() }],
+            mcp_servers: BTreeMap::from([(
+                "m".into(),
+                McpServer {
+                    transport: McpTransport::Http(Remote {
+                        url: "https://x".into(),
+                        headers: BTreeMap::new(),
+                    }),
+                    tools: Vec::new(),
+                    timeout: None,
+                },
+            )]),
+            skills: Some(Skills { directories: vec!["/skills".into()], disabled: vec!["x".into()] }),
+            ..Settings::default()
+        };
+        let wire = parameters(&settings);
+        assert_eq!(
+            wire["availableTools"],
+            json!(["bash", "custom:mine", "mcp:*", "builtin:skill", "builtin:task_complete"])
+        );
+        assert_eq!(wire["tools"][0]["name"], "mine");
+        assert_eq!(wire["mcpServers"], json!({"m": {"type": "http", "url": "https://x", "headers": {}}}));
+        assert_eq!((&wire["enableSkills"], &wire["skillDirectories"]), (&json!(true), &json!(["/skills"])));
+        assert_eq!((&wire["disabledSkills"], &wire["includedBuiltinSkills"]), (&json!(["x"]), &json!([])));
+    }
+
+    #[test]
+    fn options_go_by_the_names_that_the_cli_knows() {
+        let named = NamedProvider {
+            name: "p".into(),
+            provider: Provider { base_url: "http://x".into(), ..Provider::default() },
+        };
+        let settings = Settings {
+            providers: vec![named],
+            options: Options {
+                models: vec![ProviderModel {
+                    id: "m".into(),
+                    provider: "p".into(),
+                    max_context_window_tokens: Some(9),
+                    ..ProviderModel::default()
+                }],
+                custom_agents: vec![CustomAgent {
+                    name: "poet".into(),
+                    display_name: Some("The poet".into()),
+                    prompt: "rhyme".into(),
+                    ..CustomAgent::default()
+                }],
+                agent: Some("poet".into()),
+                excluded_builtin_agents: vec!["task".into()],
+                session_limits: Some(Limits { max_ai_credits: 30 }),
+                infinite_sessions: Some(InfiniteSession {
+                    enabled: Some(true),
+                    background_compaction_threshold: Some(0.5),
+                    ..InfiniteSession::default()
+                }),
+                reasoning_summary: Some("concise".into()),
+                additional_directories: vec!["/more".into()],
+                large_output: Some(LargeOutput { output_dir: Some("/out".into()), ..LargeOutput::default() }),
+            },
+            ..Settings::default()
+        };
+        let wire = serde_json::to_value(Parameters::new("s", &settings)).unwrap();
+        let expected = json!({
+            "providers": [{"name": "p", "baseUrl": "http://x"}],
+            "models": [{"id": "m", "provider": "p", "maxContextWindowTokens": 9}],
+            "customAgents": [{"name": "poet", "displayName": "The poet", "prompt": "rhyme"}],
+            "agent": "poet",
+            "excludedBuiltinAgents": ["task"],
+            "sessionLimits": {"maxAiCredits": 30},
+            "infiniteSessions": {"enabled": true, "backgroundCompactionThreshold": 0.5},
+            "reasoningSummary": "concise",
+            "additionalDirectories": ["/more"],
+            "largeOutput": {"outputDir": "/out"},
+        });
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&wire[name], value, "{name}");
+        }
     }
 
     #[test]

@@ -47,6 +47,13 @@ pub struct Provider {
     pub max_output_tokens: Option<u64>,
 }
 
+impl Provider {
+    /// What must not be seen of it.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.api_key.iter().chain(&self.bearer_token).chain(self.headers.values())
+    }
+}
+
 fn azure<S: serde::Serializer>(api_version: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -54,4 +61,16 @@ fn azure<S: serde::Serializer>(api_version: &Option<String>, serializer: S) -> R
         api_version: &'a Option<String>,
     }
     Azure { api_version }.serialize(serializer)
+}
+
+/// One of several providers of a session: where it is, and what it wants to see. Its models are
+/// [`ProviderModel`](super::ProviderModel)s.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedProvider {
+    /// The name by which its models know it.
+    pub name: String,
+    /// The provider. What is said of models in it is not used.
+    #[serde(flatten)]
+    pub provider: Provider,
 }

@@ -55,6 +55,7 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
         create_time: timestamp(&summary.create_time),
         update_time: timestamp(&summary.update_time),
         working_directory: summary.working_directory,
+        owner: summary.owner,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     backend::Error as Cli,
     copilot::RequestKind,
     jsonrpc::Cause,
-    session::{Delivery, Missing, Remains, ToolCall, hub::Cursor},
+    session::{Delivery, Missing, Remains, ToolCall, Unfit, hub::Cursor},
 };
 
 use super::*;
@@ -90,6 +90,10 @@ fn rows() -> Vec<Row> {
         error(wrong_answer(), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(bad_answer(), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(Error::RequestIdTaken, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
+        error(
+            Error::Unfit(Unfit { field: "provider", problem: "this session has several" }),
+            (InvalidArgument, InvalidField, &[BAD_REQUEST]),
+        ),
         error(Error::TooMuchToStore, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(
             Error::QueueFull { session: id(), waiting: 8 },
@@ -198,7 +202,7 @@ fn wrong_fields_are_all_named() {
 }
 
 fn not_loaded() -> Error {
-    Error::NotLoaded { session: id(), missing: Missing::Both }
+    Error::NotLoaded { session: id(), missing: Missing::Fields(vec!["provider", "github_token"]) }
 }
 
 fn no_such_request() -> Error {

@@ -433,6 +433,7 @@ fn a_session_is_told_as_it_is() {
         create_time: "1970-01-01T00:00:01Z".into(),
         update_time: String::new(),
         working_directory: "/w".into(),
+        owner: "alice".into(),
     };
     let check = |state, expected: pb::SessionState| {
         let expected = pb::Session {
@@ -444,6 +445,7 @@ fn a_session_is_told_as_it_is() {
             create_time: Some(Timestamp { seconds: 1, nanos: 0 }),
             update_time: None,
             working_directory: "/w".into(),
+            owner: "alice".into(),
         };
         assert_eq!(session(summary(state)), expected);
     };

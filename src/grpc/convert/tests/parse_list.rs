@@ -58,6 +58,7 @@ fn a_page_token_is_one_of_ours_or_empty() {
         create_time: "2026-11-23T14:28:56.393Z".into(),
         update_time: String::new(),
         working_directory: String::new(),
+        owner: String::new(),
     };
     let (_, token) = crate::session::page(vec![one("a"), one("b")], 1, None);
     let encoded = token.as_ref().unwrap().encode();

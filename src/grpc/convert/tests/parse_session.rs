@@ -49,6 +49,7 @@ fn request() -> pb::CreateSessionRequest {
         user_input: true,
         elicitation: true,
         exit_plan: true,
+        ..Default::default()
     }
 }
 
@@ -173,6 +174,7 @@ fn a_good_request_is_passed_on_whole() {
         elicitation: true,
         exit_plan: true,
         working_directory: Some("/work".into()),
+        ..Settings::default()
     };
     assert_eq!(settings, expected);
     let rules = [("shell", "git *", Effect::Ask), ("shell", "", Effect::Deny), ("*", "", Effect::Allow)];
@@ -364,6 +366,7 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
         user_input: true,
         elicitation: true,
         exit_plan: true,
+        ..Default::default()
     };
     let mut checks = Checks::default();
     let id = checks.session_id(&request.session_id);

@@ -1,15 +1,17 @@
 //! What a session is made of, and what is to change in it.
 
+mod options;
 mod provider;
 mod system_message;
+mod tools;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Checks, non_empty};
 use crate::{
-    copilot::{Provider, Settings},
+    copilot::{Options, Provider, Settings},
     grpc::pb,
-    session::{Blueprint, Change, Credentials, Effect, PERMISSION_KINDS, Policy, Rule},
+    session::{Blueprint, Change, Credentials, Effect, PERMISSION_KINDS, Policy, Rule, SessionId},
 };
 
 /// What a session gets that its request does not say.
@@ -41,36 +43,34 @@ pub(in crate::grpc) const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(24
 
 /// The longest pattern of a permission rule, in bytes.
 pub(in crate::grpc) const MAX_PATTERN: usize = 1024;
+/// The longest owner, in bytes.
+const MAX_OWNER: usize = 256;
 
 impl Checks {
     /// What a session is to be made of.
     pub(in crate::grpc) fn blueprint(
         &mut self,
-        request: pb::CreateSessionRequest,
+        mut request: pb::CreateSessionRequest,
         defaults: &Defaults,
     ) -> Blueprint {
-        let policy = match request.permission_policy {
+        let policy = match request.permission_policy.take() {
             Some(policy) => self.policy(policy),
             None => defaults.policy.clone(),
         };
-        let own_provider = request.provider.is_some();
+        let options = self.options(&mut request);
+        let model = self.model(&request, defaults, &options);
+        let providers = self.providers(request.providers);
+        let own_provider = request.provider.is_some() || !providers.is_empty();
+        if request.provider.is_some() && !providers.is_empty() {
+            self.wrong("provider", "cannot be there together with `providers`");
+        }
         let provider = match request.provider {
             Some(provider) => Some(self.provider(provider)),
+            None if own_provider => None,
             None => defaults.provider.clone(),
         };
-        let model = match request.model.trim() {
-            "" if own_provider => {
-                // Without a name the CLI would ask the provider for one of its own choice (observed).
-                self.wrong(
-                    "model",
-                    "is required with `provider`: the model's name, as the provider knows it",
-                );
-                None
-            }
-            "" => defaults.model.clone(),
-            model => Some(model.to_owned()),
-        };
         let labels = self.labels(request.labels);
+        let mcp_servers = self.mcp_servers(request.mcp_servers);
         let settings = Settings {
             model,
             provider,
@@ -79,18 +79,24 @@ impl Checks {
             system_message: self.system_message(request.system_message),
             available_tools: match request.available_tools {
                 tools if tools.is_empty() => defaults.available_tools.clone(),
-                tools => self.tools("available_tools", tools),
+                tools => self.tool_names("available_tools", tools),
             },
-            excluded_tools: self.tools("excluded_tools", request.excluded_tools),
+            excluded_tools: self.tool_names("excluded_tools", request.excluded_tools),
             ask_permission: !policy.denies_all(),
             user_input: request.user_input,
             elicitation: request.elicitation,
             exit_plan: request.exit_plan,
-            working_directory: self.working_directory(request.working_directory),
+            working_directory: self.directory("working_directory", request.working_directory),
+            providers,
+            tools: self.tools(request.tools, mcp_servers.keys()),
+            mcp_servers,
+            skills: request.skills.map(|skills| self.skills(skills)),
+            options,
         };
+        let owner = self.owner(request.owner);
         let operators_provider = !own_provider && settings.provider.is_some();
         let request_timeout = self.request_timeout(request.request_timeout).or(defaults.request_timeout);
-        Blueprint { settings, policy, labels, operators_provider, request_timeout }
+        Blueprint { settings, policy, labels, owner, operators_provider, request_timeout }
     }
 
     /// How long requests of the agent's wait for an answer.
@@ -102,15 +108,58 @@ impl Checks {
         timeout
     }
 
-    /// What a session never has stored with it.
-    pub(in crate::grpc) fn credentials(
+    fn model(
         &mut self,
-        provider: Option<pb::Provider>,
-        github_token: String,
-    ) -> Credentials {
+        request: &pb::CreateSessionRequest,
+        defaults: &Defaults,
+        options: &Options,
+    ) -> Option<String> {
+        let model = request.model.trim();
+        // Without a name the CLI would ask the provider for one of its own choice (observed).
+        if model.is_empty() && request.provider.is_some() {
+            self.wrong("model", "is required with `provider`: the model's name, as the provider knows it");
+        } else if model.is_empty() && !request.providers.is_empty() {
+            self.wrong("model", "is required with `providers`: one of `models`, such as `provider/id`");
+        }
+        // One that is not there would fail only in the first turn, and look like missing credentials (observed).
+        let provider = model.split_once('/').map(|(provider, _)| provider);
+        let of_ours = request.providers.iter().any(|ours| Some(ours.name.as_str()) == provider);
+        if of_ours && options.models.iter().all(|ours| ours.selection() != model) {
+            self.wrong("model", format!("{model:?} is not one of `models`"));
+        }
+        match model {
+            "" if request.provider.is_some() || !request.providers.is_empty() => None,
+            "" => defaults.model.clone(),
+            model => Some(model.to_owned()),
+        }
+    }
+
+    fn owner(&mut self, owner: String) -> String {
+        if owner.len() > MAX_OWNER {
+            self.wrong("owner", format!("must have {MAX_OWNER} bytes at most"));
+        }
+        owner
+    }
+
+    /// The id of a new session; `None` has the server make one.
+    pub(in crate::grpc) fn new_session_id(&mut self, id: &str, resume_if_exists: bool) -> Option<SessionId> {
+        match (id, resume_if_exists) {
+            ("", false) => None,
+            ("", true) => {
+                self.wrong("session_id", "is required with `resume_if_exists`: which session");
+                None
+            }
+            (id, _) => self.session_id(id),
+        }
+    }
+
+    /// What a session never has stored with it.
+    pub(in crate::grpc) fn credentials(&mut self, request: pb::ResumeSessionRequest) -> Credentials {
         Credentials {
-            provider: provider.map(|provider| self.provider(provider)),
-            github_token: self.secret("github_token", github_token),
+            provider: request.provider.map(|provider| self.provider(provider)),
+            github_token: self.secret("github_token", request.github_token),
+            providers: self.providers(request.providers),
+            mcp_servers: self.mcp_servers(request.mcp_servers),
         }
     }
 
@@ -180,23 +229,19 @@ impl Checks {
         Policy::new(rules)
     }
 
-    fn tools(&mut self, field: &str, tools: Vec<String>) -> Vec<String> {
-        for (n, tool) in tools.iter().enumerate() {
-            let name = tool.strip_prefix("builtin:").unwrap_or(tool);
-            let is_name = !name.is_empty()
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':'));
-            if !is_name && tool != "builtin:*" {
-                let advice = "write `name`, `builtin:name`, or `builtin:*` for all built-in tools";
-                self.wrong(format!("{field}[{n}]"), advice);
-            }
-        }
-        tools
-    }
-
-    fn working_directory(&mut self, path: String) -> Option<String> {
+    fn directory(&mut self, field: &str, path: String) -> Option<String> {
         if !path.is_empty() && !path.starts_with('/') {
-            self.wrong("working_directory", "must be an absolute path on the Copilot CLI's machine");
+            self.wrong(field, "must be an absolute path on the Copilot CLI's machine");
         }
         non_empty(path)
     }
+
+    fn at_most(&mut self, limit: usize, field: &str, count: usize) {
+        if count > limit {
+            self.wrong(field, format!("there may be {limit} at most"));
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;
