@@ -143,11 +143,12 @@ impl Conversation {
         };
         let idle = turns.waiting.is_empty();
         tokio::select! {
-            // Events first: a turn's outcome comes after the last of them.
+            // The caller first: an answer or an abort is not to wait behind thousands of events. Events before outcomes: a
+            // turn's outcome comes after the last of them.
             biased;
+            request = request => Next::Say(request),
             watched = watch.next() => Next::Watched(watched),
             Some((number, outcome)) = turns.outcomes.next() => Next::Outcome(number, outcome),
-            request = request => Next::Say(request),
             () = draining.cancelled(), if idle => Next::Draining,
         }
     }

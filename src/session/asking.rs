@@ -133,7 +133,12 @@ impl Session {
             biased;
             answered = &mut answered => answered,
             () = sleep(patience) => {
-                if self.lock().requests.settle(id, Settlement::TimedOut) {
+                let unanswered = {
+                    let mut state = self.lock();
+                    state.answering();
+                    state.requests.settle(id, Settlement::TimedOut)
+                };
+                if unanswered {
                     debug!(session = %self.id(), ?kind, ?patience, "nobody has answered a request");
                     self.give_and_log(id, &default_answer(kind, patience)).await;
                     return;
@@ -238,6 +243,7 @@ impl Session {
             let mut state = self.lock();
             let approved = response.for_session.then(|| state.requests.payload(id).cloned()).flatten();
             let told = state.requests.answer(self.id(), id, response.answer)?;
+            state.answering();
             if let Some(Payload::PermissionRequested(request)) = approved {
                 state.approvals.add(&request);
             }
@@ -257,6 +263,7 @@ impl Session {
     fn mind_the_unheard(&self, state: &mut State) {
         let ticket = state.current.as_ref().map(super::current::Current::ticket);
         if state.requests.is_waiting() && !state.hub.is_heard(ticket) {
+            state.answering();
             state.requests.fail_tools(|name| {
                 let reason = format!("the tool {name:?} was not run: its caller has gone");
                 Answer::ToolResult(ToolResult::failure(reason))

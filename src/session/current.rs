@@ -209,7 +209,7 @@ impl Current {
     /// It has failed, unless it is known how it ended.
     pub(super) fn fail(&mut self, cause: TurnCause) {
         let error = self.error(cause);
-        self.conclude(|_| Err(error));
+        self.conclude(Err(error));
     }
 
     /// What a failure would be now.
@@ -229,16 +229,16 @@ impl Current {
             Some(Err(problem)) => self.fail(TurnCause::Mismatch(problem)),
             Some(Ok(json)) => {
                 result.structured = Some(json);
-                self.conclude(|_| Ok(result));
+                self.conclude(Ok(result));
             }
-            None => self.conclude(|_| Ok(result)),
+            None => self.conclude(Ok(result)),
         }
     }
 
-    fn conclude(&mut self, outcome: impl FnOnce(&Turn) -> Result<TurnResult, TurnError>) {
+    fn conclude(&mut self, outcome: Result<TurnResult, TurnError>) {
         if !self.concluded {
             self.concluded = true;
-            self.outcome = Some(outcome(&self.turn));
+            self.outcome = Some(outcome);
         }
     }
 
@@ -285,7 +285,7 @@ mod tests {
     }
 
     /// A turn that the agent has answered.
-    fn answered(schema: Option<Schema>, answer: &str) -> Result<TurnResult, TurnError> {
+    fn answered(schema: Option<Schema>, answer: &str) -> Result<TurnResult, Box<TurnError>> {
         let mut current = running(schema);
         let message = json!({"messageId": "a", "content": answer, "originatingMessageId": "m"});
         hear(&mut current, "assistant.message", message);
@@ -294,7 +294,7 @@ mod tests {
         assert!(current.is_concluded() && current.progress().settled);
         let outcome = current.take_outcome().unwrap();
         assert!(current.take_outcome().is_none());
-        outcome
+        outcome.map_err(Box::new)
     }
 
     fn schema() -> Option<Schema> {

@@ -308,6 +308,11 @@ impl State {
         update
     }
 
+    /// A request is about to be answered: only from now on is the agent's silence its own.
+    pub(super) fn answering(&mut self) {
+        self.last_heard = Instant::now();
+    }
+
     /// Tells how the running turn has ended, if it has and nobody was told.
     fn conclude(&mut self) {
         let Some(current) = &mut self.current else { return };

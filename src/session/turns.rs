@@ -66,12 +66,15 @@ impl Sessions {
         let key = Key::Send(key, request);
         let (deadline, filter) = (prompt.deadline, prompt.filter.clone());
         let mut first = None;
+        // What an earlier session of this id was sent is none of this one's.
+        let now = session.clone();
+        let is_current = |accepted: &Accepted| Arc::ptr_eq(&accepted.session, &now) && accepted.is_current();
         let accept = || {
             let (turn, accepted) = self.accept(session, prompt)?;
             first = Some(turn);
             Ok(accepted)
         };
-        let found = self.inner.accepted.find_or_insert(key, fingerprint, Accepted::is_current, accept)?;
+        let found = self.inner.accepted.find_or_insert(key, fingerprint, is_current, accept)?;
         match (found, first) {
             (Found::First(_), Some(turn)) => Ok(turn),
             (Found::First(accepted), None) | (Found::Repeated(accepted), _) => {

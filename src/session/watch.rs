@@ -101,10 +101,15 @@ impl Watch {
         from: From,
         filter: Filter,
     ) -> Result<Self, Error> {
-        let (subscriber, cursor) = {
+        // Those requests that are open come first, and not again with the history. Nothing else comes under the lock.
+        let (subscriber, open, cursor) = {
             let mut state = session.lock();
-            let subscriber = state.subscribe(Scope::Session, filter.clone());
-            (subscriber, state.cursor().cloned())
+            let mut subscriber = state.subscribe(Scope::Session, filter.clone());
+            let mut open = VecDeque::new();
+            while let Some(Item::Update(update)) = subscriber.ready() {
+                open.push_back(update);
+            }
+            (subscriber, open, state.cursor().cloned())
         };
         let (after, history) = match from {
             From::Now => {
@@ -116,14 +121,9 @@ impl Watch {
                 (Some(event_id), History::From(Some(place)))
             }
         };
-        let (backlog, given) = (VecDeque::new(), HashSet::new());
+        let given = open.iter().map(|update| update.event.id.clone()).collect();
         let subscriber = Some(subscriber);
-        let mut watch = Self { session, closing, subscriber, filter, history, after, backlog, given };
-        // Those that are open come first, and not again with the history.
-        while let Some(Item::Update(update)) = watch.subscriber.as_mut().and_then(Subscriber::ready) {
-            watch.given.insert(update.event.id.clone());
-            watch.backlog.push_back(update);
-        }
+        let mut watch = Self { session, closing, subscriber, filter, history, after, backlog: open, given };
         // At once, so that a place that is not known any more is refused and not found out later.
         if watch.history != History::Complete {
             watch.read_on(&link).await?;
@@ -141,7 +141,14 @@ impl Watch {
                 return Watched::Update(update);
             }
             if self.history != History::Complete {
-                if let Err(error) = self.catch_up().await {
+                let closing = self.closing.clone();
+                let caught_up = tokio::select! {
+                    biased;
+                    caught_up = self.catch_up() => caught_up,
+                    // The CLI may stay away for ever.
+                    () = closing.cancelled() => Err(Error::Draining),
+                };
+                if let Err(error) = caught_up {
                     return Watched::Ended(error);
                 }
                 continue;
