@@ -35,11 +35,13 @@ methods! {
     IsProcessing<'_> => "session.metadata.isProcessing" -> Processing;
     Delete<'_> => "session.delete" -> Done;
     List => "session.list" -> Listed;
+    Index => "sessions.list" -> Listed;
     GetMetadata<'_> => "session.getMetadata" -> Metadata;
     Compact<'_> => "session.history.compact" -> Compacted;
     Fork<'_> => "sessions.fork" -> Forked;
     ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
     SwitchModel<'_> => "session.model.switchTo" -> serde::de::IgnoredAny;
+    SetName<'_> => "session.name.set" -> serde::de::IgnoredAny;
     Detach<'_> => "session.detach" -> Done;
     Destroy<'_> => "session.destroy" -> Done;
     UpdateClientMetadata<'_> => "session.metadata.updateClientMetadata" -> serde::de::IgnoredAny;
@@ -258,7 +260,16 @@ pub struct Done {
 #[derive(Debug, Serialize)]
 pub struct List {}
 
-/// The answer to [`List`].
+/// Lists the same sessions in less than a third of the time (0.65 s for 10,000 where [`List`] takes 2.1 s, observed on
+/// 1.0.102), but only their ids and times, if `metadata_limit` is 0.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Of how many sessions all is told.
+    pub metadata_limit: u32,
+}
+
+/// The answer to [`List`] and [`Index`].
 #[derive(Debug, Deserialize)]
 pub struct Listed {
     /// The sessions, newest first.
@@ -379,6 +390,17 @@ pub struct SwitchModel<'a> {
     pub session_id: &'a str,
     /// The model.
     pub model_id: &'a str,
+}
+
+/// Gives a loaded session a title for good: the CLI does not make one up after that. It takes more than the 100 characters
+/// that its schema allows (observed).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetName<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The title; not empty.
+    pub name: &'a str,
 }
 
 /// Leaves a session. The CLI closes it when the last connection has left it; its history stays.

@@ -15,7 +15,7 @@ use crate::{
     backend::State,
     copilot::{method::Compacted, version::missing_features},
     session::{
-        self, Error, Prompt, SessionId, Sessions, Tenant, Turn,
+        Error, Prompt, SessionId, Sessions, Tenant, Turn,
         hub::{Filter, Item},
     },
 };
@@ -134,14 +134,10 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        let request = request.into_inner();
         let mut checks = Checks::default();
-        let size = checks.page_size(request.page_size);
-        let after = checks.page_token(&request.page_token);
-        let wanted = checks.selection(request.labels, request.states);
-        let wanted = checks.done(Some(wanted)).map_err(status::invalid)?;
-        let sessions = self.sessions.list(Tenant::ONLY, &wanted).await.map_err(refused)?;
-        let (page, next) = session::page(sessions, size, after.as_ref());
+        let listing = checks.listing(request.into_inner());
+        let listing = checks.done(Some(listing)).map_err(status::invalid)?;
+        let (page, next) = self.sessions.list(Tenant::ONLY, &listing).await.map_err(refused)?;
         Ok(Response::new(pb::ListSessionsResponse {
             sessions: page.into_iter().map(convert::session).collect(),
             next_page_token: next.map(|token| token.encode()).unwrap_or_default(),
@@ -248,7 +244,7 @@ impl CopilotService for Service {
         let after = checks.history_token(&request.session_id, &request.page_token);
         let wanted = checks.event_types(request.event_types);
         let id = checks.done(id).map_err(status::invalid)?;
-        let page = self.sessions.history(Tenant::ONLY, &id, after.as_deref(), size).await;
+        let page = self.sessions.history(Tenant::ONLY, &id, after.as_ref(), size).await;
         let (events, next) = page.map_err(refused)?;
         let events = events.iter().filter(|event| wanted.matches(&event.kind));
         Ok(Response::new(pb::ListEventsResponse {

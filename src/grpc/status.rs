@@ -147,10 +147,7 @@ pub(super) fn of(error: &Error) -> Status {
         Error::NotLoaded { session, .. } => {
             Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, error).session(session)
         }
-        Error::CursorExpired => {
-            let violation = Violation { field: "page_token".into(), description: error.to_string() };
-            bad_request(error.to_string(), &[violation])
-        }
+        Error::CursorExpired => Problem::new(Code::FailedPrecondition, ErrorReason::CursorExpired, error),
         Error::TooMuchToStore => {
             let violation = Violation { field: "system_message".into(), description: error.to_string() };
             bad_request(error.to_string(), &[violation])

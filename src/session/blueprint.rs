@@ -22,6 +22,8 @@ pub struct Blueprint {
     pub labels: BTreeMap<String, String>,
     /// Whether the provider in `settings` is the operator's default, and not the caller's own.
     pub operators_provider: bool,
+    /// Whose it is, as its creator said.
+    pub owner: Option<String>,
 }
 
 /// The part of a session that is never stored.
@@ -79,6 +81,7 @@ pub(super) struct Record {
     working_directory: Option<String>,
     provider: ProviderOf,
     github_token: bool,
+    pub(super) owner: Option<String>,
 }
 
 /// Whose provider a session has.
@@ -100,7 +103,7 @@ impl Record {
     const PIECE: usize = 15 * 1024;
 
     pub(super) fn of(blueprint: &Blueprint) -> Self {
-        let Blueprint { settings, policy, labels, operators_provider } = blueprint;
+        let Blueprint { settings, policy, labels, operators_provider, owner } = blueprint;
         Self {
             labels: labels.clone(),
             model: settings.model.clone(),
@@ -116,6 +119,7 @@ impl Record {
                 Some(_) => ProviderOf::Caller,
             },
             github_token: settings.github_token.is_some(),
+            owner: owner.clone(),
         }
     }
 
@@ -166,7 +170,7 @@ impl Record {
             ask_permission: !policy.denies_all(),
             working_directory: self.working_directory,
         };
-        Ok(Blueprint { settings, policy, labels: self.labels, operators_provider })
+        Ok(Blueprint { settings, policy, labels: self.labels, operators_provider, owner: self.owner })
     }
 }
 
@@ -198,6 +202,7 @@ mod tests {
             policy: Policy::allowing(&["shell".into()]),
             labels: BTreeMap::from([("team".into(), "blue".into())]),
             operators_provider,
+            owner: Some("ann".into()),
         }
     }
 

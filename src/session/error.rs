@@ -24,10 +24,8 @@ pub enum Error {
         /// What has to be brought.
         missing: Missing,
     },
-    /// The place in the history is not known any more.
-    #[error(
-        "the history has to be read from its beginning again: the Copilot CLI has forgotten this place in it"
-    )]
+    /// The place in the history is not there any more.
+    #[error("this place in the session's history is gone: start again from the beginning")]
     CursorExpired,
     /// The session's labels and settings are too long to be stored with it.
     #[error(

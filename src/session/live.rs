@@ -33,7 +33,7 @@ use crate::{
         event::{self, Payload, PermissionRequested},
         method::{
             AnswerPermission, Create, Created, Destroy, Detach, Entry, GetMetadata, IsProcessing, Resume,
-            SwitchModel, UpdateClientMetadata, UpdateOptions,
+            SetName, SwitchModel, UpdateClientMetadata, UpdateOptions,
         },
         settings::{EmptyOptions, Parameters},
     },
@@ -128,6 +128,13 @@ impl Session {
         self.remember(link).await
     }
 
+    /// Gives it a title. The CLI tells of it too, but not necessarily before it answers.
+    pub(super) async fn name(&self, link: &Link, title: &str) -> Result<(), backend::Error> {
+        self.call(link, &SetName { session_id: self.cli_id(), name: title }).await?;
+        title.clone_into(&mut self.lock().title);
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Poisoned means that a bug was reported elsewhere; the state is valid after every statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -171,6 +178,7 @@ impl Session {
             create_time: state.create_time.clone(),
             update_time: state.update_time.clone(),
             working_directory: state.working_directory.clone(),
+            owner: blueprint.owner.clone().unwrap_or_default(),
         }
     }
 
@@ -255,6 +263,11 @@ impl Session {
         let options = UpdateOptions { session_id: self.cli_id(), options: EmptyOptions::default() };
         self.call(link, &options).await?;
         self.remember(link).await?;
+        let title = Some(self.lock()).filter(|state| !state.stored).map(|state| state.title.clone());
+        // A session without a message that was made anew: it had its title from its owner.
+        if let Some(title) = title.filter(|title| !title.is_empty()) {
+            self.name(link, &title).await?;
+        }
         let mut state = self.lock();
         if state.create_time.is_empty() {
             state.create_time.clone_from(&created.start_time);

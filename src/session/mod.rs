@@ -1,18 +1,21 @@
 //! What the facade itself decides: which sessions there are, whose turn it is, how a turn ends, who hears of it.
 //! Knows neither protobuf nor sockets.
 //!
-//! [`Sessions`] is the room's door; [`stored`] is the part of it that deals with what the CLI has stored. A [`live`]
-//! session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
-//! [`handle`] is what the caller holds of it. [`blueprint`], [`turn`], [`replay`], [`queue`], [`policy`] and [`list`] are
-//! pure.
+//! [`Sessions`] is the room's door; [`stored`] is the part of it that deals with what the CLI has stored, [`listing`]
+//! lists that, with a [`catalogue`] as its memory, and [`history`] reads its conversations. A [`live`] session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
+//! [`handle`] is what the caller holds of it. [`blueprint`], [`turn`], [`replay`], [`queue`], [`policy`], [`list`] and
+//! the catalogue are pure.
 
 mod blueprint;
+mod catalogue;
 mod current;
 mod error;
 mod handle;
+mod history;
 pub mod hub;
 mod key;
 mod list;
+mod listing;
 mod live;
 mod policy;
 pub mod queue;
@@ -22,7 +25,11 @@ mod runner;
 mod stored;
 pub mod turn;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -31,22 +38,24 @@ use crate::{
     backend::{self, Backend, Link, Sink},
     copilot::{
         Message, Provider, Rejection,
-        method::{Compact, Compacted, Delete, Fork, Forked, GetMetadata, IsProcessing, List, Method},
+        method::{Compact, Compacted, Delete, Fork, Forked, GetMetadata, IsProcessing, Method},
     },
 };
 use blueprint::Record;
+use catalogue::Catalogue;
 use hub::Filter;
 use live::Session;
 use registry::Registry;
 use runner::Runner;
-use stored::{is_ours, stored_summary};
+use stored::stored_summary;
 
 pub use blueprint::{Blueprint, Credentials, Missing};
 pub use current::Outcome;
 pub use error::{Delivery, Error, TurnCause, TurnError};
 pub use handle::Turn;
+pub use history::Place as HistoryPlace;
 pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
-pub use list::{PageToken, Selection, SessionState, Summary, page};
+pub use list::{Listing, Order, PageToken, Selection, SessionState, Span, Summary};
 pub use policy::{KINDS as PERMISSION_KINDS, Policy, Rule};
 pub use runner::Deadline;
 pub use turn::{Remains, ToolCall, TurnResult, Usage};
@@ -75,6 +84,9 @@ struct Inner {
     limits: Limits,
     /// The operator's provider, for stored sessions that were created with it.
     operator: Option<Provider>,
+    catalogue: Mutex<Catalogue>,
+    /// Held by whoever asks the CLI for a list.
+    listing: tokio::sync::Mutex<()>,
     /// Turns, and whatever else must be finished before the server may go.
     tasks: TaskTracker,
     /// Cancelled when nothing new is taken on.
@@ -90,6 +102,8 @@ pub struct Change {
     pub labels: Option<BTreeMap<String, String>>,
     /// Its model.
     pub model: Option<String>,
+    /// Its title.
+    pub title: Option<String>,
 }
 
 /// A prompt, and what its caller expects.
@@ -124,6 +138,8 @@ impl Sessions {
                 registry,
                 limits,
                 operator,
+                catalogue: Mutex::default(),
+                listing: tokio::sync::Mutex::default(),
                 tasks: TaskTracker::new(),
                 draining,
                 shutdown,
@@ -214,25 +230,6 @@ impl Sessions {
         Ok(stored_summary(&key, stored, record))
     }
 
-    /// The sessions of a tenant that are wanted, in no order.
-    pub async fn list(&self, tenant: Tenant, wanted: &Selection) -> Result<Vec<Summary>, Error> {
-        let listed = self.inner.backend.link()?.call(&List {}).await?;
-        let known = self.inner.registry.all(tenant);
-        let stored = listed.sessions.into_iter().filter(is_ours).filter_map(|entry| {
-            let key = SessionKey::from_cli_id(&entry.session_id).filter(|key| key.tenant() == tenant)?;
-            self.inner.registry.find(&key).is_none().then_some((key, entry))
-        });
-        let stored: Vec<_> = stored.collect();
-        let mut records =
-            self.records(&stored.iter().map(|(key, _)| key.cli_id()).collect::<Vec<_>>()).await?;
-        let stored = stored.into_iter().map(|(key, entry)| {
-            let record = records.remove(key.cli_id());
-            stored_summary(&key, entry, record)
-        });
-        let all = known.iter().map(|session| session.summary()).chain(stored);
-        Ok(all.filter(|session| wanted.has(session)).collect())
-    }
-
     /// Loads a session, with these credentials where it has some of its own. If it is loaded already, it gets the new ones,
     /// after the turns that were accepted before.
     ///
@@ -283,6 +280,9 @@ impl Sessions {
         Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
         let link = self.load_within(deadline, &session).await?;
         session.update(&link, blueprint).await?;
+        if let Some(title) = change.title {
+            session.name(&link, &title).await?;
+        }
         drop(place);
         Ok(session.summary())
     }
@@ -386,6 +386,7 @@ impl Sessions {
                 failure => return Err(backend::Error::Rejected(failure).into()),
             }
         }
+        self.strike_off(&key);
         if let Some(session) = known {
             self.inner.registry.forget(&session);
         }

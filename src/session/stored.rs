@@ -1,22 +1,20 @@
-//! Sessions that the CLI has stored: found, read, and taken up.
+//! Sessions that the CLI has stored: found, and taken up.
 
 use std::{collections::HashMap, sync::Arc};
-
-use tracing::warn;
 
 use super::{
     Sessions,
     blueprint::{Credentials, Missing, Record},
     error::Error,
-    key::{SessionId, SessionKey, Tenant},
+    key::SessionKey,
     list::{SessionState, Summary},
-    live::{self, Session},
+    live::Session,
 };
 use crate::{
     backend,
     copilot::{
-        Event, Rejection, Settings, event,
-        method::{Entry, GetClientMetadata, GetMetadata, ReadPersistedEvents},
+        Rejection,
+        method::{Entry, GetClientMetadata, GetMetadata},
         settings::CLIENT_NAME,
     },
 };
@@ -25,36 +23,6 @@ use crate::{
 const MAX_RECORDS: usize = 1000;
 
 impl Sessions {
-    /// A page of a session's stored history, oldest first, and where the next one begins; without loading the session.
-    pub async fn history(
-        &self,
-        tenant: Tenant,
-        id: &SessionId,
-        after: Option<&str>,
-        max: usize,
-    ) -> Result<(Vec<Event>, Option<String>), Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        let known = self.inner.registry.find(&key);
-        if known.is_none() && self.stored(&key).await?.is_none() {
-            return Err(Error::NotFound(id.clone()));
-        }
-        let question = ReadPersistedEvents { session_id: key.cli_id(), cursor: after, max };
-        let page = match self.inner.backend.link()?.call(&question).await {
-            // Before the first message there is no history.
-            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => return Ok((Vec::new(), None)),
-            page => page?,
-        };
-        if page.cursor_status == "expired" {
-            return Err(Error::CursorExpired);
-        }
-        let settings = match known {
-            Some(session) => session.blueprint().settings.clone(),
-            None => Settings { provider: self.inner.operator.clone(), ..Settings::default() },
-        };
-        let events = page.events.iter().filter_map(|raw| stored_event(raw.get(), &settings)).collect();
-        Ok((events, page.has_more.then_some(page.cursor)))
-    }
-
     /// A session that this process knows, if need be from now on because the CLI has stored it.
     pub(super) async fn known(
         &self,
@@ -107,19 +75,6 @@ pub(super) fn is_ours(entry: &Entry) -> bool {
     entry.client_name.as_deref() == Some(CLIENT_NAME)
 }
 
-/// An event of a stored history, without the secrets that a provider may have quoted.
-fn stored_event(raw: &str, settings: &Settings) -> Option<Event> {
-    let Some(event) = event::parse_stored(raw) else {
-        warn!("the CLI has stored an event that makes no sense");
-        return None;
-    };
-    if live::may_quote_a_secret(&event.kind) {
-        event::parse_stored(&settings.redact(raw))
-    } else {
-        Some(event)
-    }
-}
-
 /// What is told of a stored session.
 pub(super) fn stored_summary(key: &SessionKey, entry: Entry, record: Option<Record>) -> Summary {
     let record = record.unwrap_or_default();
@@ -132,5 +87,6 @@ pub(super) fn stored_summary(key: &SessionKey, entry: Entry, record: Option<Reco
         create_time: entry.start_time,
         update_time: entry.modified_time,
         working_directory: entry.context.and_then(|context| context.cwd).unwrap_or_default(),
+        owner: record.owner.unwrap_or_default(),
     }
 }

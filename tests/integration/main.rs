@@ -7,6 +7,7 @@ mod discovery;
 mod errors;
 mod faults;
 mod history;
+mod listing;
 mod process;
 mod prompts;
 mod readme;

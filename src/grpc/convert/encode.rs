@@ -12,7 +12,10 @@ use crate::{
         event::{self, Payload},
     },
     grpc::{pb, status::cut},
-    session::{Delivery, Remains, SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult, Usage},
+    session::{
+        Delivery, HistoryPlace, Remains, SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult,
+        Usage,
+    },
 };
 
 /// How much of a failed turn's text fits beside the other details into the 8 KiB of headers that many clients take:
@@ -26,8 +29,12 @@ pub(in crate::grpc) const MAX_NAME: usize = 64;
 pub(in crate::grpc) const MAX_RUNNING_TOOLS: usize = 8;
 
 /// Where the next page of a history begins; `Checks::history_token` reads it.
-pub(in crate::grpc) fn history_token(id: &SessionId, cursor: Option<String>) -> String {
-    cursor.map(|cursor| URL_SAFE_NO_PAD.encode(format!("1 {id} {cursor}"))).unwrap_or_default()
+pub(in crate::grpc) fn history_token(id: &SessionId, place: Option<HistoryPlace>) -> String {
+    let token = |HistoryPlace { cursor, event_id }| {
+        // The CLI's words come last: what they look like is its own business.
+        URL_SAFE_NO_PAD.encode(format!("2 {id} {} {cursor}", event_id.replace(' ', "")))
+    };
+    place.map(token).unwrap_or_default()
 }
 
 /// A session.
@@ -46,6 +53,7 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
         create_time: timestamp(&summary.create_time),
         update_time: timestamp(&summary.update_time),
         working_directory: summary.working_directory,
+        owner: summary.owner,
     }
 }
 

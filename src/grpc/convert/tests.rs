@@ -15,8 +15,8 @@ use crate::{
     copilot::{Event, Provider, Secret, Section, Settings, SystemMessage, event},
     grpc::{pb, status::Violation},
     session::{
-        Blueprint, Policy, Rule, Selection, SessionId, SessionState, Summary, ToolCall, TurnResult, Usage,
-        hub::Filter,
+        Blueprint, HistoryPlace, Listing, Order, Policy, Rule, Selection, SessionId, SessionState, Span,
+        Summary, ToolCall, TurnResult, Usage, hub::Filter,
     },
 };
 
@@ -386,6 +386,7 @@ fn a_session_is_told_as_it_is() {
         create_time: "1970-01-01T00:00:01Z".into(),
         update_time: String::new(),
         working_directory: "/w".into(),
+        owner: "ann".into(),
     };
     let check = |state, expected: pb::SessionState| {
         let expected = pb::Session {
@@ -397,6 +398,7 @@ fn a_session_is_told_as_it_is() {
             create_time: Some(Timestamp { seconds: 1, nanos: 0 }),
             update_time: None,
             working_directory: "/w".into(),
+            owner: "ann".into(),
         };
         assert_eq!(session(summary(state)), expected);
     };
@@ -588,17 +590,56 @@ fn labels_are_passed_on_and_it_is_noted_whose_provider_it_is() {
 fn sessions_are_selected_by_labels_and_states_that_can_be() {
     let labels = || HashMap::from([("team".to_owned(), "blue".to_owned())]);
     let state = |state: pb::SessionState| i32::from(state);
-    let selected = asked(|checks| {
-        checks.selection(labels(), vec![state(pb::SessionState::Idle), state(pb::SessionState::Unloaded)])
-    });
+    let asked_for =
+        |states: Vec<i32>| pb::ListSessionsRequest { labels: labels(), states, ..Default::default() };
+    let states = vec![state(pb::SessionState::Unloaded), state(pb::SessionState::Idle)];
+    let listing = asked(|checks| checks.listing(asked_for(states))).unwrap();
     let expected = Selection {
         labels: labels().into_iter().collect(),
         states: vec![SessionState::Idle, SessionState::Unloaded],
+        ..Selection::default()
     };
-    assert_eq!(selected, Ok(expected));
+    assert_eq!((listing.wanted, listing.order, listing.size), (expected, Order::Newest, DEFAULT_PAGE));
     for bad in [0, 77] {
-        let refused = asked(|checks| checks.selection(HashMap::new(), vec![bad]));
+        let refused = asked(|checks| checks.listing(asked_for(vec![bad])).size);
         assert_eq!(refused, Err("states[0]".into()));
+    }
+}
+
+#[test]
+fn sessions_are_selected_by_times_that_can_be_and_ordered_in_known_ways() {
+    let check = |request: pb::ListSessionsRequest, expected: Result<(Selection, Order), &str>| {
+        let parsed = asked(|checks| {
+            let listing = checks.listing(request);
+            (listing.wanted, listing.order)
+        });
+        assert_eq!(parsed, expected.map_err(str::to_owned));
+    };
+    let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    let span = |from: &str, until: &str| Span { from: Some(from.into()), until: Some(until.into()) };
+    let request = pb::ListSessionsRequest {
+        owner: "ann".into(),
+        created_after: time(0, 0),
+        created_before: time(1, 500_000_000),
+        updated_after: time(-62_135_596_800, 0),
+        updated_before: time(253_402_300_799, 0),
+        order_by: "update_time desc".into(),
+        ..Default::default()
+    };
+    let wanted = Selection {
+        owner: Some("ann".into()),
+        created: span("1970-01-01T00:00:00Z", "1970-01-01T00:00:01.500Z"),
+        updated: span("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"),
+        ..Selection::default()
+    };
+    check(request, Ok((wanted, Order::LatestChange)));
+    for (request, field) in [
+        (pb::ListSessionsRequest { created_before: time(0, -1), ..Default::default() }, "created_before"),
+        (pb::ListSessionsRequest { updated_after: time(i64::MAX, 0), ..Default::default() }, "updated_after"),
+        (pb::ListSessionsRequest { order_by: "title".into(), ..Default::default() }, "order_by"),
+        (pb::ListSessionsRequest { order_by: "CREATE_TIME".into(), ..Default::default() }, "order_by"),
+    ] {
+        check(request, Err(field));
     }
 }
 
@@ -962,7 +1003,9 @@ fn a_page_has_a_size_within_bounds() {
 
 #[test]
 fn a_page_token_is_one_of_ours_or_empty() {
-    assert_eq!(asked(|checks| checks.page_token("")), Ok(None));
+    let request = |token: &str| pb::ListSessionsRequest { page_token: token.into(), ..Default::default() };
+    let token_of = |request| asked(|checks| checks.listing(request).after);
+    assert_eq!(token_of(request("")), Ok(None));
     let one = |id: &str| Summary {
         id: SessionId::parse(id).unwrap(),
         model: String::new(),
@@ -972,13 +1015,19 @@ fn a_page_token_is_one_of_ours_or_empty() {
         create_time: "2026-11-23T14:28:56.393Z".into(),
         update_time: String::new(),
         working_directory: String::new(),
+        owner: String::new(),
     };
-    let (_, token) = crate::session::page(vec![one("a"), one("b")], 1, None);
+    let (_, token) = Listing { size: 1, ..Listing::default() }.page(vec![one("a"), one("b")]);
     let encoded = token.as_ref().unwrap().encode();
-    assert_eq!(asked(|checks| checks.page_token(&encoded)), Ok(token));
+    assert_eq!(token_of(request(&encoded)), Ok(token));
     for bad in ["x", "!!!", " ", &encoded[1..]] {
-        assert_eq!(asked(|checks| checks.page_token(bad)), Err("page_token".into()), "{bad:?}");
+        assert_eq!(token_of(request(bad)), Err("page_token".into()), "{bad:?}");
     }
+    // Of another list.
+    let other = pb::ListSessionsRequest { owner: "ann".into(), ..request(&encoded) };
+    assert_eq!(token_of(other), Err("page_token".into()));
+    let other = pb::ListSessionsRequest { order_by: "create_time".into(), ..request(&encoded) };
+    assert_eq!(token_of(other), Err("page_token".into()));
 }
 
 #[test]
@@ -1097,4 +1146,30 @@ fn a_schema_has_to_be_one() {
         json!({"type": "object", "properties": {"a": {"$ref": "https://example.com/x"}}}),
         "not a valid JSON schema",
     );
+}
+
+#[test]
+fn a_place_in_a_history_survives_its_journey_and_serves_its_own_session_only() {
+    let id = SessionId::parse("s").unwrap();
+    let place = HistoryPlace { cursor: "whatever the CLI says".into(), event_id: "e-1".into() };
+    let token = history_token(&id, Some(place.clone()));
+    assert_eq!(asked(|checks| checks.history_token("s", &token)), Ok(Some(place)));
+    assert_eq!(asked(|checks| checks.history_token("t", &token)), Err("page_token".into()));
+    assert_eq!(history_token(&id, None), "");
+}
+
+#[test]
+fn a_title_is_short_and_of_one_line() {
+    let check = |title: &str, expected: Option<&str>| {
+        let session = pb::Session { title: title.into(), ..Default::default() };
+        let mask = prost_types::FieldMask { paths: vec!["title".into()] };
+        let changed = asked(|checks| checks.change(session, mask).title.unwrap());
+        assert_eq!(changed, expected.map(str::to_owned).ok_or("session.title".into()), "{title:?}");
+    };
+    check(" A talk ", Some("A talk"));
+    check(&"é".repeat(MAX_TITLE), Some(&"é".repeat(MAX_TITLE)));
+    check(&"é".repeat(MAX_TITLE + 1), None);
+    for bad in ["", "  ", "a\nb", "a\u{7}"] {
+        check(bad, None);
+    }
 }

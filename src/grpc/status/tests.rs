@@ -81,7 +81,7 @@ fn rows() -> Vec<Row> {
         error(Error::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO])),
         error(Error::Exists(id()), (AlreadyExists, SessionExists, &[RESOURCE_INFO])),
         error(not_loaded(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
-        error(Error::CursorExpired, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
+        error(Error::CursorExpired, (FailedPrecondition, CursorExpired, &[])),
         error(Error::TooMuchToStore, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(
             Error::QueueFull { session: id(), waiting: 8 },

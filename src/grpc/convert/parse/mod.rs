@@ -20,7 +20,7 @@ use crate::{copilot::Secret, grpc::status::Violation, session::SessionId};
 pub use session::Defaults;
 
 #[cfg(test)]
-pub(in crate::grpc) use turn::*;
+pub(in crate::grpc) use {list::*, session::*, turn::*};
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]

@@ -36,6 +36,9 @@ pub(in crate::grpc) const MAX_LABEL_NAME: usize = 63;
 /// The longest value of a label, in bytes.
 pub(in crate::grpc) const MAX_LABEL_VALUE: usize = 256;
 
+/// The longest title, in characters: what the CLI's schema allows.
+pub(in crate::grpc) const MAX_TITLE: usize = 100;
+
 impl Checks {
     /// What a session is to be made of.
     pub(in crate::grpc) fn blueprint(
@@ -80,7 +83,7 @@ impl Checks {
             working_directory: self.working_directory(request.working_directory),
         };
         let operators_provider = !own_provider && settings.provider.is_some();
-        Blueprint { settings, policy, labels, operators_provider }
+        Blueprint { settings, policy, labels, operators_provider, owner: None }
     }
 
     /// What a session never has stored with it.
@@ -98,19 +101,30 @@ impl Checks {
     /// What is to change in a session.
     pub(in crate::grpc) fn change(&mut self, session: pb::Session, mask: prost_types::FieldMask) -> Change {
         if mask.paths.is_empty() {
-            self.wrong("update_mask", "is required: `labels`, `model`, or both");
+            self.wrong("update_mask", "is required: `labels`, `model`, `title`, or several of them");
         }
         let mut change = Change::default();
         for path in &mask.paths {
             match path.as_str() {
                 "labels" => change.labels = Some(self.labels(session.labels.clone())),
                 "model" => change.model = Some(self.text("session.model", session.model.clone())),
+                "title" => change.title = Some(self.title(&session.title)),
                 _ => {
-                    self.wrong("update_mask", format!("{path:?} cannot be changed; `labels` and `model` can"))
+                    let advice = format!("{path:?} cannot be changed; `labels`, `model` and `title` can");
+                    self.wrong("update_mask", advice);
                 }
             }
         }
         change
+    }
+
+    fn title(&mut self, title: &str) -> String {
+        let title = title.trim();
+        if title.is_empty() || title.chars().count() > MAX_TITLE || title.contains(char::is_control) {
+            let advice = format!("must have 1 to {MAX_TITLE} characters, and no line breaks");
+            self.wrong("session.title", advice);
+        }
+        title.to_owned()
     }
 
     pub(super) fn labels(&mut self, labels: HashMap<String, String>) -> BTreeMap<String, String> {
