@@ -6,6 +6,7 @@
 //! (`copilot help providers`), so that what works with `copilot` works with the facade. Nothing here starts, binds or
 //! logs anything.
 
+mod profiles;
 mod text;
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
@@ -16,7 +17,7 @@ use zeroize::Zeroizing;
 use super::settings::{ConfigError, Environment, Values};
 use crate::{
     copilot::{Provider, Secret},
-    session::PERMISSION_KINDS,
+    session::{PERMISSION_KINDS, Profiles},
 };
 use text::{
     BYTES, COUNT, DURATION, any, base_url, headers, list, listen_address, log_directives, one_of, tokens,
@@ -42,6 +43,8 @@ pub struct Config {
     pub available_tools: Vec<String>,
     /// What sessions may do whose request has no permission policy: of `PERMISSIONS`.
     pub allow_permissions: Vec<String>,
+    /// The operator's profiles.
+    pub profiles: Profiles,
     /// The deadline of a turn that brings none.
     pub turn_timeout: Duration,
     /// Turns that may wait in one session.
@@ -112,6 +115,7 @@ impl Config {
         let state_dir = state_dir(values);
         let available_tools = values.read("available_tools", |text| list(text, tool));
         let allow_permissions = values.read("allow_permissions", |text| list(text, one_of(PERMISSION_KINDS)));
+        let profiles = profiles(values);
         let turn_timeout = values.read("turn_timeout", within(TURN_TIMEOUTS, DURATION));
         let max_queued_turns = values.read("max_queued_turns", within(QUEUED_TURNS, COUNT));
         let max_sessions = values.read("max_sessions", within(SESSIONS, COUNT));
@@ -131,6 +135,7 @@ impl Config {
             state_dir: state_dir?,
             available_tools: available_tools.unwrap_or_default(),
             allow_permissions: allow_permissions.unwrap_or_default(),
+            profiles,
             turn_timeout: turn_timeout?,
             max_queued_turns: max_queued_turns?,
             max_sessions: max_sessions?,
@@ -192,6 +197,16 @@ fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
         Err(error) => values.refuse(FILE, format!("the file cannot be read: {error}")),
     }
     None
+}
+
+/// The profiles, of which `default_profile` must be one.
+fn profiles(values: &mut Values<'_>) -> Profiles {
+    let profiles = profiles::profiles(values);
+    let default = values.read("default_profile", |name| {
+        let is_there = profiles.iter().any(|profile| profile.name == name);
+        is_there.then(|| name.to_owned()).ok_or_else(|| format!("there is no [profiles.{name}] in the file"))
+    });
+    Profiles::new(profiles, default.as_deref())
 }
 
 fn refuse_two_clis(values: &mut Values<'_>) {

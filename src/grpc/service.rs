@@ -85,8 +85,13 @@ impl CopilotService for Service {
             id if id.is_empty() => None,
             id => checks.session_id(&id),
         };
-        let blueprint = checks.blueprint(request, &self.defaults);
-        let blueprint = checks.done(Some(blueprint)).map_err(status::invalid)?;
+        let profile = checks.profile(&request.profile, self.sessions.profiles());
+        let defaults = profile.as_deref().map(|profile| self.defaults.under(profile));
+        let blueprint = checks.blueprint(request, defaults.as_ref().unwrap_or(&self.defaults));
+        let mut blueprint = checks.done(Some(blueprint)).map_err(status::invalid)?;
+        if let Some(profile) = profile {
+            blueprint = profile.tighten(blueprint).map_err(|excess| status::of(&Error::Denied(excess)))?;
+        }
         let created = self.sessions.create(Tenant::ONLY, id, blueprint).await.map_err(refused)?;
         Ok(Response::new(pb::CreateSessionResponse { session: Some(convert::session(created)) }))
     }

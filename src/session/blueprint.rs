@@ -4,11 +4,14 @@
 //! that it needs to load the session again after a restart, except for credentials: those are kept in memory only, and
 //! where the session has some of its own, its owner has to bring them again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::{Policy, Rule};
+use super::{
+    policy::{Policy, Rule},
+    profile::Profile,
+};
 use crate::copilot::{Provider, Secret, Settings, SystemMessage};
 
 /// What a session is made of.
@@ -23,7 +26,9 @@ pub struct Blueprint {
     /// Whether the provider in `settings` is the operator's default, and not the caller's own.
     pub operators_provider: bool,
     /// Whose it is, as its creator said.
-    pub owner: Option<String>,
+    pub owner: String,
+    /// The operator's profile that it is under.
+    pub profile: Option<Arc<Profile>>,
 }
 
 /// The part of a session that is never stored.
@@ -81,7 +86,10 @@ pub(super) struct Record {
     working_directory: Option<String>,
     provider: ProviderOf,
     github_token: bool,
-    pub(super) owner: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) owner: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) profile: String,
 }
 
 /// Whose provider a session has.
@@ -91,6 +99,7 @@ enum ProviderOf {
     #[default]
     GitHub,
     Operator,
+    Profile,
     Caller,
 }
 
@@ -103,7 +112,8 @@ impl Record {
     const PIECE: usize = 15 * 1024;
 
     pub(super) fn of(blueprint: &Blueprint) -> Self {
-        let Blueprint { settings, policy, labels, operators_provider, owner } = blueprint;
+        let Blueprint { settings, policy, labels, operators_provider, owner, profile } = blueprint;
+        let of_profile = |has: fn(&Profile) -> bool| profile.as_deref().is_some_and(has);
         Self {
             labels: labels.clone(),
             model: settings.model.clone(),
@@ -115,11 +125,16 @@ impl Record {
             working_directory: settings.working_directory.clone(),
             provider: match settings.provider {
                 None => ProviderOf::GitHub,
+                Some(_) if *operators_provider && of_profile(|profile| profile.provider.is_some()) => {
+                    ProviderOf::Profile
+                }
                 Some(_) if *operators_provider => ProviderOf::Operator,
                 Some(_) => ProviderOf::Caller,
             },
-            github_token: settings.github_token.is_some(),
+            github_token: settings.github_token.is_some()
+                && !of_profile(|profile| profile.github_token.is_some()),
             owner: owner.clone(),
+            profile: profile.as_ref().map(|profile| profile.name.clone()).unwrap_or_default(),
         }
     }
 
@@ -142,13 +157,20 @@ impl Record {
         serde_json::from_str(&text).ok()
     }
 
-    /// The session that was stored, with these credentials and else the operator's provider where that is what it had.
+    /// Whether its provider is that of its profile.
+    pub(super) fn has_profiles_provider(&self) -> bool {
+        self.provider == ProviderOf::Profile
+    }
+
+    /// The session that was stored, with these credentials and else the operator's provider where that is what it had. Its
+    /// profile is the caller's business.
     pub(super) fn blueprint(
         self,
         credentials: Credentials,
         operator: Option<&Provider>,
     ) -> Result<Blueprint, Missing> {
-        let operators_provider = credentials.provider.is_none() && self.provider == ProviderOf::Operator;
+        let operators_provider = credentials.provider.is_none()
+            && matches!(self.provider, ProviderOf::Operator | ProviderOf::Profile);
         let provider = credentials.provider.or_else(|| operator.filter(|_| operators_provider).cloned());
         let no_provider = provider.is_none() && self.provider != ProviderOf::GitHub;
         let no_token = credentials.github_token.is_none() && self.github_token;
@@ -170,7 +192,14 @@ impl Record {
             ask_permission: !policy.denies_all(),
             working_directory: self.working_directory,
         };
-        Ok(Blueprint { settings, policy, labels: self.labels, operators_provider, owner: self.owner })
+        Ok(Blueprint {
+            settings,
+            policy,
+            labels: self.labels,
+            operators_provider,
+            owner: self.owner,
+            profile: None,
+        })
     }
 }
 
@@ -202,7 +231,8 @@ mod tests {
             policy: Policy::allowing(&["shell".into()]),
             labels: BTreeMap::from([("team".into(), "blue".into())]),
             operators_provider,
-            owner: Some("ann".into()),
+            owner: "ann".into(),
+            profile: None,
         }
     }
 

@@ -59,6 +59,7 @@ pub(super) struct Notes {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) model: String,
     pub(super) owner: String,
+    pub(super) profile: String,
 }
 
 impl From<Record> for Notes {
@@ -66,7 +67,8 @@ impl From<Record> for Notes {
         Self {
             labels: record.labels,
             model: record.model.unwrap_or_default(),
-            owner: record.owner.unwrap_or_default(),
+            owner: record.owner,
+            profile: record.profile,
         }
     }
 }

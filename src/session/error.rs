@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{blueprint::Missing, key::SessionId, turn::Remains};
+use super::{blueprint::Missing, key::SessionId, profile::Excess, turn::Remains};
 use crate::{backend, copilot::AgentFailure};
 
 /// Why a call has failed.
@@ -24,6 +24,20 @@ pub enum Error {
         /// What has to be brought.
         missing: Missing,
     },
+    /// The session is stored, but the operator's profile that it is under is not there any more.
+    #[error(
+        "session {session} is stored, but its profile {profile:?} is not configured on this server any more: the operator \
+         has to bring it back"
+    )]
+    ProfileGone {
+        /// The session.
+        session: SessionId,
+        /// The profile.
+        profile: String,
+    },
+    /// The request goes beyond what the operator's profile allows.
+    #[error("the profile does not allow this: {}", describe(.0))]
+    Denied(Vec<Excess>),
     /// The place in the history is not there any more.
     #[error("this place in the session's history is gone: start again from the beginning")]
     CursorExpired,
@@ -55,6 +69,11 @@ pub enum Error {
     /// The turn has failed.
     #[error("{}", .0.cause)]
     Turn(Arc<TurnError>),
+}
+
+fn describe(excesses: &[Excess]) -> String {
+    let each = excesses.iter().map(|Excess { field, allowed }| format!("{field}: {allowed}"));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// A turn that failed, and what there is of it.

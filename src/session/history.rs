@@ -60,7 +60,8 @@ impl Sessions {
             Some(session) => session.blueprint().settings.clone(),
             None => Settings { provider: self.inner.operator.clone(), ..Settings::default() },
         };
-        let events = page.events.iter().filter_map(|raw| stored_event(raw.get(), &settings)).collect();
+        let redact = |text: &str| self.inner.profiles.redact(&settings.redact(text));
+        let events = page.events.iter().filter_map(|raw| stored_event(raw.get(), redact)).collect();
         let last = page.events.last().and_then(|raw| event_id(raw));
         let event_id = last.or_else(|| after.map(|place| place.event_id.clone())).unwrap_or_default();
         Ok((events, page.has_more.then_some(Place { cursor: page.cursor, event_id })))
@@ -150,14 +151,10 @@ fn event_id(raw: &RawValue) -> Option<String> {
 }
 
 /// An event of a stored history, without the secrets that a provider may have quoted.
-fn stored_event(raw: &str, settings: &Settings) -> Option<Event> {
+fn stored_event(raw: &str, redact: impl Fn(&str) -> String) -> Option<Event> {
     let Some(event) = event::parse_stored(raw) else {
         warn!("the CLI has stored an event that makes no sense");
         return None;
     };
-    if live::may_quote_a_secret(&event.kind) {
-        event::parse_stored(&settings.redact(raw))
-    } else {
-        Some(event)
-    }
+    if live::may_quote_a_secret(&event.kind) { event::parse_stored(&redact(raw)) } else { Some(event) }
 }

@@ -27,6 +27,8 @@ pub struct Summary {
     pub working_directory: String,
     /// Whose it is, as its creator said; empty if nobody did.
     pub owner: String,
+    /// The operator's profile that it is under; empty if none.
+    pub profile: String,
 }
 
 /// What a session is doing.
@@ -242,6 +244,7 @@ mod tests {
             update_time: String::new(),
             working_directory: String::new(),
             owner: String::new(),
+            profile: String::new(),
         }
     }
 

@@ -199,6 +199,7 @@ fn outline(key: &SessionKey, card: &Card) -> Summary {
         update_time: card.modified_time.clone(),
         working_directory: String::new(),
         owner: String::new(),
+        profile: String::new(),
     }
 }
 
@@ -207,6 +208,7 @@ fn note(session: &mut Summary, card: &Card) {
     session.labels = notes.labels;
     session.model = notes.model;
     session.owner = notes.owner;
+    session.profile = notes.profile;
 }
 
 /// Adds what is known of a session; whether it is still a session of ours.

@@ -178,7 +178,8 @@ impl Session {
             create_time: state.create_time.clone(),
             update_time: state.update_time.clone(),
             working_directory: state.working_directory.clone(),
-            owner: blueprint.owner.clone().unwrap_or_default(),
+            owner: blueprint.owner.clone(),
+            profile: blueprint.profile.as_ref().map(|profile| profile.name.clone()).unwrap_or_default(),
         }
     }
 
@@ -362,7 +363,9 @@ impl Session {
         if request.resolved_by_hook {
             return;
         }
-        let decision = self.blueprint().policy.decide(request.kind());
+        let blueprint = self.blueprint();
+        let ceiling = blueprint.profile.as_ref().and_then(|profile| profile.policy.as_ref());
+        let decision = blueprint.policy.within(ceiling, request.kind());
         let (session, request_id) = (self.clone(), request.request_id.clone());
         self.tasks.spawn(async move {
             let answer =

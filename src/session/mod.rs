@@ -3,7 +3,7 @@
 //!
 //! [`Sessions`] is the room's door; [`stored`] is the part of it that deals with what the CLI has stored, [`listing`]
 //! lists that, with a [`catalogue`] as its memory, and [`history`] reads its conversations. A [`live`] session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
-//! [`handle`] is what the caller holds of it. [`blueprint`], [`turn`], [`replay`], [`queue`], [`policy`], [`list`] and
+//! [`handle`] is what the caller holds of it. [`blueprint`], [`turn`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`] and
 //! the catalogue are pure.
 
 mod blueprint;
@@ -18,6 +18,7 @@ mod list;
 mod listing;
 mod live;
 mod policy;
+mod profile;
 pub mod queue;
 mod registry;
 mod replay;
@@ -57,6 +58,7 @@ pub use history::Place as HistoryPlace;
 pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
 pub use list::{Listing, Order, PageToken, Selection, SessionState, Span, Summary};
 pub use policy::{KINDS as PERMISSION_KINDS, Policy, Rule};
+pub use profile::{Excess, Profile, Profiles};
 pub use runner::Deadline;
 pub use turn::{Remains, ToolCall, TurnResult, Usage};
 
@@ -87,6 +89,7 @@ struct Inner {
     catalogue: Mutex<Catalogue>,
     /// Held by whoever asks the CLI for a list.
     listing: tokio::sync::Mutex<()>,
+    profiles: Profiles,
     /// Turns, and whatever else must be finished before the server may go.
     tasks: TaskTracker,
     /// Cancelled when nothing new is taken on.
@@ -123,10 +126,11 @@ pub struct Prompt {
 
 impl Sessions {
     /// Sets up the sessions, and with `connect` the backend that tells them of its events. `operator` is the provider of
-    /// sessions that were created with the operator's default.
+    /// sessions that were created with the operator's default, `profiles` are what sessions may be under.
     pub fn new(
         limits: Limits,
         operator: Option<Provider>,
+        profiles: Profiles,
         connect: impl FnOnce(Arc<dyn Sink>) -> Backend,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
@@ -138,6 +142,7 @@ impl Sessions {
                 registry,
                 limits,
                 operator,
+                profiles,
                 catalogue: Mutex::default(),
                 listing: tokio::sync::Mutex::default(),
                 tasks: TaskTracker::new(),
@@ -145,6 +150,11 @@ impl Sessions {
                 shutdown,
             }),
         }
+    }
+
+    /// The operator's profiles.
+    pub fn profiles(&self) -> &Profiles {
+        &self.inner.profiles
     }
 
     /// The CLI behind the sessions.
@@ -245,6 +255,9 @@ impl Sessions {
         self.refuse_if_draining()?;
         let key = SessionKey::new(tenant, id.clone());
         let session = self.known(&key, credentials.clone()).await?;
+        if let Some(profile) = &session.blueprint().profile {
+            profile.admit(&credentials).map_err(Error::Denied)?;
+        }
         let place = session.place(deadline).await?;
         let changed = session.blueprint().with(credentials);
         // Only while no turn runs: it takes the session off its link.
@@ -275,6 +288,11 @@ impl Sessions {
             blueprint.labels = labels;
         }
         if let Some(model) = change.model {
+            if let Some(profile) = &blueprint.profile {
+                profile
+                    .admit_model(&model)
+                    .map_err(|excess| Error::Denied(vec![excess.within("session")]))?;
+            }
             blueprint.settings.model = Some(model);
         }
         Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;

@@ -41,6 +41,14 @@ impl Policy {
         !self.rules.iter().any(|rule| rule.allow)
     }
 
+    /// Decides as the stricter of this policy and a ceiling that it may not go beyond.
+    pub(super) fn within(&self, ceiling: Option<&Self>, kind: &str) -> Decision {
+        match ceiling.map(|ceiling| ceiling.decide(kind)) {
+            Some(refusal @ Decision::Reject { .. }) => refusal,
+            _ => self.decide(kind),
+        }
+    }
+
     /// Decides.
     pub fn decide(&self, kind: &str) -> Decision {
         let rule = self.rules.iter().find(|rule| rule.kind == kind || rule.kind == "*");
@@ -70,6 +78,23 @@ mod tests {
         check(&[rule("shell", false), rule("*", true)], "url", true);
         check(&[rule("*", true), rule("shell", false)], "shell", true);
         check(&[rule("read", true)], "", false);
+    }
+
+    #[test]
+    fn of_a_policy_and_its_ceiling_the_stricter_decides() {
+        let allowing = |kinds: &[&str]| {
+            Policy::allowing(&kinds.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>())
+        };
+        let check = |policy: &[&str], ceiling: Option<&[&str]>, allowed| {
+            let ceiling = ceiling.map(allowing);
+            let decision = allowing(policy).within(ceiling.as_ref(), "shell");
+            assert_eq!(decision == Decision::ApproveOnce, allowed, "{policy:?} {ceiling:?}");
+        };
+        check(&["shell"], None, true);
+        check(&["shell"], Some(&["*"]), true);
+        check(&["*"], Some(&["read"]), false);
+        check(&["read"], Some(&["*"]), false);
+        check(&[], None, false);
     }
 
     #[test]

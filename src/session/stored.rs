@@ -34,13 +34,44 @@ impl Sessions {
         }
         let entry = self.stored(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
         let blueprint = match self.records(&[key.cli_id()]).await?.remove(key.cli_id()) {
-            Some(record) => record.blueprint(credentials, self.inner.operator.as_ref()),
+            Some(record) => return self.take_up(key, entry, record, credentials),
             // All that is known is that it is ours; to guess who is to pay for it would be wrong.
             None if credentials == Credentials::default() => Err(Missing::Either),
             None => Record::default().blueprint(credentials, None),
         };
         let blueprint =
             blueprint.map_err(|missing| Error::NotLoaded { session: key.id().clone(), missing })?;
+        self.inner.registry.adopt(self.session(key.clone(), blueprint).found(entry))
+    }
+
+    /// Takes up a session that was stored with this record, under the profile of its name as it is now.
+    fn take_up(
+        &self,
+        key: &SessionKey,
+        entry: Entry,
+        record: Record,
+        mut credentials: Credentials,
+    ) -> Result<Arc<Session>, Error> {
+        let profile =
+            match record.profile.as_str() {
+                "" => None,
+                name => Some(self.inner.profiles.named(name).ok_or_else(|| Error::ProfileGone {
+                    session: key.id().clone(),
+                    profile: name.to_owned(),
+                })?),
+            };
+        let mut operator = self.inner.operator.as_ref();
+        if let Some(profile) = &profile {
+            profile.admit(&credentials).map_err(Error::Denied)?;
+            credentials.github_token = credentials.github_token.or_else(|| profile.github_token.clone());
+            if record.has_profiles_provider() {
+                operator = profile.provider.as_ref();
+            }
+        }
+        let mut blueprint = record
+            .blueprint(credentials, operator)
+            .map_err(|missing| Error::NotLoaded { session: key.id().clone(), missing })?;
+        blueprint.profile = profile;
         self.inner.registry.adopt(self.session(key.clone(), blueprint).found(entry))
     }
 
@@ -87,6 +118,7 @@ pub(super) fn stored_summary(key: &SessionKey, entry: Entry, record: Option<Reco
         create_time: entry.start_time,
         update_time: entry.modified_time,
         working_directory: entry.context.and_then(|context| context.cwd).unwrap_or_default(),
-        owner: record.owner.unwrap_or_default(),
+        owner: record.owner,
+        profile: record.profile,
     }
 }

@@ -33,6 +33,7 @@ fn producers() -> Vec<(ErrorReason, Produced)> {
         (ErrorReason::InvalidField, Box::pin(an_empty_prompt())),
         (ErrorReason::SessionNotFound, Box::pin(a_session_that_never_was())),
         (ErrorReason::SessionExists, Box::pin(the_same_id_twice())),
+        (ErrorReason::PolicyDenied, Box::pin(a_model_that_the_profile_does_not_allow())),
         (ErrorReason::Overloaded, Box::pin(more_turns_than_may_wait())),
         (ErrorReason::QuotaExceeded, Box::pin(more_sessions_than_allowed())),
         (ErrorReason::MessageTooLarge, Box::pin(a_prompt_over_the_limit())),
@@ -115,6 +116,7 @@ fn code(name: &str) -> Code {
     match name {
         "INVALID_ARGUMENT" => Code::InvalidArgument,
         "NOT_FOUND" => Code::NotFound,
+        "PERMISSION_DENIED" => Code::PermissionDenied,
         "ALREADY_EXISTS" => Code::AlreadyExists,
         "RESOURCE_EXHAUSTED" => Code::ResourceExhausted,
         "FAILED_PRECONDITION" => Code::FailedPrecondition,
@@ -158,6 +160,15 @@ async fn a_session_that_never_was() -> Status {
 async fn the_same_id_twice() -> Status {
     let (_cli, facade) = start(&[]).await;
     let request = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
+    facade.client().create_session(request).await.unwrap_err()
+}
+
+async fn a_model_that_the_profile_does_not_allow() -> Status {
+    let cli = FakeCli::start().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[profiles.team]\nmodels = ['gpt-5']").unwrap();
+    let facade = cli.setup().flag(format!("--config={}", file.path().display())).start().await;
+    let request = CreateSessionRequest { profile: "team".into(), model: "o3".into(), ..Default::default() };
     facade.client().create_session(request).await.unwrap_err()
 }
 

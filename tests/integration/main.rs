@@ -9,6 +9,7 @@ mod faults;
 mod history;
 mod listing;
 mod process;
+mod profiles;
 mod prompts;
 mod readme;
 mod restarts;

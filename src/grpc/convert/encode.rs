@@ -54,6 +54,7 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
         update_time: timestamp(&summary.update_time),
         working_directory: summary.working_directory,
         owner: summary.owner,
+        profile: summary.profile,
     }
 }
 

@@ -15,8 +15,8 @@ use crate::{
     copilot::{Event, Provider, Secret, Section, Settings, SystemMessage, event},
     grpc::{pb, status::Violation},
     session::{
-        Blueprint, HistoryPlace, Listing, Order, Policy, Rule, Selection, SessionId, SessionState, Span,
-        Summary, ToolCall, TurnResult, Usage, hub::Filter,
+        Blueprint, HistoryPlace, Listing, Order, Policy, Profile, Profiles, Rule, Selection, SessionId,
+        SessionState, Span, Summary, ToolCall, TurnResult, Usage, hub::Filter,
     },
 };
 
@@ -387,6 +387,7 @@ fn a_session_is_told_as_it_is() {
         update_time: String::new(),
         working_directory: "/w".into(),
         owner: "ann".into(),
+        profile: "team".into(),
     };
     let check = |state, expected: pb::SessionState| {
         let expected = pb::Session {
@@ -399,6 +400,7 @@ fn a_session_is_told_as_it_is() {
             update_time: None,
             working_directory: "/w".into(),
             owner: "ann".into(),
+            profile: "team".into(),
         };
         assert_eq!(session(summary(state)), expected);
     };
@@ -486,6 +488,7 @@ fn provider() -> pb::Provider {
 fn request() -> pb::CreateSessionRequest {
     pb::CreateSessionRequest {
         session_id: String::new(),
+        profile: String::new(),
         model: "gpt".into(),
         provider: Some(provider()),
         github_token: "ghu_token".into(),
@@ -828,6 +831,7 @@ fn good_urls_of_providers_are_taken() {
 #[test]
 fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
     let request = pb::CreateSessionRequest {
+        profile: String::new(),
         session_id: "a b".into(),
         model: String::new(),
         provider: Some(pb::Provider {
@@ -1016,6 +1020,7 @@ fn a_page_token_is_one_of_ours_or_empty() {
         update_time: String::new(),
         working_directory: String::new(),
         owner: String::new(),
+        profile: String::new(),
     };
     let (_, token) = Listing { size: 1, ..Listing::default() }.page(vec![one("a"), one("b")]);
     let encoded = token.as_ref().unwrap().encode();
@@ -1172,4 +1177,37 @@ fn a_title_is_short_and_of_one_line() {
     for bad in ["", "  ", "a\nb", "a\u{7}"] {
         check(bad, None);
     }
+}
+
+#[test]
+fn a_profiles_defaults_come_before_the_operators_and_its_provider_has_no_other_model() {
+    let provider = |url: &str| Some(Provider { base_url: url.into(), ..Provider::default() });
+    let operator = Defaults {
+        model: Some("theirs".into()),
+        provider: provider("http://operator"),
+        available_tools: vec!["bash".into()],
+        policy: Policy::allowing(&["shell".into()]),
+    };
+    let unchanged = operator.under(&Profile::default());
+    assert_eq!((unchanged.model, unchanged.provider), (operator.model.clone(), operator.provider.clone()));
+    assert_eq!((unchanged.available_tools, unchanged.policy), (vec!["bash".into()], operator.policy.clone()));
+    let profile = Profile {
+        provider: provider("http://profile"),
+        available_tools: Some(vec![]),
+        policy: Some(Policy::default()),
+        ..Profile::default()
+    };
+    let changed = operator.under(&profile);
+    assert_eq!((changed.model, changed.provider), (None, profile.provider.clone()));
+    assert_eq!((changed.available_tools, changed.policy), (vec![], Policy::default()));
+    let named = Profile { models: vec!["o*".into(), "o3".into()], ..Profile::default() };
+    assert_eq!(operator.under(&named).model.as_deref(), Some("o3"));
+}
+
+#[test]
+fn a_profile_that_there_is_not_is_refused_without_the_names_of_others() {
+    let profiles = Profiles::new([Profile { name: "secret-team".into(), ..Profile::default() }], None);
+    assert_eq!(asked(|checks| checks.profile("other", &profiles)), Err("profile".into()));
+    assert_eq!(asked(|checks| checks.profile("", &profiles)), Ok(None));
+    assert!(asked(|checks| checks.profile("secret-team", &profiles)).unwrap().is_some());
 }

@@ -81,6 +81,11 @@ fn rows() -> Vec<Row> {
         error(Error::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO])),
         error(Error::Exists(id()), (AlreadyExists, SessionExists, &[RESOURCE_INFO])),
         error(not_loaded(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
+        error(gone_profile(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
+        error(
+            Error::Denied(vec![Excess { field: "model".into(), allowed: "may be a, b".into() }]),
+            (PermissionDenied, PolicyDenied, &[BAD_REQUEST]),
+        ),
         error(Error::CursorExpired, (FailedPrecondition, CursorExpired, &[])),
         error(Error::TooMuchToStore, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(
@@ -190,6 +195,10 @@ fn wrong_fields_are_all_named() {
 
 fn not_loaded() -> Error {
     Error::NotLoaded { session: id(), missing: Missing::Both }
+}
+
+fn gone_profile() -> Error {
+    Error::ProfileGone { session: id(), profile: "team".into() }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     str::FromStr,
+    sync::Arc,
 };
 
 use http::Uri;
@@ -11,7 +12,7 @@ use super::{Checks, non_empty};
 use crate::{
     copilot::{Provider, Section, Settings, SystemMessage},
     grpc::pb,
-    session::{Blueprint, Change, Credentials, PERMISSION_KINDS, Policy, Rule},
+    session::{Blueprint, Change, Credentials, PERMISSION_KINDS, Policy, Profile, Profiles, Rule},
 };
 
 /// What a session gets that its request does not say.
@@ -25,6 +26,19 @@ pub struct Defaults {
     pub available_tools: Vec<String>,
     /// What tools may do.
     pub policy: Policy,
+}
+
+impl Defaults {
+    /// The same under a profile: what it says itself comes first. Its provider is not given the model of another.
+    pub(in crate::grpc) fn under(&self, profile: &Profile) -> Self {
+        let own = profile.provider.is_some();
+        Self {
+            model: profile.default_model().or_else(|| self.model.clone().filter(|_| !own)),
+            provider: profile.provider.clone().or_else(|| self.provider.clone()),
+            available_tools: profile.available_tools.clone().unwrap_or_else(|| self.available_tools.clone()),
+            policy: profile.policy.clone().unwrap_or_else(|| self.policy.clone()),
+        }
+    }
 }
 
 /// How many labels a session may have.
@@ -83,7 +97,20 @@ impl Checks {
             working_directory: self.working_directory(request.working_directory),
         };
         let operators_provider = !own_provider && settings.provider.is_some();
-        Blueprint { settings, policy, labels, operators_provider, owner: None }
+        Blueprint { settings, policy, labels, operators_provider, owner: String::new(), profile: None }
+    }
+
+    /// The operator's profile of this name; the default one if it is empty.
+    pub(in crate::grpc) fn profile(&mut self, name: &str, profiles: &Profiles) -> Option<Arc<Profile>> {
+        if name.is_empty() {
+            return profiles.unnamed();
+        }
+        let profile = profiles.named(name);
+        if profile.is_none() {
+            // The names of the others are none of the caller's business.
+            self.wrong("profile", "there is none of this name");
+        }
+        profile
     }
 
     /// What a session never has stored with it.
