@@ -39,6 +39,7 @@ methods! {
     GetMetadata<'_> => "session.getMetadata" -> Metadata;
     Compact<'_> => "session.history.compact" -> Compacted;
     Fork<'_> => "sessions.fork" -> Forked;
+    ListModels<'_> => "models.list" -> ListedModels;
     ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
     SwitchModel<'_> => "session.model.switchTo" -> serde::de::IgnoredAny;
     SetName<'_> => "session.name.set" -> serde::de::IgnoredAny;
@@ -350,6 +351,88 @@ pub struct Fork<'a> {
 pub struct Forked {
     /// The copy.
     pub session_id: String,
+}
+
+/// Asks GitHub which models an account has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListModels<'a> {
+    /// The account; the one that the CLI was started with, if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_hub_token: Option<&'a super::Secret>,
+}
+
+/// The answer to [`ListModels`].
+#[derive(Debug, Deserialize)]
+pub struct ListedModels {
+    /// The models.
+    pub models: Vec<Model>,
+}
+
+/// A model.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Model {
+    /// Its id.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// What the account's policy says of it.
+    pub policy: Option<ModelPolicy>,
+    /// What it costs.
+    pub billing: Option<Billing>,
+    /// How hard it can think.
+    pub supported_reasoning_efforts: Vec<String>,
+    /// How hard it thinks by itself.
+    pub default_reasoning_effort: Option<String>,
+}
+
+/// What a model can do.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Capabilities {
+    /// What it understands.
+    pub supports: Supports,
+    /// How much it can take.
+    pub limits: ModelLimits,
+}
+
+/// What a model understands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Supports {
+    /// Whether it can see images.
+    pub vision: bool,
+}
+
+/// How much a model can take, in tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ModelLimits {
+    /// Of a prompt.
+    pub max_prompt_tokens: Option<i64>,
+    /// Of an answer.
+    pub max_output_tokens: Option<i64>,
+    /// Of a whole conversation.
+    pub max_context_window_tokens: Option<i64>,
+}
+
+/// What an account's policy says of a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ModelPolicy {
+    /// `enabled`, `disabled` or `unconfigured`.
+    pub state: String,
+}
+
+/// What a model costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Billing {
+    /// How many premium requests a call counts for.
+    pub multiplier: Option<f64>,
 }
 
 /// Reads a page of a stored history, without loading the session. CLIs from 1.0.86 on.

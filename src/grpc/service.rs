@@ -258,6 +258,20 @@ impl CopilotService for Service {
         }))
     }
 
+    async fn list_models(
+        &self,
+        request: Request<pb::ListModelsRequest>,
+    ) -> Result<Response<pb::ListModelsResponse>, Status> {
+        let request = request.into_inner();
+        let mut checks = Checks::default();
+        let profile = checks.profile(&request.profile, self.sessions.profiles());
+        let token = checks.github_token(request.github_token);
+        checks.done(Some(())).map_err(status::invalid)?;
+        let models = self.sessions.models(profile.as_deref(), token, self.defaults.model.as_deref()).await;
+        let models = models.map_err(refused)?.into_iter().map(convert::model).collect();
+        Ok(Response::new(pb::ListModelsResponse { models }))
+    }
+
     async fn abort_turn(
         &self,
         request: Request<pb::AbortTurnRequest>,

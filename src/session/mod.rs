@@ -2,7 +2,8 @@
 //! Knows neither protobuf nor sockets.
 //!
 //! [`Sessions`] is the room's door; [`stored`] is the part of it that deals with what the CLI has stored, [`listing`]
-//! lists that, with a [`catalogue`] as its memory, and [`history`] reads its conversations. A [`live`] session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
+//! lists that, with a [`catalogue`] as its memory, [`history`] reads its conversations, [`models`]
+//! tells which models there are. A [`live`] session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
 //! [`handle`] is what the caller holds of it. [`blueprint`], [`turn`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`] and
 //! the catalogue are pure.
 
@@ -17,6 +18,7 @@ mod key;
 mod list;
 mod listing;
 mod live;
+mod models;
 mod policy;
 mod profile;
 pub mod queue;
@@ -46,6 +48,7 @@ use blueprint::Record;
 use catalogue::Catalogue;
 use hub::Filter;
 use live::Session;
+use models::Models;
 use registry::Registry;
 use runner::Runner;
 use stored::stored_summary;
@@ -90,6 +93,7 @@ struct Inner {
     /// Held by whoever asks the CLI for a list.
     listing: tokio::sync::Mutex<()>,
     profiles: Profiles,
+    models: Models,
     /// Turns, and whatever else must be finished before the server may go.
     tasks: TaskTracker,
     /// Cancelled when nothing new is taken on.
@@ -143,6 +147,7 @@ impl Sessions {
                 limits,
                 operator,
                 profiles,
+                models: Models::default(),
                 catalogue: Mutex::default(),
                 listing: tokio::sync::Mutex::default(),
                 tasks: TaskTracker::new(),

@@ -62,7 +62,13 @@ impl Excess {
 impl Profile {
     /// The model of sessions that name none: the first that is no pattern.
     pub fn default_model(&self) -> Option<String> {
-        self.models.iter().find(|model| !model.contains(['*', '?'])).cloned()
+        self.plain_models().first().map(|model| (*model).to_owned())
+    }
+
+    /// Its models that are no patterns.
+    pub(super) fn plain_models(&self) -> Vec<&str> {
+        let plain = self.models.iter().filter(|model| !model.contains(['*', '?']));
+        plain.map(String::as_str).collect()
     }
 
     /// The session under this profile, or what of it goes beyond. It has been given the profile's defaults.

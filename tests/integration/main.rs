@@ -8,6 +8,7 @@ mod errors;
 mod faults;
 mod history;
 mod listing;
+mod models;
 mod process;
 mod profiles;
 mod prompts;

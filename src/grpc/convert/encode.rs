@@ -10,6 +10,7 @@ use crate::{
     copilot::{
         Event,
         event::{self, Payload},
+        method::Model,
     },
     grpc::{pb, status::cut},
     session::{
@@ -55,6 +56,23 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
         working_directory: summary.working_directory,
         owner: summary.owner,
         profile: summary.profile,
+    }
+}
+
+/// A model.
+pub(in crate::grpc) fn model(model: Model) -> pb::Model {
+    let limits = model.capabilities.limits;
+    pb::Model {
+        id: model.id,
+        name: model.name,
+        vision: model.capabilities.supports.vision,
+        reasoning_efforts: model.supported_reasoning_efforts,
+        default_reasoning_effort: model.default_reasoning_effort.unwrap_or_default(),
+        max_prompt_tokens: limits.max_prompt_tokens.unwrap_or_default(),
+        max_output_tokens: limits.max_output_tokens.unwrap_or_default(),
+        max_context_window_tokens: limits.max_context_window_tokens.unwrap_or_default(),
+        billing_multiplier: model.billing.and_then(|billing| billing.multiplier),
+        policy_state: model.policy.map(|policy| policy.state).unwrap_or_default(),
     }
 }
 

@@ -10,7 +10,7 @@ use http::Uri;
 
 use super::{Checks, non_empty};
 use crate::{
-    copilot::{Provider, Section, Settings, SystemMessage},
+    copilot::{Provider, Secret, Section, Settings, SystemMessage},
     grpc::pb,
     session::{Blueprint, Change, Credentials, PERMISSION_KINDS, Policy, Profile, Profiles, Rule},
 };
@@ -111,6 +111,11 @@ impl Checks {
             self.wrong("profile", "there is none of this name");
         }
         profile
+    }
+
+    /// A GitHub token of the caller's own.
+    pub(in crate::grpc) fn github_token(&mut self, token: String) -> Option<Secret> {
+        self.secret("github_token", token)
     }
 
     /// What a session never has stored with it.
