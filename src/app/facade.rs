@@ -80,6 +80,7 @@ impl Facade {
         let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, |sink| {
             Backend::spawn(backend_config, sink)
         });
+        sessions.keep_clean(config.cleanup);
         let setup = server::Setup {
             sessions: sessions.clone(),
             turn_timeout: config.turn_timeout,

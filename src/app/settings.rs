@@ -129,6 +129,42 @@ const SETTINGS: &[Setting] = &[
         help: "Time that running turns get to finish after SIGTERM",
     },
     Setting {
+        key: "close_idle_after",
+        value: "DURATION",
+        default: None,
+        help: "Close sessions in which nothing has happened for so long; they are loaded again when used",
+    },
+    Setting {
+        key: "delete_idle_after",
+        value: "DURATION",
+        default: None,
+        help: "Delete sessions in which nothing has happened for so long, with their history",
+    },
+    Setting {
+        key: "delete_after_age",
+        value: "DURATION",
+        default: None,
+        help: "Delete sessions so long after their creation, with their history",
+    },
+    Setting {
+        key: "max_stored_sessions",
+        value: "COUNT",
+        default: None,
+        help: "Beyond so many stored sessions, delete those in which nothing has happened for longest",
+    },
+    Setting {
+        key: "cleanup_interval",
+        value: "DURATION",
+        default: Some("1m"),
+        help: "How often to look for sessions to close or delete",
+    },
+    Setting {
+        key: "cleanup_dry_run",
+        value: BOOL,
+        default: Some("false"),
+        help: "Only log which sessions would be closed or deleted",
+    },
+    Setting {
         key: "log_format",
         value: "human|json",
         default: Some("human"),

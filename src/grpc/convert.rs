@@ -7,7 +7,9 @@ mod parse;
 
 pub use parse::Defaults;
 
-pub(super) use encode::{MAX_NAME, history_token, model, session, session_event, turn_failure, turn_result};
+pub(super) use encode::{
+    MAX_NAME, cleanup, history_token, model, session, session_event, turn_failure, turn_result,
+};
 pub(super) use parse::Checks;
 
 #[cfg(test)]

@@ -288,6 +288,7 @@ impl CopilotService for Service {
         let info = pb::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             backends: vec![backend(&self.sessions)],
+            cleanup: self.sessions.cleanup().map(convert::cleanup),
         };
         Ok(Response::new(info))
     }

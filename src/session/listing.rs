@@ -72,6 +72,29 @@ impl Sessions {
         Ok((page, next))
     }
 
+    /// All stored sessions of a tenant, without titles; labels, owner and profile only `with_notes`.
+    pub(super) async fn stored_sessions(
+        &self,
+        tenant: Tenant,
+        with_notes: bool,
+    ) -> Result<Vec<Summary>, Error> {
+        self.look_at_list().await?;
+        let mut stored = self.outlines(tenant, &Selection::default()).await?;
+        if with_notes {
+            let keys: Vec<_> =
+                stored.iter().map(|session| SessionKey::new(tenant, session.id.clone())).collect();
+            self.look_at_notes(&keys.iter().map(SessionKey::cli_id).collect::<Vec<_>>()).await?;
+            self.catalogue(|catalogue| {
+                for (session, key) in stored.iter_mut().zip(&keys) {
+                    if let Some(card) = catalogue.card(key.cli_id()) {
+                        note(session, card);
+                    }
+                }
+            });
+        }
+        Ok(stored)
+    }
+
     /// The stored sessions that are wanted, without what has not been needed to tell.
     async fn outlines(&self, tenant: Tenant, wanted: &Selection) -> Result<Vec<Summary>, Error> {
         let mut outlines = self.catalogue(|catalogue| {

@@ -21,6 +21,7 @@ use super::{
     current::{Current, Outcome, Progress, Signals, UNLOADED},
     error::{Error, TurnCause, TurnError},
     hub::Publisher,
+    janitor::Rest,
     key::{SessionId, SessionKey},
     list::{SessionState, Summary},
     queue::{Queue, Ticket},
@@ -430,6 +431,24 @@ impl Session {
             _ = granted => Ok(place),
             cause = deadline.passed() => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
         }
+    }
+
+    /// A place in the queue, if nobody has one.
+    pub(super) fn try_place(self: &Arc<Self>) -> Option<Place> {
+        let (wake, _granted) = oneshot::channel();
+        let mut state = self.lock();
+        if state.queue.is_busy() {
+            return None;
+        }
+        let (ticket, _) = state.queue.join(wake).ok()?;
+        drop(state);
+        Some(Place { session: self.clone(), ticket })
+    }
+
+    /// How it rests.
+    pub(super) fn rest(&self) -> Rest {
+        let state = self.lock();
+        Rest::since(state.last_heard, state.link.is_some(), state.stored, state.queue.is_busy())
     }
 
     /// Joins the queue. The receiver fires when it is this turn's time.

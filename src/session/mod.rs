@@ -3,7 +3,7 @@
 //!
 //! [`Sessions`] is the room's door; [`stored`] is the part of it that deals with what the CLI has stored, [`listing`]
 //! lists that, with a [`catalogue`] as its memory, [`history`] reads its conversations, [`models`]
-//! tells which models there are. A [`live`] session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
+//! tells which models there are, and the [`janitor`] clears up. A [`live`] session holds its queue and its [`current`] turn; a [`runner`] task carries each turn from acceptance to rest, and a
 //! [`handle`] is what the caller holds of it. [`blueprint`], [`turn`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`] and
 //! the catalogue are pure.
 
@@ -14,6 +14,7 @@ mod error;
 mod handle;
 mod history;
 pub mod hub;
+mod janitor;
 mod key;
 mod list;
 mod listing;
@@ -58,6 +59,7 @@ pub use current::Outcome;
 pub use error::{Delivery, Error, TurnCause, TurnError};
 pub use handle::Turn;
 pub use history::Place as HistoryPlace;
+pub use janitor::{Cleanup, Rules};
 pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
 pub use list::{Listing, Order, PageToken, Selection, SessionState, Span, Summary};
 pub use policy::{KINDS as PERMISSION_KINDS, Policy, Rule};
@@ -94,6 +96,7 @@ struct Inner {
     listing: tokio::sync::Mutex<()>,
     profiles: Profiles,
     models: Models,
+    cleanup: Mutex<Option<Cleanup>>,
     /// Turns, and whatever else must be finished before the server may go.
     tasks: TaskTracker,
     /// Cancelled when nothing new is taken on.
@@ -148,6 +151,7 @@ impl Sessions {
                 operator,
                 profiles,
                 models: Models::default(),
+                cleanup: Mutex::default(),
                 catalogue: Mutex::default(),
                 listing: tokio::sync::Mutex::default(),
                 tasks: TaskTracker::new(),

@@ -204,6 +204,11 @@ impl Profiles {
         self.default.clone()
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Profile> {
+        self.named.values().map(Arc::as_ref)
+    }
+
     /// Replaces every secret of every profile that stands in a text.
     pub(super) fn redact(&self, text: &str) -> String {
         self.named.values().fold(text.to_owned(), |text, profile| profile.redact(&text))

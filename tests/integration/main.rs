@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
 mod architecture;
+mod cleanup;
 mod discovery;
 mod errors;
 mod faults;

@@ -3,13 +3,13 @@
 //! They have neither flags nor variables. Keys and tokens do not stand in them: a file or a variable does, by its name, and
 //! is read once, here.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use toml::{Table, Value};
 use zeroize::Zeroizing;
 
 use super::{
-    HOUR,
+    AGES,
     text::{DURATION, any, base_url, headers, one_of, tokens, tool, within},
 };
 use crate::{
@@ -17,9 +17,6 @@ use crate::{
     copilot::{Provider, Secret, SystemMessage},
     session::{PERMISSION_KINDS, Policy, Profile, Rule},
 };
-
-/// A session that lives shorter than its first turn is of no use, but tests have some; a thousand years is for ever.
-const AGES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1000 * 365 * 24 * HOUR);
 
 /// The profiles of the file.
 pub(super) fn profiles(values: &mut Values<'_>) -> Vec<Profile> {

@@ -123,6 +123,12 @@ const ROWS: &[Row] = &[
     row!(max_frame_size = "1 GiB", "'1gib'" => "1073741824"),
     row!(start_timeout = "500ms", "'500ms'" => "500ms"),
     row!(grace_period = "0s", "'0s'" => "0ns"),
+    row!(close_idle_after = "1h", "'1h'" => "Some(3600s)", seen |config| format!("{:?}", config.cleanup.close_idle_after)),
+    row!(delete_idle_after = "7d", "'7d'" => "Some(604800s)", seen |config| format!("{:?}", config.cleanup.delete_idle_after)),
+    row!(delete_after_age = "30d", "'30d'" => "Some(2592000s)", seen |config| format!("{:?}", config.cleanup.delete_after_age)),
+    row!(max_stored_sessions = "7", "7" => "Some(7)", seen |config| format!("{:?}", config.cleanup.max_stored)),
+    row!(cleanup_interval = "5s", "'5s'" => "5s", seen |config| format!("{:?}", config.cleanup.interval)),
+    row!(cleanup_dry_run = "true", "true" => "true", seen |config| format!("{:?}", config.cleanup.dry_run)),
     row!(log_format = "json", "'json'" => "Json"),
     row!(log_level = "warn,copilot_grpc=trace", "'warn,copilot_grpc=trace'" => r#""warn,copilot_grpc=trace""#),
 ];

@@ -14,8 +14,8 @@ use crate::{
     },
     grpc::{pb, status::cut},
     session::{
-        Delivery, HistoryPlace, Remains, SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult,
-        Usage,
+        Cleanup, Delivery, HistoryPlace, Remains, SessionId, SessionState, Summary, ToolCall, TurnError,
+        TurnResult, Usage,
     },
 };
 
@@ -56,6 +56,18 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
         working_directory: summary.working_directory,
         owner: summary.owner,
         profile: summary.profile,
+    }
+}
+
+/// What was cleared up.
+pub(in crate::grpc) fn cleanup(cleanup: Cleanup) -> pb::CleanupStatus {
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    pb::CleanupStatus {
+        closed: count(cleanup.closed),
+        deleted: count(cleanup.deleted),
+        failed: count(cleanup.failed),
+        last_run_time: cleanup.last_run.map(Timestamp::from),
+        dry_run: cleanup.dry_run,
     }
 }
 
