@@ -6,6 +6,7 @@
 //! (`copilot help providers`), so that what works with `copilot` works with the facade. Nothing here starts, binds or
 //! logs anything.
 
+mod profiles;
 mod text;
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
@@ -16,7 +17,7 @@ use zeroize::Zeroizing;
 use super::settings::{ConfigError, Environment, Values};
 use crate::{
     copilot::{Provider, Secret},
-    session::PERMISSION_KINDS,
+    session::{PERMISSION_KINDS, Profiles, Rules},
 };
 use text::{
     BYTES, COUNT, DURATION, any, base_url, headers, list, listen_address, log_directives, one_of, tokens,
@@ -42,6 +43,8 @@ pub struct Config {
     pub available_tools: Vec<String>,
     /// What sessions may do whose request has no permission policy: of `PERMISSIONS`.
     pub allow_permissions: Vec<String>,
+    /// The operator's profiles.
+    pub profiles: Profiles,
     /// The deadline of a turn that brings none.
     pub turn_timeout: Duration,
     /// How long requests to the callers wait for an answer, in sessions that do not say.
@@ -58,6 +61,8 @@ pub struct Config {
     pub start_timeout: Duration,
     /// Time that running turns get to finish after SIGTERM; zero cuts them off.
     pub grace_period: Duration,
+    /// When sessions are closed and deleted by themselves.
+    pub cleanup: Rules,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// What is logged: directives that `tracing_subscriber::EnvFilter` accepts.
@@ -114,6 +119,7 @@ impl Config {
         let state_dir = state_dir(values);
         let available_tools = values.read("available_tools", |text| list(text, tool));
         let allow_permissions = values.read("allow_permissions", |text| list(text, one_of(PERMISSION_KINDS)));
+        let profiles = profiles(values);
         let turn_timeout = values.read("turn_timeout", within(TURN_TIMEOUTS, DURATION));
         let request_timeout = values.read("request_timeout", within(REQUEST_TIMEOUTS, DURATION));
         let max_queued_turns = values.read("max_queued_turns", within(QUEUED_TURNS, COUNT));
@@ -122,6 +128,7 @@ impl Config {
         let max_frame_size = values.read("max_frame_size", within(FRAME_SIZES, BYTES));
         let start_timeout = values.read("start_timeout", within(START_TIMEOUTS, DURATION));
         let grace_period = values.read("grace_period", within(GRACE_PERIODS, DURATION));
+        let cleanup = cleanup(values);
         let log_format = values.read("log_format", LogFormat::from_str);
         let log_level = values.read("log_level", log_directives);
         let (provider, model) = provider(values);
@@ -134,6 +141,7 @@ impl Config {
             state_dir: state_dir?,
             available_tools: available_tools.unwrap_or_default(),
             allow_permissions: allow_permissions.unwrap_or_default(),
+            profiles,
             turn_timeout: turn_timeout?,
             request_timeout: request_timeout?,
             max_queued_turns: max_queued_turns?,
@@ -142,6 +150,7 @@ impl Config {
             max_frame_size: max_frame_size?,
             start_timeout: start_timeout?,
             grace_period: grace_period?,
+            cleanup: cleanup?,
             log_format: log_format?,
             log_level: log_level?,
             provider,
@@ -163,6 +172,13 @@ const REQUEST_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Du
 const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(HOUR);
 /// Zero: at SIGTERM running turns are cut off at once. No turn needs longer than the longest `turn_timeout`.
 const GRACE_PERIODS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * HOUR);
+/// A session that lives shorter than its first turn is of no use, but tests have some; a thousand years is for ever.
+const AGES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1000 * 365 * 24 * HOUR);
+/// More often than this it would do nothing else; less often than daily, disks fill up between.
+const CLEANUP_INTERVALS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(24 * HOUR);
+/// No CLI lists more than this in a bearable time.
+const STORED_SESSIONS: RangeInclusive<usize> = 1..=10_000_000;
 /// Without one waiting turn, two callers of a session could not take turns; ten thousand hide a jam.
 const QUEUED_TURNS: RangeInclusive<usize> = 1..=10_000;
 /// Beyond a million, what is kept for each session would no longer fit a usual machine.
@@ -198,6 +214,27 @@ fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
         Err(error) => values.refuse(FILE, format!("the file cannot be read: {error}")),
     }
     None
+}
+
+fn cleanup(values: &mut Values<'_>) -> Option<Rules> {
+    let close_idle_after = values.read("close_idle_after", within(AGES, DURATION));
+    let delete_idle_after = values.read("delete_idle_after", within(AGES, DURATION));
+    let delete_after_age = values.read("delete_after_age", within(AGES, DURATION));
+    let max_stored = values.read("max_stored_sessions", within(STORED_SESSIONS, COUNT));
+    let interval = values.read("cleanup_interval", within(CLEANUP_INTERVALS, DURATION));
+    let dry_run = values.read("cleanup_dry_run", truth);
+    let (interval, dry_run) = (interval?, dry_run?);
+    Some(Rules { close_idle_after, delete_idle_after, delete_after_age, max_stored, interval, dry_run })
+}
+
+/// The profiles, of which `default_profile` must be one.
+fn profiles(values: &mut Values<'_>) -> Profiles {
+    let profiles = profiles::profiles(values);
+    let default = values.read("default_profile", |name| {
+        let is_there = profiles.iter().any(|profile| profile.name == name);
+        is_there.then(|| name.to_owned()).ok_or_else(|| format!("there is no [profiles.{name}] in the file"))
+    });
+    Profiles::new(profiles, default.as_deref())
 }
 
 fn refuse_two_clis(values: &mut Values<'_>) {

@@ -77,8 +77,10 @@ impl Facade {
         };
         let backend_config =
             backend::Config { name: "cli-0".into(), source, max_frame: config.max_frame_size };
-        let sessions =
-            Sessions::new(limits, config.provider.clone(), |sink| Backend::spawn(backend_config, sink));
+        let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, |sink| {
+            Backend::spawn(backend_config, sink)
+        });
+        sessions.keep_clean(config.cleanup);
         let setup = server::Setup {
             sessions: sessions.clone(),
             turn_timeout: config.turn_timeout,

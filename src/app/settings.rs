@@ -86,6 +86,12 @@ const SETTINGS: &[Setting] = &[
         help: "What sessions without a permission policy may do: shell, write, read, mcp, url, memory, custom-tool",
     },
     Setting {
+        key: "default_profile",
+        value: "NAME",
+        default: None,
+        help: "The profile, of those in the file, of sessions whose request names none",
+    },
+    Setting {
         key: "turn_timeout",
         value: "DURATION",
         default: Some("10m"),
@@ -129,6 +135,42 @@ const SETTINGS: &[Setting] = &[
         help: "Time that running turns get to finish after SIGTERM",
     },
     Setting {
+        key: "close_idle_after",
+        value: "DURATION",
+        default: None,
+        help: "Close sessions in which nothing has happened for so long; they are loaded again when used",
+    },
+    Setting {
+        key: "delete_idle_after",
+        value: "DURATION",
+        default: None,
+        help: "Delete sessions in which nothing has happened for so long, with their history",
+    },
+    Setting {
+        key: "delete_after_age",
+        value: "DURATION",
+        default: None,
+        help: "Delete sessions so long after their creation, with their history",
+    },
+    Setting {
+        key: "max_stored_sessions",
+        value: "COUNT",
+        default: None,
+        help: "Beyond so many stored sessions, delete those in which nothing has happened for longest",
+    },
+    Setting {
+        key: "cleanup_interval",
+        value: "DURATION",
+        default: Some("1m"),
+        help: "How often to look for sessions to close or delete",
+    },
+    Setting {
+        key: "cleanup_dry_run",
+        value: BOOL,
+        default: Some("false"),
+        help: "Only log which sessions would be closed or deleted",
+    },
+    Setting {
         key: "log_format",
         value: "human|json",
         default: Some("human"),
@@ -151,6 +193,8 @@ const STATE_DIR: &str = "$XDG_STATE_HOME/copilot-grpc or $HOME/.local/state/copi
 
 const PREFIX: &str = "COPILOT_GRPC_";
 const CONFIG: &str = "config";
+/// The table of the file that has no flag and no variable; `config::profiles` reads it.
+const PROFILES: &str = "profiles";
 /// The variable of the file's name.
 const CONFIG_VARIABLE: &str = "COPILOT_GRPC_CONFIG";
 /// The variable of the clients' `--server`: no setting, but not unknown either, as one shell may run both
@@ -315,6 +359,8 @@ impl From<Mistake> for ConfigError {
 pub(super) struct Values<'e> {
     env: &'e dyn Environment,
     given: BTreeMap<&'static str, Given>,
+    /// The file's table of profiles, and the file.
+    profiles: Option<(PathBuf, toml::Table)>,
     mistakes: Vec<Mistake>,
 }
 
@@ -328,7 +374,7 @@ impl<'e> Values<'e> {
     /// Asks the three sources. What one of them overrides is not looked at any further: a wrong value that
     /// does not count is no mistake.
     pub(super) fn collect(flags: &ArgMatches, env: &'e dyn Environment) -> Self {
-        let mut values = Self { env, given: BTreeMap::new(), mistakes: Vec::new() };
+        let mut values = Self { env, given: BTreeMap::new(), profiles: None, mistakes: Vec::new() };
         if let Some((origin, path)) = config_file(flags, env) {
             values.add_file(origin, &path);
         }
@@ -357,11 +403,19 @@ impl<'e> Values<'e> {
             }
         };
         for (key, value) in table {
+            if let (PROFILES, toml::Value::Table(profiles)) = (key.as_str(), &value) {
+                self.profiles = Some((file.into(), profiles.clone()));
+                continue;
+            }
             let origin = Origin::Key { file: file.into(), key: key.clone() };
             match SETTINGS.iter().find(|setting| setting.key == key) {
                 Some(setting) => self.give(setting, origin, text_of(setting, value)),
                 None => {
-                    let problem = unknown("key", &key, SETTINGS.iter().map(|setting| setting.key.into()));
+                    let problem = unknown(
+                        "key",
+                        &key,
+                        SETTINGS.iter().map(|setting| setting.key.into()).chain([PROFILES.into()]),
+                    );
                     self.mistakes.push(Mistake::new(origin, problem));
                 }
             }
@@ -490,6 +544,16 @@ impl<'e> Values<'e> {
         self.mistakes.push(Mistake::new(origin, problem));
     }
 
+    /// Notes a mistake.
+    pub(super) fn note(&mut self, mistake: Mistake) {
+        self.mistakes.push(mistake);
+    }
+
+    /// The file's table of profiles, and the file.
+    pub(super) fn profiles(&mut self) -> Option<(PathBuf, toml::Table)> {
+        self.profiles.take()
+    }
+
     pub(super) fn env(&self) -> &'e dyn Environment {
         self.env
     }
@@ -537,7 +601,7 @@ fn is_service_link(name: &str, env: &dyn Environment) -> bool {
         || name.split_once("_PORT_").is_some_and(|(_, port)| port.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-fn unknown(kind: &str, name: &str, known: impl Iterator<Item = String>) -> String {
+pub(super) fn unknown(kind: &str, name: &str, known: impl Iterator<Item = String>) -> String {
     let nearest = known.map(|other| (distance(name, &other), other)).min();
     match nearest {
         Some((distance, other)) if distance <= MAX_TYPOS => format!("unknown {kind}; did you mean {other}?"),

@@ -75,7 +75,7 @@ pub trait Sink: Send + Sync + 'static {
 }
 
 /// Tells the links of a backend apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkId(u64);
 
 /// Why a call to the CLI has no result.

@@ -40,11 +40,14 @@ methods! {
     IsProcessing<'_> => "session.metadata.isProcessing" -> Processing;
     Delete<'_> => "session.delete" -> Done;
     List => "session.list" -> Listed;
+    Index => "sessions.list" -> Listed;
     GetMetadata<'_> => "session.getMetadata" -> Metadata;
     Compact<'_> => "session.history.compact" -> Compacted;
     Fork<'_> => "sessions.fork" -> Forked;
+    ListModels<'_> => "models.list" -> ListedModels;
     ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
     SwitchModel<'_> => "session.model.switchTo" -> serde::de::IgnoredAny;
+    SetName<'_> => "session.name.set" -> serde::de::IgnoredAny;
     Detach<'_> => "session.detach" -> Done;
     Destroy<'_> => "session.destroy" -> Done;
     UpdateClientMetadata<'_> => "session.metadata.updateClientMetadata" -> serde::de::IgnoredAny;
@@ -318,7 +321,16 @@ pub struct Done {
 #[derive(Debug, Serialize)]
 pub struct List {}
 
-/// The answer to [`List`].
+/// Lists the same sessions in less than a third of the time (0.65 s for 10,000 where [`List`] takes 2.1 s, observed on
+/// 1.0.102), but only their ids and times, if `metadata_limit` is 0.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Of how many sessions all is told.
+    pub metadata_limit: u32,
+}
+
+/// The answer to [`List`] and [`Index`].
 #[derive(Debug, Deserialize)]
 pub struct Listed {
     /// The sessions, newest first.
@@ -401,6 +413,88 @@ pub struct Forked {
     pub session_id: String,
 }
 
+/// Asks GitHub which models an account has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListModels<'a> {
+    /// The account; the one that the CLI was started with, if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_hub_token: Option<&'a super::Secret>,
+}
+
+/// The answer to [`ListModels`].
+#[derive(Debug, Deserialize)]
+pub struct ListedModels {
+    /// The models.
+    pub models: Vec<Model>,
+}
+
+/// A model.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Model {
+    /// Its id.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// What the account's policy says of it.
+    pub policy: Option<ModelPolicy>,
+    /// What it costs.
+    pub billing: Option<Billing>,
+    /// How hard it can think.
+    pub supported_reasoning_efforts: Vec<String>,
+    /// How hard it thinks by itself.
+    pub default_reasoning_effort: Option<String>,
+}
+
+/// What a model can do.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Capabilities {
+    /// What it understands.
+    pub supports: Supports,
+    /// How much it can take.
+    pub limits: ModelLimits,
+}
+
+/// What a model understands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Supports {
+    /// Whether it can see images.
+    pub vision: bool,
+}
+
+/// How much a model can take, in tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ModelLimits {
+    /// Of a prompt.
+    pub max_prompt_tokens: Option<i64>,
+    /// Of an answer.
+    pub max_output_tokens: Option<i64>,
+    /// Of a whole conversation.
+    pub max_context_window_tokens: Option<i64>,
+}
+
+/// What an account's policy says of a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ModelPolicy {
+    /// `enabled`, `disabled` or `unconfigured`.
+    pub state: String,
+}
+
+/// What a model costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Billing {
+    /// How many premium requests a call counts for.
+    pub multiplier: Option<f64>,
+}
+
 /// Reads a page of a stored history, without loading the session. CLIs from 1.0.86 on.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -439,6 +533,17 @@ pub struct SwitchModel<'a> {
     pub session_id: &'a str,
     /// The model.
     pub model_id: &'a str,
+}
+
+/// Gives a loaded session a title for good: the CLI does not make one up after that. It takes more than the 100 characters
+/// that its schema allows (observed).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetName<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The title; not empty.
+    pub name: &'a str,
 }
 
 /// Leaves a session. The CLI closes it when the last connection has left it; its history stays.

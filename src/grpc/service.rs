@@ -15,7 +15,7 @@ use super::{
 use crate::{
     backend::State,
     copilot::{method::Compacted, version::missing_features},
-    session::{self, Error, SessionId, Sessions, Tenant, Told, Turn, Watch, Watched, hub::Filter},
+    session::{Error, SessionId, Sessions, Tenant, Told, Turn, Watch, Watched, hub::Filter},
 };
 
 /// The service.
@@ -64,8 +64,13 @@ impl CopilotService for Service {
         let request_id = checks.request_id(&request.request_id, &request);
         let id = checks.new_session_id(&request.session_id, request.resume_if_exists);
         let resume = id.clone().filter(|_| request.resume_if_exists);
-        let blueprint = checks.blueprint(request, &self.defaults);
-        let blueprint = checks.done(Some(blueprint)).map_err(status::invalid)?;
+        let profile = checks.profile(&request.profile, self.sessions.profiles());
+        let defaults = profile.as_deref().map(|profile| self.defaults.under(profile));
+        let blueprint = checks.blueprint(request, defaults.as_ref().unwrap_or(&self.defaults));
+        let mut blueprint = checks.done(Some(blueprint)).map_err(status::invalid)?;
+        if let Some(profile) = profile {
+            blueprint = profile.tighten(blueprint).map_err(|excesses| refused(Error::Denied(excesses)))?;
+        }
         let (session, resumed) = match resume {
             Some(id) => {
                 let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
@@ -124,14 +129,10 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        let request = request.into_inner();
         let mut checks = Checks::default();
-        let size = checks.page_size(request.page_size);
-        let after = checks.page_token(&request.page_token);
-        let wanted = checks.selection(request.labels, request.states);
-        let wanted = checks.done(Some(wanted)).map_err(status::invalid)?;
-        let sessions = self.sessions.list(Tenant::ONLY, &wanted).await.map_err(refused)?;
-        let (page, next) = session::page(sessions, size, after.as_ref());
+        let listing = checks.listing(request.into_inner());
+        let listing = checks.done(Some(listing)).map_err(status::invalid)?;
+        let (page, next) = self.sessions.list(Tenant::ONLY, &listing).await.map_err(refused)?;
         Ok(Response::new(pb::ListSessionsResponse {
             sessions: page.into_iter().map(convert::session).collect(),
             next_page_token: next.map(|token| token.encode()).unwrap_or_default(),
@@ -262,13 +263,27 @@ impl CopilotService for Service {
         let after = checks.history_token(&request.session_id, &request.page_token);
         let wanted = checks.filter(request.event_types, false);
         let id = checks.done(id).map_err(status::invalid)?;
-        let page = self.sessions.history(Tenant::ONLY, &id, after.as_deref(), size).await;
+        let page = self.sessions.history(Tenant::ONLY, &id, after.as_ref(), size).await;
         let (events, next) = page.map_err(refused)?;
         let events = events.into_iter().filter(|event| wanted.wants(event));
         Ok(Response::new(pb::ListEventsResponse {
             events: events.map(|event| convert::stored_event(&id, event)).collect(),
             next_page_token: convert::history_token(&id, next),
         }))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<pb::ListModelsRequest>,
+    ) -> Result<Response<pb::ListModelsResponse>, Status> {
+        let request = request.into_inner();
+        let mut checks = Checks::default();
+        let profile = checks.profile(&request.profile, self.sessions.profiles());
+        let token = checks.github_token(request.github_token);
+        checks.done(Some(())).map_err(status::invalid)?;
+        let models = self.sessions.models(profile.as_deref(), token, self.defaults.model.as_deref()).await;
+        let models = models.map_err(refused)?.into_iter().map(convert::model).collect();
+        Ok(Response::new(pb::ListModelsResponse { models }))
     }
 
     async fn abort_turn(
@@ -287,6 +302,7 @@ impl CopilotService for Service {
         let info = pb::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             backends: vec![backend(&self.sessions)],
+            cleanup: self.sessions.cleanup().map(convert::cleanup),
         };
         Ok(Response::new(info))
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     backend,
     copilot::{AgentFailure, Rejection, failure::AgentCause},
-    session::{Error, SessionId, Settlement, TurnCause, TurnError},
+    session::{Error, Excess, SessionId, Settlement, TurnCause, TurnError},
 };
 
 /// `google.rpc.ErrorInfo.domain` of all our errors.
@@ -113,16 +113,19 @@ pub(super) fn invalid(violations: Vec<Violation>) -> Status {
     bad_request(message.join("; "), &violations).into_status()
 }
 
-fn bad_request(message: String, violations: &[Violation]) -> Problem {
+fn bad_request(message: String, wrong: &[Violation]) -> Problem {
+    Problem::new(Code::InvalidArgument, ErrorReason::InvalidField, message)
+        .detail("google.rpc.BadRequest", &violations(wrong))
+}
+
+fn violations(violations: &[Violation]) -> rpc::BadRequest {
     let field_violations =
         violations.iter().take(MAX_VIOLATIONS).map(|violation| rpc::bad_request::FieldViolation {
             field: cut(&violation.field, MAX_NAME).into(),
             description: cut(&violation.description, MAX_DESCRIPTION).into(),
             ..Default::default()
         });
-    let bad_request = rpc::BadRequest { field_violations: field_violations.collect() };
-    Problem::new(Code::InvalidArgument, ErrorReason::InvalidField, message)
-        .detail("google.rpc.BadRequest", &bad_request)
+    rpc::BadRequest { field_violations: field_violations.collect() }
 }
 
 /// The field that the CLI complains of, as far as its words show.
@@ -152,6 +155,10 @@ pub(super) fn of(error: &Error) -> Status {
         Error::NotLoaded { session, .. } => {
             Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, error).session(session)
         }
+        Error::ProfileGone { session, .. } => {
+            Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, error).session(session)
+        }
+        Error::Denied(excesses) => denied(error, excesses),
         Error::Unfit(unfit) => wrong_field(unfit.field, error),
         Error::CursorExpired => Problem::new(Code::FailedPrecondition, ErrorReason::CursorExpired, error),
         Error::NoSuchRequest { session, .. } => {
@@ -194,6 +201,15 @@ pub(super) fn of(error: &Error) -> Status {
 fn wrong_field(field: &str, error: &Error) -> Problem {
     let violation = Violation { field: field.into(), description: error.to_string() };
     bad_request(error.to_string(), &[violation])
+}
+
+/// A request goes beyond its profile.
+fn denied(error: &Error, excesses: &[Excess]) -> Problem {
+    let violation =
+        |Excess { field, allowed }: &Excess| Violation { field: field.clone(), description: allowed.clone() };
+    let bad_request = violations(&excesses.iter().map(violation).collect::<Vec<_>>());
+    Problem::new(Code::PermissionDenied, ErrorReason::PolicyDenied, error)
+        .detail("google.rpc.BadRequest", &bad_request)
 }
 
 fn not_found(message: impl ToString, id: &SessionId) -> Problem {

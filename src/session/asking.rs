@@ -85,7 +85,9 @@ impl Session {
         if request.resolved_by_hook {
             return ToDo::Nothing;
         }
-        let effect = match self.blueprint().policy.decide(request.kind(), request.subject()) {
+        let blueprint = self.blueprint();
+        let ceiling = blueprint.profile.as_ref().and_then(|profile| profile.policy.as_ref());
+        let effect = match blueprint.policy.within(ceiling, request.kind(), request.subject()) {
             Effect::Ask if state.approvals.cover(request) => Effect::Allow,
             effect => effect,
         };

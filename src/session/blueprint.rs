@@ -4,11 +4,11 @@
 //! that it needs to load the session again after a restart, except for credentials: those are kept in memory only, and
 //! where the session has some of its own, its owner has to bring them again.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::Policy;
+use super::{policy::Policy, profile::Profile};
 use crate::copilot::{
     McpServer, NamedProvider, Options, Provider, ProviderModel, Secret, Settings, Skills, SystemMessage, Tool,
 };
@@ -28,6 +28,8 @@ pub struct Blueprint {
     pub operators_provider: bool,
     /// How long its requests wait for an answer; `None` is [`DEFAULT_REQUEST_TIMEOUT`].
     pub request_timeout: Option<Duration>,
+    /// The operator's profile that it is under.
+    pub profile: Option<Arc<Profile>>,
 }
 
 /// How long requests of a session wait for an answer that was stored without such a time.
@@ -75,15 +77,20 @@ pub struct Unfit {
 }
 
 impl Blueprint {
-    /// The part of it that is never stored, and servers that are, as they may have changed.
+    /// The part of it that is never stored, and servers that are, as they may have changed: as far as it is the caller's own.
     pub(super) fn credentials(&self) -> Credentials {
         let settings = &self.settings;
         Credentials {
             provider: settings.provider.clone().filter(|_| !self.operators_provider),
-            github_token: settings.github_token.clone(),
+            github_token: settings.github_token.clone().filter(|_| !self.has_profiles_token()),
             providers: settings.providers.clone(),
             mcp_servers: settings.mcp_servers.clone(),
         }
+    }
+
+    /// Whether its GitHub token is that of its profile: where that has one, a session can have no other.
+    fn has_profiles_token(&self) -> bool {
+        self.profile.as_ref().is_some_and(|profile| profile.github_token.is_some())
     }
 
     /// The same with other credentials, where there are some.
@@ -125,6 +132,8 @@ pub(super) struct Record {
     pub(super) labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) owner: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) profile: String,
     pub(super) model: Option<String>,
     reasoning_effort: Option<String>,
     system_message: SystemMessage,
@@ -160,6 +169,7 @@ enum ProviderOf {
     #[default]
     GitHub,
     Operator,
+    Profile,
     Caller,
 }
 
@@ -172,12 +182,15 @@ impl Record {
     const PIECE: usize = 15 * 1024;
 
     pub(super) fn of(blueprint: &Blueprint) -> Self {
-        let Blueprint { settings, policy, labels, owner, operators_provider, request_timeout } = blueprint;
+        let Blueprint { settings, policy, labels, owner, operators_provider, request_timeout, profile } =
+            blueprint;
+        let profiles_provider = profile.as_ref().is_some_and(|profile| profile.provider.is_some());
         let (secret, open): (BTreeMap<_, _>, BTreeMap<_, _>) =
             settings.mcp_servers.clone().into_iter().partition(|(_, server)| server.has_secrets());
         Self {
             labels: labels.clone(),
             owner: owner.clone(),
+            profile: profile.as_ref().map(|profile| profile.name.clone()).unwrap_or_default(),
             model: settings.model.clone(),
             reasoning_effort: settings.reasoning_effort.clone(),
             system_message: settings.system_message.clone(),
@@ -191,10 +204,11 @@ impl Record {
             request_timeout: *request_timeout,
             provider: match settings.provider {
                 None => ProviderOf::GitHub,
+                Some(_) if *operators_provider && profiles_provider => ProviderOf::Profile,
                 Some(_) if *operators_provider => ProviderOf::Operator,
                 Some(_) => ProviderOf::Caller,
             },
-            github_token: settings.github_token.is_some(),
+            github_token: settings.github_token.is_some() && !blueprint.has_profiles_token(),
             tools: settings.tools.clone(),
             mcp_servers: open,
             secret_mcp_servers: secret.into_keys().collect(),
@@ -222,7 +236,13 @@ impl Record {
         serde_json::from_str(&text).ok()
     }
 
-    /// The session that was stored, with these credentials and else the operator's provider where that is what it had.
+    /// Whether its provider is that of its profile.
+    pub(super) fn has_profiles_provider(&self) -> bool {
+        self.provider == ProviderOf::Profile
+    }
+
+    /// The session that was stored, with these credentials and else the operator's provider where that is what it had. Its
+    /// profile is the caller's business.
     pub(super) fn blueprint(
         self,
         credentials: Credentials,
@@ -233,7 +253,8 @@ impl Record {
         if !missing.is_empty() {
             return Err(Unusable::Missing(Missing::Fields(missing)));
         }
-        let operators_provider = credentials.provider.is_none() && self.provider == ProviderOf::Operator;
+        let operators_provider = credentials.provider.is_none()
+            && matches!(self.provider, ProviderOf::Operator | ProviderOf::Profile);
         let policy = self.policy;
         let mut mcp_servers = self.mcp_servers;
         mcp_servers.extend(credentials.mcp_servers);
@@ -258,14 +279,16 @@ impl Record {
         };
         let request_timeout = self.request_timeout;
         let (labels, owner) = (self.labels, self.owner);
-        Ok(Blueprint { settings, policy, labels, owner, operators_provider, request_timeout })
+        Ok(Blueprint { settings, policy, labels, owner, operators_provider, request_timeout, profile: None })
     }
 
     /// The fields that have to be brought again, and are not there.
     fn missing(&self, credentials: &Credentials, operator: Option<&Provider>) -> Vec<&'static str> {
         let provider = match self.provider {
             ProviderOf::GitHub => true,
-            ProviderOf::Operator => credentials.provider.is_some() || operator.is_some(),
+            ProviderOf::Operator | ProviderOf::Profile => {
+                credentials.provider.is_some() || operator.is_some()
+            }
             ProviderOf::Caller => credentials.provider.is_some(),
         };
         let has_provider_of = |model: &ProviderModel| {
@@ -379,6 +402,7 @@ mod tests {
             owner: "alice".into(),
             operators_provider,
             request_timeout: Some(Duration::from_millis(1500)),
+            profile: None,
         }
     }
 

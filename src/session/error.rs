@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     blueprint::{Missing, Unfit},
     key::SessionId,
+    profile::Excess,
     requests::Settlement,
     turn::Remains,
 };
@@ -35,7 +36,21 @@ pub enum Error {
     /// The session cannot have these credentials.
     #[error("{}: {}", .0.field, .0.problem)]
     Unfit(Unfit),
-    /// The place in the history is not known any more.
+    /// The session is stored, but the operator's profile that it is under is not there any more.
+    #[error(
+        "session {session} is stored, but its profile {profile:?} is not configured on this server any more: the operator \
+         has to bring it back"
+    )]
+    ProfileGone {
+        /// The session.
+        session: SessionId,
+        /// The profile.
+        profile: String,
+    },
+    /// The request goes beyond what the operator's profile allows.
+    #[error("the profile does not allow this: {}", describe(.0))]
+    Denied(Vec<Excess>),
+    /// The place in the history is not there any more.
     #[error("this place in the history is not there any more: start from the beginning, or from now on")]
     CursorExpired,
     /// The session's labels and settings are too long to be stored with it.
@@ -111,6 +126,11 @@ pub enum Error {
     /// The turn has failed.
     #[error("{}", .0.cause)]
     Turn(Arc<TurnError>),
+}
+
+fn describe(excesses: &[Excess]) -> String {
+    let each = excesses.iter().map(|Excess { field, allowed }| format!("{field}: {allowed}"));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// A turn that failed, and what there is of it.

@@ -1,6 +1,6 @@
 //! Sessions as they are listed, and pages of them. Pure.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -17,7 +17,7 @@ pub struct Summary {
     pub state: SessionState,
     /// Its owner's notes.
     pub labels: BTreeMap<String, String>,
-    /// Who it belongs to, in the caller's own terms.
+    /// Whose it is, in its creator's own terms; empty if nobody said so.
     pub owner: String,
     /// Its title.
     pub title: String,
@@ -27,10 +27,12 @@ pub struct Summary {
     pub update_time: String,
     /// Where it works.
     pub working_directory: String,
+    /// The operator's profile that it is under; empty if none.
+    pub profile: String,
 }
 
 /// What a session is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SessionState {
     /// Loaded, and nothing to do.
     Idle,
@@ -49,20 +51,123 @@ pub struct Selection {
     pub labels: BTreeMap<String, String>,
     /// Those in one of these states; any, if there are none.
     pub states: Vec<SessionState>,
+    /// Those of this owner.
+    pub owner: Option<String>,
+    /// Those created within this time.
+    pub created: Span,
+    /// Those that last changed within this time.
+    pub updated: Span,
+}
+
+/// A time; open where it has no end. Both ends are RFC 3339, in UTC.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Span {
+    /// From this moment on.
+    pub from: Option<String>,
+    /// Before this moment.
+    pub until: Option<String>,
+}
+
+impl Span {
+    fn has(&self, time: &str) -> bool {
+        let time = moment(time);
+        self.from.as_deref().is_none_or(|from| time >= moment(from))
+            && self.until.as_deref().is_none_or(|until| time < moment(until))
+    }
+}
+
+/// A time without what does not count, so that times of any precision order as text.
+fn moment(time: &str) -> &str {
+    let time = time.trim_end_matches('Z');
+    if time.contains('.') { time.trim_end_matches('0').trim_end_matches('.') } else { time }
 }
 
 impl Selection {
     /// Whether a session is one of them.
     pub fn has(&self, session: &Summary) -> bool {
         let labelled = self.labels.iter().all(|(name, value)| session.labels.get(name) == Some(value));
-        labelled && (self.states.is_empty() || self.states.contains(&session.state))
+        let owned = self.owner.as_ref().is_none_or(|owner| *owner == session.owner);
+        labelled && owned && self.may_have(session)
+    }
+
+    /// The same as far as it can be told without the session's labels and owner.
+    pub(super) fn may_have(&self, session: &Summary) -> bool {
+        let in_state = self.states.is_empty() || self.states.contains(&session.state);
+        in_state && self.created.has(&session.create_time) && self.updated.has(&session.update_time)
+    }
+
+    /// Whether it takes a session's labels or owner to tell.
+    pub(super) fn needs_notes(&self) -> bool {
+        !self.labels.is_empty() || self.owner.is_some()
+    }
+
+    /// Whether one that is not loaded can be one of them.
+    pub(super) fn may_be_stored(&self) -> bool {
+        self.states.is_empty() || self.states.contains(&SessionState::Unloaded)
+    }
+
+    /// A number that another selection hardly has: FNV-1a, which is the same in every build.
+    fn fingerprint(&self) -> u64 {
+        let text = format!("{self:?}");
+        text.bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 }
 
-/// Where a page starts: after this session. The CLI writes all times in one format, so that they order as text.
+/// In what order sessions are listed. Those of one time are ordered by their ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Newest first.
+    #[default]
+    Newest,
+    /// Oldest first.
+    Oldest,
+    /// What changed last first.
+    LatestChange,
+    /// What changed last last.
+    EarliestChange,
+}
+
+impl Order {
+    /// All of them, with their names.
+    pub const NAMES: [(&str, Self); 4] = [
+        ("create_time desc", Self::Newest),
+        ("create_time", Self::Oldest),
+        ("update_time desc", Self::LatestChange),
+        ("update_time", Self::EarliestChange),
+    ];
+
+    fn code(self) -> char {
+        match self {
+            Self::Newest => 'C',
+            Self::Oldest => 'c',
+            Self::LatestChange => 'U',
+            Self::EarliestChange => 'u',
+        }
+    }
+
+    fn time(self, session: &Summary) -> &str {
+        match self {
+            Self::Newest | Self::Oldest => &session.create_time,
+            Self::LatestChange | Self::EarliestChange => &session.update_time,
+        }
+    }
+
+    fn compare(self, a: (&str, &str), b: (&str, &str)) -> Ordering {
+        match self {
+            Self::Newest | Self::LatestChange => b.cmp(&a),
+            Self::Oldest | Self::EarliestChange => a.cmp(&b),
+        }
+    }
+}
+
+/// Where a page starts: after this session, of those that were wanted then, in the order of then. The CLI writes all times
+/// in one format, so that they order as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageToken {
-    create_time: String,
+    order: char,
+    wanted: u64,
+    time: String,
     id: String,
 }
 
@@ -70,35 +175,60 @@ impl PageToken {
     /// Reads a token; `None` if it is none of ours.
     pub fn decode(token: &str) -> Option<Self> {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-        let (create_time, id) = text.strip_prefix("1 ")?.split_once(' ')?;
+        let mut parts = text.strip_prefix("2 ")?.splitn(4, ' ');
+        let order = parts.next()?.parse().ok()?;
+        let wanted = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let (time, id) = (parts.next()?, parts.next()?);
         SessionId::parse(id).ok()?;
-        Some(Self { create_time: create_time.into(), id: id.into() })
+        Some(Self { order, wanted, time: time.into(), id: id.into() })
     }
 
     /// Writes a token.
     pub fn encode(&self) -> String {
-        URL_SAFE_NO_PAD.encode(format!("1 {} {}", self.create_time, self.id))
+        let Self { order, wanted, time, id } = self;
+        URL_SAFE_NO_PAD.encode(format!("2 {order} {wanted:x} {time} {id}"))
+    }
+
+    /// Whether it comes from a list of these sessions in this order.
+    pub fn is_of(&self, wanted: &Selection, order: Order) -> bool {
+        self.order == order.code() && self.wanted == wanted.fingerprint()
     }
 }
 
-/// The page of `sessions` that starts after `after`, newest first, and where the next one starts.
-pub fn page(
-    mut sessions: Vec<Summary>,
-    size: usize,
-    after: Option<&PageToken>,
-) -> (Vec<Summary>, Option<PageToken>) {
-    let newest_first = |a: (&str, &str), b: (&str, &str)| b.cmp(&a);
-    let place = |session: &Summary| (session.create_time.clone(), session.id.as_str().to_owned());
-    if let Some(PageToken { create_time, id }) = after {
-        sessions.retain(|session| {
-            newest_first((&session.create_time, session.id.as_str()), (create_time, id)).is_gt()
+/// What is to be listed.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// Which sessions.
+    pub wanted: Selection,
+    /// In what order.
+    pub order: Order,
+    /// How many at most.
+    pub size: usize,
+    /// Where the page starts; at the beginning, if nowhere.
+    pub after: Option<PageToken>,
+}
+
+impl Listing {
+    /// The page of `sessions`, which are all that are wanted, and where the next one starts.
+    pub fn page(&self, mut sessions: Vec<Summary>) -> (Vec<Summary>, Option<PageToken>) {
+        let order = self.order;
+        if let Some(PageToken { time, id, .. }) = &self.after {
+            sessions.retain(|session| {
+                order.compare((order.time(session), session.id.as_str()), (time, id)).is_gt()
+            });
+        }
+        sessions
+            .sort_by(|a, b| order.compare((order.time(a), a.id.as_str()), (order.time(b), b.id.as_str())));
+        let more = sessions.len() > self.size;
+        sessions.truncate(self.size);
+        let next = sessions.last().filter(|_| more).map(|last| PageToken {
+            order: order.code(),
+            wanted: self.wanted.fingerprint(),
+            time: order.time(last).to_owned(),
+            id: last.id.as_str().to_owned(),
         });
+        (sessions, next)
     }
-    sessions.sort_by(|a, b| newest_first((&a.create_time, a.id.as_str()), (&b.create_time, b.id.as_str())));
-    let more = sessions.len() > size;
-    sessions.truncate(size);
-    let next = sessions.last().filter(|_| more).map(place);
-    (sessions, next.map(|(create_time, id)| PageToken { create_time, id }))
 }
 
 #[cfg(test)]
@@ -116,11 +246,16 @@ mod tests {
             create_time: create_time.into(),
             update_time: String::new(),
             working_directory: String::new(),
+            profile: String::new(),
         }
     }
 
     fn ids(sessions: &[Summary]) -> Vec<&str> {
         sessions.iter().map(|session| session.id.as_str()).collect()
+    }
+
+    fn listing(size: usize, after: Option<PageToken>) -> Listing {
+        Listing { size, after, ..Listing::default() }
     }
 
     #[test]
@@ -129,7 +264,8 @@ mod tests {
             |labels: &[(&str, &str)]| labels.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
         let session = Summary { labels: labels(&[("team", "blue"), ("env", "test")]), ..session("a", "1") };
         let check = |wanted: &[(&str, &str)], states: &[SessionState], expected| {
-            let selection = Selection { labels: labels(wanted), states: states.to_vec() };
+            let selection =
+                Selection { labels: labels(wanted), states: states.to_vec(), ..Selection::default() };
             assert_eq!(selection.has(&session), expected, "{selection:?}");
         };
         check(&[], &[], true);
@@ -141,30 +277,101 @@ mod tests {
     }
 
     #[test]
+    fn sessions_are_selected_by_their_owner_exactly() {
+        let session = Summary { owner: "ann".into(), ..session("a", "1") };
+        for (owner, expected) in [(None, true), (Some("ann"), true), (Some("an"), false), (Some(""), false)] {
+            let selection = Selection { owner: owner.map(str::to_owned), ..Selection::default() };
+            assert_eq!(selection.has(&session), expected, "{owner:?}");
+        }
+    }
+
+    #[test]
+    fn a_span_has_its_first_moment_and_not_its_last_whatever_their_precision() {
+        let check = |from: &str, until: &str, time: &str, expected| {
+            let end = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            let span = Span { from: end(from), until: end(until) };
+            assert_eq!(span.has(time), expected, "{time} in {span:?}");
+        };
+        let time = "2026-11-23T17:50:46.070Z";
+        check("", "", time, true);
+        check(time, "", time, true);
+        check("", time, time, false);
+        check("2026-11-23T17:50:46.07Z", "", time, true);
+        check("2026-11-23T17:50:46.070000001Z", "", time, false);
+        check("", "2026-11-23T17:50:46.070000001Z", time, true);
+        check("2026-11-23T17:50:46Z", "2026-11-23T17:50:47Z", time, true);
+        check("2026-11-23T17:50:47Z", "", time, false);
+        check("2026-11-23T17:50:40Z", "", "2026-11-23T17:50:40.000Z", true);
+        check("", "2026-11-23T17:50:40Z", "2026-11-23T17:50:40.000Z", false);
+    }
+
+    #[test]
     fn pages_go_from_the_newest_to_the_oldest() {
         let all = vec![session("a", "2026-01-01"), session("c", "2026-01-03"), session("b", "2026-01-02")];
-        let (first, next) = page(all.clone(), 2, None);
+        let (first, next) = listing(2, None).page(all.clone());
         assert_eq!(ids(&first), ["c", "b"]);
-        let (second, next) = page(all, 2, next.as_ref());
+        let (second, next) = listing(2, next).page(all);
         assert_eq!((ids(&second), next), (vec!["a"], None));
+    }
+
+    #[test]
+    fn pages_go_in_the_order_that_was_asked_for() {
+        let session =
+            |id, created, updated: &str| Summary { update_time: updated.into(), ..session(id, created) };
+        let all =
+            [session("a", "1", "9"), session("b", "2", "7"), session("c", "2", "8"), session("d", "3", "7")];
+        for (name, expected) in [
+            ("create_time desc", "dcba"),
+            ("create_time", "abcd"),
+            ("update_time desc", "acdb"),
+            ("update_time", "bdca"),
+        ] {
+            let (_, order) = Order::NAMES.into_iter().find(|(known, _)| *known == name).unwrap();
+            let mut listing = Listing { size: 1, order, ..Listing::default() };
+            let mut found = String::new();
+            loop {
+                let (page, next) = listing.page(all.to_vec());
+                found.extend(ids(&page));
+                listing.after = next;
+                if listing.after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, expected, "{name}");
+        }
     }
 
     #[test]
     fn a_page_is_not_upset_by_sessions_that_come_and_go() {
         let before = vec![session("a", "1"), session("b", "2"), session("c", "2"), session("d", "3")];
-        let (first, next) = page(before, 2, None);
+        let (first, next) = listing(2, None).page(before);
         assert_eq!(ids(&first), ["d", "c"]);
         let after = vec![session("a", "1"), session("b", "2"), session("new", "9")];
-        let (second, next) = page(after, 2, next.as_ref());
+        let (second, next) = listing(2, next).page(after);
         assert_eq!((ids(&second), next), (vec!["b", "a"], None));
     }
 
     #[test]
     fn a_token_survives_its_journey_and_others_are_refused() {
-        let token = PageToken { create_time: "2026-11-23T14:28:56.393Z".into(), id: "s-1".into() };
+        let token = PageToken {
+            order: 'C',
+            wanted: u64::MAX,
+            time: "2026-11-23T14:28:56.393Z".into(),
+            id: "s-1".into(),
+        };
         assert_eq!(PageToken::decode(&token.encode()), Some(token));
-        for bad in ["", "x", "!!!", "MSA", "MSBh"] {
+        for bad in ["", "x", "!!!", "MSA", "MSBh", "MiBDIDAgMSA", "MiBD"] {
             assert_eq!(PageToken::decode(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_token_is_of_the_sessions_and_the_order_that_it_was_made_for() {
+        let all = || vec![session("a", "1"), session("b", "2")];
+        let token = listing(1, None).page(all()).1.unwrap();
+        let other = Selection { owner: Some("ann".into()), ..Selection::default() };
+        assert!(token.is_of(&Selection::default(), Order::Newest));
+        assert!(!token.is_of(&Selection::default(), Order::Oldest));
+        assert!(!token.is_of(&other, Order::Newest));
     }
 }

@@ -16,6 +16,7 @@ use super::{
     current::{Current, Outcome, Progress, Signals, UNLOADED},
     error::{Error, TurnCause, TurnError},
     hub::{Audience, Cursor, Filter, Hub, Scope, Subscriber, Update},
+    janitor::Rest,
     key::{SessionId, SessionKey},
     list::{SessionState, Summary},
     queue::{Queue, Ticket},
@@ -55,7 +56,7 @@ pub(super) struct State {
     pub(super) link: Option<Arc<Link>>,
     pub(super) create_time: String,
     pub(super) update_time: String,
-    title: String,
+    pub(super) title: String,
     working_directory: String,
     /// Whether the CLI has it on disk, which is from its first message on.
     pub(super) stored: bool,
@@ -181,6 +182,7 @@ impl Session {
             create_time: state.create_time.clone(),
             update_time: state.update_time.clone(),
             working_directory: state.working_directory.clone(),
+            profile: blueprint.profile.as_ref().map(|profile| profile.name.clone()).unwrap_or_default(),
         }
     }
 
@@ -364,6 +366,24 @@ impl Session {
             _ = granted => Ok(place),
             cause = deadline.passed() => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
         }
+    }
+
+    /// A place in the queue, if nobody has one.
+    pub(super) fn try_place(self: &Arc<Self>) -> Option<Place> {
+        let (wake, _granted) = oneshot::channel();
+        let mut state = self.lock();
+        if state.queue.is_busy() {
+            return None;
+        }
+        let (ticket, _) = state.queue.join(wake).ok()?;
+        drop(state);
+        Some(Place { session: self.clone(), ticket })
+    }
+
+    /// How it rests.
+    pub(super) fn rest(&self) -> Rest {
+        let state = self.lock();
+        Rest::since(state.last_heard, state.link.is_some(), state.stored, state.queue.is_busy())
     }
 
     /// Joins the queue. The receiver fires when it is this turn's time.

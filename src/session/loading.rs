@@ -17,7 +17,7 @@ use crate::{
         Method, Rejection,
         method::{
             Create, Created, Destroy, Detach, GetMetadata, IsProcessing, RegisterInterest, Resume, SetMode,
-            SwitchModel, UpdateClientMetadata, UpdateOptions, ValidateTools,
+            SetName, SwitchModel, UpdateClientMetadata, UpdateOptions, ValidateTools,
         },
         settings::{EmptyOptions, Parameters},
     },
@@ -32,6 +32,13 @@ impl Session {
         }
         self.redraw(blueprint);
         self.remember(link).await
+    }
+
+    /// Gives it a title. The CLI tells of it too, but not necessarily before it answers.
+    pub(super) async fn name(&self, link: &Link, title: &str) -> Result<(), backend::Error> {
+        self.call(link, &SetName { session_id: self.cli_id(), name: title }).await?;
+        title.clone_into(&mut self.lock().title);
+        Ok(())
     }
 
     /// Creates the session in the CLI.
@@ -137,6 +144,11 @@ impl Session {
             self.call(link, &RegisterInterest { session_id: self.cli_id(), event_type }).await?;
         }
         self.remember(link).await?;
+        let title = Some(self.lock()).filter(|state| !state.stored).map(|state| state.title.clone());
+        // A session without a message that was made anew: it had its title from its owner.
+        if let Some(title) = title.filter(|title| !title.is_empty()) {
+            self.name(link, &title).await?;
+        }
         let mut state = self.lock();
         state.autopilot = created.mode == "autopilot";
         if state.create_time.is_empty() {

@@ -2,23 +2,31 @@
 //! Knows neither protobuf nor sockets.
 //!
 //! [`Sessions`] is the room's door; [`turns`] is the part of it that is about turns, [`stored`] and [`reuse`] those
-//! that deal with sessions that exist. A [`live`] session holds its queue, its [`current`] turn, and its readers in a [`hub`]; a
-//! [`runner`] task carries each turn from acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a
-//! [`watch`] what is held by who reads all of the session. What the agent asks its callers goes through [`asking`].
-//! [`blueprint`], [`turn`], [`requests`], [`repeats`], [`replay`], [`queue`], [`policy`] and [`list`] are pure.
+//! that deal with sessions that exist, [`listing`] lists what the CLI has stored, with a [`catalogue`] as its memory,
+//! [`history`] reads its conversations, [`models`] tells which models there are, and the [`janitor`] clears up. A [`live`]
+//! session holds its queue, its [`current`] turn, and its readers in a [`hub`]; a [`runner`] task carries each turn from
+//! acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all
+//! of the session. What the agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`],
+//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`] and the catalogue are pure.
 
 mod approvals;
 mod asking;
 mod blueprint;
+mod catalogue;
 mod current;
 mod error;
 mod handle;
+mod history;
 pub mod hub;
+mod janitor;
 mod key;
 mod list;
+mod listing;
 mod live;
 mod loading;
+mod models;
 mod policy;
+mod profile;
 pub mod queue;
 mod registry;
 mod repeats;
@@ -32,7 +40,11 @@ pub mod turn;
 mod turns;
 mod watch;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -41,23 +53,28 @@ use crate::{
     backend::{self, Backend, Link, Sink},
     copilot::{
         Provider, Rejection,
-        method::{Compact, Compacted, Delete, Fork, Forked, GetMetadata, IsProcessing, List, Method},
+        method::{Compact, Compacted, Delete, Fork, Forked, GetMetadata, IsProcessing, Method},
     },
 };
 use blueprint::Record;
+use catalogue::Catalogue;
 use live::Session;
+use models::Models;
 use registry::Registry;
 use repeats::{Accepted, Creation, Found, Key, Repeats};
-use stored::{is_ours, stored_summary};
+use stored::stored_summary;
 
 pub use asking::Response;
 pub use blueprint::{Blueprint, Credentials, Missing, Unfit};
 pub use current::Outcome;
 pub use error::{Delivery, Error, TurnCause, TurnError};
 pub use handle::{Told, Turn};
+pub use history::Place as HistoryPlace;
+pub use janitor::{Cleanup, Rules};
 pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
-pub use list::{PageToken, Selection, SessionState, Summary, page};
+pub use list::{Listing, Order, PageToken, Selection, SessionState, Span, Summary};
 pub use policy::{Effect, KINDS as PERMISSION_KINDS, Policy, Rule};
+pub use profile::{Excess, Profile, Profiles};
 pub use queue::Ticket;
 pub use repeats::RequestId;
 pub use requests::Settlement;
@@ -95,6 +112,12 @@ struct Inner {
     creations: Repeats<Creation>,
     /// Turns that were sent by requests with an id.
     accepted: Repeats<Accepted>,
+    catalogue: Mutex<Catalogue>,
+    /// Held by whoever asks the CLI for a list.
+    listing: tokio::sync::Mutex<()>,
+    profiles: Profiles,
+    models: Models,
+    cleanup: Mutex<Option<Cleanup>>,
     /// Turns, and whatever else must be finished before the server may go.
     tasks: TaskTracker,
     /// Cancelled when nothing new is taken on.
@@ -110,14 +133,17 @@ pub struct Change {
     pub labels: Option<BTreeMap<String, String>>,
     /// Its model.
     pub model: Option<String>,
+    /// Its title.
+    pub title: Option<String>,
 }
 
 impl Sessions {
     /// Sets up the sessions, and with `connect` the backend that tells them of its events. `operator` is the provider of
-    /// sessions that were created with the operator's default.
+    /// sessions that were created with the operator's default, `profiles` are what sessions may be under.
     pub fn new(
         limits: Limits,
         operator: Option<Provider>,
+        profiles: Profiles,
         connect: impl FnOnce(Arc<dyn Sink>) -> Backend,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
@@ -131,11 +157,21 @@ impl Sessions {
                 operator,
                 creations: Repeats::default(),
                 accepted: Repeats::default(),
+                profiles,
+                models: Models::default(),
+                cleanup: Mutex::default(),
+                catalogue: Mutex::default(),
+                listing: tokio::sync::Mutex::default(),
                 tasks: TaskTracker::new(),
                 draining,
                 shutdown,
             }),
         }
+    }
+
+    /// The operator's profiles.
+    pub fn profiles(&self) -> &Profiles {
+        &self.inner.profiles
     }
 
     /// The CLI behind the sessions.
@@ -251,25 +287,6 @@ impl Sessions {
         Ok(stored_summary(&key, stored, record))
     }
 
-    /// The sessions of a tenant that are wanted, in no order.
-    pub async fn list(&self, tenant: Tenant, wanted: &Selection) -> Result<Vec<Summary>, Error> {
-        let listed = self.inner.backend.connected().await?.call(&List {}).await?;
-        let known = self.inner.registry.all(tenant);
-        let stored = listed.sessions.into_iter().filter(is_ours).filter_map(|entry| {
-            let key = SessionKey::from_cli_id(&entry.session_id).filter(|key| key.tenant() == tenant)?;
-            self.inner.registry.find(&key).is_none().then_some((key, entry))
-        });
-        let stored: Vec<_> = stored.collect();
-        let mut records =
-            self.records(&stored.iter().map(|(key, _)| key.cli_id()).collect::<Vec<_>>()).await?;
-        let stored = stored.into_iter().map(|(key, entry)| {
-            let record = records.remove(key.cli_id());
-            stored_summary(&key, entry, record)
-        });
-        let all = known.iter().map(|session| session.summary()).chain(stored);
-        Ok(all.filter(|session| wanted.has(session)).collect())
-    }
-
     /// Loads a session, with these credentials where it has some of its own. If it is loaded already, it gets the new ones,
     /// after the turns that were accepted before.
     ///
@@ -285,6 +302,9 @@ impl Sessions {
         self.refuse_if_draining()?;
         let key = SessionKey::new(tenant, id.clone());
         let session = self.known(&key, credentials.clone()).await?;
+        if let Some(profile) = &session.blueprint().profile {
+            profile.admit(&credentials).map_err(Error::Denied)?;
+        }
         let changed = session.blueprint().with(credentials.clone()).map_err(Error::Unfit)?;
         if session.is_loaded() && changed == *session.blueprint() {
             return Ok(session.summary());
@@ -320,11 +340,19 @@ impl Sessions {
             blueprint.labels = labels;
         }
         if let Some(model) = change.model {
+            if let Some(profile) = &blueprint.profile {
+                profile
+                    .admit_model(&model)
+                    .map_err(|excess| Error::Denied(vec![excess.within("session")]))?;
+            }
             blueprint.settings.model = Some(model);
         }
         Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
         let link = self.load_within(deadline, &session).await?;
         session.update(&link, blueprint).await?;
+        if let Some(title) = change.title {
+            session.name(&link, &title).await?;
+        }
         drop(place);
         Ok(session.summary())
     }
@@ -425,6 +453,7 @@ impl Sessions {
                 failure => return Err(backend::Error::Rejected(failure).into()),
             }
         }
+        self.strike_off(&key);
         if let Some(session) = known {
             self.inner.registry.forget(&session);
         }

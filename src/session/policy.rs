@@ -54,6 +54,12 @@ impl Policy {
         self.rules.iter().all(|rule| rule.effect == Effect::Deny)
     }
 
+    /// Decides as the stricter of this policy and a ceiling that it may not go beyond.
+    pub(super) fn within(&self, ceiling: Option<&Self>, kind: &str, subject: &str) -> Effect {
+        let own = self.decide(kind, subject);
+        ceiling.map_or(own, |ceiling| own.min(ceiling.decide(kind, subject)))
+    }
+
     /// Decides on a request of this kind that is about `subject`: a command, a path, a URL, a tool.
     pub fn decide(&self, kind: &str, subject: &str) -> Effect {
         self.rules.iter().find(|rule| rule.matches(kind, subject)).map_or(Effect::Deny, |rule| rule.effect)
@@ -149,6 +155,31 @@ mod tests {
         let refused =
             Policy::new(vec![rule("read", "/etc/*", Effect::Deny), rule("read", "", Effect::Allow)]);
         assert_eq!(refused.decide("read", "/etc/../etc/passwd"), Effect::Deny);
+    }
+
+    #[test]
+    fn of_a_policy_and_its_ceiling_the_stricter_decides() {
+        use Effect::{Allow, Ask, Deny};
+        let git = |effect| Policy::new(vec![rule("shell", "git *", effect), rule("read", "", Allow)]);
+        let check = |policy, ceiling: Option<Effect>, subject, expected| {
+            let ceiling = ceiling.map(git);
+            let decided = git(policy).within(ceiling.as_ref(), "shell", subject);
+            assert_eq!(decided, expected, "{policy:?} {ceiling:?} {subject}");
+        };
+        for effect in [Allow, Ask, Deny] {
+            check(effect, None, "git log", effect);
+            check(effect, Some(Allow), "git log", effect);
+            check(Allow, Some(effect), "git log", effect);
+            check(effect, Some(Deny), "git log", Deny);
+            check(Deny, Some(effect), "git log", Deny);
+        }
+        check(Ask, Some(Ask), "git log", Ask);
+        check(Allow, Some(Allow), "git log; ls", Deny);
+        let all = Policy::new(vec![rule("*", "", Allow)]);
+        assert_eq!(all.within(Some(&git(Ask)), "shell", "git log"), Ask);
+        assert_eq!(all.within(Some(&git(Ask)), "shell", "ls"), Deny);
+        assert_eq!(git(Ask).within(Some(&all), "shell", "git log"), Ask);
+        assert_eq!(all.within(Some(&Policy::default()), "read", "/x"), Deny);
     }
 
     #[test]

@@ -33,6 +33,8 @@ struct Slot {
     session: Arc<Session>,
     /// Whether it is still being created: it hears its events, and nobody finds it.
     reserved: bool,
+    /// Whether it is there only so that nobody takes up what is about to be deleted. It is reserved, too.
+    held: bool,
 }
 
 impl Registry {
@@ -54,21 +56,37 @@ impl Registry {
         if sessions.len() >= self.max_sessions {
             return Err(Error::TooManySessions { limit: self.max_sessions });
         }
-        sessions.insert(session.cli_id().into(), Slot { session: session.clone(), reserved: true });
+        sessions
+            .insert(session.cli_id().into(), Slot { session: session.clone(), reserved: true, held: false });
         Ok(Reservation { registry: self.clone(), session, kept: false })
+    }
+
+    /// Keeps a stored session from being taken up, until this is dropped. `None`: somebody has taken it up. It does not count
+    /// as a known one: at the limit of those, others can be deleted.
+    pub(super) fn hold(self: &Arc<Self>, blank: Arc<Session>) -> Option<Reservation> {
+        let mut sessions = self.lock();
+        if sessions.contains_key(blank.cli_id()) {
+            return None;
+        }
+        sessions.insert(blank.cli_id().into(), Slot { session: blank.clone(), reserved: true, held: true });
+        Some(Reservation { registry: self.clone(), session: blank, kept: false })
     }
 
     /// Takes a stored session up. If another call was faster, it is that one's.
     pub(super) fn adopt(&self, session: Session) -> Result<Arc<Session>, Error> {
         let mut sessions = self.lock();
         if let Some(slot) = sessions.get(session.cli_id()) {
+            if slot.held {
+                return Err(Error::NotFound(session.id().clone()));
+            }
             return Ok(slot.session.clone());
         }
         if sessions.len() >= self.max_sessions {
             return Err(Error::TooManySessions { limit: self.max_sessions });
         }
         let session = Arc::new(session);
-        sessions.insert(session.cli_id().into(), Slot { session: session.clone(), reserved: false });
+        sessions
+            .insert(session.cli_id().into(), Slot { session: session.clone(), reserved: false, held: false });
         Ok(session)
     }
 
@@ -80,7 +98,12 @@ impl Registry {
 
     /// Whether a session is just being created.
     pub(super) fn is_making(&self, key: &SessionKey) -> bool {
-        self.lock().get(key.cli_id()).is_some_and(|slot| slot.reserved)
+        self.lock().get(key.cli_id()).is_some_and(|slot| slot.reserved && !slot.held)
+    }
+
+    /// Whether a stored session may be about to be deleted.
+    pub(super) fn is_held(&self, key: &SessionKey) -> bool {
+        self.lock().get(key.cli_id()).is_some_and(|slot| slot.held)
     }
 
     pub(super) fn all(&self, tenant: Tenant) -> Vec<Arc<Session>> {

@@ -12,7 +12,7 @@ use super::{
     runner::Deadline,
 };
 
-/// How long to wait for a session that another call is creating, before looking again.
+/// How long to wait for a session that another call is creating or about to delete, before looking again.
 const MAKING_PAUSE: Duration = Duration::from_millis(50);
 
 impl Sessions {
@@ -36,7 +36,7 @@ impl Sessions {
             }
             let waited = self.wait_until_made(&key, deadline).await?;
             match self.resume(tenant, &id, blueprint.credentials(), deadline).await {
-                // Whoever was about to create it did not manage.
+                // Whoever was about to create it did not manage, or it was deleted.
                 Err(Error::NotFound(_)) if waited => {}
                 // Another client of the CLI has made it.
                 Err(Error::NotFound(_)) => return Err(Error::Exists(id)),
@@ -45,10 +45,11 @@ impl Sessions {
         }
     }
 
-    /// Waits while another call is creating the session. Says whether one was.
+    /// Waits while another call is creating the session, or it may be about to be cleared up. Says whether that was so.
     async fn wait_until_made(&self, key: &SessionKey, deadline: Deadline) -> Result<bool, Error> {
         let mut waited = false;
-        while self.inner.registry.is_making(key) {
+        let registry = &self.inner.registry;
+        while registry.is_making(key) || registry.is_held(key) {
             waited = true;
             tokio::select! {
                 () = tokio::time::sleep(MAKING_PAUSE) => {}

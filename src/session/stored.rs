@@ -1,22 +1,20 @@
-//! Sessions that the CLI has stored: found, read, and taken up.
+//! Sessions that the CLI has stored: found, and taken up.
 
 use std::{collections::HashMap, sync::Arc};
-
-use tracing::warn;
 
 use super::{
     Sessions,
     blueprint::{Credentials, Missing, Record, Unusable},
     error::Error,
-    key::{SessionId, SessionKey, Tenant},
+    key::{SessionId, SessionKey},
     list::{SessionState, Summary},
-    live::{self, Session},
+    live::Session,
 };
 use crate::{
     backend,
     copilot::{
-        Event, Rejection, Settings, event,
-        method::{Entry, GetClientMetadata, GetMetadata, ReadPersistedEvents},
+        Rejection,
+        method::{Entry, GetClientMetadata, GetMetadata},
         settings::CLIENT_NAME,
     },
 };
@@ -25,36 +23,6 @@ use crate::{
 const MAX_RECORDS: usize = 1000;
 
 impl Sessions {
-    /// A page of a session's stored history, oldest first, and where the next one begins; without loading the session.
-    pub async fn history(
-        &self,
-        tenant: Tenant,
-        id: &SessionId,
-        after: Option<&str>,
-        max: usize,
-    ) -> Result<(Vec<Event>, Option<String>), Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        let known = self.inner.registry.find(&key);
-        if known.is_none() && self.stored(&key).await?.is_none() {
-            return Err(Error::NotFound(id.clone()));
-        }
-        let question = ReadPersistedEvents { session_id: key.cli_id(), cursor: after, max };
-        let page = match self.inner.backend.connected().await?.call(&question).await {
-            // Before the first message there is no history.
-            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => return Ok((Vec::new(), None)),
-            page => page?,
-        };
-        if page.cursor_status == "expired" {
-            return Err(Error::CursorExpired);
-        }
-        let settings = match known {
-            Some(session) => session.blueprint().settings.clone(),
-            None => Settings { provider: self.inner.operator.clone(), ..Settings::default() },
-        };
-        let events = page.events.iter().filter_map(|raw| readable(raw.get(), &settings)).collect();
-        Ok((events, page.has_more.then_some(page.cursor)))
-    }
-
     /// A session that this process knows, if need be from now on because the CLI has stored it.
     pub(super) async fn known(
         &self,
@@ -66,15 +34,42 @@ impl Sessions {
         }
         let entry = self.stored(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
         let blueprint = match self.records(&[key.cli_id()]).await?.remove(key.cli_id()) {
-            Some(record) => record.blueprint(credentials, self.inner.operator.as_ref()),
+            Some(record) => return self.take_up(key, entry, record, credentials),
             // All that is known is that it is ours; to guess who is to pay for it would be wrong.
             None if credentials == Credentials::default() => Err(Unusable::Missing(Missing::Unknown)),
             None => Record::default().blueprint(credentials, None),
         };
-        let blueprint = blueprint.map_err(|unusable| match unusable {
-            Unusable::Missing(missing) => Error::NotLoaded { session: key.id().clone(), missing },
-            Unusable::Unfit(unfit) => Error::Unfit(unfit),
-        })?;
+        let blueprint = blueprint.map_err(|unusable| unusable.of(key.id()))?;
+        self.inner.registry.adopt(self.session(key.clone(), blueprint).found(entry))
+    }
+
+    /// Takes up a session that was stored with this record, under the profile of its name as it is now.
+    fn take_up(
+        &self,
+        key: &SessionKey,
+        entry: Entry,
+        record: Record,
+        mut credentials: Credentials,
+    ) -> Result<Arc<Session>, Error> {
+        let profile =
+            match record.profile.as_str() {
+                "" => None,
+                name => Some(self.inner.profiles.named(name).ok_or_else(|| Error::ProfileGone {
+                    session: key.id().clone(),
+                    profile: name.to_owned(),
+                })?),
+            };
+        let mut operator = self.inner.operator.as_ref();
+        if let Some(profile) = &profile {
+            profile.admit(&credentials).map_err(Error::Denied)?;
+            credentials.github_token = credentials.github_token.or_else(|| profile.github_token.clone());
+            if record.has_profiles_provider() {
+                operator = profile.provider.as_ref();
+            }
+        }
+        let blueprint = record.blueprint(credentials, operator);
+        let mut blueprint = blueprint.map_err(|unusable| unusable.of(key.id()))?;
+        blueprint.profile = profile;
         self.inner.registry.adopt(self.session(key.clone(), blueprint).found(entry))
     }
 
@@ -105,22 +100,18 @@ impl Sessions {
     }
 }
 
+impl Unusable {
+    fn of(self, id: &SessionId) -> Error {
+        match self {
+            Self::Missing(missing) => Error::NotLoaded { session: id.clone(), missing },
+            Self::Unfit(unfit) => Error::Unfit(unfit),
+        }
+    }
+}
+
 /// Whether a session was made by this service: other programs may use the same CLI.
 pub(super) fn is_ours(entry: &Entry) -> bool {
     entry.client_name.as_deref() == Some(CLIENT_NAME)
-}
-
-/// An event of a stored history, without the secrets that a provider may have quoted.
-pub(super) fn readable(raw: &str, settings: &Settings) -> Option<Event> {
-    let Some(event) = event::parse_stored(raw) else {
-        warn!("the CLI has stored an event that makes no sense");
-        return None;
-    };
-    if live::may_quote_a_secret(&event.kind) {
-        event::parse_stored(&settings.redact(raw))
-    } else {
-        Some(event)
-    }
 }
 
 /// What is told of a stored session.
@@ -130,11 +121,12 @@ pub(super) fn stored_summary(key: &SessionKey, entry: Entry, record: Option<Reco
         id: key.id().clone(),
         model: record.model.unwrap_or_default(),
         labels: record.labels,
-        owner: record.owner,
         state: SessionState::Unloaded,
         title: entry.summary.unwrap_or_default(),
         create_time: entry.start_time,
         update_time: entry.modified_time,
         working_directory: entry.context.and_then(|context| context.cwd).unwrap_or_default(),
+        owner: record.owner,
+        profile: record.profile,
     }
 }

@@ -19,11 +19,11 @@ use tracing::debug;
 use super::{
     current::Outcome,
     error::{Error, TurnCause},
+    history::readable,
     hub::{Cursor, Filter, Item, Scope, Subscriber, Update},
     list::Summary,
     live::Session,
     queue::Ticket,
-    stored::readable,
 };
 use crate::{
     backend::{self, Link},
@@ -233,7 +233,8 @@ impl Watch {
             return Err(Error::CursorExpired);
         }
         let blueprint = self.session.blueprint();
-        for event in events.iter().filter_map(|raw| readable(raw.get(), &blueprint.settings)) {
+        let redact = |text: &str| blueprint.settings.redact(text);
+        for event in events.iter().filter_map(|raw| readable(raw.get(), redact)) {
             if event.ephemeral || self.given.contains(&event.id) {
                 continue;
             }

@@ -6,8 +6,8 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use copilot_grpc::grpc::{
     DOMAIN,
     pb::{
-        AbortTurnRequest, CreateSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
-        SendAndWaitRequest, TurnResult,
+        AbortTurnRequest, CreateSessionRequest, ErrorReason, GetSessionRequest, ListEventsRequest,
+        ListSessionsRequest, SendAndWaitRequest, TurnResult,
     },
 };
 use serde_json::json;
@@ -33,6 +33,7 @@ fn producers() -> Vec<(ErrorReason, Produced)> {
         (ErrorReason::InvalidField, Box::pin(an_empty_prompt())),
         (ErrorReason::SessionNotFound, Box::pin(a_session_that_never_was())),
         (ErrorReason::SessionExists, Box::pin(the_same_id_twice())),
+        (ErrorReason::PolicyDenied, Box::pin(a_model_that_the_profile_does_not_allow())),
         (ErrorReason::Overloaded, Box::pin(more_turns_than_may_wait())),
         (ErrorReason::QuotaExceeded, Box::pin(more_sessions_than_allowed())),
         (ErrorReason::MessageTooLarge, Box::pin(a_prompt_over_the_limit())),
@@ -52,6 +53,7 @@ fn producers() -> Vec<(ErrorReason, Produced)> {
         (ErrorReason::CliMethodMissing, Box::pin(a_cli_without_the_method())),
         (ErrorReason::CliVersion, Box::pin(a_cli_of_another_protocol())),
         (ErrorReason::SessionNotLoaded, Box::pin(a_session_of_another_time())),
+        (ErrorReason::CursorExpired, Box::pin(a_place_that_is_gone())),
         (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot.v1.CopilotService/Fly", b"", None))),
         (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot.v9.Other/SendAndWait", b"", None))),
         (ErrorReason::MalformedRequest, Box::pin(call_raw(GET_SESSION, b"\xff\xff\xff", None))),
@@ -114,6 +116,7 @@ fn code(name: &str) -> Code {
     match name {
         "INVALID_ARGUMENT" => Code::InvalidArgument,
         "NOT_FOUND" => Code::NotFound,
+        "PERMISSION_DENIED" => Code::PermissionDenied,
         "ALREADY_EXISTS" => Code::AlreadyExists,
         "RESOURCE_EXHAUSTED" => Code::ResourceExhausted,
         "FAILED_PRECONDITION" => Code::FailedPrecondition,
@@ -157,6 +160,15 @@ async fn a_session_that_never_was() -> Status {
 async fn the_same_id_twice() -> Status {
     let (_cli, facade) = start(&[]).await;
     let request = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
+    facade.client().create_session(request).await.unwrap_err()
+}
+
+async fn a_model_that_the_profile_does_not_allow() -> Status {
+    let cli = FakeCli::start().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[profiles.team]\nmodels = ['gpt-5']").unwrap();
+    let facade = cli.setup().flag(format!("--config={}", file.path().display())).start().await;
+    let request = CreateSessionRequest { profile: "team".into(), model: "o3".into(), ..Default::default() };
     facade.client().create_session(request).await.unwrap_err()
 }
 
@@ -288,6 +300,32 @@ async fn a_session_of_another_time() -> Status {
     cli.has("old", false, true);
     facade.send("old", "p").await.unwrap_err()
 }
+
+async fn a_place_that_is_gone() -> Status {
+    let (cli, facade) = start(&[]).await;
+    cli.manual(HISTORY);
+    let page = |events: &[&str], status: &str| {
+        let events: Vec<_> =
+            events.iter().map(|id| json!({"type": "session.info", "data": {}, "id": id})).collect();
+        json!({"events": events, "cursor": "c", "hasMore": !events.is_empty(), "cursorStatus": status})
+    };
+    let request =
+        |page_token: String| ListEventsRequest { session_id: "s".into(), page_token, ..Default::default() };
+    let list = |token| {
+        let mut client = facade.client();
+        tokio::spawn(async move { client.list_events(request(token)).await })
+    };
+    let first = list(String::new());
+    cli.next(HISTORY).await.answer(page(&["e1"], "ok")).await;
+    let token = first.await.unwrap().unwrap().into_inner().next_page_token;
+    let second = list(token);
+    cli.next(HISTORY).await.answer(page(&[], "expired")).await;
+    cli.next(HISTORY).await.answer(page(&["e0"], "ok")).await;
+    cli.next(HISTORY).await.answer(page(&[], "ok")).await;
+    second.await.unwrap().unwrap_err()
+}
+
+const HISTORY: &str = "sessions.readPersistedEvents";
 
 const GET_SESSION: &str = "/copilot.v1.CopilotService/GetSession";
 

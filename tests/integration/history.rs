@@ -93,14 +93,68 @@ async fn a_page_of_a_history_that_cannot_be_is_refused() {
         check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
         assert_eq!(fields_of(&refused), ["page_token"]);
     }
-    // Another CLI on the same sessions does not know the place.
-    let forgotten = "1 s persisted-snapshot:v1:24a5b008-76d9-4a53-98ab-7185338a81d0";
+    // A place whose event is not there.
+    let forgotten = "2 s 24a5b008-76d9-4a53-98ab-7185338a81d0 persisted-snapshot:v1:of-another-cli";
     let token = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, forgotten);
     let refused = list(&facade, page(2, &token)).await.unwrap_err();
-    check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
-    assert!(refused.message().contains("from its beginning"), "{refused:?}");
+    check(&refused, Code::FailedPrecondition, ErrorReason::CursorExpired);
+    assert!(refused.message().contains("from the beginning"), "{refused:?}");
     let unknown = ListEventsRequest { session_id: "unknown".into(), ..Default::default() };
     check(&list(&facade, unknown).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+}
+
+/// The events of a page, by their ids.
+fn ids(page: &ListEventsResponse) -> Vec<&str> {
+    page.events.iter().map(|event| event.event_id.as_str()).collect()
+}
+
+/// All events are asked for, so that every place in the history is the end of a page.
+fn everything(page_size: i32, page_token: &str) -> ListEventsRequest {
+    ListEventsRequest { event_types: vec!["*".into()], ..page(page_size, page_token) }
+}
+
+#[tokio::test]
+async fn a_page_token_is_good_over_a_restart_of_the_cli() {
+    let (mut cli, facade) = start().await;
+    for prompt in ["one", "two"] {
+        soon("a turn", facade.send("s", prompt)).await.unwrap();
+    }
+    facade.client().close_session(CloseSessionRequest { session_id: "s".into() }).await.unwrap();
+    let whole = list(&facade, everything(0, "")).await.unwrap();
+    let whole = ids(&whole);
+    let mut tokens = Vec::new();
+    for size in 1..whole.len() {
+        let first = list(&facade, everything(size.try_into().unwrap(), "")).await.unwrap();
+        tokens.push(first.next_page_token);
+    }
+    drop(facade);
+    cli.restart().await;
+    let facade = cli.facade().await;
+    for (at, token) in tokens.iter().enumerate() {
+        let rest = list(&facade, everything(3, token)).await.unwrap();
+        let (from, to) = (at + 1, (at + 4).min(whole.len()));
+        assert_eq!(ids(&rest), whole[from..to], "after {from}");
+        // The same token serves again, and what it leads to leads on.
+        assert_eq!(ids(&list(&facade, everything(3, token)).await.unwrap()), ids(&rest));
+        if to < whole.len() {
+            let next = list(&facade, everything(1000, &rest.next_page_token)).await.unwrap();
+            assert_eq!((ids(&next), next.next_page_token.as_str()), (whole[to..].to_vec(), ""));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_token_is_good_while_many_others_read() {
+    let (_cli, facade) = start().await;
+    soon("a turn", facade.send("s", "one")).await.unwrap();
+    let whole = list(&facade, everything(0, "")).await.unwrap();
+    let first = list(&facade, everything(2, "")).await.unwrap();
+    // The CLI keeps hardly ten places.
+    for _ in 0..20 {
+        list(&facade, everything(2, "")).await.unwrap();
+    }
+    let second = list(&facade, everything(2, &first.next_page_token)).await.unwrap();
+    assert_eq!(ids(&second), ids(&whole)[2..4]);
 }
 
 #[tokio::test]

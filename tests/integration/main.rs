@@ -3,13 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
 mod architecture;
+mod cleanup;
 mod converse;
 mod discovery;
 mod errors;
 mod faults;
 mod history;
+mod listing;
+mod models;
 mod modes;
 mod process;
+mod profiles;
 mod prompts;
 mod readme;
 mod repeats;

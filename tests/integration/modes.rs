@@ -106,7 +106,7 @@ async fn a_wrong_schema_is_refused_before_anything_is_sent() {
 async fn an_immediate_prompt_goes_into_the_running_turn_ahead_of_those_that_wait() {
     let (cli, facade) = started().await;
     let steer = || SendAndWaitRequest { mode: SendMode::Immediate.into(), ..wait("s", "steered") };
-    let (first, queued, steering) = soon("all", async {
+    let all = async {
         let first = facade.send("s", "slow");
         let queued = async {
             cli.model.wait_for(|calls| calls.len() == 1).await;
@@ -117,8 +117,8 @@ async fn an_immediate_prompt_goes_into_the_running_turn_ahead_of_those_that_wait
             facade.send_and_wait(steer()).await
         };
         tokio::join!(first, queued, steering)
-    })
-    .await;
+    };
+    let (first, queued, steering) = soon("all", Box::pin(all)).await;
     assert_eq!(queued.unwrap().content, "You said: queued");
     let (first, steering) = (first.unwrap(), steering.unwrap());
     assert_eq!(first.content, "You said: steered");

@@ -76,7 +76,7 @@ async fn a_stream_joins_too_and_hears_the_rest() {
         let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
         Streamed::read(stream).await
     };
-    let (first, second) = soon("both", async { tokio::join!(first, second) }).await;
+    let (first, second) = soon("both", Box::pin(async { tokio::join!(first, second) })).await;
     assert!(second.text().ends_with("three"), "{}", second.text());
     assert_eq!(second.end.unwrap(), first.unwrap());
     assert_eq!(cli.model.calls().len(), 1);

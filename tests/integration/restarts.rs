@@ -221,6 +221,37 @@ async fn labels_and_model_can_be_changed_and_stay_so_over_a_restart() {
 }
 
 #[tokio::test]
+async fn a_title_can_be_given_and_stays_so_over_a_restart() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    let titled =
+        |id: &str, title: &str| Session { session_id: id.into(), title: title.into(), ..Default::default() };
+    for id in ["early", "late"] {
+        facade.create(id).await;
+    }
+    assert_eq!(update(&facade, titled("early", " At first "), &["title"]).await.unwrap().title, "At first");
+    // It was not stored, so it is made anew.
+    close(&facade, "early").await.unwrap();
+    for id in ["early", "late"] {
+        soon("a turn", facade.send(id, "one")).await.unwrap();
+    }
+    assert_eq!(get(&facade, "late").await.title, "one");
+    update(&facade, titled("late", "At last"), &["title"]).await.unwrap();
+    for id in ["early", "late"] {
+        soon("a turn", facade.send(id, "two")).await.unwrap();
+    }
+    let facade = restarted(facade, cli.setup()).await;
+    let listed = facade.client().list_sessions(ListSessionsRequest::default()).await.unwrap().into_inner();
+    let listed: Vec<_> = listed.sessions.iter().map(|session| session.title.as_str()).collect();
+    assert_eq!(listed, ["At last", "At first"]);
+    for (id, title) in [("early", "At first"), ("late", "At last")] {
+        assert_eq!(get(&facade, id).await.title, title);
+        soon("a turn", facade.send(id, "three")).await.unwrap();
+        assert_eq!(get(&facade, id).await.title, title);
+    }
+}
+
+#[tokio::test]
 async fn a_change_that_cannot_be_made_is_refused_by_field() {
     let cli = RealCli::start(script).await;
     let facade = cli.facade().await;
@@ -228,7 +259,8 @@ async fn a_change_that_cannot_be_made_is_refused_by_field() {
     let session = |id: &str| Session { session_id: id.into(), ..Default::default() };
     for (id, paths, field) in [
         ("s", &[] as &[&str], "update_mask"),
-        ("s", &["title"], "update_mask"),
+        ("s", &["title"], "session.title"),
+        ("s", &["state"], "update_mask"),
         ("s", &["model"], "session.model"),
         ("a b", &["labels"], "session.session_id"),
     ] {

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
     PermissionEffect, PermissionPolicy, PermissionRule, Provider, SectionAction, SendAndStreamRequest,
-    Session, SessionState, SystemMessage, SystemMessageMode, SystemMessageSection,
+    Session, SessionState, SystemMessage, SystemMessageMode, SystemMessageSection, UpdateSessionRequest,
     session_event::Payload as Event,
 };
+use prost_types::FieldMask;
 use scripted_model::{ModelServer, Reply, Request};
 use serde_json::json;
 use tonic::{Code, Status};
@@ -115,6 +116,95 @@ async fn pages_show_every_session_once_newest_first() {
     let (second, token) = list(&facade, 2, &token).await;
     assert_eq!(second, ["s2", "s1"]);
     assert_eq!(list(&facade, 2, &token).await, (vec!["s0".into()], String::new()));
+}
+
+async fn ids(facade: &TestFacade, request: ListSessionsRequest) -> Vec<String> {
+    let page = facade.client().list_sessions(request).await.unwrap().into_inner();
+    page.sessions.into_iter().map(|session| session.session_id).collect()
+}
+
+#[tokio::test]
+async fn sessions_are_listed_by_time_and_in_the_order_that_was_asked_for() {
+    let (cli, facade) = start().await;
+    let mut created = Vec::new();
+    for id in ["a", "b", "c"] {
+        created.push(facade.create(id).await.create_time.unwrap());
+        soon("a turn", facade.send(id, "hello")).await.unwrap();
+    }
+    soon("a turn", facade.send("a", "again")).await.unwrap();
+    let changed = get(&facade, "a").await.unwrap().update_time;
+    // The same for one that knows the sessions, and for one that finds them.
+    for facade in [facade, cli.facade().await] {
+        let asked = |change: &dyn Fn(&mut ListSessionsRequest)| {
+            let mut request = ListSessionsRequest::default();
+            change(&mut request);
+            ids(&facade, request)
+        };
+        let by = |order: &'static str| asked(&move |request| request.order_by = order.into());
+        assert_eq!(by("").await, ["c", "b", "a"]);
+        assert_eq!(by("create_time desc").await, ["c", "b", "a"]);
+        assert_eq!(by("create_time").await, ["a", "b", "c"]);
+        assert_eq!(by("update_time desc").await, ["a", "c", "b"]);
+        assert_eq!(by("update_time").await, ["b", "c", "a"]);
+        let (second, third) = (created[1], created[2]);
+        assert_eq!(asked(&|request| request.created_before = Some(second)).await, ["a"]);
+        assert_eq!(asked(&|request| request.created_after = Some(second)).await, ["c", "b"]);
+        let both = asked(&|request| {
+            (request.created_after, request.created_before) = (Some(second), Some(third));
+        });
+        assert_eq!(both.await, ["b"]);
+        assert_eq!(asked(&|request| request.updated_after = changed).await, ["a"]);
+        assert_eq!(asked(&|request| request.updated_before = changed).await, ["c", "b"]);
+        assert_eq!(asked(&|request| request.owner = "ann".into()).await, Vec::<String>::new());
+        let first =
+            ListSessionsRequest { page_size: 1, order_by: "update_time".into(), ..Default::default() };
+        let page = facade.client().list_sessions(first.clone()).await.unwrap().into_inner();
+        let token = page.next_page_token;
+        let next = ListSessionsRequest { page_token: token.clone(), ..first.clone() };
+        assert_eq!(ids(&facade, next.clone()).await, ["c"]);
+        for other in [
+            ListSessionsRequest { order_by: String::new(), ..next.clone() },
+            ListSessionsRequest { owner: "ann".into(), ..next },
+        ] {
+            let refused = facade.client().list_sessions(other).await.unwrap_err();
+            check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
+            assert_eq!(fields_of(&refused), ["page_token"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_another_server_does_shows_after_a_moment_and_what_is_done_here_at_once() {
+    let (cli, facade) = start().await;
+    let other = cli.facade().await;
+    let blue = |facade: &TestFacade| {
+        let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
+        let mut client = facade.client();
+        async move {
+            let request = ListSessionsRequest { labels, ..Default::default() };
+            let page = client.list_sessions(request).await.unwrap().into_inner();
+            page.sessions.into_iter().map(|session| (session.session_id, session.title)).collect::<Vec<_>>()
+        }
+    };
+    facade.create("s").await;
+    soon("a turn", facade.send("s", "hello")).await.unwrap();
+    assert_eq!(list(&other, 0, "").await.0, ["s"]);
+    assert_eq!(blue(&other).await, []);
+    let change = Session {
+        session_id: "s".into(),
+        labels: BTreeMap::from([("team".into(), "blue".into())]),
+        title: "A talk".into(),
+        ..Default::default()
+    };
+    let update_mask = Some(FieldMask { paths: vec!["labels".into(), "title".into()] });
+    let request = UpdateSessionRequest { session: Some(change), update_mask };
+    facade.client().update_session(request).await.unwrap();
+    let changed = [("s".to_owned(), "A talk".to_owned())];
+    assert_eq!(blue(&facade).await, changed);
+    soon("the change", async { while blue(&other).await != changed {} }).await;
+    // What it deletes itself is gone at once, also where it did not know the session.
+    delete(&other, "s", false).await.unwrap();
+    assert_eq!(list(&other, 0, "").await.0, Vec::<String>::new());
 }
 
 #[tokio::test]

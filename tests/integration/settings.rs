@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, CreateSessionResponse, CustomAgent, ErrorReason, GetSessionRequest,
-    InfiniteSession, LargeOutput, Limits, McpServer, NamedProvider, PermissionEffect, PermissionPolicy,
-    PermissionRule, ProviderModel, ResumeSessionRequest, SendAndStreamRequest, Session, SessionState, Skills,
-    Tool, UpdateSessionRequest, mcp_server, session_event::Payload as Event,
+    InfiniteSession, LargeOutput, Limits, ListSessionsRequest, McpServer, NamedProvider, PermissionEffect,
+    PermissionPolicy, PermissionRule, ProviderModel, ResumeSessionRequest, SendAndStreamRequest, Session,
+    SessionState, Skills, Tool, UpdateSessionRequest, mcp_server, session_event::Payload as Event,
 };
 use prost_types::{FieldMask, Struct, Value, value::Kind};
 use scripted_model::{ModelServer, Reply, Request};
@@ -69,7 +69,8 @@ async fn get(facade: &TestFacade, id: &str) -> Session {
 
 /// A request for a session of this id, whose agent may do everything.
 fn session(id: &str) -> CreateSessionRequest {
-    let all = PermissionRule { kind: "*".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
+    let all =
+        PermissionRule { kind: "*".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
     CreateSessionRequest {
         session_id: id.into(),
         permission_policy: Some(PermissionPolicy { rules: vec![all] }),
@@ -507,6 +508,11 @@ async fn a_session_that_exists_is_loaded_where_that_is_asked_for() {
     check_resumed(&facade).await;
     let facade = restarted(facade, cli.setup()).await;
     assert_eq!(get(&facade, "s").await.owner, "alice");
+    for (owner, count) in [("alice", 1), ("bob", 0)] {
+        let request = ListSessionsRequest { owner: owner.into(), ..Default::default() };
+        let listed = facade.client().list_sessions(request).await.unwrap().into_inner().sessions;
+        assert_eq!(listed.len(), count, "{listed:?}");
+    }
     check_resumed(&facade).await;
     assert_eq!(answer(&facade, "s", "two").await, "You said: two");
     assert_eq!(last(&cli.model).messages.iter().filter(|message| message.role == "user").count(), 2);

@@ -6,7 +6,11 @@ use super::{
     super::command::{Command, Failure, parse},
     *,
 };
-use crate::app::{chat::Chat, settings::settings};
+use crate::{
+    app::{chat::Chat, settings::settings},
+    copilot::SystemMessage,
+    session::{Effect, Policy, Rule},
+};
 
 /// An environment and a disk with what a test puts there.
 struct World {
@@ -110,6 +114,8 @@ const ROWS: &[Row] = &[
     row!(state_dir = "/var", "'/var'" => r#""/var""#),
     row!(available_tools = "bash, mcp:*,web.fetch", "['bash', 'mcp:*', 'web.fetch']" => r#"["bash", "mcp:*", "web.fetch"]"#),
     row!(allow_permissions = "read,custom-tool", "'read, custom-tool'" => r#"["read", "custom-tool"]"#),
+    row!(default_profile = "a", "'a'" => "a",
+            seen |config| config.profiles.unnamed().map(|profile| profile.name.clone()).unwrap_or_default()),
     row!(turn_timeout = "1h 30m", "'1h30m'" => "5400s"),
     row!(request_timeout = "90s", "'90s'" => "90s"),
     row!(max_queued_turns = "1", "1" => "1"),
@@ -118,6 +124,12 @@ const ROWS: &[Row] = &[
     row!(max_frame_size = "1 GiB", "'1gib'" => "1073741824"),
     row!(start_timeout = "500ms", "'500ms'" => "500ms"),
     row!(grace_period = "0s", "'0s'" => "0ns"),
+    row!(close_idle_after = "1h", "'1h'" => "Some(3600s)", seen |config| format!("{:?}", config.cleanup.close_idle_after)),
+    row!(delete_idle_after = "7d", "'7d'" => "Some(604800s)", seen |config| format!("{:?}", config.cleanup.delete_idle_after)),
+    row!(delete_after_age = "30d", "'30d'" => "Some(2592000s)", seen |config| format!("{:?}", config.cleanup.delete_after_age)),
+    row!(max_stored_sessions = "7", "7" => "Some(7)", seen |config| format!("{:?}", config.cleanup.max_stored)),
+    row!(cleanup_interval = "5s", "'5s'" => "5s", seen |config| format!("{:?}", config.cleanup.interval)),
+    row!(cleanup_dry_run = "true", "true" => "true", seen |config| format!("{:?}", config.cleanup.dry_run)),
     row!(log_format = "json", "'json'" => "Json"),
     row!(log_level = "warn,copilot_grpc=trace", "'warn,copilot_grpc=trace'" => r#""warn,copilot_grpc=trace""#),
 ];
@@ -129,13 +141,15 @@ fn every_setting_can_be_set_from_each_source() {
         let row = row.unwrap_or_else(|| panic!("give {} a row", setting.key));
         let needs: &[&str] = if row.needs.is_empty() { &[] } else { &[row.needs] };
         let flag = format!("{}={}", setting.flag(), row.text);
-        let toml = format!("{} = {}", setting.key, row.toml);
+        // For `default_profile`.
+        let profile = "[profiles.a]";
+        let toml = format!("{} = {}\n{profile}", setting.key, row.toml);
         let check = |source: &str, config: Config| {
             assert_eq!((row.seen)(&config), row.expected, "{} from its {source}", setting.key);
         };
-        check("flag", good(&[needs, &[&flag]].concat(), &[], ""));
-        check("flag after serve", good(&[&["serve"], needs, &[&flag]].concat(), &[], ""));
-        check("variable", good(needs, &[(&setting.variable(), row.text)], ""));
+        check("flag", good(&[needs, &[&flag]].concat(), &[], profile));
+        check("flag after serve", good(&[&["serve"], needs, &[&flag]].concat(), &[], profile));
+        check("variable", good(needs, &[(&setting.variable(), row.text)], profile));
         check("key", good(needs, &[], &toml));
         assert_ne!(
             (row.seen)(&good(needs, &[], "")),
@@ -586,4 +600,153 @@ fn help_shows_every_default_and_variable() {
             assert!(help.contains(&setting.flag()), "{}", setting.key);
         }
     }
+}
+
+/// The profile `p` of a file.
+fn good_profile(vars: &[(&str, &str)], table: &str) -> crate::session::Profile {
+    let config = good(&[], vars, &format!("[profiles.p]\n{table}"));
+    crate::session::Profile::clone(&config.profiles.named("p").unwrap())
+}
+
+#[test]
+fn a_profile_is_read_whole() {
+    let file = r#"
+        models = ["gpt-5", "o*"]
+        available_tools = ["bash", "mcp:*"]
+        excluded_tools = ["view"]
+        allow_permissions = ["shell", "read"]
+        github_token_env = "PAYS"
+        max_session_age = "30d"
+        max_session_idle = "1h"
+        system_message = { mode = "replace", text = "You are a parrot." }
+        [profiles.p.provider]
+        type = "azure"
+        base_url = "https://models.example.com"
+        wire_api = "responses"
+        api_key_file = "/token"
+        headers_env = "HEADERS"
+        azure_api_version = "1"
+        max_prompt_tokens = 1000
+    "#;
+    let profile = good_profile(&[("PAYS", "ghu_token"), ("HEADERS", "X-Team: blue")], file);
+    let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let expected = crate::session::Profile {
+        name: "p".into(),
+        provider: Some(Provider {
+            kind: Some("azure".into()),
+            wire_api: Some("responses".into()),
+            base_url: "https://models.example.com".into(),
+            api_key: Some(Secret::new("s3cret")),
+            azure_api_version: Some("1".into()),
+            headers: BTreeMap::from([("X-Team".into(), Secret::new("blue"))]),
+            max_prompt_tokens: Some(1000),
+            ..Provider::default()
+        }),
+        github_token: Some(Secret::new("ghu_token")),
+        models: list(&["gpt-5", "o*"]),
+        available_tools: Some(list(&["bash", "mcp:*"])),
+        excluded_tools: list(&["view"]),
+        policy: Some(Policy::allowing(&list(&["shell", "read"]))),
+        system_message: Some(SystemMessage::Replace { content: "You are a parrot.".into() }),
+        max_session_age: Some(Duration::from_secs(30 * 24 * HOUR)),
+        max_session_idle: Some(Duration::from_secs(HOUR)),
+    };
+    assert_eq!(profile, expected);
+}
+
+#[test]
+fn what_a_profile_does_not_say_is_as_without_it() {
+    let empty = crate::session::Profile { name: "p".into(), ..Default::default() };
+    assert_eq!(good_profile(&[], ""), empty);
+    let rules = "permissions = [{ kind = 'shell', pattern = 'git *', effect = 'ask' }, \
+                 { kind = 'shell', effect = 'deny' }, { kind = '*', effect = 'allow' }]";
+    let rule =
+        |kind: &str, pattern: &str, effect| Rule { kind: kind.into(), pattern: pattern.into(), effect };
+    let rules_of = |rules: &str| good_profile(&[], rules).policy;
+    let expected =
+        [rule("shell", "git *", Effect::Ask), rule("shell", "", Effect::Deny), rule("*", "", Effect::Allow)];
+    assert_eq!(rules_of(rules), Some(Policy::new(expected.into())));
+    assert_eq!(rules_of("permissions = []"), Some(Policy::default()));
+    let added = SystemMessage::Customize { content: Some("s3cret".into()), sections: BTreeMap::new() };
+    let message = good_profile(&[], "system_message = 's3cret'").system_message;
+    assert_eq!(message, Some(added));
+    let from_file = good_profile(&[], "system_message = { file = '/token' }").system_message;
+    assert_eq!(
+        from_file,
+        Some(SystemMessage::Customize { content: Some(" s3cret\n".into()), sections: BTreeMap::new() })
+    );
+    assert_eq!(good_profile(&[], "available_tools = []").available_tools, Some(vec![]));
+}
+
+#[test]
+fn all_that_is_wrong_with_profiles_is_reported_at_once_by_its_key_and_without_secrets() {
+    let file = r#"
+        default_profile = "nobody"
+        [profiles."a b"]
+        [profiles.p]
+        github_token = "ghu_secret"
+        modles = []
+        models = "gpt"
+        available_tools = ["a b"]
+        allow_permissions = ["fly"]
+        permissions = [{ kind = "shell", effect = "maybe", why = "x", pattern = "" }, 7, {}]
+        system_message = { mode = "shout" }
+        max_session_age = "1"
+        [profiles.p.provider]
+        base_url = "https://me:hunter2@host"
+        api_key = "sk-secret"
+        bearer_token_env = "NOT_THERE"
+        headers_file = "/empty"
+        type = "other"
+        [profiles.q]
+        provider = { api_key_file = "/nowhere", wire_api = 1 }
+        github_token_file = "/token"
+        github_token_env = "HOME"
+    "#;
+    let told = mistakes(&[], &[], file);
+    let origin = |key: &str| format!("key {key} in {FILE}");
+    for key in [
+        "default_profile",
+        "profiles.a b",
+        "profiles.p.github_token",
+        "profiles.p.modles",
+        "profiles.p.models",
+        "profiles.p.available_tools",
+        "profiles.p.allow_permissions",
+        "profiles.p.permissions",
+        "profiles.p.permissions[0].pattern",
+        "profiles.p.permissions[0].effect",
+        "profiles.p.permissions[0].why",
+        "profiles.p.permissions[1]",
+        "profiles.p.permissions[2].kind",
+        "profiles.p.permissions[2].effect",
+        "profiles.p.system_message.mode",
+        "profiles.p.system_message.text",
+        "profiles.p.max_session_age",
+        "profiles.p.provider.base_url",
+        "profiles.p.provider.api_key",
+        "profiles.p.provider.bearer_token_env",
+        "profiles.p.provider.headers_file",
+        "profiles.p.provider.type",
+        "profiles.q.provider.base_url",
+        "profiles.q.provider.api_key_file",
+        "profiles.q.provider.wire_api",
+        "profiles.q.github_token_file",
+    ] {
+        let lines = told
+            .lines()
+            .filter(|line| line.strip_prefix(&origin(key)).is_some_and(|rest| rest.starts_with([':', ' '])));
+        assert_eq!(lines.count(), 1, "{key} in {told}");
+    }
+    assert_eq!(told.lines().count(), 26, "{told}");
+    assert!(told.contains("did you mean models?"), "{told}");
+    assert!(told.contains("name a file (api_key_file) or a variable (api_key_env)"), "{told}");
+    assert!(!told.contains("secret\"") && !told.contains("hunter2") && !told.contains("s3cret"), "{told}");
+}
+
+#[test]
+fn profiles_are_a_table_and_cannot_be_a_value() {
+    assert!(mistakes(&[], &[], "profiles = 1").contains("key profiles in"));
+    assert!(mistakes(&[], &[], "[profiles]\np = 1").contains("key profiles.p in"));
+    assert!(mistakes(&["--default-profile=p"], &[], "").contains("flag --default-profile"));
 }

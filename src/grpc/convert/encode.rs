@@ -12,10 +12,12 @@ use crate::{
     copilot::{
         Event,
         event::{self, Payload},
+        method::Model,
     },
     grpc::{pb, status::cut},
     session::{
-        Delivery, Remains, SessionId, SessionState, Summary, ToolCall, TurnError, TurnResult, Usage,
+        Cleanup, Delivery, HistoryPlace, Remains, SessionId, SessionState, Summary, ToolCall, TurnError,
+        TurnResult, Usage,
         hub::{Cursor, Update},
     },
 };
@@ -34,8 +36,12 @@ pub(in crate::grpc) const MAX_RUNNING_TOOLS: usize = 8;
 pub(in crate::grpc) const MAX_OPEN_REQUESTS: usize = 8;
 
 /// Where the next page of a history begins; `Checks::history_token` reads it.
-pub(in crate::grpc) fn history_token(id: &SessionId, cursor: Option<String>) -> String {
-    cursor.map(|cursor| URL_SAFE_NO_PAD.encode(format!("1 {id} {cursor}"))).unwrap_or_default()
+pub(in crate::grpc) fn history_token(id: &SessionId, place: Option<HistoryPlace>) -> String {
+    let token = |HistoryPlace { cursor, event_id }| {
+        // The CLI's words come last: what they look like is its own business.
+        URL_SAFE_NO_PAD.encode(format!("2 {id} {} {cursor}", event_id.replace(' ', "")))
+    };
+    place.map(token).unwrap_or_default()
 }
 
 /// A session.
@@ -56,6 +62,36 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
         update_time: timestamp(&summary.update_time),
         working_directory: summary.working_directory,
         owner: summary.owner,
+        profile: summary.profile,
+    }
+}
+
+/// What was cleared up.
+pub(in crate::grpc) fn cleanup(cleanup: Cleanup) -> pb::CleanupStatus {
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    pb::CleanupStatus {
+        closed: count(cleanup.closed),
+        deleted: count(cleanup.deleted),
+        failed: count(cleanup.failed),
+        last_run_time: cleanup.last_run.map(Timestamp::from),
+        dry_run: cleanup.dry_run,
+    }
+}
+
+/// A model.
+pub(in crate::grpc) fn model(model: Model) -> pb::Model {
+    let limits = model.capabilities.limits;
+    pb::Model {
+        id: model.id,
+        name: model.name,
+        vision: model.capabilities.supports.vision,
+        reasoning_efforts: model.supported_reasoning_efforts,
+        default_reasoning_effort: model.default_reasoning_effort.unwrap_or_default(),
+        max_prompt_tokens: limits.max_prompt_tokens.unwrap_or_default(),
+        max_output_tokens: limits.max_output_tokens.unwrap_or_default(),
+        max_context_window_tokens: limits.max_context_window_tokens.unwrap_or_default(),
+        billing_multiplier: model.billing.and_then(|billing| billing.multiplier),
+        policy_state: model.policy.map(|policy| policy.state).unwrap_or_default(),
     }
 }
 

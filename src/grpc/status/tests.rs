@@ -82,6 +82,11 @@ fn rows() -> Vec<Row> {
         error(Error::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO])),
         error(Error::Exists(id()), (AlreadyExists, SessionExists, &[RESOURCE_INFO])),
         error(not_loaded(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
+        error(gone_profile(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
+        error(
+            Error::Denied(vec![Excess { field: "model".into(), allowed: "may be a, b".into() }]),
+            (PermissionDenied, PolicyDenied, &[BAD_REQUEST]),
+        ),
         error(Error::CursorExpired, (FailedPrecondition, CursorExpired, &[])),
         error(no_such_request(), (NotFound, RequestNotFound, &[RESOURCE_INFO])),
         error(settled(Settlement::Answered), (FailedPrecondition, RequestSettled, &[])),
@@ -259,6 +264,10 @@ fn each_kind_of_request_says_which_answer_it_needs() {
     check(RequestKind::UserInput, "`user_input`");
     check(RequestKind::Elicitation, "`elicitation`");
     check(RequestKind::ExitPlan, "`exit_plan`");
+}
+
+fn gone_profile() -> Error {
+    Error::ProfileGone { session: id(), profile: "team".into() }
 }
 
 #[test]

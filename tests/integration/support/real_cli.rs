@@ -18,6 +18,7 @@ pub(crate) const MODEL: &str = "scripted";
 /// A running CLI, and the model behind it.
 pub(crate) struct RealCli {
     pub(crate) model: ModelServer,
+    spec: Spec,
     process: Process,
     _folder: TempDir,
 }
@@ -36,7 +37,7 @@ impl RealCli {
             start_timeout: Duration::from_secs(60),
         };
         let process = Process::start(&spec).await.unwrap();
-        Self { model, process, _folder: folder }
+        Self { model, spec, process, _folder: folder }
     }
 
     /// How the facade reaches it. Sessions have the scripted model by the operator's default.
@@ -55,6 +56,12 @@ impl RealCli {
     pub(crate) fn kill(&self) {
         let pid = self.process.cli_pid().and_then(|pid| Pid::from_raw(pid.cast_signed())).unwrap();
         kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    /// Ends it with SIGKILL, and starts another on the same home, which facades have to be told of.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        self.process = Process::start(&self.spec).await.unwrap();
     }
 
     /// Starts a facade in front of it.

@@ -1,13 +1,16 @@
 //! Pages, and what is to be on them.
 
-use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use prost_types::Timestamp;
 
-use super::Checks;
+use super::{Checks, non_empty};
 use crate::{
     grpc::pb,
-    session::{From, PageToken, Selection, SessionId, SessionState, hub::Cursor},
+    session::{
+        From, HistoryPlace, Listing, Order, PageToken, Selection, SessionId, SessionState, Span, hub::Cursor,
+    },
 };
 
 /// The longest `page_size`.
@@ -18,19 +21,22 @@ pub(in crate::grpc) const DEFAULT_PAGE: usize = 50;
 
 impl Checks {
     /// Where a page of a history begins.
-    pub(in crate::grpc) fn history_token(&mut self, id: &str, token: &str) -> Option<String> {
+    pub(in crate::grpc) fn history_token(&mut self, id: &str, token: &str) -> Option<HistoryPlace> {
         if token.is_empty() {
             return None;
         }
         let decoded = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let cursor = decoded
-            .and_then(|text| Some(text.strip_prefix("1 ")?.strip_prefix(id)?.strip_prefix(' ')?.into()));
-        if cursor.is_none() {
+        let place = decoded.and_then(|text| {
+            let rest = text.strip_prefix("2 ")?.strip_prefix(id)?.strip_prefix(' ')?;
+            let (event_id, cursor) = rest.split_once(' ')?;
+            Some(HistoryPlace { cursor: cursor.into(), event_id: event_id.into() })
+        });
+        if place.is_none() {
             let advice =
                 "is not a `next_page_token` of this session's history; leave it empty for the first page";
             self.wrong("page_token", advice);
         }
-        cursor
+        place
     }
 
     /// From where on a session is watched.
@@ -71,26 +77,67 @@ impl Checks {
         }
     }
 
-    pub(in crate::grpc) fn page_token(&mut self, token: &str) -> Option<PageToken> {
+    /// What sessions are to be listed, and how.
+    pub(in crate::grpc) fn listing(&mut self, request: pb::ListSessionsRequest) -> Listing {
+        let size = self.page_size(request.page_size);
+        let order = self.order(request.order_by.trim());
+        let created = self.span("created", request.created_after, request.created_before);
+        let updated = self.span("updated", request.updated_after, request.updated_before);
+        let wanted = Selection {
+            labels: self.labels(request.labels),
+            states: self.states(request.states),
+            owner: non_empty(request.owner),
+            created,
+            updated,
+        };
+        let after = self.page_token(&request.page_token, &wanted, order);
+        Listing { wanted, order, size, after }
+    }
+
+    fn page_token(&mut self, token: &str, wanted: &Selection, order: Order) -> Option<PageToken> {
         if token.is_empty() {
             return None;
         }
         let parsed = PageToken::decode(token);
-        if parsed.is_none() {
-            self.wrong(
+        match &parsed {
+            None => self.wrong(
                 "page_token",
                 "is not a `next_page_token` of this server; leave it empty for the first page",
-            );
+            ),
+            Some(token) if !token.is_of(wanted, order) => self.wrong(
+                "page_token",
+                "is of a list with other filters or another `order_by`: give the same ones with it, or start without it",
+            ),
+            Some(_) => {}
         }
         parsed
     }
 
-    /// Which sessions are to be listed.
-    pub(in crate::grpc) fn selection(
-        &mut self,
-        labels: BTreeMap<String, String>,
-        states: Vec<i32>,
-    ) -> Selection {
+    fn order(&mut self, name: &str) -> Order {
+        if name.is_empty() {
+            return Order::default();
+        }
+        let known = Order::NAMES.into_iter().find(|(known, _)| *known == name);
+        known.map(|(_, order)| order).unwrap_or_else(|| {
+            let names = Order::NAMES.map(|(name, _)| format!("`{name}`")).join(", ");
+            self.wrong("order_by", format!("must be one of {names}, or empty"));
+            Order::default()
+        })
+    }
+
+    fn span(&mut self, what: &str, from: Option<Timestamp>, until: Option<Timestamp>) -> Span {
+        let mut end = |name: &str, time: Option<Timestamp>| {
+            let time = time?;
+            let is_time = YEARS_1_TO_9999.contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos);
+            if !is_time {
+                self.wrong(format!("{what}_{name}"), "is not a time of the years 1 to 9999");
+            }
+            is_time.then(|| time.to_string())
+        };
+        Span { from: end("after", from), until: end("before", until) }
+    }
+
+    fn states(&mut self, states: Vec<i32>) -> Vec<SessionState> {
         let states = states.into_iter().enumerate().filter_map(|(n, state)| {
             let known = match pb::SessionState::try_from(state) {
                 Ok(pb::SessionState::Idle) => Some(SessionState::Idle),
@@ -104,7 +151,13 @@ impl Checks {
             }
             known
         });
-        let states = states.collect();
-        Selection { labels: self.labels(labels), states }
+        let mut states: Vec<_> = states.collect();
+        // The same states are the same list, in whatever order.
+        states.sort_unstable();
+        states.dedup();
+        states
     }
 }
+
+/// The times of `google.protobuf.Timestamp`, in seconds since 1970.
+const YEARS_1_TO_9999: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;

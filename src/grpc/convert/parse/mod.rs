@@ -19,7 +19,7 @@ use crate::{copilot::Secret, grpc::status::Violation, session::SessionId};
 pub use session::Defaults;
 
 #[cfg(test)]
-pub(in crate::grpc) use {answer::*, session::*, turn::*};
+pub(in crate::grpc) use {answer::*, list::*, session::*, turn::*};
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]

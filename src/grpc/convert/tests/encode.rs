@@ -434,6 +434,7 @@ fn a_session_is_told_as_it_is() {
         update_time: String::new(),
         working_directory: "/w".into(),
         owner: "alice".into(),
+        profile: "team".into(),
     };
     let check = |state, expected: pb::SessionState| {
         let expected = pb::Session {
@@ -446,6 +447,7 @@ fn a_session_is_told_as_it_is() {
             update_time: None,
             working_directory: "/w".into(),
             owner: "alice".into(),
+            profile: "team".into(),
         };
         assert_eq!(session(summary(state)), expected);
     };

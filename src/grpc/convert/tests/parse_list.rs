@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{super::encode::history_token, *};
 use crate::{
     grpc::pb,
-    session::{From, Selection, SessionState, Summary, hub::Cursor},
+    session::{From, HistoryPlace, Listing, Order, Selection, SessionState, Span, Summary, hub::Cursor},
 };
 
 #[test]
@@ -13,9 +13,11 @@ fn sessions_are_selected_by_labels_and_states_that_can_be() {
     let labels = || BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
     let states = {
         use pb::SessionState::*;
-        [Idle, Running, Waiting, Unloaded]
+        [Unloaded, Idle, Waiting, Running, Idle]
     };
-    let selected = asked(|checks| checks.selection(labels(), states.map(i32::from).to_vec()));
+    let asked_for =
+        |states: Vec<i32>| pb::ListSessionsRequest { labels: labels(), states, ..Default::default() };
+    let listing = asked(|checks| checks.listing(asked_for(states.map(i32::from).to_vec()))).unwrap();
     let expected = Selection {
         labels: labels(),
         states: vec![
@@ -24,11 +26,49 @@ fn sessions_are_selected_by_labels_and_states_that_can_be() {
             SessionState::Waiting,
             SessionState::Unloaded,
         ],
+        ..Selection::default()
     };
-    assert_eq!(selected, Ok(expected));
+    assert_eq!((listing.wanted, listing.order, listing.size), (expected, Order::Newest, DEFAULT_PAGE));
     for bad in [0, 77] {
-        let refused = asked(|checks| checks.selection(BTreeMap::new(), vec![bad]));
+        let refused = asked(|checks| checks.listing(asked_for(vec![bad])).size);
         assert_eq!(refused, Err("states[0]".into()));
+    }
+}
+
+#[test]
+fn sessions_are_selected_by_times_that_can_be_and_ordered_in_known_ways() {
+    let check = |request: pb::ListSessionsRequest, expected: Result<(Selection, Order), &str>| {
+        let parsed = asked(|checks| {
+            let listing = checks.listing(request);
+            (listing.wanted, listing.order)
+        });
+        assert_eq!(parsed, expected.map_err(str::to_owned));
+    };
+    let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    let span = |from: &str, until: &str| Span { from: Some(from.into()), until: Some(until.into()) };
+    let request = pb::ListSessionsRequest {
+        owner: "ann".into(),
+        created_after: time(0, 0),
+        created_before: time(1, 500_000_000),
+        updated_after: time(-62_135_596_800, 0),
+        updated_before: time(253_402_300_799, 0),
+        order_by: "update_time desc".into(),
+        ..Default::default()
+    };
+    let wanted = Selection {
+        owner: Some("ann".into()),
+        created: span("1970-01-01T00:00:00Z", "1970-01-01T00:00:01.500Z"),
+        updated: span("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"),
+        ..Selection::default()
+    };
+    check(request, Ok((wanted, Order::LatestChange)));
+    for (request, field) in [
+        (pb::ListSessionsRequest { created_before: time(0, -1), ..Default::default() }, "created_before"),
+        (pb::ListSessionsRequest { updated_after: time(i64::MAX, 0), ..Default::default() }, "updated_after"),
+        (pb::ListSessionsRequest { order_by: "title".into(), ..Default::default() }, "order_by"),
+        (pb::ListSessionsRequest { order_by: "CREATE_TIME".into(), ..Default::default() }, "order_by"),
+    ] {
+        check(request, Err(field));
     }
 }
 
@@ -48,7 +88,9 @@ fn a_page_has_a_size_within_bounds() {
 
 #[test]
 fn a_page_token_is_one_of_ours_or_empty() {
-    assert_eq!(asked(|checks| checks.page_token("")), Ok(None));
+    let request = |token: &str| pb::ListSessionsRequest { page_token: token.into(), ..Default::default() };
+    let token_of = |request| asked(|checks| checks.listing(request).after);
+    assert_eq!(token_of(request("")), Ok(None));
     let one = |id: &str| Summary {
         id: SessionId::parse(id).unwrap(),
         model: String::new(),
@@ -59,13 +101,28 @@ fn a_page_token_is_one_of_ours_or_empty() {
         update_time: String::new(),
         working_directory: String::new(),
         owner: String::new(),
+        profile: String::new(),
     };
-    let (_, token) = crate::session::page(vec![one("a"), one("b")], 1, None);
+    let (_, token) = Listing { size: 1, ..Listing::default() }.page(vec![one("a"), one("b")]);
     let encoded = token.as_ref().unwrap().encode();
-    assert_eq!(asked(|checks| checks.page_token(&encoded)), Ok(token));
+    assert_eq!(token_of(request(&encoded)), Ok(token));
     for bad in ["x", "!!!", " ", &encoded[1..]] {
-        assert_eq!(asked(|checks| checks.page_token(bad)), Err("page_token".into()), "{bad:?}");
+        assert_eq!(token_of(request(bad)), Err("page_token".into()), "{bad:?}");
     }
+    // Of another list.
+    let other = pb::ListSessionsRequest { owner: "ann".into(), ..request(&encoded) };
+    assert_eq!(token_of(other), Err("page_token".into()));
+    let other = pb::ListSessionsRequest { order_by: "create_time".into(), ..request(&encoded) };
+    assert_eq!(token_of(other), Err("page_token".into()));
+}
+
+#[test]
+fn a_place_in_a_history_survives_its_journey_and_serves_its_own_session_only() {
+    let place = HistoryPlace { cursor: "whatever the CLI says".into(), event_id: "e-1".into() };
+    let token = history_token(&session_id(), Some(place.clone()));
+    assert_eq!(asked(|checks| checks.history_token("s", &token)), Ok(Some(place)));
+    assert_eq!(asked(|checks| checks.history_token("t", &token)), Err("page_token".into()));
+    assert_eq!(history_token(&session_id(), None), "");
 }
 
 #[test]

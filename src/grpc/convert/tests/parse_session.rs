@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     copilot::{Provider, Secret, Section, Settings, SystemMessage},
     grpc::{pb, status::Violation},
-    session::{Blueprint, Effect, Policy, Rule},
+    session::{Blueprint, Effect, Policy, Profile, Profiles, Rule},
 };
 
 fn provider() -> pb::Provider {
@@ -445,4 +445,55 @@ fn the_cli_asks_for_permissions_unless_all_of_them_are_denied() {
     check(&[rule("*", "", Deny), rule("write", "/tmp/*", Allow)], true);
     check(&[rule("*", "", Ask)], true);
     check(&[rule("mcp", &"x".repeat(MAX_PATTERN), Ask)], true);
+}
+
+#[test]
+fn a_title_is_short_and_of_one_line() {
+    let check = |title: &str, expected: Option<&str>| {
+        let session = pb::Session { title: title.into(), ..Default::default() };
+        let mask = prost_types::FieldMask { paths: vec!["title".into()] };
+        let changed = asked(|checks| checks.change(session, mask).title.unwrap());
+        assert_eq!(changed, expected.map(str::to_owned).ok_or("session.title".into()), "{title:?}");
+    };
+    check(" A talk ", Some("A talk"));
+    check(&"é".repeat(MAX_TITLE), Some(&"é".repeat(MAX_TITLE)));
+    check(&"é".repeat(MAX_TITLE + 1), None);
+    for bad in ["", "  ", "a\nb", "a\u{7}"] {
+        check(bad, None);
+    }
+}
+
+#[test]
+fn a_profiles_defaults_come_before_the_operators_and_its_provider_has_no_other_model() {
+    let provider = |url: &str| Some(Provider { base_url: url.into(), ..Provider::default() });
+    let operator = Defaults {
+        model: Some("theirs".into()),
+        provider: provider("http://operator"),
+        available_tools: vec!["bash".into()],
+        policy: Policy::allowing(&["shell".into()]),
+        request_timeout: Some(Duration::from_secs(7)),
+    };
+    let unchanged = operator.under(&Profile::default());
+    assert_eq!((unchanged.model, unchanged.provider), (operator.model.clone(), operator.provider.clone()));
+    assert_eq!((unchanged.available_tools, unchanged.policy), (vec!["bash".into()], operator.policy.clone()));
+    assert_eq!(unchanged.request_timeout, operator.request_timeout);
+    let profile = Profile {
+        provider: provider("http://profile"),
+        available_tools: Some(vec![]),
+        policy: Some(Policy::default()),
+        ..Profile::default()
+    };
+    let changed = operator.under(&profile);
+    assert_eq!((changed.model, changed.provider), (None, profile.provider.clone()));
+    assert_eq!((changed.available_tools, changed.policy), (vec![], Policy::default()));
+    let named = Profile { models: vec!["o*".into(), "o3".into()], ..Profile::default() };
+    assert_eq!(operator.under(&named).model.as_deref(), Some("o3"));
+}
+
+#[test]
+fn a_profile_that_there_is_not_is_refused_without_the_names_of_others() {
+    let profiles = Profiles::new([Profile { name: "secret-team".into(), ..Profile::default() }], None);
+    assert_eq!(asked(|checks| checks.profile("other", &profiles)), Err("profile".into()));
+    assert_eq!(asked(|checks| checks.profile("", &profiles)), Ok(None));
+    assert!(asked(|checks| checks.profile("secret-team", &profiles)).unwrap().is_some());
 }

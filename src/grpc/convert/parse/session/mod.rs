@@ -5,13 +5,15 @@ mod provider;
 mod system_message;
 mod tools;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Checks, non_empty};
 use crate::{
-    copilot::{Options, Provider, Settings},
+    copilot::{Options, Provider, Secret, Settings},
     grpc::pb,
-    session::{Blueprint, Change, Credentials, Effect, PERMISSION_KINDS, Policy, Rule, SessionId},
+    session::{
+        Blueprint, Change, Credentials, Effect, PERMISSION_KINDS, Policy, Profile, Profiles, Rule, SessionId,
+    },
 };
 
 /// What a session gets that its request does not say.
@@ -29,6 +31,20 @@ pub struct Defaults {
     pub request_timeout: Option<Duration>,
 }
 
+impl Defaults {
+    /// The same under a profile: what it says itself comes first. Its provider is not given the model of another.
+    pub(in crate::grpc) fn under(&self, profile: &Profile) -> Self {
+        let own = profile.provider.is_some();
+        Self {
+            model: profile.default_model().or_else(|| self.model.clone().filter(|_| !own)),
+            provider: profile.provider.clone().or_else(|| self.provider.clone()),
+            available_tools: profile.available_tools.clone().unwrap_or_else(|| self.available_tools.clone()),
+            policy: profile.policy.clone().unwrap_or_else(|| self.policy.clone()),
+            request_timeout: self.request_timeout,
+        }
+    }
+}
+
 /// How many labels a session may have.
 pub(in crate::grpc) const MAX_LABELS: usize = 32;
 
@@ -43,6 +59,10 @@ pub(in crate::grpc) const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(24
 
 /// The longest pattern of a permission rule, in bytes.
 pub(in crate::grpc) const MAX_PATTERN: usize = 1024;
+
+/// The longest title, in characters: what the CLI's schema allows.
+pub(in crate::grpc) const MAX_TITLE: usize = 100;
+
 /// The longest owner, in bytes.
 const MAX_OWNER: usize = 256;
 
@@ -96,7 +116,25 @@ impl Checks {
         let owner = self.owner(request.owner);
         let operators_provider = !own_provider && settings.provider.is_some();
         let request_timeout = self.request_timeout(request.request_timeout).or(defaults.request_timeout);
-        Blueprint { settings, policy, labels, owner, operators_provider, request_timeout }
+        Blueprint { settings, policy, labels, owner, operators_provider, request_timeout, profile: None }
+    }
+
+    /// The operator's profile of this name; the default one if it is empty.
+    pub(in crate::grpc) fn profile(&mut self, name: &str, profiles: &Profiles) -> Option<Arc<Profile>> {
+        if name.is_empty() {
+            return profiles.unnamed();
+        }
+        let profile = profiles.named(name);
+        if profile.is_none() {
+            // The names of the others are none of the caller's business.
+            self.wrong("profile", "there is none of this name");
+        }
+        profile
+    }
+
+    /// A GitHub token of the caller's own.
+    pub(in crate::grpc) fn github_token(&mut self, token: String) -> Option<Secret> {
+        self.secret("github_token", token)
     }
 
     /// How long requests of the agent's wait for an answer.
@@ -166,19 +204,30 @@ impl Checks {
     /// What is to change in a session.
     pub(in crate::grpc) fn change(&mut self, session: pb::Session, mask: prost_types::FieldMask) -> Change {
         if mask.paths.is_empty() {
-            self.wrong("update_mask", "is required: `labels`, `model`, or both");
+            self.wrong("update_mask", "is required: `labels`, `model`, `title`, or several of them");
         }
         let mut change = Change::default();
         for path in &mask.paths {
             match path.as_str() {
                 "labels" => change.labels = Some(self.labels(session.labels.clone())),
                 "model" => change.model = Some(self.text("session.model", session.model.clone())),
+                "title" => change.title = Some(self.title(&session.title)),
                 _ => {
-                    self.wrong("update_mask", format!("{path:?} cannot be changed; `labels` and `model` can"))
+                    let advice = format!("{path:?} cannot be changed; `labels`, `model` and `title` can");
+                    self.wrong("update_mask", advice);
                 }
             }
         }
         change
+    }
+
+    fn title(&mut self, title: &str) -> String {
+        let title = title.trim();
+        if title.is_empty() || title.chars().count() > MAX_TITLE || title.contains(char::is_control) {
+            let advice = format!("must have 1 to {MAX_TITLE} characters, and no line breaks");
+            self.wrong("session.title", advice);
+        }
+        title.to_owned()
     }
 
     pub(super) fn labels(&mut self, labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
