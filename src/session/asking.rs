@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::{
     blueprint::DEFAULT_REQUEST_TIMEOUT,
+    current::Current,
     error::Error,
     hub::Update,
     live::{Session, State},
@@ -30,6 +31,9 @@ use crate::{
         method::Done,
     },
 };
+
+/// How long a caller may be away until its tools fail: long enough to connect again.
+const RETURN: Duration = Duration::from_secs(3);
 
 /// What an event makes us do.
 #[derive(Debug)]
@@ -256,19 +260,38 @@ impl Session {
     }
 
     /// A caller or a reader has gone: if it was the last one, nobody is left to run the tools that are called.
-    pub(super) fn left(&self) {
-        self.mind_the_unheard(&mut self.lock());
+    pub(super) fn left(self: &Arc<Self>) {
+        self.mind_the_unheard(&self.lock());
     }
 
-    fn mind_the_unheard(&self, state: &mut State) {
-        let ticket = state.current.as_ref().map(super::current::Current::ticket);
-        if state.requests.is_waiting() && !state.hub.is_heard(ticket) {
-            state.answering();
-            state.requests.fail_tools(|name| {
-                let reason = format!("the tool {name:?} was not run: its caller has gone");
-                Answer::ToolResult(ToolResult::failure(reason))
-            });
+    fn mind_the_unheard(self: &Arc<Self>, state: &State) {
+        if !state.is_unheard() {
+            return;
         }
+        let session = self.clone();
+        self.tasks().spawn(async move {
+            sleep(RETURN).await;
+            let mut state = session.lock();
+            if state.is_unheard() {
+                state.fail_tools();
+            }
+        });
+    }
+}
+
+impl State {
+    /// Whether answers are awaited, and nobody is there to give them.
+    fn is_unheard(&self) -> bool {
+        let ticket = self.current.as_ref().map(Current::ticket);
+        self.requests.is_waiting() && !self.hub.is_heard(ticket)
+    }
+
+    fn fail_tools(&mut self) {
+        self.answering();
+        self.requests.fail_tools(|name| {
+            let reason = format!("the tool {name:?} was not run: its caller has gone");
+            Answer::ToolResult(ToolResult::failure(reason))
+        });
     }
 }
 

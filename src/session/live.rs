@@ -184,6 +184,11 @@ impl Session {
         }
     }
 
+    /// The link that it is attached to.
+    pub(super) fn attached(&self) -> Option<Arc<Link>> {
+        self.lock().link.clone()
+    }
+
     pub(super) fn is_loaded(&self) -> bool {
         self.lock().link.is_some()
     }

@@ -139,7 +139,7 @@ impl Runner {
         if let Err(cause) = self.unless_stopped(&turn, self.agent_ends(&mut link, &turn)).await.flatten() {
             self.session.conclude(cause);
         }
-        self.settle(&link, &turn).await;
+        self.settle(&turn).await;
     }
 
     /// Does something, unless there is a reason first to give the turn up.
@@ -265,10 +265,12 @@ impl Runner {
     }
 
     /// Brings the session to rest, so that nothing which still comes can be taken for the next turn's.
-    async fn settle(&self, link: &Link, turn: &Signals) {
+    async fn settle(&self, turn: &Signals) {
         let limit = Instant::now() + SETTLE_LIMIT;
         while Instant::now() < limit {
             let Some((progress, _)) = self.session.progress().filter(|(now, _)| !now.settled) else { return };
+            // Not the one that it began on: it may have gone on on another. Without one nothing of it goes on.
+            let Some(link) = self.session.attached() else { return self.session.landed(false) };
             if progress.agent_running {
                 let abort = Abort { session_id: self.session.cli_id() };
                 if let Err(error) = link.call_within(SMALL_CALL, &abort).await {
@@ -277,7 +279,7 @@ impl Runner {
             }
             // The answer to `session.abort` comes after the idle that it causes, so this mostly does not wait.
             if timeout(SETTLE_CHECK, turn.changed.notified()).await.is_err() {
-                self.check(link).await;
+                self.check(&link).await;
             }
         }
         warn!(session = %self.session.id(), "the session did not come to rest; its next turn starts regardless");

@@ -69,7 +69,8 @@ async fn get(facade: &TestFacade, id: &str) -> Session {
 
 /// A request for a session of this id, whose agent may do everything.
 fn session(id: &str) -> CreateSessionRequest {
-    let all = PermissionRule { kind: "*".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
+    let all =
+        PermissionRule { kind: "*".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
     CreateSessionRequest {
         session_id: id.into(),
         permission_policy: Some(PermissionPolicy { rules: vec![all] }),
