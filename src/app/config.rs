@@ -54,6 +54,8 @@ pub struct Config {
     pub max_message_size: usize,
     /// Largest JSON-RPC message taken from the CLI, in bytes.
     pub max_frame_size: usize,
+    /// Whether there is a second connection to the CLI, which keeps turns going when the first is lost.
+    pub keeper_link: bool,
     /// Time in which a started CLI must be ready.
     pub start_timeout: Duration,
     /// Time that running turns get to finish after SIGTERM; zero cuts them off.
@@ -120,6 +122,7 @@ impl Config {
         let max_sessions = values.read("max_sessions", within(SESSIONS, COUNT));
         let max_message_size = values.read("max_message_size", within(MESSAGE_SIZES, BYTES));
         let max_frame_size = values.read("max_frame_size", within(FRAME_SIZES, BYTES));
+        let keeper_link = values.read("keeper_link", truth);
         let start_timeout = values.read("start_timeout", within(START_TIMEOUTS, DURATION));
         let grace_period = values.read("grace_period", within(GRACE_PERIODS, DURATION));
         let log_format = values.read("log_format", LogFormat::from_str);
@@ -140,6 +143,7 @@ impl Config {
             max_sessions: max_sessions?,
             max_message_size: max_message_size?,
             max_frame_size: max_frame_size?,
+            keeper_link: keeper_link?,
             start_timeout: start_timeout?,
             grace_period: grace_period?,
             log_format: log_format?,

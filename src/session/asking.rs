@@ -130,7 +130,7 @@ impl Session {
         self.mind_the_unheard(state);
     }
 
-    async fn wait_for_answer(&self, request: &Payload, mut answered: oneshot::Receiver<Answered>) {
+    async fn wait_for_answer(self: &Arc<Self>, request: &Payload, mut answered: oneshot::Receiver<Answered>) {
         let Some((kind, id)) = requested(request) else { return };
         let patience = self.patience(request);
         let answered = tokio::select! {
@@ -175,7 +175,7 @@ impl Session {
         self.tasks().spawn(async move { session.give_and_log(&id, &answer).await });
     }
 
-    async fn give_and_log(&self, id: &str, answer: &Answer) {
+    async fn give_and_log(self: &Arc<Self>, id: &str, answer: &Answer) {
         match self.give(id, answer).await {
             // Another client of the CLI was faster, or the turn was stopped.
             Ok(()) | Err(Error::RequestSettled { .. }) => {}
@@ -184,7 +184,7 @@ impl Session {
     }
 
     /// Gives the CLI an answer.
-    async fn give(&self, request_id: &str, answer: &Answer) -> Result<(), Error> {
+    async fn give(self: &Arc<Self>, request_id: &str, answer: &Answer) -> Result<(), Error> {
         let session_id = self.cli_id();
         let link = self.load().await.map_err(|cause| self.not_loaded(cause))?;
         let done = match answer {

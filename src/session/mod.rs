@@ -14,6 +14,7 @@ mod current;
 mod error;
 mod handle;
 pub mod hub;
+mod keeping;
 mod key;
 mod list;
 mod live;

@@ -8,6 +8,7 @@ mod discovery;
 mod errors;
 mod faults;
 mod history;
+mod links;
 mod modes;
 mod process;
 mod prompts;
