@@ -57,6 +57,8 @@ pub struct Config {
     pub max_message_size: usize,
     /// Largest JSON-RPC message taken from the CLI, in bytes.
     pub max_frame_size: usize,
+    /// Whether there is a second connection to the CLI, which keeps turns going when the first is lost.
+    pub keeper_link: bool,
     /// Time in which a started CLI must be ready.
     pub start_timeout: Duration,
     /// Time that running turns get to finish after SIGTERM; zero cuts them off.
@@ -126,6 +128,7 @@ impl Config {
         let max_sessions = values.read("max_sessions", within(SESSIONS, COUNT));
         let max_message_size = values.read("max_message_size", within(MESSAGE_SIZES, BYTES));
         let max_frame_size = values.read("max_frame_size", within(FRAME_SIZES, BYTES));
+        let keeper_link = values.read("keeper_link", truth);
         let start_timeout = values.read("start_timeout", within(START_TIMEOUTS, DURATION));
         let grace_period = values.read("grace_period", within(GRACE_PERIODS, DURATION));
         let cleanup = cleanup(values);
@@ -148,6 +151,7 @@ impl Config {
             max_sessions: max_sessions?,
             max_message_size: max_message_size?,
             max_frame_size: max_frame_size?,
+            keeper_link: keeper_link?,
             start_timeout: start_timeout?,
             grace_period: grace_period?,
             cleanup: cleanup?,

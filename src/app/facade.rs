@@ -75,8 +75,12 @@ impl Facade {
             max_queued_turns: config.max_queued_turns,
             turn_timeout: config.turn_timeout,
         };
-        let backend_config =
-            backend::Config { name: "cli-0".into(), source, max_frame: config.max_frame_size };
+        let backend_config = backend::Config {
+            name: "cli-0".into(),
+            source,
+            max_frame: config.max_frame_size,
+            keeper: config.keeper_link,
+        };
         let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, |sink| {
             Backend::spawn(backend_config, sink)
         });

@@ -123,6 +123,12 @@ const SETTINGS: &[Setting] = &[
         help: "Largest JSON-RPC message taken from the CLI",
     },
     Setting {
+        key: "keeper_link",
+        value: "true|false",
+        default: Some("true"),
+        help: "Keep a second connection to the CLI, so that the loss of one does not end the turns",
+    },
+    Setting {
         key: "start_timeout",
         value: "DURATION",
         default: Some("60s"),

@@ -55,6 +55,8 @@ pub struct Config {
     pub source: Source,
     /// The largest message taken from it, in bytes.
     pub max_frame: usize,
+    /// Whether there is a second link, so that the loss of one does not end what runs.
+    pub keeper: bool,
 }
 
 /// How long a link that is missing is waited for. A CLI that was ended is mostly there again within a second or two; one that
@@ -72,6 +74,10 @@ pub trait Sink: Send + Sync + 'static {
     fn session_deleted(&self, session_id: &str);
     /// The link is gone: none of its sessions is attached any more. Comes after its last event.
     fn link_lost(&self, link: LinkId, cause: &Arc<Cause>);
+    /// There is a keeper link, which sessions can be attached to.
+    fn keeper_up(&self);
+    /// The keeper link is gone.
+    fn keeper_lost(&self, link: LinkId);
 }
 
 /// Tells the links of a backend apart.
@@ -177,6 +183,7 @@ struct Inner {
     state: watch::Receiver<State>,
     /// Since when there is no link, where there is none.
     missing_since: Arc<Mutex<Instant>>,
+    keeper: Arc<Mutex<Option<Arc<Link>>>>,
     stop: CancellationToken,
     supervisor: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -194,13 +201,19 @@ impl Backend {
         let stop = CancellationToken::new();
         let name = config.name.clone();
         let missing_since = Arc::new(Mutex::new(Instant::now()));
-        let status = supervisor::Status { state: state_tx, missing_since: missing_since.clone() };
+        let keeper = Arc::<Mutex<Option<Arc<Link>>>>::default();
+        let status = supervisor::Status {
+            state: state_tx,
+            missing_since: missing_since.clone(),
+            keeper: keeper.clone(),
+        };
         let supervisor = tokio::spawn(supervisor::run(config, sink, status, stop.clone()));
         Self {
             inner: Arc::new(Inner {
                 name,
                 state,
                 missing_since,
+                keeper,
                 stop,
                 supervisor: tokio::sync::Mutex::new(Some(supervisor)),
             }),
@@ -241,6 +254,11 @@ impl Backend {
             let _ = timeout_at(missing_since + GRACE, ready).await;
         }
         self.link()
+    }
+
+    /// The keeper link, if it is up: for sessions to be attached to, and no more.
+    pub fn keeper(&self) -> Option<Arc<Link>> {
+        self.inner.keeper.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How it is, now and from now on.

@@ -1,19 +1,26 @@
 //! The life of a backend: start or find the CLI, connect, watch, and begin again when it is lost.
+//!
+//! A CLI is served by two links. The main one carries everything. The keeper is only attached to the sessions, because the CLI
+//! ends a session's turn when its last connection drops: with it, a main link that is lost and made anew costs nothing.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
-    Config, Link, LinkId, Sink, Source, State,
+    Config, GRACE, Link, LinkId, Sink, Source, State,
     link::OpenError,
     process::{Process, Spec},
 };
@@ -34,6 +41,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// The pause before the keeper link is tried again: nothing runs on it.
+const KEEPER_PAUSE: Duration = Duration::from_millis(500);
+
 /// A link that held this long starts the pauses anew.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
@@ -42,11 +52,16 @@ pub(super) struct Status {
     pub(super) state: watch::Sender<State>,
     /// Since when there is no link, where there is none.
     pub(super) missing_since: Arc<Mutex<Instant>>,
+    pub(super) keeper: Arc<Mutex<Option<Arc<Link>>>>,
 }
 
 impl Status {
     fn set(&self, state: State) {
         self.state.send_replace(state);
+    }
+
+    fn set_keeper(&self, keeper: Option<Arc<Link>>) {
+        *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = keeper;
     }
 
     /// The link is gone.
@@ -59,11 +74,10 @@ impl Status {
 /// Runs until `stop`.
 pub(super) async fn run(config: Config, sink: Arc<dyn Sink>, status: Status, stop: CancellationToken) {
     let mut pause = FIRST_PAUSE;
-    let mut next_link = 1;
+    let ids = AtomicU64::new(1);
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let ended = attempt(&config, &sink, &status, &stop, LinkId(next_link)).await;
-        next_link += 1;
+        let ended = attempt(&config, &sink, &status, &stop, &ids).await;
         let Some(down) = ended else { break };
         if began.elapsed() >= STABLE_AFTER {
             pause = FIRST_PAUSE;
@@ -107,12 +121,13 @@ async fn attempt(
     sink: &Arc<dyn Sink>,
     status: &Status,
     stop: &CancellationToken,
-    id: LinkId,
+    ids: &AtomicU64,
 ) -> Option<State> {
-    let connect = Connect { config, sink, status, stop, id };
+    let connect = Connect { config, sink, status, stop, ids };
     match &config.source {
         Source::External { host, port, token } => {
-            connect.serve(host, *port, token.as_ref(), std::future::pending()).await
+            let address = Address { host, port: *port, token: token.as_ref() };
+            connect.serve(&address, std::future::pending()).await
         }
         Source::Embedded(spec) => embedded(connect, spec).await,
     }
@@ -138,8 +153,9 @@ async fn embedded(connect: Connect<'_>, spec: &Spec) -> Option<State> {
         "the CLI has started"
     );
     let (port, token) = (process.port(), process.token().clone());
-    let ended = connect.serve("127.0.0.1", port, Some(&token), process_end(&mut process)).await;
-    // Also where only the link was lost: a CLI that we cannot talk to is of no use, and its sessions are on disk.
+    let address = Address { host: "127.0.0.1", port, token: Some(&token) };
+    let ended = connect.serve(&address, process_end(&mut process)).await;
+    // Also where it only cannot be connected to: such a CLI is of no use, and its sessions are on disk.
     let exit = process.stop().await;
     if ended.is_some() {
         warn!(backend = connect.config.name, %exit, "the CLI has ended");
@@ -151,51 +167,144 @@ async fn process_end(process: &mut Process) -> String {
     format!("it has ended with {}", process.exited().await.status)
 }
 
+/// Where a CLI listens.
+struct Address<'a> {
+    host: &'a str,
+    port: u16,
+    token: Option<&'a Secret>,
+}
+
 /// What one attempt works with.
 struct Connect<'a> {
     config: &'a Config,
     sink: &'a Arc<dyn Sink>,
     status: &'a Status,
     stop: &'a CancellationToken,
-    id: LinkId,
+    ids: &'a AtomicU64,
+}
+
+/// Why a link is not there any more.
+enum End {
+    /// It was lost, and is made anew.
+    Lost,
+    /// There is nothing to make it anew with.
+    Over(State),
+    Stopped,
 }
 
 impl Connect<'_> {
-    /// Opens a link and keeps it until it, or the process behind it, ends. `None`: it ended because of `stop`.
-    async fn serve(
+    /// Keeps links until they cannot be made anew, or the process behind them ends. `None`: it ended because of `stop`.
+    async fn serve(&self, address: &Address<'_>, process_end: impl Future<Output = String>) -> Option<State> {
+        tokio::select! {
+            ended = self.keep_main(address, process_end) => ended,
+            never = self.keep_keeper(address) => match never {},
+        }
+    }
+
+    async fn keep_main(
         &self,
-        host: &str,
-        port: u16,
-        token: Option<&Secret>,
+        address: &Address<'_>,
         process_end: impl Future<Output = String>,
     ) -> Option<State> {
-        let opened = tokio::select! {
-            () = self.stop.cancelled() => return None,
-            opened = Link::open(self.id, (host, port), token, self.config.max_frame, self.sink.clone()) => opened,
-        };
-        let link = match opened {
-            Ok(link) => Arc::new(link),
-            Err(error @ OpenError::Protocol(_)) => {
-                return Some(State::Incompatible { problem: error.to_string() });
+        let mut process_end = std::pin::pin!(process_end);
+        let mut opened = self.open(address, self.sink.clone()).await;
+        loop {
+            let link = match opened {
+                Ok(Some(link)) => link,
+                Ok(None) => return None,
+                Err(error @ OpenError::Protocol(_)) => {
+                    return Some(State::Incompatible { problem: error.to_string() });
+                }
+                Err(error) => return Some(State::Down { problem: error.to_string() }),
+            };
+            self.announce(&link);
+            match self.watch(&link, process_end.as_mut()).await {
+                End::Lost => opened = self.open_again(address, process_end.as_mut()).await,
+                End::Over(state) => return Some(state),
+                End::Stopped => return None,
             }
-            Err(error) => return Some(State::Down { problem: error.to_string() }),
-        };
-        self.announce(&link);
-        let (stopped, problem, cause) = tokio::select! {
+        }
+    }
+
+    /// Opens a link. `None`: it is not wanted any more.
+    async fn open(&self, address: &Address<'_>, sink: Arc<dyn Sink>) -> Result<Option<Arc<Link>>, OpenError> {
+        let Address { host, port, token } = *address;
+        let id = LinkId(self.ids.fetch_add(1, Ordering::Relaxed));
+        tokio::select! {
+            () = self.stop.cancelled() => Ok(None),
+            opened = Link::open(id, (host, port), token, self.config.max_frame, sink) => {
+                opened.map(|link| Some(Arc::new(link)))
+            }
+        }
+    }
+
+    /// Opens the main link again: for as long as others wait for it, the CLI is given time.
+    async fn open_again(
+        &self,
+        address: &Address<'_>,
+        mut process_end: std::pin::Pin<&mut impl Future<Output = String>>,
+    ) -> Result<Option<Arc<Link>>, OpenError> {
+        let give_up = Instant::now() + GRACE;
+        loop {
+            let opened = tokio::select! {
+                opened = self.open(address, self.sink.clone()) => opened,
+                problem = &mut process_end => return Err(OpenError::Connect(problem)),
+            };
+            match opened {
+                Err(OpenError::Connect(_)) if Instant::now() < give_up => sleep(FIRST_PAUSE).await,
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Waits for the main link's end.
+    async fn watch(
+        &self,
+        link: &Arc<Link>,
+        process_end: std::pin::Pin<&mut impl Future<Output = String>>,
+    ) -> End {
+        let (end, problem) = tokio::select! {
             // The process's end says more than the end of the connection that comes with it, but the connection's is
             // what frees those who wait: whichever is first.
-            cause = link.closed() => (false, format!("the connection was lost: {cause}"), Some(cause)),
-            problem = process_end => (false, problem, None),
-            () = silence(&link) => (false, format!("it did not answer a ping for {PING_TIMEOUT:?}"), None),
-            () = self.stop.cancelled() => (true, String::new(), None),
+            cause = link.closed() => (End::Lost, format!("the connection was lost: {cause}")),
+            problem = process_end => (End::Over(State::Down { problem: problem.clone() }), problem),
+            () = silence(link) => (End::Lost, format!("it did not answer a ping for {PING_TIMEOUT:?}")),
+            () = self.stop.cancelled() => (End::Stopped, String::new()),
         };
         link.close();
-        let cause = match cause {
-            Some(cause) => cause,
-            None => link.closed().await,
-        };
-        self.lost(&problem, &cause);
-        (!stopped).then_some(State::Down { problem })
+        let cause = link.closed().await;
+        self.lost(link.id(), &problem, &cause);
+        if let End::Lost = end {
+            warn!(backend = self.config.name, problem, "the link to the CLI was lost");
+        }
+        end
+    }
+
+    /// Keeps a second link. What is told on it is told on the main one.
+    async fn keep_keeper(&self, address: &Address<'_>) -> std::convert::Infallible {
+        if !self.config.keeper {
+            return std::future::pending().await;
+        }
+        let mut state = self.status.state.subscribe();
+        loop {
+            // It fails when nobody asks any more; then this is dropped.
+            let _ = state.wait_for(|state| matches!(state, State::Ready(_))).await;
+            match self.open(address, Arc::new(Deaf)).await {
+                Ok(Some(link)) => {
+                    let kept = Kept { connect: self, link: link.clone() };
+                    self.status.set_keeper(Some(link.clone()));
+                    self.sink.keeper_up();
+                    tokio::select! {
+                        _ = link.closed() => {}
+                        () = silence(&link) => {}
+                    }
+                    drop(kept);
+                }
+                Ok(None) => return std::future::pending().await,
+                Err(error) => debug!(backend = self.config.name, %error, "there is no keeper link"),
+            }
+            sleep(KEEPER_PAUSE).await;
+        }
     }
 
     fn announce(&self, link: &Arc<Link>) {
@@ -213,10 +322,36 @@ impl Connect<'_> {
     }
 
     /// First nobody finds the link any more, then those who wait on it are told.
-    fn lost(&self, problem: &str, cause: &Arc<Cause>) {
+    fn lost(&self, id: LinkId, problem: &str, cause: &Arc<Cause>) {
         self.status.lost(problem);
-        self.sink.link_lost(self.id, cause);
+        self.sink.link_lost(id, cause);
     }
+}
+
+/// A keeper link that is up.
+struct Kept<'a> {
+    connect: &'a Connect<'a>,
+    link: Arc<Link>,
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.link.close();
+        self.connect.status.set_keeper(None);
+        self.connect.sink.keeper_lost(self.link.id());
+    }
+}
+
+/// Hears nothing.
+struct Deaf;
+
+impl Sink for Deaf {
+    fn session_event(&self, _: &Bytes) {}
+    fn event_dropped(&self, _: &str, _: &str) {}
+    fn session_deleted(&self, _: &str) {}
+    fn link_lost(&self, _: LinkId, _: &Arc<Cause>) {}
+    fn keeper_up(&self) {}
+    fn keeper_lost(&self, _: LinkId) {}
 }
 
 /// Resolves when the CLI owes a sign of life for too long.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    event::Payload,
+    event::{ElicitationRequested, Payload},
     method::{Done, methods},
 };
 
@@ -51,11 +51,32 @@ pub fn completed(payload: &Payload) -> Option<&str> {
     }
 }
 
-/// Whether what was filled in is what the form asks for: the CLI does not look (observed). The error says what is wrong.
-pub fn check_elicited(request: &Payload, elicited: &Elicited) -> Result<(), String> {
-    let (Payload::ElicitationRequested(request), Elicited::Accept { content }) = (request, elicited) else {
-        return Ok(());
-    };
+/// An answer as the request wants it; the CLI does not look (observed). The error says what is wrong with it.
+pub fn fitting(request: &Payload, answer: Answer) -> Result<Answer, String> {
+    match (request, answer) {
+        (Payload::ElicitationRequested(request), Answer::Elicitation(elicited)) => {
+            check_form(request, &elicited)?;
+            Ok(Answer::Elicitation(elicited))
+        }
+        (Payload::UserInputRequested(request), Answer::UserInput(input)) if !input.dismissed => {
+            let was_freeform = !request.choices.contains(&input.answer);
+            if was_freeform && request.allow_freeform == Some(false) {
+                return Err(format!("it must be one of {}", request.choices.join(", ")));
+            }
+            Ok(Answer::UserInput(UserInput { was_freeform, ..input }))
+        }
+        (Payload::ExitPlanModeRequested(request), Answer::ExitPlan(plan)) => {
+            match plan.selected_action.as_ref().filter(|action| !request.actions.contains(action)) {
+                Some(_) => Err(format!("its action must be one of {}", request.actions.join(", "))),
+                None => Ok(Answer::ExitPlan(plan)),
+            }
+        }
+        (_, answer) => Ok(answer),
+    }
+}
+
+fn check_form(request: &ElicitationRequested, elicited: &Elicited) -> Result<(), String> {
+    let Elicited::Accept { content } = elicited else { return Ok(()) };
     // What is no schema is the MCP server's fault, and not the caller's.
     let form = request.requested_schema.as_ref().and_then(|schema| jsonschema::validator_for(schema).ok());
     let Some(form) = form else { return Ok(()) };

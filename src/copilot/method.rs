@@ -32,6 +32,7 @@ methods! {
     Ping => "ping" -> Pong;
     Create<'_> => "session.create" -> Created;
     Resume<'_> => "session.resume" -> Created;
+    Attach<'_> => "session.resume" -> serde::de::IgnoredAny;
     ValidateTools<'_> => "session.tools.initializeAndValidate" -> serde::de::IgnoredAny;
     UpdateOptions<'_> => "session.options.update" -> serde::de::IgnoredAny;
     Send<'_> => "session.send" -> Sent;
@@ -116,6 +117,18 @@ pub struct Resume<'a> {
     /// Whether permissions and calls of tools that waited for an answer when the last connection left are waited for again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub continue_pending_work: bool,
+}
+
+/// Attaches one more connection to a loaded session, and changes nothing of it. Without the caller's tools: two connections
+/// cannot both have them (observed).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attach<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// Whether it takes questions of MCP servers: those that are open end with the last connection that does.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub request_elicitation: bool,
 }
 
 /// The answer to [`Create`] and [`Resume`].

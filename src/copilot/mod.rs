@@ -17,6 +17,7 @@ pub use failure::{AgentFailure, Rejection};
 pub use method::{Attachment, Message, Method};
 pub use secret::Secret;
 pub use settings::{
-    CustomAgent, InfiniteSession, LargeOutput, Limits, McpServer, McpTransport, NamedProvider, Options,
-    Provider, ProviderModel, Remote, Section, Settings, Skills, SystemMessage, Tool,
+    CustomAgent, InfiniteSession, LargeOutput, Limits, McpServer, McpTransport, ModelCapabilities,
+    NamedProvider, Options, Provider, ProviderModel, Remote, Section, Settings, Skills, Supports,
+    SystemMessage, Tool,
 };

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::{
     blueprint::DEFAULT_REQUEST_TIMEOUT,
+    current::Current,
     error::Error,
     hub::Update,
     live::{Session, State},
@@ -30,6 +31,9 @@ use crate::{
         method::Done,
     },
 };
+
+/// How long a caller may be away until its tools fail: long enough to connect again.
+const RETURN: Duration = Duration::from_secs(3);
 
 /// What an event makes us do.
 #[derive(Debug)]
@@ -128,7 +132,7 @@ impl Session {
         self.mind_the_unheard(state);
     }
 
-    async fn wait_for_answer(&self, request: &Payload, mut answered: oneshot::Receiver<Answered>) {
+    async fn wait_for_answer(self: &Arc<Self>, request: &Payload, mut answered: oneshot::Receiver<Answered>) {
         let Some((kind, id)) = requested(request) else { return };
         let patience = self.patience(request);
         let answered = tokio::select! {
@@ -173,7 +177,7 @@ impl Session {
         self.tasks().spawn(async move { session.give_and_log(&id, &answer).await });
     }
 
-    async fn give_and_log(&self, id: &str, answer: &Answer) {
+    async fn give_and_log(self: &Arc<Self>, id: &str, answer: &Answer) {
         match self.give(id, answer).await {
             // Another client of the CLI was faster, or the turn was stopped.
             Ok(()) | Err(Error::RequestSettled { .. }) => {}
@@ -182,7 +186,7 @@ impl Session {
     }
 
     /// Gives the CLI an answer.
-    async fn give(&self, request_id: &str, answer: &Answer) -> Result<(), Error> {
+    async fn give(self: &Arc<Self>, request_id: &str, answer: &Answer) -> Result<(), Error> {
         let session_id = self.cli_id();
         let link = self.load().await.map_err(|cause| self.not_loaded(cause))?;
         let done = match answer {
@@ -258,19 +262,38 @@ impl Session {
     }
 
     /// A caller or a reader has gone: if it was the last one, nobody is left to run the tools that are called.
-    pub(super) fn left(&self) {
-        self.mind_the_unheard(&mut self.lock());
+    pub(super) fn left(self: &Arc<Self>) {
+        self.mind_the_unheard(&self.lock());
     }
 
-    fn mind_the_unheard(&self, state: &mut State) {
-        let ticket = state.current.as_ref().map(super::current::Current::ticket);
-        if state.requests.is_waiting() && !state.hub.is_heard(ticket) {
-            state.answering();
-            state.requests.fail_tools(|name| {
-                let reason = format!("the tool {name:?} was not run: its caller has gone");
-                Answer::ToolResult(ToolResult::failure(reason))
-            });
+    fn mind_the_unheard(self: &Arc<Self>, state: &State) {
+        if !state.is_unheard() {
+            return;
         }
+        let session = self.clone();
+        self.tasks().spawn(async move {
+            sleep(RETURN).await;
+            let mut state = session.lock();
+            if state.is_unheard() {
+                state.fail_tools();
+            }
+        });
+    }
+}
+
+impl State {
+    /// Whether answers are awaited, and nobody is there to give them.
+    fn is_unheard(&self) -> bool {
+        let ticket = self.current.as_ref().map(Current::ticket);
+        self.requests.is_waiting() && !self.hub.is_heard(ticket)
+    }
+
+    fn fail_tools(&mut self) {
+        self.answering();
+        self.requests.fail_tools(|name| {
+            let reason = format!("the tool {name:?} was not run: its caller has gone");
+            Answer::ToolResult(ToolResult::failure(reason))
+        });
     }
 }
 

@@ -104,6 +104,11 @@ impl Current {
         self.replay.admit(event)
     }
 
+    /// Whether this was heard already.
+    pub(super) fn has_heard(&self, event: &Event) -> bool {
+        self.replay.has_seen(&event.id)
+    }
+
     /// Something happened in the session.
     pub(super) fn hear(&mut self, event: &Arc<Event>) {
         // What comes before the prompt was sent belongs to what was before, and is no concern of the turn.
@@ -165,9 +170,6 @@ impl Current {
 
     /// The connection that it ran on is lost, but the CLI can take it up again.
     pub(super) fn adrift(&mut self, problem: &str) {
-        if self.concluded || self.turn.is_sending() {
-            return self.cut(problem);
-        }
         self.adrift = Some(problem.to_owned());
         self.signals.changed.notify_one();
     }

@@ -69,6 +69,11 @@ impl Filter {
     pub fn wants(&self, event: &Event) -> bool {
         (self.sub_agents || event.agent_id.is_none()) && self.wants_kind(&event.kind)
     }
+
+    /// Whether this is wanted. A request of a sub-agent's is one to the callers as any other.
+    fn wants_update(&self, update: &Update) -> bool {
+        self.wants(&update.event) || update.asks && self.wants_kind(&update.event.kind)
+    }
 }
 
 /// Where a reader may go on from: after the last event up to here that is stored. Cheap to clone.
@@ -194,7 +199,7 @@ impl<E: Clone> Hub<E> {
     /// Queues an event for those who want it. Never waits.
     pub fn publish(&self, update: &Update, audience: Audience) {
         self.tell(audience, |reader| {
-            if reader.filter.wants(&update.event) {
+            if reader.filter.wants_update(update) {
                 reader.push(|queue| queue.push(update));
             }
         });
@@ -400,7 +405,7 @@ impl<E: Clone> Subscriber<E> {
 
     /// Puts an event at the end of its queue, if it is wanted.
     pub fn push(&self, update: &Update) {
-        if self.shared.filter.wants(&update.event) {
+        if self.shared.filter.wants_update(update) {
             self.shared.push(|queue| queue.push(update));
         }
     }

@@ -17,6 +17,7 @@ use super::{
     error::{Error, TurnCause, TurnError},
     hub::{Audience, Cursor, Filter, Hub, Scope, Subscriber, Update},
     janitor::Rest,
+    keeping::Gap,
     key::{SessionId, SessionKey},
     list::{SessionState, Summary},
     queue::{Queue, Ticket},
@@ -71,6 +72,12 @@ pub(super) struct State {
     pub(super) approvals: Approvals,
     /// After the last stored event.
     cursor: Option<Cursor>,
+    /// When the last event happened that was heard.
+    last_event: String,
+    /// The keeper link that is attached to it.
+    pub(super) kept: Option<LinkId>,
+    /// What is missing, where the link was lost and the agent goes on.
+    pub(super) gap: Option<Gap>,
 }
 
 impl Session {
@@ -104,6 +111,9 @@ impl Session {
                 requests: Requests::default(),
                 approvals: Approvals::default(),
                 cursor: None,
+                last_event: String::new(),
+                kept: None,
+                gap: None,
             }),
         }
     }
@@ -186,6 +196,16 @@ impl Session {
         }
     }
 
+    /// The link that it is attached to.
+    pub(super) fn attached(&self) -> Option<Arc<Link>> {
+        self.lock().link.clone()
+    }
+
+    /// Whether the agent goes on if the link is lost.
+    pub(super) fn is_kept(&self) -> bool {
+        self.lock().kept.is_some()
+    }
+
     pub(super) fn is_loaded(&self) -> bool {
         self.lock().link.is_some()
     }
@@ -226,15 +246,22 @@ impl Session {
 
     fn apply(self: &Arc<Self>, event: &Arc<Event>) {
         let mut state = self.lock();
+        match &mut state.gap {
+            Some(gap) => gap.hold(event.clone()),
+            None => self.apply_to(&mut state, event),
+        }
+    }
+
+    pub(super) fn apply_to(self: &Arc<Self>, state: &mut State, event: &Arc<Event>) {
         state.note(event);
         let (rest, event) = match &mut state.current {
             Some(current) => current.admit(event),
             None => (None, Some(event.clone())),
         };
         for event in rest.into_iter().chain(event) {
-            let todo = self.to_do(&state, &event);
+            let todo = self.to_do(state, &event);
             let update = state.publish(self.id(), event, todo.is_asked());
-            self.take_up(&mut state, todo, &update);
+            self.take_up(state, todo, &update);
             if let Some(current) = &mut state.current {
                 current.hear(&update.event);
             }
@@ -242,18 +269,25 @@ impl Session {
         }
     }
 
-    /// The link is gone, and with it what ran on it: the CLI ends a turn when its last connection drops. Only a turn that
-    /// waits for an answer it takes up again.
+    /// The link is gone. With a keeper link the agent goes on; without one the CLI ends what ran, and only a turn that waits
+    /// for an answer it takes up again.
     pub(super) fn link_lost(&self, link: LinkId, problem: &str) {
         let mut state = self.lock();
         if state.link.as_ref().is_none_or(|attached| attached.id() != link) {
             return;
         }
         state.link = None;
+        if state.kept.is_some() && state.current.is_some() {
+            state.gap = Some(Gap::since(&state.last_event));
+            if let Some(current) = &mut state.current {
+                current.adrift(problem);
+            }
+            return;
+        }
         state.hub.link_lost();
         let survives = state.requests.outlive_link();
         if let Some(current) = &mut state.current {
-            if survives {
+            if survives && current.is_under_way() {
                 current.adrift(problem);
             } else {
                 current.cut(problem);
@@ -265,6 +299,7 @@ impl Session {
 
 impl State {
     fn note(&mut self, event: &Event) {
+        self.last_event.clone_from(&event.timestamp);
         if !event.ephemeral && !event.timestamp.is_empty() {
             self.update_time.clone_from(&event.timestamp);
         }
@@ -316,7 +351,7 @@ impl State {
     }
 
     /// Tells how the running turn has ended, if it has and nobody was told.
-    fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self) {
         let Some(current) = &mut self.current else { return };
         let Some(outcome) = current.take_outcome() else { return };
         let ticket = current.ticket();

@@ -42,7 +42,7 @@ impl Session {
     }
 
     /// Creates the session in the CLI.
-    pub(super) async fn create(&self, link: &Arc<Link>) -> Result<(), backend::Error> {
+    pub(super) async fn create(self: &Arc<Self>, link: &Arc<Link>) -> Result<(), backend::Error> {
         let blueprint = self.blueprint();
         let created = self.call(link, &Create(self.parameters(&blueprint))).await?;
         self.complete(link, created).await
@@ -75,7 +75,7 @@ impl Session {
     ///
     /// # Cancel safety
     /// Dropping it may leave the session attached without our knowing, and the next call attaches it again.
-    pub(super) async fn load(&self) -> Result<Arc<Link>, TurnCause> {
+    pub(super) async fn load(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
         let link = self.backend.connected().await?;
         if self.is_attached(&link) {
             return Ok(link);
@@ -98,7 +98,12 @@ impl Session {
             }
             Err(error) => return Err(error.into()),
         }
-        self.lock().hub.reloaded();
+        let went_on = self.lock().gap.is_some();
+        if went_on {
+            self.fill_gap(&link).await;
+        } else {
+            self.lock().hub.reloaded();
+        }
         Ok(link)
     }
 
@@ -136,7 +141,7 @@ impl Session {
         }
     }
 
-    async fn complete(&self, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
+    async fn complete(self: &Arc<Self>, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
         let options = UpdateOptions { session_id: self.cli_id(), options: EmptyOptions::default() };
         self.call(link, &options).await?;
         // Those who ask by a request to the client, and not by an event, would lose it with the link.
@@ -156,6 +161,8 @@ impl Session {
             state.update_time = created.start_time;
         }
         state.link = Some(link.clone());
+        drop(state);
+        self.keep();
         Ok(())
     }
 
@@ -185,6 +192,7 @@ impl Session {
     /// Leaves it, so that the CLI closes it.
     pub(super) async fn unload(&self) -> Result<(), backend::Error> {
         let Some(link) = self.lock().link.clone() else { return Ok(()) };
+        self.let_go().await;
         let session_id = self.cli_id();
         match link.call(&Detach { session_id }).await {
             Err(backend::Error::Rejected(Rejection::MethodMissing)) => {

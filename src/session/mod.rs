@@ -19,6 +19,7 @@ mod handle;
 mod history;
 pub mod hub;
 mod janitor;
+mod keeping;
 mod key;
 mod list;
 mod listing;

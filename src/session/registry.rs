@@ -134,6 +134,11 @@ impl Registry {
         })
     }
 
+    /// All sessions, those included that are being created.
+    fn sessions(&self) -> Vec<Arc<Session>> {
+        self.lock().values().map(|slot| slot.session.clone()).collect()
+    }
+
     /// The session that an event is for. Not the registry's lock but this handle is held while it hears it.
     fn hearer(&self, cli_id: &str) -> Option<Arc<Session>> {
         self.lock().get(cli_id).map(|slot| slot.session.clone())
@@ -169,8 +174,25 @@ impl Sink for Registry {
         });
     }
 
+    fn keeper_up(&self) {
+        let sessions = self.sessions();
+        let Some(tasks) = sessions.first().map(|session| session.tasks().clone()) else { return };
+        // One after the other: nothing waits for it, and the CLI has other things to do.
+        tasks.spawn(async move {
+            for session in sessions {
+                if let Some(keeper) = session.backend.keeper() {
+                    session.attach(&keeper).await;
+                }
+            }
+        });
+    }
+
+    fn keeper_lost(&self, link: LinkId) {
+        self.sessions().iter().for_each(|session| session.keeper_lost(link));
+    }
+
     fn link_lost(&self, link: LinkId, cause: &Arc<Cause>) {
-        let sessions: Vec<_> = self.lock().values().map(|slot| slot.session.clone()).collect();
+        let sessions = self.sessions();
         let problem = format!("the connection to the Copilot CLI was lost: {cause}");
         for session in sessions {
             session.link_lost(link, &problem);

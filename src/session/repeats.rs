@@ -151,18 +151,26 @@ impl Accepted {
         }
     }
 
-    /// Whether a repetition is to get what came of it. Where nothing was sent, or the caller had it stopped by leaving, it
-    /// is sent again.
-    pub(super) fn is_current(&self) -> bool {
+    /// What a repetition holds of it: its part in the turn, if it is one of the owners. `None`: it is to be sent again, because
+    /// nothing was sent, or the caller had it stopped by leaving.
+    pub(super) fn hold(&self) -> Option<Share> {
         match self.outcome() {
-            Some(Ok(_)) => true,
+            Some(Ok(_)) => Some(None),
             Some(Err(error)) => {
-                error.delivery != Delivery::NotDelivered && !matches!(error.cause, TurnCause::Cancelled)
+                let worth_repeating =
+                    error.delivery != Delivery::NotDelivered && !matches!(error.cause, TurnCause::Cancelled);
+                worth_repeating.then_some(None)
             }
-            None => self.gone.as_ref().is_none_or(|gone| gone.strong_count() > 0),
+            None => match &self.gone {
+                Some(gone) => gone.upgrade().map(Some),
+                None => Some(None),
+            },
         }
     }
 }
+
+/// What a caller holds of a turn that it owns; of others nothing.
+pub(super) type Share = Option<Arc<DropGuard>>;
 
 #[cfg(test)]
 mod tests {

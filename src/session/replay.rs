@@ -51,6 +51,11 @@ impl Replay {
         (rest, admitted.then(|| event.clone()))
     }
 
+    /// Whether an event of this id has come.
+    pub(super) fn has_seen(&self, id: &str) -> bool {
+        self.seen.contains(&self.hasher.hash_one(id))
+    }
+
     /// Whether the id is new.
     fn remember(&mut self, id: &str) -> bool {
         if self.seen.len() >= MAX_SEEN {

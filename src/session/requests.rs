@@ -72,10 +72,8 @@ impl Requests {
         if kind != answer.kind() {
             return Err(Error::WrongAnswer { request: id.to_owned(), kind });
         }
-        if let Answer::Elicitation(elicited) = &answer {
-            answer::check_elicited(&self.open[at].update.event.payload, elicited)
-                .map_err(|problem| Error::BadAnswer { request: id.to_owned(), problem })?;
-        }
+        let answer = answer::fitting(&self.open[at].update.event.payload, answer)
+            .map_err(|problem| Error::BadAnswer { request: id.to_owned(), problem })?;
         let (told, answered) = oneshot::channel();
         let open = self.open.remove(at);
         // It fails if the task has just given up waiting; then `told` is dropped, and that is the answer.

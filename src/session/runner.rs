@@ -139,7 +139,7 @@ impl Runner {
         if let Err(cause) = self.unless_stopped(&turn, self.agent_ends(&mut link, &turn)).await.flatten() {
             self.session.conclude(cause);
         }
-        self.settle(&link, &turn).await;
+        self.settle(&turn).await;
     }
 
     /// Does something, unless there is a reason first to give the turn up.
@@ -182,8 +182,8 @@ impl Runner {
                     self.session.not_sent();
                 }
                 Err(error) => {
-                    // Where the link is lost, so is the agent.
-                    let lost = matches!(error, backend::Error::Lost { .. });
+                    // Where the link is lost, so is the agent, unless the keeper link keeps it going.
+                    let lost = matches!(error, backend::Error::Lost { .. }) && !self.session.is_kept();
                     let at_work = error.may_have_been_delivered() && !lost;
                     self.session.conclude(error.into());
                     self.session.unacknowledged();
@@ -225,7 +225,9 @@ impl Runner {
                 return Ok(());
             };
             if progress.adrift {
-                self.take_up_again(link).await;
+                if let Some(again) = self.take_up_again().await {
+                    *link = again;
+                }
                 continue;
             }
             let patience = self.inactivity.filter(|_| !progress.tool_running && !progress.waiting);
@@ -249,7 +251,7 @@ impl Runner {
     }
 
     /// The connection was lost while an answer was awaited: the CLI goes on with such a turn when the session is loaded again.
-    async fn take_up_again(&self, link: &mut Arc<Link>) {
+    async fn take_up_again(&self) -> Option<Arc<Link>> {
         let reconnected = async {
             let link = self.session.load().await.ok()?;
             let question = IsProcessing { session_id: self.session.cli_id() };
@@ -258,17 +260,21 @@ impl Runner {
         };
         let reconnected = reconnected.await;
         self.session.landed(reconnected.is_some());
-        if let Some(again) = reconnected {
-            debug!(session = %self.session.id(), "a turn goes on on another connection");
-            *link = again;
-        }
+        debug!(session = %self.session.id(), goes_on = reconnected.is_some(), "a turn's connection was lost");
+        reconnected
     }
 
     /// Brings the session to rest, so that nothing which still comes can be taken for the next turn's.
-    async fn settle(&self, link: &Link, turn: &Signals) {
+    async fn settle(&self, turn: &Signals) {
         let limit = Instant::now() + SETTLE_LIMIT;
         while Instant::now() < limit {
             let Some((progress, _)) = self.session.progress().filter(|(now, _)| !now.settled) else { return };
+            if progress.adrift {
+                self.take_up_again().await;
+                continue;
+            }
+            // Not the one that it began on: it may have gone on on another. Without one nothing of it goes on.
+            let Some(link) = self.session.attached() else { return };
             if progress.agent_running {
                 let abort = Abort { session_id: self.session.cli_id() };
                 if let Err(error) = link.call_within(SMALL_CALL, &abort).await {
@@ -277,7 +283,7 @@ impl Runner {
             }
             // The answer to `session.abort` comes after the idle that it causes, so this mostly does not wait.
             if timeout(SETTLE_CHECK, turn.changed.notified()).await.is_err() {
-                self.check(link).await;
+                self.check(&link).await;
             }
         }
         warn!(session = %self.session.id(), "the session did not come to rest; its next turn starts regardless");

@@ -14,7 +14,7 @@ use super::{
     hub::{Filter, Scope, Subscriber},
     key::{SessionId, SessionKey, Tenant},
     live::Session,
-    repeats::{Accepted, Found, Key, RequestId},
+    repeats::{Accepted, Found, Key, RequestId, Share},
     runner::{Deadline, Runner, SharedDeadline},
     schema::Schema,
     watch::{From, Watch},
@@ -68,7 +68,11 @@ impl Sessions {
         let mut first = None;
         // What an earlier session of this id was sent is none of this one's.
         let now = session.clone();
-        let is_current = |accepted: &Accepted| Arc::ptr_eq(&accepted.session, &now) && accepted.is_current();
+        let mut share = None;
+        let is_current = |accepted: &Accepted| {
+            share = accepted.hold().filter(|_| Arc::ptr_eq(&accepted.session, &now));
+            share.is_some()
+        };
         let accept = || {
             let (turn, accepted) = self.accept(session, prompt)?;
             first = Some(turn);
@@ -78,7 +82,7 @@ impl Sessions {
         match (found, first) {
             (Found::First(_), Some(turn)) => Ok(turn),
             (Found::First(accepted), None) | (Found::Repeated(accepted), _) => {
-                Ok(join(&accepted, deadline, filter))
+                Ok(join(&accepted, share.flatten(), deadline, filter))
             }
         }
     }
@@ -90,12 +94,10 @@ impl Sessions {
         // Only into a turn that runs; now there is none.
         message.steering = false;
         let (ticket, granted) = session.join()?;
+        let repeatable = request.is_some();
         let (subscriber, ending) = {
             let mut state = session.lock();
-            let ending = match request {
-                Some(_) => state.hub.remember(ticket),
-                None => Subscriber::nothing(),
-            };
+            let ending = if repeatable { state.hub.remember(ticket) } else { Subscriber::nothing() };
             (state.subscribe(Scope::Turn(ticket), filter), ending)
         };
         let caller_gone = CancellationToken::new();
@@ -115,6 +117,8 @@ impl Sessions {
         };
         self.inner.tasks.spawn(runner.run(ticket, granted));
         let gone = (!detached).then(|| Arc::new(caller_gone.drop_guard()));
+        // Somebody who has more time may join.
+        let keeps_deadline = !detached && !repeatable;
         let accepted = Accepted {
             session: session.clone(),
             ticket,
@@ -122,7 +126,6 @@ impl Sessions {
             deadline: limit,
             gone: gone.as_ref().map(Arc::downgrade),
         };
-        let keeps_deadline = !detached;
         Ok((Turn { session, ticket, subscriber: Some(subscriber), deadline, keeps_deadline, gone }, accepted))
     }
 
@@ -210,10 +213,9 @@ impl Sessions {
 }
 
 /// A turn that was accepted before.
-fn join(accepted: &Accepted, deadline: Deadline, filter: Filter) -> Turn {
+fn join(accepted: &Accepted, gone: Share, deadline: Deadline, filter: Filter) -> Turn {
     let Accepted { session, ticket, .. } = accepted;
     let mut state = session.lock();
-    let gone = accepted.gone.as_ref().and_then(std::sync::Weak::upgrade);
     // Turns end under the lock, so that none ends between the look and the subscription.
     let subscriber = match accepted.outcome() {
         Some(outcome) => Subscriber::ended(*ticket, outcome),

@@ -9,6 +9,7 @@ mod discovery;
 mod errors;
 mod faults;
 mod history;
+mod links;
 mod listing;
 mod models;
 mod modes;

@@ -2,15 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use copilot_grpc::grpc::pb::{
-    AgentMode, CreateSessionRequest, ErrorReason, ExitPlan, GetSessionRequest, OnDisconnect,
-    PermissionDecision, PermissionEffect, PermissionPolicy, PermissionRule, SendAndStreamRequest,
-    SendAndStreamResponse, SendAndWaitRequest, SessionState, Tool, ToolImage, ToolResult, TurnResult,
-    UserInput, WatchSessionRequest, request_answer::Answer, send_and_stream_response, session_event::Payload,
-    tool_result::Content,
+    AgentMode, CreateSessionRequest, Elicitation, ElicitationAction, ErrorReason, ExitPlan,
+    GetSessionRequest, McpServer, OnDisconnect, PermissionDecision, PermissionEffect, PermissionPolicy,
+    PermissionRule, SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, SessionState, Tool,
+    ToolImage, ToolResult, TurnResult, UserInput, WatchSessionRequest, mcp_server, request_answer::Answer,
+    send_and_stream_response, session_event::Payload, tool_result::Content,
 };
+use prost_types::{Struct, Value, value::Kind};
 use scripted_model::{Reply, Request};
 use serde_json::json;
+use tempfile::TempDir;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
@@ -34,6 +37,7 @@ fn script(request: &Request) -> Reply {
         }
         ("weather", None) => Reply::tool_call("weather", json!({"city": "Bern"})),
         ("ask", None) => Reply::tool_call("ask_user", json!({"question": "Which?", "choices": ["a", "b"]})),
+        ("form" | "think", None) => Reply::tool_call(format!("ages-{prompt}"), json!({})),
         ("plan", None) => Reply::tool_call("exit_plan_mode", json!({"summary": "do it"})),
         (prompt, None) => Reply::text(format!("You said: {prompt}")),
     }
@@ -50,6 +54,7 @@ fn asking(id: &str) -> CreateSessionRequest {
         tools: vec![weather()],
         user_input: true,
         exit_plan: true,
+        vision: Some(true),
         ..Default::default()
     }
 }
@@ -221,13 +226,17 @@ async fn a_tools_result_may_be_json_an_error_or_an_image() {
     let error = Content::Error("no signal".into());
     let answer = run(ToolResult { content: Some(error), ..Default::default() }).await;
     assert_eq!((answer.content.as_str(), answer.tool_calls[0].success), ("It said: no signal", Some(false)));
-    let image =
-        ToolImage { data: b"png".to_vec(), mime_type: "image/png".into(), description: "a sky".into() };
+    let data = STANDARD.decode(PIXEL).unwrap();
+    let image = ToolImage { data, mime_type: "image/png".into(), description: "a sky".into() };
     let content = Some(Content::Text("see".into()));
     run(ToolResult { content, images: vec![image] }).await;
     let body = cli.model.calls().last().unwrap().request.body.to_string();
-    assert!(body.contains("data:image/png;base64,cG5n"), "{body}");
+    assert!(body.contains(&format!("data:image/png;base64,{PIXEL}")), "{body}");
 }
+
+/// An image of one pixel.
+const PIXEL: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 
 #[tokio::test]
 async fn a_tool_whose_caller_has_gone_fails_and_the_turn_goes_on() {
@@ -256,7 +265,8 @@ async fn a_question_of_the_agents_is_answered_or_skipped() {
         let answer = end_of(stream).await.unwrap();
         assert!(answer.content.contains(expected), "{}", answer.content);
     };
-    check(UserInput { answer: "b".into(), skipped: false }, "User responded: b").await;
+    check(UserInput { answer: "b".into(), skipped: false }, "User selected: b").await;
+    check(UserInput { answer: "neither".into(), skipped: false }, "User responded: neither").await;
     check(UserInput { answer: String::new(), skipped: true }, "skipped").await;
 }
 
@@ -279,6 +289,80 @@ async fn a_plan_is_approved_or_sent_back() {
     let feedback = "more tests".into();
     check(ExitPlan { approved: false, feedback, ..Default::default() }, "more tests").await;
     check(ExitPlan { approved: true, ..Default::default() }, "Plan approved").await;
+}
+
+/// An MCP server with a tool `form` that asks for a form to be filled in, and `think` that asks for the model.
+fn write_asking_server(folder: &TempDir) -> McpServer {
+    let path = folder.path().join("server.js");
+    let program = r#"
+        const send = message => console.log(JSON.stringify({ jsonrpc: '2.0', ...message }));
+        const tool = name => ({ name, description: name, inputSchema: { type: 'object', properties: {} } });
+        const requestedSchema = { type: 'object', properties: { age: { type: 'integer' } }, required: ['age'] };
+        const messages = [{ role: 'user', content: { type: 'text', text: 'think' } }];
+        const questions = {
+            form: { method: 'elicitation/create', params: { message: 'How old?', requestedSchema } },
+            think: { method: 'sampling/createMessage', params: { messages, maxTokens: 9 } },
+        };
+        const answers = {
+            initialize: params => ({
+                protocolVersion: params.protocolVersion,
+                capabilities: { tools: {} },
+                serverInfo: { name: 'test', version: '1' },
+            }),
+            'tools/list': () => ({ tools: [tool('form'), tool('think')] }),
+        };
+        const asked = new Map();
+        require('readline').createInterface({ input: process.stdin }).on('line', line => {
+            const { id, method, params, result } = JSON.parse(line);
+            if (asked.has(id)) {
+                const text = JSON.stringify(result);
+                send({ id: asked.get(id), result: { content: [{ type: 'text', text }] } });
+            } else if (method === 'tools/call') {
+                asked.set(`q${id}`, id);
+                send({ id: `q${id}`, ...questions[params.name] });
+            } else if (id !== undefined) {
+                send({ id, result: (answers[method] ?? (() => ({})))(params) });
+            }
+        });
+    "#;
+    std::fs::write(&path, program).unwrap();
+    let (command, args) = ("node".into(), vec![path.to_str().unwrap().into()]);
+    let stdio = mcp_server::Stdio { command, args, ..Default::default() };
+    McpServer { transport: Some(mcp_server::Transport::Stdio(stdio)), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_question_of_an_mcp_servers_is_answered_by_its_form_and_the_model_is_not_lent() {
+    let folder = tempfile::tempdir().unwrap();
+    let allow =
+        PermissionRule { kind: "mcp".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
+    let request = CreateSessionRequest {
+        mcp_servers: [("ages".to_owned(), write_asking_server(&folder))].into(),
+        elicitation: true,
+        permission_policy: Some(PermissionPolicy { rules: vec![allow] }),
+        ..asking("s")
+    };
+    let (_cli, facade) = started(request).await;
+    let mut stream = facade.stream("s", "form").await.unwrap();
+    let id = request_of(&mut stream).await;
+    let form = |age: Kind| {
+        let fields = [("age".to_owned(), Value { kind: Some(age) })].into();
+        let action = ElicitationAction::Accept.into();
+        Answer::Elicitation(Elicitation { action, content: Some(Struct { fields }) })
+    };
+    let wrong = facade.respond("s", &id, form(Kind::StringValue("old".into()))).await.unwrap_err();
+    check(&wrong, Code::InvalidArgument, ErrorReason::InvalidField);
+    facade.respond("s", &id, form(Kind::NumberValue(42.0))).await.unwrap();
+    let answer = end_of(stream).await.unwrap();
+    assert!(answer.content.contains(r#"{"action":"accept","content":{"age":42}}"#), "{}", answer.content);
+    let mut stream = facade.stream("s", "form").await.unwrap();
+    let id = request_of(&mut stream).await;
+    let declined = Elicitation { action: ElicitationAction::Decline.into(), content: None };
+    facade.respond("s", &id, Answer::Elicitation(declined)).await.unwrap();
+    assert!(end_of(stream).await.unwrap().content.contains("decline"));
+    // Nobody is asked whether an MCP server may use the model: it may not.
+    let answer = soon("a turn", facade.send("s", "think")).await.unwrap();
+    assert!(answer.content.contains("cancelled"), "{}", answer.content);
 }
 
 #[tokio::test]

@@ -5,6 +5,9 @@ use std::{
     time::Duration,
 };
 
+use copilot_grpc::grpc::pb::{
+    CreateSessionRequest, SendAndWaitRequest, copilot_service_client::CopilotServiceClient,
+};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use scripted_model::{ModelServer, Reply};
 use serde_json::Value;
@@ -153,6 +156,31 @@ async fn health_says_within_two_seconds_that_the_cli_was_killed_and_then_that_it
     until("another CLI", || server.cli() != first).await;
     soon("health", async { while !server.is_serving().await {} }).await;
     assert_eq!(text(&server.run(&["chat", "back?"]).await.stdout), "You said: back?\n");
+}
+
+#[tokio::test]
+async fn a_cli_that_is_killed_between_turns_costs_its_callers_nothing() {
+    let model = ModelServer::start(|request| {
+        let users = request.messages.iter().filter(|message| message.role == "user");
+        Reply::text(format!("prompts: {}", users.count()))
+    })
+    .await
+    .unwrap();
+    let server = Server::start(&model).await;
+    let mut client = CopilotServiceClient::connect(server.url.clone()).await.unwrap();
+    let request = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
+    client.create_session(request).await.unwrap();
+    for turn in 1..=3 {
+        let request =
+            SendAndWaitRequest { session_id: "s".into(), prompt: "hello".into(), ..Default::default() };
+        let answer = soon("a turn", client.send_and_wait(request)).await.unwrap().into_inner();
+        assert_eq!(answer.result.unwrap().content, format!("prompts: {turn}"));
+        kill_process(server.cli(), Signal::KILL).unwrap();
+        // A prompt that is written into a connection which is dying may or may not have arrived, and is not sent again.
+        let lost =
+            || server.logs.borrow().iter().filter(|line| said(line, "the CLI is down").is_some()).count();
+        until("the loss is noticed", || lost() == turn).await;
+    }
 }
 
 #[tokio::test]

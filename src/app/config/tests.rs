@@ -122,6 +122,7 @@ const ROWS: &[Row] = &[
     row!(max_sessions = "1000000", "1_000_000" => "1000000"),
     row!(max_message_size = "64KiB", "65536" => "65536"),
     row!(max_frame_size = "1 GiB", "'1gib'" => "1073741824"),
+    row!(keeper_link = "false", "false" => "false"),
     row!(start_timeout = "500ms", "'500ms'" => "500ms"),
     row!(grace_period = "0s", "'0s'" => "0ns"),
     row!(close_idle_after = "1h", "'1h'" => "Some(3600s)", seen |config| format!("{:?}", config.cleanup.close_idle_after)),
@@ -169,6 +170,7 @@ fn without_any_source_the_defaults_count() {
     assert_eq!(config.request_timeout, Duration::from_secs(300));
     assert_eq!((config.max_queued_turns, config.max_sessions), (32, 1_000));
     assert_eq!((config.max_message_size, config.max_frame_size), (16 * MIB, 256 * MIB));
+    assert!(config.keeper_link);
     assert_eq!(config.start_timeout, Duration::from_secs(60));
     assert_eq!(config.grace_period, Duration::from_secs(30));
     assert_eq!((config.log_format, config.log_level.as_str()), (LogFormat::Human, "info"));

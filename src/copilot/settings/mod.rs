@@ -13,7 +13,10 @@ use std::collections::BTreeMap;
 
 use super::Secret;
 
-pub use options::{CustomAgent, InfiniteSession, LargeOutput, Limits, Options, ProviderModel, Skills};
+pub use options::{
+    CustomAgent, InfiniteSession, LargeOutput, Limits, ModelCapabilities, Options, ProviderModel, Skills,
+    Supports,
+};
 pub use parameters::{CLIENT_NAME, EmptyOptions, Parameters};
 pub use provider::{NamedProvider, Provider};
 pub use system_message::{Section, SystemMessage};

@@ -33,6 +33,9 @@ pub struct Options {
     /// What happens to long outputs of tools.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub large_output: Option<LargeOutput>,
+    /// What the model can do that the CLI does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_capabilities: Option<ModelCapabilities>,
 }
 
 /// A model of one of the session's own providers. The session knows it as `provider/id`.
@@ -96,6 +99,20 @@ pub struct CustomAgent {
     /// Skills that it knows from the beginning.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skills: Vec<String>,
+}
+
+/// What a model can do that the CLI does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelCapabilities {
+    /// What it supports.
+    pub supports: Supports,
+}
+
+/// What a model supports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supports {
+    /// Whether it can see images.
+    pub vision: bool,
 }
 
 /// What a session may cost.

@@ -185,8 +185,8 @@ mod tests {
 
     use super::*;
     use crate::copilot::{
-        CustomAgent, InfiniteSession, LargeOutput, Limits, McpTransport, ProviderModel, Remote, Section,
-        Skills, Tool, settings::system_message::ENVIRONMENT,
+        CustomAgent, InfiniteSession, LargeOutput, Limits, McpTransport, ModelCapabilities, ProviderModel,
+        Remote, Section, Skills, Supports, Tool, settings::system_message::ENVIRONMENT,
     };
 
     #[test]
@@ -335,6 +335,7 @@ mod tests {
                 reasoning_summary: Some("concise".into()),
                 additional_directories: vec!["/more".into()],
                 large_output: Some(LargeOutput { output_dir: Some("/out".into()), ..LargeOutput::default() }),
+                model_capabilities: Some(ModelCapabilities { supports: Supports { vision: true } }),
             },
             ..Settings::default()
         };
@@ -350,6 +351,7 @@ mod tests {
             "reasoningSummary": "concise",
             "additionalDirectories": ["/more"],
             "largeOutput": {"outputDir": "/out"},
+            "modelCapabilities": {"supports": {"vision": true}},
         });
         for (name, value) in expected.as_object().unwrap() {
             assert_eq!(&wire[name], value, "{name}");

@@ -121,7 +121,9 @@ impl FakeCli {
 
     /// How a facade reaches it.
     pub(crate) fn setup(&self) -> Setup {
-        let setup = Setup { cli_url: format!("127.0.0.1:{}", self.port), ..Setup::default() };
+        // A test leads its dialogue on one connection, unless it says otherwise.
+        let setup = Setup { cli_url: format!("127.0.0.1:{}", self.port), ..Setup::default() }
+            .flag("--keeper-link=false");
         match self.shared.options.token {
             Some(token) => setup.variable("COPILOT_CONNECTION_TOKEN", token),
             None => setup,

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinHandle},
 };
 
 /// Passes on what comes, to and fro, until it is cut.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
-    connections: Arc<Mutex<JoinSet<()>>>,
+    /// Oldest first.
+    connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
     listening: AbortHandle,
 }
 
@@ -20,23 +21,39 @@ impl Proxy {
     pub(crate) async fn start(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let connections = Arc::<Mutex<JoinSet<()>>>::default();
+        let connections = Arc::<Mutex<Vec<JoinHandle<()>>>>::default();
         let accepted = connections.clone();
         let listening = tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                accepted.lock().unwrap().spawn(async move {
+                accepted.lock().unwrap().push(tokio::spawn(async move {
                     if let Ok(mut server) = TcpStream::connect(("127.0.0.1", target)).await {
                         let _ = copy_bidirectional(&mut client, &mut server).await;
                     }
-                });
+                }));
             }
         });
         Self { port, connections, listening: listening.abort_handle() }
     }
 
+    /// How many connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        self.open().len()
+    }
+
     /// Cuts all connections; new ones are taken.
     pub(crate) fn cut(&self) {
-        self.connections.lock().unwrap().abort_all();
+        self.open().drain(..).for_each(|connection| connection.abort());
+    }
+
+    /// Cuts one of them.
+    pub(crate) fn cut_one(&self, number: usize) {
+        self.open().remove(number).abort();
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        let mut connections = self.connections.lock().unwrap();
+        connections.retain(|connection| !connection.is_finished());
+        connections
     }
 }
 

@@ -14,7 +14,11 @@ use prost_types::Struct;
 use serde_json::Value as Json;
 
 use super::json::from_struct;
-use crate::{copilot::Secret, grpc::status::Violation, session::SessionId};
+use crate::{
+    copilot::Secret,
+    grpc::status::Violation,
+    session::{Schema, SessionId},
+};
 
 pub use session::Defaults;
 
@@ -51,7 +55,7 @@ impl Checks {
         let schema = from_struct(schema);
         if schema.get("type").is_none_or(|kind| kind != "object") {
             self.wrong(field, "must be a JSON schema with `\"type\": \"object\"`");
-        } else if let Err(error) = jsonschema::validator_for(&schema) {
+        } else if let Err(error) = Schema::new(&schema) {
             self.wrong(field, format!("is not a valid JSON schema: {error}"));
         }
         schema

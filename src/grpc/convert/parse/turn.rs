@@ -49,7 +49,7 @@ impl Checks {
         deadline: impl FnOnce(Option<Duration>) -> Deadline,
     ) -> (Option<SessionId>, Prompt) {
         let id = self.session_id(&request.session_id);
-        let request_id = self.request_id(&request.request_id, &request);
+        let request_id = self.repeatable(&request);
         let (agent_mode, autopilot) = self.agent_mode(request.agent_mode);
         let schema = request.response_schema.map(|schema| self.json_schema("response_schema", schema));
         let message = Message {
@@ -71,6 +71,13 @@ impl Checks {
         if message.steering && autopilot {
             self.wrong("agent_mode", "cannot be AGENT_MODE_AUTOPILOT with SEND_MODE_IMMEDIATE");
         }
+        if message.steering && request_id.is_some() {
+            self.wrong("request_id", "cannot be had with SEND_MODE_IMMEDIATE: it has no turn of its own");
+        }
+        if autopilot && schema.is_some() {
+            // The agent ends with a summary, of which the schema is not told (observed).
+            self.wrong("response_schema", "cannot be had with AGENT_MODE_AUTOPILOT");
+        }
         let timeout = self.duration("timeout", request.timeout);
         let prompt = Prompt {
             message,
@@ -91,6 +98,15 @@ impl Checks {
             self.wrong("prompt", "say something: it is empty or only white space");
         }
         prompt
+    }
+
+    /// By what a prompt is known when it is repeated. A repetition may have less time left.
+    fn repeatable(&mut self, request: &pb::SendAndWaitRequest) -> Option<RequestId> {
+        if request.request_id.is_empty() {
+            return None;
+        }
+        let lasting = pb::SendAndWaitRequest { timeout: None, inactivity_timeout: None, ..request.clone() };
+        self.request_id(&request.request_id, &lasting)
     }
 
     /// By what a request is known when it is repeated; its content includes the id.

@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use super::{Checks, non_empty};
 use crate::{
-    copilot::{CustomAgent, InfiniteSession, LargeOutput, Limits, Options, ProviderModel, Skills},
+    copilot::{
+        CustomAgent, InfiniteSession, LargeOutput, Limits, ModelCapabilities, Options, ProviderModel, Skills,
+        Supports,
+    },
     grpc::pb,
 };
 
@@ -50,6 +53,9 @@ impl Checks {
             additional_directories: self
                 .directories("additional_directories", std::mem::take(&mut request.additional_directories)),
             large_output: request.large_output.take().map(|output| self.large_output(output)),
+            model_capabilities: request
+                .vision
+                .map(|vision| ModelCapabilities { supports: Supports { vision } }),
         }
     }
 

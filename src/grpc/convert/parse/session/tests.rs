@@ -220,6 +220,7 @@ fn all_that_a_session_is_given_is_passed_on() {
                 max_size_bytes: Some(1000),
                 output_dir: text("/out"),
             }),
+            model_capabilities: None,
         },
         ..Settings::default()
     };

@@ -1,0 +1,168 @@
+//! How a turn outlives the link that it began on.
+//!
+//! The CLI ends a session's turn when the last connection leaves that is attached to it. So a second link, the keeper, is
+//! attached to each loaded session. When the main link is lost, the agent goes on; what it does meanwhile is read from the
+//! CLI's memory once the session is attached to a new one, before anything that is told there.
+
+use std::sync::Arc;
+
+use tracing::{debug, warn};
+
+use super::{
+    error::Error,
+    history::readable,
+    hub::Cursor,
+    live::{Session, State},
+};
+use crate::{
+    backend::{Link, LinkId},
+    copilot::{
+        Event,
+        method::{Attach, Detach, PersistedEvents, ReadEventLog},
+    },
+};
+
+/// How many events are read at once: as many as the CLI takes.
+const PAGE: usize = 1000;
+
+/// What is missing since a link was lost.
+#[derive(Debug)]
+pub(super) struct Gap {
+    /// When the last event happened that was heard.
+    since: String,
+    /// What was told on the new link before the gap was filled.
+    held: Vec<Arc<Event>>,
+}
+
+impl Gap {
+    pub(super) fn since(timestamp: &str) -> Self {
+        Self { since: timestamp.to_owned(), held: Vec::new() }
+    }
+
+    /// Keeps an event until the gap is filled.
+    pub(super) fn hold(&mut self, event: Arc<Event>) {
+        self.held.push(event);
+    }
+}
+
+impl Session {
+    /// Attaches the keeper link, if there is one, in the background: whoever loads the session does not wait for it.
+    pub(super) fn keep(self: &Arc<Self>) {
+        let Some(keeper) = self.backend.keeper() else { return };
+        let session = self.clone();
+        self.tasks().spawn(async move { session.attach(&keeper).await });
+    }
+
+    /// Attaches a keeper link.
+    pub(super) async fn attach(&self, keeper: &Link) {
+        if !self.is_loaded() {
+            return;
+        }
+        let session_id = self.cli_id();
+        let request_elicitation = self.blueprint().settings.elicitation;
+        match keeper.call(&Attach { session_id, request_elicitation }).await {
+            Ok(_) => {}
+            Err(error) => {
+                return debug!(session = %self.id(), %error, "the keeper link could not be attached");
+            }
+        }
+        if !self.lock().kept_by(keeper.id()) {
+            // It was closed meanwhile, and would stay loaded.
+            let _ = keeper.call(&Detach { session_id }).await;
+        }
+    }
+
+    /// Has the keeper link leave the session too.
+    pub(super) async fn let_go(&self) {
+        let kept = self.lock().kept.take();
+        if let Some(keeper) = self.backend.keeper().filter(|keeper| Some(keeper.id()) == kept)
+            && let Err(error) = keeper.call(&Detach { session_id: self.cli_id() }).await
+        {
+            debug!(session = %self.id(), %error, "the keeper link could not leave");
+        }
+    }
+
+    /// The keeper link is gone. If the main one is too, nothing goes on.
+    pub(super) fn keeper_lost(&self, keeper: LinkId) {
+        let mut state = self.lock();
+        if state.kept != Some(keeper) {
+            return;
+        }
+        state.kept = None;
+        if state.link.is_none() && state.gap.take().is_some() && !state.requests.outlive_link() {
+            if let Some(current) = &mut state.current {
+                current.landed(false);
+            }
+            state.hub.link_lost();
+        }
+        state.conclude();
+    }
+
+    /// Tells what happened since the link was lost, now that there is a new one.
+    pub(super) async fn fill_gap(self: &Arc<Self>, link: &Link) {
+        let place = {
+            let state = self.lock();
+            let Some(gap) = &state.gap else { return };
+            let event_id = state.cursor().and_then(|cursor| Cursor::event_id(cursor.as_str(), self.id()));
+            (gap.since.clone(), event_id.map(|id| format!("{id}|0")))
+        };
+        let missed = self.missed_since(link, place).await;
+        let mut state = self.lock();
+        let Some(gap) = state.gap.take() else { return };
+        let missed = missed.unwrap_or_else(|error| {
+            warn!(session = %self.id(), %error, "what happened while the link was lost cannot be read");
+            if let Some(current) = &mut state.current {
+                current.landed(false);
+            }
+            Vec::new()
+        });
+        debug!(session = %self.id(), missed = missed.len(), held = gap.held.len(), "a gap is filled");
+        for event in missed.iter().chain(&gap.held) {
+            // What was read is told on the new link, too.
+            if state.current.as_ref().is_none_or(|current| !current.has_heard(event)) {
+                self.apply_to(&mut state, event);
+            }
+        }
+    }
+
+    /// What the CLI remembers since a time, from a place in its log on. The log mixes stored events after the place with others
+    /// of any time (observed).
+    async fn missed_since(
+        &self,
+        link: &Link,
+        (since, place): (String, Option<String>),
+    ) -> Result<Vec<Arc<Event>>, Error> {
+        let blueprint = self.blueprint();
+        let (mut missed, mut cursor) = (Vec::new(), place);
+        loop {
+            let question = ReadEventLog {
+                session_id: self.cli_id(),
+                cursor: cursor.as_deref(),
+                max: PAGE,
+                include_ephemeral: true,
+            };
+            let page: PersistedEvents = link.call(&question).await?;
+            if page.cursor_status == "expired" {
+                return Err(Error::CursorExpired);
+            }
+            let redact = |text: &str| blueprint.settings.redact(text);
+            let events = page.events.iter().filter_map(|raw| readable(raw.get(), redact));
+            missed.extend(events.filter(|event| event.timestamp >= since).map(Arc::new));
+            if !page.has_more {
+                return Ok(missed);
+            }
+            cursor = Some(page.cursor);
+        }
+    }
+}
+
+impl State {
+    /// The keeper link is attached. False: the session is not loaded any more.
+    fn kept_by(&mut self, keeper: LinkId) -> bool {
+        let loaded = self.link.is_some() || self.gap.is_some();
+        if loaded {
+            self.kept = Some(keeper);
+        }
+        loaded
+    }
+}
