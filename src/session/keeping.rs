@@ -55,6 +55,7 @@ impl Session {
 
     /// Attaches a keeper link.
     pub(super) async fn attach(&self, keeper: &Link) {
+        let _loading = self.loading.lock().await;
         if !self.is_loaded() {
             return;
         }

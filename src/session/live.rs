@@ -46,7 +46,7 @@ pub(super) struct Session {
     deleted: CancellationToken,
     /// Where the answers to the CLI's requests are given.
     tasks: TaskTracker,
-    /// Held while the session is loaded, so that it is loaded once.
+    /// Held while links are attached to the session or leave it, and while it is deleted: one at a time.
     pub(super) loading: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }

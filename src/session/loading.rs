@@ -16,8 +16,8 @@ use crate::{
     copilot::{
         Method, Rejection,
         method::{
-            Create, Created, Destroy, Detach, GetMetadata, IsProcessing, RegisterInterest, Resume, SetMode,
-            SetName, SwitchModel, UpdateClientMetadata, UpdateOptions, ValidateTools,
+            Create, Created, Delete, Destroy, Detach, Done, GetMetadata, IsProcessing, RegisterInterest,
+            Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata, UpdateOptions, ValidateTools,
         },
         settings::{EmptyOptions, Parameters},
     },
@@ -197,8 +197,15 @@ impl Session {
         Ok(())
     }
 
+    /// Deletes it. Not while a link is attached to it: the CLI 1.0.102 then answers neither, and never (observed).
+    pub(super) async fn delete(&self, link: &Link) -> Result<Done, backend::Error> {
+        let _loading = self.loading.lock().await;
+        link.call(&Delete { session_id: self.cli_id() }).await
+    }
+
     /// Leaves it, so that the CLI closes it.
     pub(super) async fn unload(&self) -> Result<(), backend::Error> {
+        let _loading = self.loading.lock().await;
         let Some(link) = self.lock().link.clone() else { return Ok(()) };
         self.let_go().await;
         let session_id = self.cli_id();

@@ -266,7 +266,7 @@ impl Sessions {
         }
         if created.is_err() {
             // Where the second half has failed, the first must not stay.
-            let undone = link.call(&Delete { session_id: session.cli_id() }).await;
+            let undone = session.delete(&link).await;
             tracing::debug!(session = %session.id(), ok = undone.is_ok(), "a session could not be created");
         }
         Ok(created?)
@@ -445,8 +445,11 @@ impl Sessions {
         if known.is_none() && self.stored(&key).await?.is_none() {
             return Err(Error::NotFound(id.clone()));
         }
-        let deleted =
-            self.inner.backend.connected().await?.call(&Delete { session_id: key.cli_id() }).await?;
+        let link = self.inner.backend.connected().await?;
+        let deleted = match &known {
+            Some(session) => session.delete(&link).await?,
+            None => link.call(&Delete { session_id: key.cli_id() }).await?,
+        };
         if !deleted.success {
             // A failure inside a success. That there was nothing to delete is as good as a deletion.
             match Rejection::new(0, &deleted.error.unwrap_or_default()) {
