@@ -50,6 +50,8 @@ fn tool(offered: &[String]) -> Reply {
     }
     let here = std::env::current_dir().unwrap_or_default();
     let known = [
+        // That of examples/python/tool.py.
+        ("clock", json!({"zone": "UTC"})),
         ("bash", json!({"command": "echo hello from a tool", "description": "say hello"})),
         ("glob", json!({"pattern": "*"})),
         ("view", json!({"path": here})),
@@ -57,7 +59,7 @@ fn tool(offered: &[String]) -> Reply {
     match known.into_iter().find(|(name, _)| offered.iter().any(|tool| tool == name)) {
         Some((name, arguments)) => Reply::tool_call(name, arguments),
         None => speak(format!(
-            "This session's tools are {}. I know how to call bash, glob and view.",
+            "This session's tools are {}. I know how to call bash, clock, glob and view.",
             offered.join(", ")
         )),
     }

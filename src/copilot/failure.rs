@@ -26,6 +26,9 @@ pub enum Rejection {
     /// The history is too short to be summarized.
     #[error("there is nothing to compact")]
     NothingToCompact,
+    /// Another connection has the session's tools already.
+    #[error("another connection to the CLI has the session's tools")]
+    ToolsTaken,
     /// Anything else.
     #[error("{0}")]
     Internal(String),
@@ -46,6 +49,7 @@ impl Rejection {
                 Self::SessionNotFound
             }
             _ if says(&["Nothing to compact"]) => Self::NothingToCompact,
+            _ if says(&["already registered by another connection"]) => Self::ToolsTaken,
             _ if says(&["Not authenticated", "token validation failed"]) => {
                 Self::Unauthenticated(reason.to_owned())
             }
@@ -61,7 +65,7 @@ impl Rejection {
             Self::Unauthenticated(text) => Self::Unauthenticated(change(text)),
             Self::Connection(text) => Self::Connection(change(text)),
             Self::Internal(text) => Self::Internal(change(text)),
-            Self::SessionNotFound | Self::MethodMissing | Self::NothingToCompact => self,
+            Self::SessionNotFound | Self::MethodMissing | Self::NothingToCompact | Self::ToolsTaken => self,
         }
     }
 }
@@ -172,6 +176,8 @@ mod tests {
         ] {
             check(-32603, &failed(reason), Rejection::InvalidParameter(reason.into()));
         }
+        let reason = "External tool name clash: t already registered by another connection";
+        check(-32603, &failed(reason), Rejection::ToolsTaken);
         let reason = "GitHub token validation failed: 401";
         check(-32603, &failed(reason), Rejection::Unauthenticated(reason.into()));
         check(

@@ -323,13 +323,14 @@ fn of_backend(error: &backend::Error) -> Problem {
             }
             // The operator's to mend; the log says more.
             Rejection::Connection(_) => unavailable(),
-            Rejection::SessionNotFound | Rejection::NothingToCompact | Rejection::Internal(_) => {
-                Problem::new(
-                    Code::Internal,
-                    ErrorReason::CliProtocol,
-                    format!("the Copilot CLI failed: {rejection}"),
-                )
-            }
+            Rejection::SessionNotFound
+            | Rejection::NothingToCompact
+            | Rejection::ToolsTaken
+            | Rejection::Internal(_) => Problem::new(
+                Code::Internal,
+                ErrorReason::CliProtocol,
+                format!("the Copilot CLI failed: {rejection}"),
+            ),
         },
     }
 }

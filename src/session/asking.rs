@@ -123,8 +123,11 @@ impl Session {
         }
     }
 
-    /// Puts a request to the callers.
+    /// Puts a request to the callers. One of a turn that another server runs is that one's, unless somebody reads here.
     fn ask(self: &Arc<Self>, state: &mut State, update: &Update) {
+        if state.current.is_none() && !state.hub.is_heard(None) {
+            return;
+        }
         let Some(answered) = state.requests.open(update) else { return };
         let session = self.clone();
         let event = update.event.clone();

@@ -384,10 +384,12 @@ mod tests {
             "{error:?}"
         );
         assert!(current.progress().settled && !current.progress().adrift);
-        // What is known to have ended is not taken up again.
+        // One that has ended for its callers has yet to come to rest.
         let mut concluded = running(None);
         concluded.fail(TurnCause::Aborted);
         concluded.adrift("lost");
+        assert!(concluded.progress().adrift && !concluded.progress().settled);
+        concluded.landed(false);
         assert!(concluded.progress().settled);
     }
 }

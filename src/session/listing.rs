@@ -3,7 +3,7 @@
 //! To list 10,000 stored sessions with all that it knows of them takes the CLI 2.1 s, and to read the notes of all another
 //! 1.1 s. So it is asked for their ids and times, which takes 0.65 s, and at most once in [`FRESH`](super::catalogue::FRESH);
 //! for notes of all only where labels or the owner decide; for the rest only of those that are on the page. The
-//! [`Catalogue`](super::catalogue::Catalogue) remembers the answers.
+//! [`Catalogue`] remembers the answers.
 
 use std::{
     collections::HashSet,

@@ -301,7 +301,9 @@ impl Session {
 impl State {
     fn note(&mut self, event: &Event) {
         self.last_event.clone_from(&event.timestamp);
-        if !event.ephemeral && !event.timestamp.is_empty() {
+        // That somebody attached to it is no news of the conversation.
+        let is_news = !matches!(event.payload, Payload::SessionResume(_));
+        if is_news && !event.ephemeral && !event.timestamp.is_empty() {
             self.update_time.clone_from(&event.timestamp);
         }
         match &event.payload {

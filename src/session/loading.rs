@@ -128,16 +128,24 @@ impl Session {
     async fn resume(&self, link: &Link, stored: bool) -> Result<Created, backend::Error> {
         let blueprint = self.blueprint();
         let continue_pending_work = self.lock().current.as_ref().is_some_and(Current::is_under_way);
-        let mut tries = if stored { 0..RESUME_TRIES } else { 0..1 };
+        let mut tries = 0..RESUME_TRIES;
+        let mut parameters = self.parameters(&blueprint);
         loop {
             tries.next();
-            let resume = Resume { parameters: self.parameters(&blueprint), continue_pending_work };
-            match self.call(link, &resume).await {
-                Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !tries.is_empty() => {
-                    sleep(RESUME_PAUSE).await;
+            let resume = Resume { parameters, continue_pending_work };
+            let resumed = self.call(link, &resume).await;
+            parameters = resume.parameters;
+            match resumed {
+                Err(backend::Error::Rejected(Rejection::SessionNotFound)) if stored && !tries.is_empty() => {}
+                // Of a connection that was just lost, or of another server, which then offers the tools for both.
+                Err(backend::Error::Rejected(Rejection::ToolsTaken)) if !tries.is_empty() => {
+                    if tries.len() == 1 {
+                        parameters.leave_tools();
+                    }
                 }
                 resumed => return resumed,
             }
+            sleep(RESUME_PAUSE).await;
         }
     }
 

@@ -7,9 +7,11 @@ use copilot_grpc::grpc::{
     DOMAIN,
     pb::{
         AbortTurnRequest, CreateSessionRequest, ErrorReason, GetSessionRequest, ListEventsRequest,
-        ListSessionsRequest, SendAndWaitRequest, TurnResult,
+        ListSessionsRequest, PermissionDecision, PermissionEffect, PermissionPolicy, PermissionRule,
+        SendAndWaitRequest, TurnResult, WatchSessionRequest,
     },
 };
+use prost_types::{Struct, Value, value::Kind};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tonic::{
@@ -21,7 +23,7 @@ use tonic_types::pb as rpc;
 
 use crate::support::{
     check, detail,
-    facade::{Streamed, TestFacade, wait},
+    facade::{Streamed, TestFacade, decide, wait},
     failure_of,
     fake_cli::{FakeCli, Options},
     reason_of, soon, until,
@@ -54,6 +56,9 @@ fn producers() -> Vec<(ErrorReason, Produced)> {
         (ErrorReason::CliVersion, Box::pin(a_cli_of_another_protocol())),
         (ErrorReason::SessionNotLoaded, Box::pin(a_session_of_another_time())),
         (ErrorReason::CursorExpired, Box::pin(a_place_that_is_gone())),
+        (ErrorReason::RequestNotFound, Box::pin(an_answer_to_nothing())),
+        (ErrorReason::RequestSettled, Box::pin(an_answer_that_is_too_late())),
+        (ErrorReason::ResponseMismatch, Box::pin(an_answer_of_another_form())),
         (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot.v1.CopilotService/Fly", b"", None))),
         (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot.v9.Other/SendAndWait", b"", None))),
         (ErrorReason::MalformedRequest, Box::pin(call_raw(GET_SESSION, b"\xff\xff\xff", None))),
@@ -299,6 +304,38 @@ async fn a_session_of_another_time() -> Status {
     let (cli, facade) = start(&[]).await;
     cli.has("old", false, true);
     facade.send("old", "p").await.unwrap_err()
+}
+
+async fn an_answer_to_nothing() -> Status {
+    let (_cli, facade) = start(&[]).await;
+    facade.respond("s", "unknown", decide(PermissionDecision::Allow)).await.unwrap_err()
+}
+
+async fn an_answer_that_is_too_late() -> Status {
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().start().await;
+    let ask = PermissionRule { kind: "*".into(), effect: PermissionEffect::Ask.into(), ..Default::default() };
+    let permission_policy = Some(PermissionPolicy { rules: vec![ask] });
+    let request = CreateSessionRequest { session_id: "s".into(), permission_policy, ..Default::default() };
+    facade.client().create_session(request).await.unwrap();
+    let mut watcher =
+        facade.watch(WatchSessionRequest { session_id: "s".into(), ..Default::default() }).await.unwrap();
+    let _sending = send(&facade, wait("s", "p"));
+    let turn = cli.begin().await;
+    let data = json!({"requestId": "r", "permissionRequest": {"kind": "shell", "fullCommandText": "ls"}});
+    turn.event("permission.requested", data).await;
+    let request = watcher.request().await;
+    facade.respond("s", &request, decide(PermissionDecision::Allow)).await.unwrap();
+    facade.respond("s", &request, decide(PermissionDecision::Deny)).await.unwrap_err()
+}
+
+async fn an_answer_of_another_form() -> Status {
+    let (cli, facade) = start(&[]).await;
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
+    let response_schema = Some(Struct { fields: [("type".to_owned(), text("object"))].into() });
+    let sending = send(&facade, SendAndWaitRequest { response_schema, ..wait("s", "p") });
+    cli.begin().await.finish(&["no JSON"]).await;
+    failure(sending).await
 }
 
 async fn a_place_that_is_gone() -> Status {

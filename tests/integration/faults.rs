@@ -739,7 +739,7 @@ fn check_settings(params: &Value) {
     assert_eq!(params["sessionId"], "k");
     assert_eq!(params["model"], "m");
     assert_eq!(params["provider"], json!({"baseUrl": "http://127.0.0.1:9/v1", "apiKey": KEY}));
-    assert_eq!(params["availableTools"], json!(["bash"]));
+    assert_eq!(params["availableTools"], json!(["bash", "builtin:task_complete"]));
     assert_eq!(params["requestPermission"], true);
     assert_eq!(params["streaming"], true);
 }

@@ -435,6 +435,21 @@ async fn an_answer_has_to_be_of_the_requests_kind() {
 }
 
 #[tokio::test]
+async fn two_servers_in_front_of_one_cli_do_not_answer_for_each_other() {
+    let (cli, first) = started(asking("s")).await;
+    soon("a turn", first.send("s", "hello")).await.unwrap();
+    let second = Arc::new(cli.facade().await);
+    let mut stream = second.stream("s", "weather").await.unwrap();
+    let id = request_of(&mut stream).await;
+    // Longer than a server waits for a caller that has gone.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let other = first.respond("s", &id, text("rain")).await.unwrap_err();
+    check(&other, Code::NotFound, ErrorReason::RequestNotFound);
+    second.respond("s", &id, text("sunny")).await.unwrap();
+    assert_eq!(end_of(stream).await.unwrap().content, "It said: sunny");
+}
+
+#[tokio::test]
 async fn open_requests_survive_the_loss_of_the_connection_to_the_cli() {
     let cli = RealCli::start(script).await;
     let proxy = Proxy::start(cli.port()).await;

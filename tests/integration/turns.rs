@@ -206,7 +206,7 @@ async fn a_turn_that_was_told_to_goes_on_without_its_caller() {
     let request = SendAndWaitRequest {
         timeout: seconds(0.3),
         on_disconnect: OnDisconnect::Continue.into(),
-        ..wait("s", "words 30000")
+        ..wait("s", "words 8000")
     };
     let status = facade.send_and_wait(request).await.unwrap_err();
     check(&status, Code::DeadlineExceeded, ErrorReason::TurnTimeout);
@@ -216,7 +216,7 @@ async fn a_turn_that_was_told_to_goes_on_without_its_caller() {
     let calls = cli.model.calls();
     assert!(calls.iter().all(|call| call.state == CallState::Completed), "{:?}", calls.len());
     let remembered = &calls.last().unwrap().request.messages;
-    assert!(remembered.iter().any(|message| message.content.ends_with("29999 ")));
+    assert!(remembered.iter().any(|message| message.content.ends_with("7999 ")));
 }
 
 #[tokio::test]

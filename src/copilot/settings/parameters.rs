@@ -55,6 +55,11 @@ pub struct Parameters<'a> {
 pub const CLIENT_NAME: &str = "copilot-grpc";
 
 impl<'a> Parameters<'a> {
+    /// Leaves the caller's tools to another connection: two cannot both have them (observed).
+    pub fn leave_tools(&mut self) {
+        self.tools.clear();
+    }
+
     /// The parameters for a session.
     pub fn new(session_id: &'a str, settings: &'a Settings) -> Self {
         Self {
