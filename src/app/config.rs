@@ -51,6 +51,10 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Turns that may wait in one session.
     pub max_queued_turns: usize,
+    /// Turns that run in the CLI at once; `None`: as many as suit the machine.
+    pub max_running_turns: Option<usize>,
+    /// Turns that may wait in all sessions together.
+    pub max_waiting_turns: usize,
     /// Sessions that are known at once.
     pub max_sessions: usize,
     /// Largest gRPC message in or out, in bytes.
@@ -125,6 +129,8 @@ impl Config {
         let turn_timeout = values.read("turn_timeout", within(TURN_TIMEOUTS, DURATION));
         let request_timeout = values.read("request_timeout", within(REQUEST_TIMEOUTS, DURATION));
         let max_queued_turns = values.read("max_queued_turns", within(QUEUED_TURNS, COUNT));
+        let max_running_turns = values.read("max_running_turns", within(RUNNING_TURNS, COUNT));
+        let max_waiting_turns = values.read("max_waiting_turns", within(WAITING_TURNS, COUNT));
         let max_sessions = values.read("max_sessions", within(SESSIONS, COUNT));
         let max_message_size = values.read("max_message_size", within(MESSAGE_SIZES, BYTES));
         let max_frame_size = values.read("max_frame_size", within(FRAME_SIZES, BYTES));
@@ -148,6 +154,8 @@ impl Config {
             turn_timeout: turn_timeout?,
             request_timeout: request_timeout?,
             max_queued_turns: max_queued_turns?,
+            max_running_turns,
+            max_waiting_turns: max_waiting_turns?,
             max_sessions: max_sessions?,
             max_message_size: max_message_size?,
             max_frame_size: max_frame_size?,
@@ -185,6 +193,10 @@ const CLEANUP_INTERVALS: RangeInclusive<Duration> =
 const STORED_SESSIONS: RangeInclusive<usize> = 1..=10_000_000;
 /// Without one waiting turn, two callers of a session could not take turns; ten thousand hide a jam.
 const QUEUED_TURNS: RangeInclusive<usize> = 1..=10_000;
+/// No CLI does a thousand things at once, but one on a very large machine may do hundreds.
+const RUNNING_TURNS: RangeInclusive<usize> = 1..=10_000;
+/// Zero: what cannot run at once is refused. Each that waits takes a few kilobytes, and its prompt.
+const WAITING_TURNS: RangeInclusive<usize> = 0..=1_000_000;
 /// Beyond a million, what is kept for each session would no longer fit a usual machine.
 const SESSIONS: RangeInclusive<usize> = 1..=1_000_000;
 /// Below 64 KiB ordinary answers fail; above 256 MiB a few callers can exhaust the memory.

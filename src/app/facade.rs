@@ -4,7 +4,9 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     net::SocketAddr,
+    num::NonZero,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -14,7 +16,7 @@ use tracing::{info, warn};
 
 use super::config::Config;
 use crate::{
-    backend::{self, Backend, Source, discover, process::Spec},
+    backend::{self, Backend, Source, admission, discover, process::Spec},
     grpc::{Defaults, server},
     session::{Limits, Policy, Sessions},
 };
@@ -80,6 +82,10 @@ impl Facade {
             source,
             max_frame: config.max_frame_size,
             keeper: config.keeper_link,
+            turns: admission::Limits {
+                running: config.max_running_turns.unwrap_or_else(running_turns),
+                waiting: config.max_waiting_turns,
+            },
         };
         let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, |sink| {
             Backend::spawn(backend_config, sink)
@@ -158,6 +164,14 @@ impl Facade {
         self.sessions.hurry();
     }
 }
+
+/// How many turns a CLI on this machine can run at once before it is saturated.
+fn running_turns() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get) * TURNS_PER_CORE
+}
+
+/// With more, all of them become slow together (cli-protocol.md, section 12).
+const TURNS_PER_CORE: usize = 5;
 
 /// Where the CLI is; if it is ours to run, its home is locked.
 fn source(config: &Config, guard: PathBuf) -> Result<(Source, Option<File>), StartError> {

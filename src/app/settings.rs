@@ -110,6 +110,18 @@ const SETTINGS: &[Setting] = &[
         help: "Turns that may wait in one session",
     },
     Setting {
+        key: "max_running_turns",
+        value: "COUNT",
+        default: None,
+        help: "Turns that run in the CLI at once, while others wait; without it 5 for each core of this machine",
+    },
+    Setting {
+        key: "max_waiting_turns",
+        value: "COUNT",
+        default: Some("1000"),
+        help: "Turns that may wait in all sessions together; more are refused",
+    },
+    Setting {
         key: "max_sessions",
         value: "COUNT",
         default: Some("1000"),

@@ -2,8 +2,9 @@
 //!
 //! [`Backend`] is one CLI: its supervisor task connects, waits for the end of the link, and connects again after a
 //! pause. [`Link`] is one connection after its handshake. What the CLI tells goes to a [`Sink`], which the session
-//! room provides; this room knows no sessions.
+//! room provides; this room knows no sessions. [`admission`] is how many turns it takes at once.
 
+pub mod admission;
 pub mod discover;
 pub mod guard;
 mod link;
@@ -27,6 +28,8 @@ use crate::{
     copilot::{Rejection, Secret},
     jsonrpc::Cause,
 };
+
+use admission::Admission;
 
 pub use link::Link;
 
@@ -57,6 +60,8 @@ pub struct Config {
     pub max_frame: usize,
     /// Whether there is a second link, so that the loss of one does not end what runs.
     pub keeper: bool,
+    /// How many turns it takes.
+    pub turns: admission::Limits,
 }
 
 /// How long a link that is missing is waited for. A CLI that was ended is mostly there again within a second or two; one that
@@ -184,6 +189,7 @@ struct Inner {
     /// Since when there is no link, where there is none.
     missing_since: Arc<Mutex<Instant>>,
     keeper: Arc<Mutex<Option<Arc<Link>>>>,
+    admission: Admission,
     stop: CancellationToken,
     supervisor: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -200,6 +206,7 @@ impl Backend {
         let (state_tx, state) = watch::channel(State::Connecting);
         let stop = CancellationToken::new();
         let name = config.name.clone();
+        let admission = Admission::new(config.turns);
         let missing_since = Arc::new(Mutex::new(Instant::now()));
         let keeper = Arc::<Mutex<Option<Arc<Link>>>>::default();
         let status = supervisor::Status {
@@ -214,6 +221,7 @@ impl Backend {
                 state,
                 missing_since,
                 keeper,
+                admission,
                 stop,
                 supervisor: tokio::sync::Mutex::new(Some(supervisor)),
             }),
@@ -259,6 +267,11 @@ impl Backend {
     /// The keeper link, if it is up: for sessions to be attached to, and no more.
     pub fn keeper(&self) -> Option<Arc<Link>> {
         self.inner.keeper.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The turns that it runs, and those that wait for it.
+    pub fn admission(&self) -> &Admission {
+        &self.inner.admission
     }
 
     /// How it is, now and from now on.

@@ -367,6 +367,7 @@ impl From<pb::SendAndStreamRequest> for pb::SendAndWaitRequest {
 
 fn backend(sessions: &Sessions) -> pb::Backend {
     let backend = sessions.backend();
+    let turns = backend.admission();
     let load = sessions.load();
     let state = backend.watch().borrow().clone();
     let (state, link, problem) = match state {
@@ -385,8 +386,9 @@ fn backend(sessions: &Sessions) -> pb::Backend {
             .and_then(|link| i32::try_from(link.protocol()).ok())
             .unwrap_or_default(),
         missing_features: link.as_ref().map(|link| missing_features(link.cli_version())).unwrap_or_default(),
-        running_turns: count(load.running),
+        running_turns: count(turns.running()),
         loaded_sessions: count(load.loaded),
         problem,
+        waiting_turns: count(turns.waiting()),
     }
 }

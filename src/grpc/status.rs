@@ -7,7 +7,10 @@ use std::{collections::HashMap, time::Duration};
 
 use prost::{Message, Name};
 use prost_types::Any;
-use tonic::{Code, Status};
+use tonic::{
+    Code, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
 use tonic_types::pb as rpc;
 
 use super::{
@@ -34,6 +37,9 @@ const MAX_VIOLATIONS: usize = 12;
 /// The longest description of a wrong field, in bytes.
 const MAX_DESCRIPTION: usize = 160;
 
+/// The trailer that tells a client's own retry policy how long to wait, in milliseconds (gRFC A6).
+const PUSH_BACK: &str = "grpc-retry-pushback-ms";
+
 /// When to try again where something has to recover.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
@@ -54,11 +60,14 @@ struct Problem {
     message: String,
     metadata: HashMap<String, String>,
     details: Vec<Any>,
+    /// How long a client that repeats calls by itself is to wait.
+    push_back: Option<Duration>,
 }
 
 impl Problem {
     fn new(code: Code, reason: ErrorReason, message: impl ToString) -> Self {
-        Self { code, reason, message: message.to_string(), metadata: HashMap::new(), details: Vec::new() }
+        let message = message.to_string();
+        Self { code, reason, message, metadata: HashMap::new(), details: Vec::new(), push_back: None }
     }
 
     fn metadata(mut self, key: &str, value: impl ToString) -> Self {
@@ -82,6 +91,11 @@ impl Problem {
         self.detail("google.rpc.RetryInfo", &retry)
     }
 
+    /// The same, for clients that repeat calls by themselves (gRFC A6).
+    fn push_back(self, delay: Duration) -> Self {
+        Self { push_back: Some(delay), ..self }
+    }
+
     fn detail(mut self, name: &str, message: &impl Message) -> Self {
         self.details
             .push(Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() });
@@ -98,7 +112,11 @@ impl Problem {
             Any { type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(), value: info.encode_to_vec() };
         let details = [info].into_iter().chain(self.details).collect();
         let status = rpc::Status { code: self.code as i32, message: message.into(), details };
-        Status::with_details(self.code, message, status.encode_to_vec().into())
+        let mut metadata = MetadataMap::new();
+        if let Some(delay) = self.push_back {
+            metadata.insert(PUSH_BACK, MetadataValue::from(delay.as_millis() as u64));
+        }
+        Status::with_details_and_metadata(self.code, message, status.encode_to_vec().into(), metadata)
     }
 }
 
@@ -181,6 +199,13 @@ pub(super) fn of(error: &Error) -> Status {
             Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
                 .session(session)
                 .retry_after(RETRY_SOON)
+                .push_back(RETRY_SOON)
+        }
+        Error::Overloaded(_) => {
+            let advice = format!("{error}: try again later (max_running_turns, max_waiting_turns)");
+            Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
+                .retry_after(RETRY_SOON)
+                .push_back(RETRY_SOON)
         }
         Error::TooManySessions { limit } => {
             let violation = rpc::quota_failure::Violation {
@@ -277,9 +302,9 @@ fn of_backend(error: &backend::Error) -> Problem {
         backend::Error::Incompatible { .. } => {
             Problem::new(Code::FailedPrecondition, ErrorReason::CliVersion, error)
         }
-        backend::Error::Overloaded => {
-            Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, error).retry_after(RETRY_SOON)
-        }
+        backend::Error::Overloaded => Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, error)
+            .retry_after(RETRY_SOON)
+            .push_back(RETRY_SOON),
         backend::Error::TooLarge { .. } => {
             Problem::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, error)
         }

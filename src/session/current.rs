@@ -137,6 +137,11 @@ impl Current {
         self.sending = true;
     }
 
+    /// Whether the CLI may have the prompt.
+    pub(super) fn is_sent(&self) -> bool {
+        self.sending
+    }
+
     /// The CLI surely does not have the prompt after all.
     pub(super) fn not_sent(&mut self) {
         self.sending = false;

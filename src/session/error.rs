@@ -10,7 +10,7 @@ use super::{
     turn::Remains,
 };
 use crate::{
-    backend,
+    backend::{self, admission::Full},
     copilot::{AgentFailure, RequestKind},
 };
 
@@ -111,6 +111,9 @@ pub enum Error {
         /// How many wait.
         waiting: usize,
     },
+    /// The CLI has as many turns as it may.
+    #[error("the Copilot CLI runs {} turns, and {} wait, as many as may", .0.running, .0.waiting)]
+    Overloaded(Full),
     /// There are as many sessions as there may be.
     #[error("the server has {limit} sessions, as many as it may: delete some")]
     TooManySessions {

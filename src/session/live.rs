@@ -277,7 +277,8 @@ impl Session {
             return;
         }
         state.link = None;
-        if state.kept.is_some() && state.current.is_some() {
+        // A turn that has not been sent yet loses nothing: it is sent on the new link.
+        if state.kept.is_some() && state.current.as_ref().is_some_and(Current::is_sent) {
             state.gap = Some(Gap::since(&state.last_event));
             if let Some(current) = &mut state.current {
                 current.adrift(problem);
@@ -465,6 +466,8 @@ impl Session {
 
     /// From here on the CLI may have the prompt.
     pub(super) fn sending(&self) {
+        // The silence until now was not the agent's: the turn may have waited for the CLI.
+        self.lock().last_heard = Instant::now();
         self.with_current(Current::sending);
     }
 

@@ -1,4 +1,4 @@
-//! Runs one turn: waits for its time, sends the prompt, watches the clock, and brings the session to rest again.
+//! Runs one turn: waits for its time in the session, and for the CLI to have room for it, sends the prompt, watches the clock, and brings the session to rest again.
 //!
 //! A turn has a task from the moment it is accepted until the next one may start. The task outlives the call where it
 //! must: an agent that was given up has to be stopped, and its `session.idle` awaited, before the next prompt is sent.
@@ -24,7 +24,7 @@ use super::{
     schema::Schema,
 };
 use crate::{
-    backend::{self, Link},
+    backend::{self, Link, admission::Entry},
     copilot::{
         Message, Rejection,
         method::{Abort, IsProcessing, Processing, Send, Sent},
@@ -109,6 +109,8 @@ impl SharedDeadline {
 pub(super) struct Runner {
     pub(super) registry: Arc<Registry>,
     pub(super) session: Arc<Session>,
+    /// Its part in what the CLI does at once, to be held until the session has come to rest.
+    pub(super) entry: Entry,
     pub(super) message: Message,
     /// Whether the agent goes on by itself until it has done what it was told.
     pub(super) autopilot: bool,
@@ -133,7 +135,11 @@ impl Runner {
         if let Err(cause) = self.unless_stopped(&waiting, async { drop(granted.await) }).await {
             return self.session.give_up(ticket, cause);
         }
+        // It has its session while it waits for the CLI, so that it can be stopped like one that runs.
         let turn = self.session.begin(ticket, self.schema.clone());
+        if let Err(cause) = self.unless_stopped(&turn, self.entry.admitted()).await {
+            return self.session.conclude(cause);
+        }
         let Some(link) = self.deliver(&turn).await else { return };
         let mut link = link;
         if let Err(cause) = self.unless_stopped(&turn, self.agent_ends(&mut link, &turn)).await.flatten() {

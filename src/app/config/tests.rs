@@ -119,6 +119,8 @@ const ROWS: &[Row] = &[
     row!(turn_timeout = "1h 30m", "'1h30m'" => "5400s"),
     row!(request_timeout = "90s", "'90s'" => "90s"),
     row!(max_queued_turns = "1", "1" => "1"),
+    row!(max_running_turns = "3", "3" => "Some(3)"),
+    row!(max_waiting_turns = "0", "0" => "0"),
     row!(max_sessions = "1000000", "1_000_000" => "1000000"),
     row!(max_message_size = "64KiB", "65536" => "65536"),
     row!(max_frame_size = "1 GiB", "'1gib'" => "1073741824"),

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use crate::{
-    backend::Error as Cli,
+    backend::{Error as Cli, admission::Full},
     copilot::RequestKind,
     jsonrpc::Cause,
     session::{Delivery, Missing, Remains, ToolCall, Unfit, hub::Cursor},
@@ -42,6 +42,10 @@ fn agent(cause: AgentCause) -> TurnCause {
 
 fn failed(cause: TurnCause) -> TurnError {
     TurnError { cause, delivery: Delivery::Delivered, remains: Remains::default() }
+}
+
+fn overloaded() -> Error {
+    Error::Overloaded(Full { running: 10, waiting: 1000 })
 }
 
 fn lost(written: bool) -> Cli {
@@ -104,6 +108,7 @@ fn rows() -> Vec<Row> {
             Error::QueueFull { session: id(), waiting: 8 },
             (ResourceExhausted, Overloaded, &[RESOURCE_INFO, RETRY_INFO]),
         ),
+        error(overloaded(), (ResourceExhausted, Overloaded, &[RETRY_INFO])),
         error(Error::TooManySessions { limit: 8 }, (ResourceExhausted, QuotaExceeded, &[QUOTA_FAILURE])),
         error(Error::Draining, (Unavailable, Draining, &[RETRY_INFO])),
         // backend::Error
@@ -295,12 +300,26 @@ fn the_resource_is_named() {
 }
 
 #[test]
+fn clients_that_repeat_calls_by_themselves_are_held_back_where_too_much_waits() {
+    let push_back =
+        |status: Status| status.metadata().get(PUSH_BACK).map(|delay| delay.to_str().unwrap().to_owned());
+    let overloaded =
+        [Error::QueueFull { session: id(), waiting: 1 }, overloaded(), Error::Backend(Cli::Overloaded)];
+    for error in overloaded {
+        assert_eq!(push_back(of(&error)).as_deref(), Some("1000"), "{error:?}");
+    }
+    assert_eq!(push_back(of(&Error::Draining)), None);
+    assert_eq!(push_back(of_turn(&failed(TurnCause::Interrupted(String::new())))), None);
+}
+
+#[test]
 fn the_time_to_retry_is_told() {
     let check = |status: Status, seconds| {
         let retry: rpc::RetryInfo = detail(&status, RETRY_INFO);
         assert_eq!(retry.retry_delay, Some(prost_types::Duration { seconds, nanos: 0 }), "{status:?}");
     };
     check(of(&Error::QueueFull { session: id(), waiting: 1 }), 1);
+    check(of(&overloaded()), 1);
     check(of(&Error::Backend(Cli::Overloaded)), 1);
     check(of(&Error::Backend(Cli::Unavailable { problem: String::new() })), 1);
     check(of_turn(&failed(TurnCause::Interrupted(String::new()))), 1);

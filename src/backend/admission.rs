@@ -1,0 +1,274 @@
+//! How many turns a CLI takes at once: so many run, more wait in line, and beyond that they are refused.
+//!
+//! The CLI does not get faster by doing more at a time: at about five turns for each core it is saturated, and from there on
+//! all of them become slow together (cli-protocol.md, section 12). [`Line`] is who runs and who waits, and pure;
+//! [`Admission`] is a CLI's, and [`Entry`] a turn's part in it.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+/// How many turns there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Turns that run at once.
+    pub running: usize,
+    /// Turns that wait beside those that may run, for their session or for the CLI.
+    pub waiting: usize,
+}
+
+/// There are as many turns as there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full {
+    /// Turns that run.
+    pub running: usize,
+    /// Turns that wait.
+    pub waiting: usize,
+}
+
+/// Who runs and who waits. `K` is on whose behalf: of several, one after the other is let in, however many wait for each. `W`
+/// is what wakes a waiter.
+#[derive(Debug)]
+struct Line<K, W> {
+    limits: Limits,
+    next: u64,
+    /// All that were taken on: those that run, those in line, and those that wait for something else first.
+    taken: usize,
+    running: HashSet<Ticket>,
+    /// Whoever is at the front is let in next; the others of the same key then wait behind those of all other keys.
+    waiting: VecDeque<(K, VecDeque<(Ticket, W)>)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Ticket(u64);
+
+impl<K: Eq, W> Line<K, W> {
+    fn new(limits: Limits) -> Self {
+        Self { limits, next: 0, taken: 0, running: HashSet::new(), waiting: VecDeque::new() }
+    }
+
+    /// Takes a turn on, which will be let in some time.
+    fn take(&mut self) -> Result<Ticket, Full> {
+        if self.taken >= self.limits.running.saturating_add(self.limits.waiting) {
+            return Err(Full { running: self.running.len(), waiting: self.waiting() });
+        }
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        self.taken += 1;
+        Ok(ticket)
+    }
+
+    /// Joins the line. Returns the waker if it may run now.
+    fn join(&mut self, ticket: Ticket, key: K, waker: W) -> Option<W> {
+        // A place that is free while somebody is in line does not exist: who leaves passes it on.
+        if self.running.len() < self.limits.running {
+            self.running.insert(ticket);
+            return Some(waker);
+        }
+        match self.waiting.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, waiting)) => waiting.push_back((ticket, waker)),
+            None => self.waiting.push_back((key, [(ticket, waker)].into())),
+        }
+        None
+    }
+
+    /// Leaves, from whatever place. Returns the waker of the one who may run now.
+    fn leave(&mut self, ticket: Ticket) -> Option<W> {
+        self.taken -= 1;
+        if self.running.remove(&ticket) {
+            return self.let_in();
+        }
+        for (_, waiting) in &mut self.waiting {
+            waiting.retain(|(other, _)| *other != ticket);
+        }
+        self.waiting.retain(|(_, waiting)| !waiting.is_empty());
+        None
+    }
+
+    fn let_in(&mut self) -> Option<W> {
+        let (key, mut waiting) = self.waiting.pop_front()?;
+        let (ticket, waker) = waiting.pop_front()?;
+        if !waiting.is_empty() {
+            self.waiting.push_back((key, waiting));
+        }
+        self.running.insert(ticket);
+        Some(waker)
+    }
+
+    fn waiting(&self) -> usize {
+        self.taken - self.running.len()
+    }
+}
+
+/// On whose behalf a turn runs; as yet there is one such. A session counts for nothing here: of each, one turn is in line.
+type Key = ();
+
+/// The turns of a CLI. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    line: Arc<Mutex<Line<Key, oneshot::Sender<()>>>>,
+}
+
+impl Admission {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { line: Arc::new(Mutex::new(Line::new(limits))) }
+    }
+
+    /// Takes a turn on, or refuses it.
+    pub fn take(&self) -> Result<Entry, Full> {
+        let ticket = self.lock().take()?;
+        Ok(Entry { admission: self.clone(), ticket })
+    }
+
+    /// How many turns run.
+    pub fn running(&self) -> usize {
+        self.lock().running.len()
+    }
+
+    /// How many turns wait, for their session or for the CLI.
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Line<Key, oneshot::Sender<()>>> {
+        // The line is whole after every statement that can panic, of which there is none.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A turn that was taken on. Dropping it gives its place to the next one.
+#[derive(Debug)]
+pub struct Entry {
+    admission: Admission,
+    ticket: Ticket,
+}
+
+impl Entry {
+    /// Waits in line until the turn may run, which it may until this is dropped. To be called once.
+    ///
+    /// # Cancel safety
+    /// Dropping it keeps the place in line, or at the CLI, which goes with the entry.
+    pub async fn admitted(&self) {
+        let (wake, woken) = oneshot::channel();
+        wake_up(self.admission.lock().join(self.ticket, (), wake));
+        // The other half is dropped only with the place in line, and that with this entry.
+        let _ = woken.await;
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        wake_up(self.admission.lock().leave(self.ticket));
+    }
+}
+
+fn wake_up(waiter: Option<oneshot::Sender<()>>) {
+    if let Some(waiter) = waiter {
+        // Who has gone meanwhile leaves by dropping its entry.
+        let _ = waiter.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(running: usize, waiting: usize) -> Line<&'static str, u32> {
+        Line::new(Limits { running, waiting })
+    }
+
+    /// Takes one on and puts it in line. The second value says whether it runs at once.
+    fn enter(line: &mut Line<&'static str, u32>, key: &'static str, number: u32) -> (Ticket, bool) {
+        let ticket = line.take().unwrap();
+        let woken = line.join(ticket, key, number);
+        assert!(woken.is_none_or(|woken| woken == number));
+        (ticket, woken.is_some())
+    }
+
+    #[test]
+    fn so_many_run_and_the_others_follow_in_the_order_in_which_they_came() {
+        let mut line = line(2, 8);
+        let (a, runs_a) = enter(&mut line, "", 1);
+        let (b, runs_b) = enter(&mut line, "", 2);
+        let (c, runs_c) = enter(&mut line, "", 3);
+        let (d, runs_d) = enter(&mut line, "", 4);
+        assert_eq!((runs_a, runs_b, runs_c, runs_d), (true, true, false, false));
+        assert_eq!((line.running.len(), line.waiting()), (2, 2));
+        assert_eq!(line.leave(b), Some(3));
+        assert_eq!(line.leave(c), Some(4));
+        assert_eq!(line.leave(a), None);
+        assert_eq!(line.leave(d), None);
+        assert_eq!((line.running.len(), line.waiting(), line.taken), (0, 0, 0));
+    }
+
+    #[test]
+    fn who_has_many_waiting_does_not_hold_up_who_has_one() {
+        let mut line = line(1, 8);
+        let (mut running, _) = enter(&mut line, "many", 0);
+        let tickets = [("many", 1), ("many", 2), ("many", 3), ("one", 4), ("two", 5), ("two", 6)]
+            .map(|(key, number)| enter(&mut line, key, number).0);
+        let mut order = Vec::new();
+        while let Some(next) = line.leave(running) {
+            order.push(next);
+            running = tickets[next as usize - 1];
+        }
+        assert_eq!(order, [1, 4, 5, 2, 6, 3]);
+    }
+
+    #[test]
+    fn one_that_gives_up_waiting_is_passed_over_and_frees_its_place() {
+        let mut line = line(1, 2);
+        let (a, _) = enter(&mut line, "x", 1);
+        let (b, _) = enter(&mut line, "x", 2);
+        let (_c, _) = enter(&mut line, "y", 3);
+        assert_eq!(line.take(), Err(Full { running: 1, waiting: 2 }));
+        assert_eq!(line.leave(b), None);
+        let (_d, _) = enter(&mut line, "z", 4);
+        assert_eq!(line.leave(a), Some(3));
+    }
+
+    #[test]
+    fn who_waits_for_something_else_first_counts_as_waiting_and_holds_up_nobody() {
+        let mut line = line(1, 1);
+        let elsewhere = line.take().unwrap();
+        let (_, runs) = enter(&mut line, "", 1);
+        assert!(runs);
+        assert_eq!(line.take(), Err(Full { running: 1, waiting: 1 }));
+        assert_eq!(line.leave(elsewhere), None);
+        assert_eq!((line.running.len(), line.waiting()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_is_dropped_in_whatever_place_lets_the_next_one_in() {
+        let admission = Admission::new(Limits { running: 1, waiting: 3 });
+        let entries: Vec<_> = (0..4).map(|_| admission.take().unwrap()).collect();
+        assert_eq!(admission.take().unwrap_err(), Full { running: 0, waiting: 4 });
+        let [first, second, third, fourth] = entries.try_into().unwrap();
+        first.admitted().await;
+        let in_line = |entry: Entry| {
+            let (in_line, said) = oneshot::channel();
+            let task = tokio::spawn(async move {
+                let mut admitted = std::pin::pin!(entry.admitted());
+                assert!(futures_util::poll!(admitted.as_mut()).is_pending());
+                in_line.send(()).unwrap();
+                admitted.await;
+            });
+            (task, said)
+        };
+        let (second, said) = in_line(second);
+        said.await.unwrap();
+        let (third, said) = in_line(third);
+        said.await.unwrap();
+        second.abort();
+        assert!(second.await.unwrap_err().is_cancelled());
+        drop(first);
+        third.await.unwrap();
+        fourth.admitted().await;
+        assert_eq!((admission.running(), admission.waiting()), (1, 0));
+        drop(fourth);
+        assert_eq!((admission.running(), admission.waiting()), (0, 0));
+    }
+}
