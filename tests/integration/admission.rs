@@ -204,9 +204,11 @@ async fn four_times_as_many_turns_as_may_run_are_all_answered_on_the_real_cli() 
     })
     .await;
     let facade = Arc::new(cli.setup().flag(format!("--max-running-turns={RUNNING}")).start().await);
-    let mut sent = Vec::new();
     for n in 0..4 * RUNNING {
         facade.create(&format!("s{n}")).await;
+    }
+    let mut sent = Vec::new();
+    for n in 0..4 * RUNNING {
         let facade = facade.clone();
         sent.push(tokio::spawn(async move { facade.send(&format!("s{n}"), &format!("prompt{n}")).await }));
     }
