@@ -30,10 +30,21 @@ use crate::{
 };
 
 /// How often the CLI is asked for a sign of life. It answers within a millisecond, also while 50 turns run (observed).
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long it may owe one before the link is given up: long enough for a machine that is short of CPU.
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long it may owe one before the main link is given up where there is a keeper link. A machine that is short of CPU may
+/// starve the CLI for seconds; a false alarm then costs a new link and a look at what happened meanwhile, and no turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same without a keeper link: here a false alarm ends the turns.
+const LONE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The same on the keeper link. Longer than it takes to give the main link up and to shake hands anew, or in vain: as long as the
+/// keeper link is there, a CLI that was frozen goes on with its turns.
+const KEEPER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The end of that time belongs to another ping: if it was we who did not run, the answer is there by now.
+const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// The pause before the first new attempt; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -263,12 +274,13 @@ impl Connect<'_> {
         link: &Arc<Link>,
         process_end: std::pin::Pin<&mut impl Future<Output = String>>,
     ) -> End {
+        let patience = if self.config.keeper { PATIENCE } else { LONE_PATIENCE };
         let (end, problem) = tokio::select! {
             // The process's end says more than the end of the connection that comes with it, but the connection's is
             // what frees those who wait: whichever is first.
             cause = link.closed() => (End::Lost, format!("the connection was lost: {cause}")),
             problem = process_end => (End::Over(State::Down { problem: problem.clone() }), problem),
-            () = silence(link) => (End::Lost, format!("it did not answer a ping for {PING_TIMEOUT:?}")),
+            () = silence(link, patience) => (End::Lost, format!("it did not answer a ping for {patience:?}")),
             () = self.stop.cancelled() => (End::Stopped, String::new()),
         };
         link.close();
@@ -296,7 +308,7 @@ impl Connect<'_> {
                     self.sink.keeper_up();
                     tokio::select! {
                         _ = link.closed() => {}
-                        () = silence(&link) => {}
+                        () = silence(&link, KEEPER_PATIENCE) => {}
                     }
                     drop(kept);
                 }
@@ -355,14 +367,14 @@ impl Sink for Deaf {
 }
 
 /// Resolves when the CLI owes a sign of life for too long.
-async fn silence(link: &Link) {
+async fn silence(link: &Link, patience: Duration) {
     let mut ticks = interval(PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match timeout(PING_TIMEOUT, link.call(&Ping {})).await {
-            Ok(_) => {}
-            Err(_) => return,
+        let answered = async |limit| timeout(limit, link.call(&Ping {})).await.is_ok();
+        if !answered(patience - LAST_TRY).await && !answered(LAST_TRY).await {
+            return;
         }
     }
 }

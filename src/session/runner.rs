@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -39,6 +39,9 @@ const SETTLE_CHECK: Duration = Duration::from_millis(500);
 
 /// How long a session may take to come to rest. After that the next turn is sent to it regardless.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The pause before a session whose agent goes on is tried to be loaded again.
+const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long small calls to the CLI may take; it answers them within milliseconds.
 const SMALL_CALL: Duration = Duration::from_secs(10);
@@ -259,7 +262,7 @@ impl Runner {
     /// The connection was lost while an answer was awaited: the CLI goes on with such a turn when the session is loaded again.
     async fn take_up_again(&self) -> Option<Arc<Link>> {
         let reconnected = async {
-            let link = self.session.load().await.ok()?;
+            let link = self.load_again().await?;
             let question = IsProcessing { session_id: self.session.cli_id() };
             let Processing { processing } = link.call(&question).await.ok()?;
             processing.then_some(link)
@@ -268,6 +271,19 @@ impl Runner {
         self.session.landed(reconnected.is_some());
         debug!(session = %self.session.id(), goes_on = reconnected.is_some(), "a turn's connection was lost");
         reconnected
+    }
+
+    /// Loads the session again. The agent goes on as long as the keeper link is there, however long the CLI is out of reach.
+    async fn load_again(&self) -> Option<Arc<Link>> {
+        loop {
+            match self.session.load().await {
+                Ok(link) => return Some(link),
+                Err(TurnCause::Backend(backend::Error::Unavailable { .. })) if self.session.is_kept() => {
+                    sleep(RELOAD_PAUSE).await;
+                }
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Brings the session to rest, so that nothing which still comes can be taken for the next turn's.

@@ -9,6 +9,7 @@ mod converse;
 mod discovery;
 mod errors;
 mod faults;
+mod freezes;
 mod history;
 mod links;
 mod listing;

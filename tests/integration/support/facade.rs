@@ -245,6 +245,15 @@ impl Streamed {
         }
     }
 
+    /// Puts messages before the others that were read earlier.
+    pub(crate) fn prepend(&mut self, messages: Vec<SendAndStreamResponse>) {
+        let events = messages.into_iter().map(|message| match message.payload.unwrap() {
+            Payload::Event(event) => event,
+            Payload::Result(result) => panic!("the turn had ended: {result:?}"),
+        });
+        self.events.splice(0..0, events);
+    }
+
     /// The text of the main agent's deltas.
     pub(crate) fn text(&self) -> String {
         let deltas = self.events.iter().filter(|event| event.agent_id.is_empty()).filter_map(|event| {

@@ -1,10 +1,17 @@
-//! A wire between the facade and a CLI, which a test can cut.
+//! A wire between the facade and a CLI, which a test can cut, or keep from carrying anything.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::{AbortHandle, JoinHandle},
 };
 
@@ -12,8 +19,15 @@ use tokio::{
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     /// Oldest first.
-    connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    connections: Arc<Mutex<Vec<Connection>>>,
+    taken: Arc<AtomicUsize>,
     listening: AbortHandle,
+}
+
+struct Connection {
+    task: JoinHandle<()>,
+    /// Whether nothing is passed on any more; what comes is still taken, as a machine does that is gone from the other end.
+    silent: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -21,18 +35,28 @@ impl Proxy {
     pub(crate) async fn start(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let connections = Arc::<Mutex<Vec<JoinHandle<()>>>>::default();
-        let accepted = connections.clone();
+        let connections = Arc::<Mutex<Vec<Connection>>>::default();
+        let taken = Arc::<AtomicUsize>::default();
+        let (accepted, counter) = (connections.clone(), taken.clone());
         let listening = tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                accepted.lock().unwrap().push(tokio::spawn(async move {
-                    if let Ok(mut server) = TcpStream::connect(("127.0.0.1", target)).await {
-                        let _ = copy_bidirectional(&mut client, &mut server).await;
+            while let Ok((client, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                let (silent, silenced) = watch::channel(false);
+                let task = tokio::spawn(async move {
+                    if let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await {
+                        let (from_client, to_client) = client.into_split();
+                        let (from_server, to_server) = server.into_split();
+                        // Both ways at once, and if one ends so does the other.
+                        tokio::select! {
+                            _ = pass_on(from_client, to_server, &silenced) => {}
+                            _ = pass_on(from_server, to_client, &silenced) => {}
+                        }
                     }
-                }));
+                });
+                accepted.lock().unwrap().push(Connection { task, silent });
             }
         });
-        Self { port, connections, listening: listening.abort_handle() }
+        Self { port, connections, taken, listening: listening.abort_handle() }
     }
 
     /// How many connections there are.
@@ -40,20 +64,49 @@ impl Proxy {
         self.open().len()
     }
 
+    /// How many connections there have been.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// Cuts all connections; new ones are taken.
     pub(crate) fn cut(&self) {
-        self.open().drain(..).for_each(|connection| connection.abort());
+        self.open().drain(..).for_each(|connection| connection.task.abort());
     }
 
     /// Cuts one of them.
     pub(crate) fn cut_one(&self, number: usize) {
-        self.open().remove(number).abort();
+        self.open().remove(number).task.abort();
     }
 
-    fn open(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+    /// From now on the connections carry nothing, and nobody is told; new ones are taken.
+    pub(crate) fn silence(&self) {
+        for connection in self.open().iter() {
+            connection.silent.send_replace(true);
+        }
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         let mut connections = self.connections.lock().unwrap();
-        connections.retain(|connection| !connection.is_finished());
+        connections.retain(|connection| !connection.task.is_finished());
         connections
+    }
+}
+
+async fn pass_on(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    silenced: &watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        if !*silenced.borrow() {
+            to.write_all(&buffer[..length]).await?;
+        }
     }
 }
 

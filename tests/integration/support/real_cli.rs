@@ -54,8 +54,22 @@ impl RealCli {
 
     /// Ends it with SIGKILL.
     pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// From now on it does nothing.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// It goes on where it was frozen.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = self.process.cli_pid().and_then(|pid| Pid::from_raw(pid.cast_signed())).unwrap();
-        kill_process(pid, Signal::KILL).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     /// Ends it with SIGKILL, and starts another on the same home, which facades have to be told of.
