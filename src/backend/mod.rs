@@ -7,6 +7,7 @@
 pub mod discover;
 pub mod guard;
 mod link;
+pub mod placement;
 pub mod process;
 mod supervisor;
 
