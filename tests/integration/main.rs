@@ -13,6 +13,7 @@ mod links;
 mod listing;
 mod models;
 mod modes;
+mod placement;
 mod pool;
 mod process;
 mod profiles;
