@@ -12,7 +12,7 @@
 //! |---|---|
 //! | [`jsonrpc`] | JSON-RPC 2.0 over `Content-Length` frames; knows nothing of Copilot or gRPC |
 //! | [`copilot`] | the CLI's vocabulary: methods, events, errors. Pure |
-//! | [`backend`] | the CLIs: found or started, connected to, watched |
+//! | [`backend`] | the CLIs: found or started, connected to, watched; which of them a session belongs to |
 //! | [`session`] | what the facade decides: registry, queue, turns, fan-out, policy |
 //! | [`grpc`] | the contract; the only room that knows tonic and prost |
 //! | [`app`] | configuration, telemetry, signals, the subcommands |

@@ -31,13 +31,15 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether `listen` may be an address that other machines can reach.
     pub allow_insecure_listen: bool,
-    /// The CLI that already runs; without it one is started. Never together with `cli_path`.
-    pub cli_url: Option<CliAddress>,
-    /// The connection token of the CLI at `cli_url`; `None` whenever `cli_url` is.
+    /// The CLIs that already run, each once; if there are none, some are started. Never together with `cli_path`.
+    pub cli_url: Vec<CliAddress>,
+    /// The connection token of the CLIs at `cli_url`; `None` whenever there are none.
     pub cli_token: Option<Secret>,
+    /// How many CLIs to start, if none run already; at least 1.
+    pub embedded_clis: usize,
     /// The program to start; without it, it is searched for.
     pub cli_path: Option<PathBuf>,
-    /// Where the started CLI keeps its sessions. It need not exist yet.
+    /// Where the started CLIs keep their sessions. It need not exist yet.
     pub state_dir: PathBuf,
     /// Built-in tools of sessions whose request names none.
     pub available_tools: Vec<String>,
@@ -118,8 +120,9 @@ impl Config {
         // Unless it is known to be forbidden, an address gets no mistake on top of the one in the permission.
         let listen =
             values.read("listen", |text| listen_address(text, allow_insecure_listen.unwrap_or(true)));
-        let cli_url = values.read("cli_url", CliAddress::from_str);
+        let cli_url = values.read("cli_url", cli_addresses);
         let cli_token = cli_token(values);
+        let embedded_clis = values.read("embedded_clis", within(EMBEDDED_CLIS, COUNT));
         let cli_path = values.path("cli_path");
         refuse_two_clis(values);
         let state_dir = state_dir(values);
@@ -144,8 +147,9 @@ impl Config {
         Some(Self {
             listen: listen?,
             allow_insecure_listen: allow_insecure_listen?,
-            cli_url,
+            cli_url: cli_url.unwrap_or_default(),
             cli_token,
+            embedded_clis: embedded_clis?,
             cli_path,
             state_dir: state_dir?,
             available_tools: available_tools.unwrap_or_default(),
@@ -191,6 +195,8 @@ const CLEANUP_INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(24 * HOUR);
 /// No CLI lists more than this in a bearable time.
 const STORED_SESSIONS: RangeInclusive<usize> = 1..=10_000_000;
+/// Beyond 16, it is memory and CPU that one machine lacks.
+const EMBEDDED_CLIS: RangeInclusive<usize> = 1..=16;
 /// Without one waiting turn, two callers of a session could not take turns; ten thousand hide a jam.
 const QUEUED_TURNS: RangeInclusive<usize> = 1..=10_000;
 /// No CLI does a thousand things at once, but one on a very large machine may do hundreds.
@@ -217,7 +223,7 @@ fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
     if !external {
         values.refuse(
             FILE,
-            "a token is only for the CLI at cli_url: set cli_url (--cli-url) too, or leave this out",
+            "a token is only for the CLIs at cli_url: set cli_url (--cli-url) too, or leave this out",
         );
         return None;
     }
@@ -254,11 +260,27 @@ fn profiles(values: &mut Values<'_>) -> Profiles {
 }
 
 fn refuse_two_clis(values: &mut Values<'_>) {
-    if let (Some(url), Some(_)) = (values.origin("cli_url"), values.origin("cli_path")) {
-        let problem =
-            format!("cli_path and cli_url ({url}) exclude each other: start a CLI or use a running one");
-        values.refuse("cli_path", problem);
+    for key in ["cli_path", "embedded_clis"] {
+        if let (Some(url), Some(_)) = (values.origin("cli_url"), values.origin(key)) {
+            let problem =
+                format!("{key} and cli_url ({url}) exclude each other: start a CLI or use a running one");
+            values.refuse(key, problem);
+        }
     }
+}
+
+/// Addresses with commas between them. Each once: a CLI that counted twice would get twice the sessions, and be asked for
+/// each of them twice.
+fn cli_addresses(text: &str) -> Result<Vec<CliAddress>, String> {
+    let mut addresses = Vec::new();
+    for address in text.split(',') {
+        let address = CliAddress::from_str(address.trim())?;
+        if addresses.contains(&address) {
+            return Err(format!("{address} is named twice: write each address once"));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
 }
 
 /// As the XDG Base Directory Specification has it, relative paths in its variables are ignored.

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::config::Config;
 use crate::{
-    backend::{self, Backend, Source, admission, discover, process::Spec},
+    backend::{self, Source, admission, discover, process::Spec},
     grpc::{Defaults, server},
     session::{Limits, Policy, Sessions},
 };
@@ -58,15 +58,15 @@ pub struct Facade {
     /// Cancelled when the server has ended by itself.
     failed: CancellationToken,
     server: Mutex<Option<JoinHandle<()>>>,
-    /// Held as long as the CLI's home is ours.
+    /// Held as long as the CLIs' homes are ours.
     _home: Option<File>,
 }
 
 impl Facade {
-    /// Starts the service. The CLI comes up in the background; health says when it has. `guard` is the copilot-grpc
-    /// binary, which also guards the CLI where we run it.
+    /// Starts the service. The CLIs come up in the background; health says when one has. `guard` is the copilot-grpc
+    /// binary, which also guards the CLIs where we run them.
     pub async fn start(config: Config, guard: PathBuf) -> Result<Self, StartError> {
-        let (source, home) = source(&config, guard)?;
+        let (backends, home) = backends(&config, &guard)?;
         let listener = TcpListener::bind(config.listen)
             .await
             .and_then(|listener| Ok((listener.local_addr()?, listener)))
@@ -77,19 +77,7 @@ impl Facade {
             max_queued_turns: config.max_queued_turns,
             turn_timeout: config.turn_timeout,
         };
-        let backend_config = backend::Config {
-            name: "cli-0".into(),
-            source,
-            max_frame: config.max_frame_size,
-            keeper: config.keeper_link,
-            turns: admission::Limits {
-                running: config.max_running_turns.unwrap_or_else(running_turns),
-                waiting: config.max_waiting_turns,
-            },
-        };
-        let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, |sink| {
-            Backend::spawn(backend_config, sink)
-        });
+        let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, backends);
         sessions.keep_clean(config.cleanup);
         let setup = server::Setup {
             sessions: sessions.clone(),
@@ -142,7 +130,7 @@ impl Facade {
     }
 
     /// Ends the service: health says so first, new work is refused, running turns finish within `grace`, connections
-    /// are closed, and an embedded CLI is ended with all its children.
+    /// are closed, and embedded CLIs are ended with all their children.
     ///
     /// # Cancel safety
     /// Must be run to its end; dropping it leaves the rest to the end of the process.
@@ -156,7 +144,7 @@ impl Facade {
             // Streams that never end, such as Health.Watch, keep their connections open.
             server.abort();
         }
-        self.sessions.backend().stop().await;
+        self.sessions.pool().stop().await;
     }
 
     /// Makes a [`stop`](Self::stop) that is under way not wait for running turns any longer.
@@ -173,25 +161,52 @@ fn running_turns() -> usize {
 /// With more, all of them become slow together (cli-protocol.md, section 12).
 const TURNS_PER_CORE: usize = 5;
 
-/// Where the CLI is; if it is ours to run, its home is locked.
-fn source(config: &Config, guard: PathBuf) -> Result<(Source, Option<File>), StartError> {
-    if let Some(address) = &config.cli_url {
-        let (host, port) = (address.host.clone(), address.port);
-        return Ok((Source::External { host, port, token: config.cli_token.clone() }, None));
+/// Where the CLIs are; if they are ours to run, their homes are locked.
+fn backends(config: &Config, guard: &Path) -> Result<(Vec<backend::Config>, Option<File>), StartError> {
+    let turns = admission::Limits {
+        running: config.max_running_turns.unwrap_or_else(running_turns),
+        waiting: config.max_waiting_turns,
+    };
+    let backend = |(number, source)| backend::Config {
+        name: name(number),
+        source,
+        max_frame: config.max_frame_size,
+        keeper: config.keeper_link,
+        turns,
+    };
+    if !config.cli_url.is_empty() {
+        let external = config.cli_url.iter().map(|address| Source::External {
+            host: address.host.clone(),
+            port: address.port,
+            token: config.cli_token.clone(),
+        });
+        return Ok((external.enumerate().map(backend).collect(), None));
     }
     let path = std::env::var_os("PATH");
     let cli = discover::find(config.cli_path.as_deref(), path.as_deref(), &roots())?;
-    info!(cli = %cli.display(), state_dir = %config.state_dir.display(), "running a CLI of our own");
-    let home = lock(&config.state_dir)?;
-    let spec = Spec {
-        cli,
-        guard,
-        home: config.state_dir.join("cli-0"),
-        work_dir: config.state_dir.join("work"),
-        env: Vec::new(),
-        start_timeout: config.start_timeout,
-    };
-    Ok((Source::Embedded(spec), Some(home)))
+    let (state_dir, count) = (&config.state_dir, config.embedded_clis);
+    info!(cli = %cli.display(), state_dir = %state_dir.display(), count, "running CLIs of our own");
+    let lock = lock(state_dir)?;
+    if state_dir.join(name(count)).exists() {
+        let left_out = name(count);
+        warn!(left_out, "there were more CLIs: the sessions of the others are not served (embedded_clis)");
+    }
+    let embedded = (0..count).map(|number| {
+        Source::Embedded(Spec {
+            cli: cli.clone(),
+            guard: guard.into(),
+            home: state_dir.join(name(number)),
+            work_dir: state_dir.join("work"),
+            env: Vec::new(),
+            start_timeout: config.start_timeout,
+        })
+    });
+    Ok((embedded.enumerate().map(backend).collect(), Some(lock)))
+}
+
+/// What a CLI is called: in logs and answers, and where it is ours, its home too, which must never change.
+fn name(number: usize) -> String {
+    format!("cli-{number}")
 }
 
 /// The folders whose `node_modules` may hold the CLI: where we are, and where the program is.
@@ -201,7 +216,8 @@ fn roots() -> Vec<PathBuf> {
     here.chain(program.ancestors().skip(1).map(Path::to_path_buf)).collect()
 }
 
-/// Two CLIs on one home would fork the histories of its sessions without a word (cli-protocol.md, section 10).
+/// Two CLIs on one home would fork the histories of its sessions without a word (cli-protocol.md, section 10). One lock
+/// for all homes: nobody else may use any of them.
 fn lock(state_dir: &Path) -> Result<File, StartError> {
     let problem = |problem: String| StartError::State { path: state_dir.into(), problem };
     let open = || {

@@ -51,15 +51,21 @@ const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "cli_url",
-        value: "HOST:PORT",
+        value: ADDRESSES,
         default: None,
-        help: "A Copilot CLI that already runs (copilot --headless --port PORT); without it one is started",
+        help: "Copilot CLIs that already run (copilot --headless --port PORT); without them, some are started",
     },
     Setting {
         key: "cli_token_file",
         value: "FILE",
         default: None,
-        help: "File with the connection token of the CLI at --cli-url; wins over COPILOT_CONNECTION_TOKEN",
+        help: "File with the connection token of the CLIs at --cli-url; wins over COPILOT_CONNECTION_TOKEN",
+    },
+    Setting {
+        key: "embedded_clis",
+        value: "COUNT",
+        default: Some("1"),
+        help: "CLIs to start; one takes 215 MB when idle, and does about five turns at once on a core",
     },
     Setting {
         key: "cli_path",
@@ -71,7 +77,7 @@ const SETTINGS: &[Setting] = &[
         key: "state_dir",
         value: "DIR",
         default: Some(STATE_DIR),
-        help: "Where the started CLI keeps its sessions",
+        help: "Where the started CLIs keep their sessions, each in a folder of its own",
     },
     Setting {
         key: "available_tools",
@@ -204,6 +210,8 @@ const SETTINGS: &[Setting] = &[
 
 /// Settings with this placeholder take several values: repeated flags, commas, or a TOML array.
 const LIST: &str = "LIST";
+/// The same, and of this form.
+const ADDRESSES: &str = "HOST:PORT,...";
 /// Settings with this placeholder are true as a flag without a value.
 const BOOL: &str = "BOOL";
 /// Shown for `state_dir`; the one default that is computed (in `config`) instead of parsed.
@@ -243,7 +251,7 @@ impl Setting {
             .value_parser(ValueParser::os_string())
             .help(format!("{}\n{default} [env: {}]", self.help, self.variable()));
         match self.value {
-            LIST => arg.action(ArgAction::Append),
+            LIST | ADDRESSES => arg.action(ArgAction::Append),
             // With `=` alone: `--allow-insecure-listen serve` must not take `serve` for its value.
             BOOL => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
             _ => arg,
@@ -597,7 +605,7 @@ fn text_of(setting: &Setting, value: toml::Value) -> Result<OsString, String> {
         toml::Value::String(text) => Ok(text.into()),
         toml::Value::Integer(number) => Ok(number.to_string().into()),
         toml::Value::Boolean(truth) => Ok(truth.to_string().into()),
-        toml::Value::Array(items) if setting.value == LIST => {
+        toml::Value::Array(items) if [LIST, ADDRESSES].contains(&setting.value) => {
             let texts: Option<Vec<_>> = items.iter().map(toml::Value::as_str).collect();
             texts.map(|texts| texts.join(",").into()).ok_or_else(|| "every entry must be a string".into())
         }

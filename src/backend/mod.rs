@@ -2,17 +2,23 @@
 //!
 //! [`Backend`] is one CLI: its supervisor task connects, waits for the end of the link, and connects again after a
 //! pause. [`Link`] is one connection after its handshake. What the CLI tells goes to a [`Sink`], which the session
-//! room provides; this room knows no sessions. [`admission`] is how many turns it takes at once.
+//! room provides; this room knows no sessions. [`admission`] is how many turns it takes at once. A [`Pool`] holds all of
+//! them, and [`placement`] says which of them a session's id belongs to.
 
 pub mod admission;
 pub mod discover;
 pub mod guard;
 mod link;
+pub mod placement;
+mod pool;
 pub mod process;
 mod supervisor;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,6 +38,7 @@ use crate::{
 use admission::Admission;
 
 pub use link::Link;
+pub use pool::{Pool, Readiness};
 
 /// Where a CLI is to be found.
 #[derive(Debug, Clone)]
@@ -64,6 +71,17 @@ pub struct Config {
     pub turns: admission::Limits,
 }
 
+impl Config {
+    /// What it is known by where sessions are placed: its address, which is the same for every server in front of it, or
+    /// its name if it is one server's own.
+    fn place(&self) -> String {
+        match &self.source {
+            Source::External { host, port, .. } => format!("{host}:{port}"),
+            Source::Embedded(_) => self.name.clone(),
+        }
+    }
+}
+
 /// How long a link that is missing is waited for. A CLI that was ended is mostly there again within a second or two; one that
 /// is not is no reason to keep callers waiting.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -85,9 +103,28 @@ pub trait Sink: Send + Sync + 'static {
     fn keeper_lost(&self, link: LinkId);
 }
 
-/// Tells the links of a backend apart.
+/// Tells the backends of a pool apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BackendId(usize);
+
+impl BackendId {
+    /// Its place among them, from 0 on.
+    pub fn number(self) -> usize {
+        self.0
+    }
+}
+
+/// Tells links apart, those of all backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkId(u64);
+
+impl LinkId {
+    /// One that no other link has.
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// Why a call to the CLI has no result.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -184,6 +221,7 @@ pub struct Backend {
 
 #[derive(Debug)]
 struct Inner {
+    id: BackendId,
     name: String,
     state: watch::Receiver<State>,
     /// Since when there is no link, where there is none.
@@ -202,7 +240,7 @@ impl Drop for Inner {
 
 impl Backend {
     /// Starts the supervisor.
-    pub fn spawn(config: Config, sink: Arc<dyn Sink>) -> Self {
+    fn spawn(id: BackendId, config: Config, sink: Arc<dyn Sink>) -> Self {
         let (state_tx, state) = watch::channel(State::Connecting);
         let stop = CancellationToken::new();
         let name = config.name.clone();
@@ -217,6 +255,7 @@ impl Backend {
         let supervisor = tokio::spawn(supervisor::run(config, sink, status, stop.clone()));
         Self {
             inner: Arc::new(Inner {
+                id,
                 name,
                 state,
                 missing_since,
@@ -228,9 +267,19 @@ impl Backend {
         }
     }
 
+    /// Which one it is.
+    pub fn id(&self) -> BackendId {
+        self.inner.id
+    }
+
     /// Its name in logs.
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// Whether there is a link to call on.
+    pub fn is_ready(&self) -> bool {
+        matches!(&*self.inner.state.borrow(), State::Ready(_))
     }
 
     /// The link to call on.

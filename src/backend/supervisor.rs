@@ -4,10 +4,7 @@
 //! ends a session's turn when its last connection drops: with it, a main link that is lost and made anew costs nothing.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -85,10 +82,9 @@ impl Status {
 /// Runs until `stop`.
 pub(super) async fn run(config: Config, sink: Arc<dyn Sink>, status: Status, stop: CancellationToken) {
     let mut pause = FIRST_PAUSE;
-    let ids = AtomicU64::new(1);
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let ended = attempt(&config, &sink, &status, &stop, &ids).await;
+        let ended = attempt(&config, &sink, &status, &stop).await;
         let Some(down) = ended else { break };
         if began.elapsed() >= STABLE_AFTER {
             pause = FIRST_PAUSE;
@@ -132,9 +128,8 @@ async fn attempt(
     sink: &Arc<dyn Sink>,
     status: &Status,
     stop: &CancellationToken,
-    ids: &AtomicU64,
 ) -> Option<State> {
-    let connect = Connect { config, sink, status, stop, ids };
+    let connect = Connect { config, sink, status, stop };
     match &config.source {
         Source::External { host, port, token } => {
             let address = Address { host, port: *port, token: token.as_ref() };
@@ -191,7 +186,6 @@ struct Connect<'a> {
     sink: &'a Arc<dyn Sink>,
     status: &'a Status,
     stop: &'a CancellationToken,
-    ids: &'a AtomicU64,
 }
 
 /// Why a link is not there any more.
@@ -240,7 +234,7 @@ impl Connect<'_> {
     /// Opens a link. `None`: it is not wanted any more.
     async fn open(&self, address: &Address<'_>, sink: Arc<dyn Sink>) -> Result<Option<Arc<Link>>, OpenError> {
         let Address { host, port, token } = *address;
-        let id = LinkId(self.ids.fetch_add(1, Ordering::Relaxed));
+        let id = LinkId::next();
         tokio::select! {
             () = self.stop.cancelled() => Ok(None),
             opened = Link::open(id, (host, port), token, self.config.max_frame, sink) => {

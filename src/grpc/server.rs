@@ -50,7 +50,7 @@ pub async fn serve(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let Setup { sessions, defaults, turn_timeout, max_message_size } = setup;
     let (reporter, health) = tonic_health::server::health_reporter();
-    let follower = tokio::spawn(health::follow(reporter, sessions.backend().watch(), draining));
+    let follower = tokio::spawn(health::follow(reporter, sessions.pool().readiness(), draining));
     let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout })
         .max_decoding_message_size(max_message_size)
         .max_encoding_message_size(usize::MAX);

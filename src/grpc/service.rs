@@ -13,7 +13,7 @@ use super::{
     status,
 };
 use crate::{
-    backend::State,
+    backend::{Backend, State},
     copilot::{method::Compacted, version::missing_features},
     session::{Error, SessionId, Sessions, Tenant, Told, Turn, Watch, Watched, hub::Filter},
 };
@@ -132,10 +132,11 @@ impl CopilotService for Service {
         let mut checks = Checks::default();
         let listing = checks.listing(request.into_inner());
         let listing = checks.done(Some(listing)).map_err(status::invalid)?;
-        let (page, next) = self.sessions.list(Tenant::ONLY, &listing).await.map_err(refused)?;
+        let page = self.sessions.list(Tenant::ONLY, &listing).await.map_err(refused)?;
         Ok(Response::new(pb::ListSessionsResponse {
-            sessions: page.into_iter().map(convert::session).collect(),
-            next_page_token: next.map(|token| token.encode()).unwrap_or_default(),
+            sessions: page.sessions.into_iter().map(convert::session).collect(),
+            next_page_token: page.next.map(|token| token.encode()).unwrap_or_default(),
+            unreachable: page.unreachable,
         }))
     }
 
@@ -301,7 +302,7 @@ impl CopilotService for Service {
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
         let info = pb::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").into(),
-            backends: vec![backend(&self.sessions)],
+            backends: self.sessions.pool().all().iter().map(|one| backend(one, &self.sessions)).collect(),
             cleanup: self.sessions.cleanup().map(convert::cleanup),
         };
         Ok(Response::new(info))
@@ -365,10 +366,9 @@ impl From<pb::SendAndStreamRequest> for pb::SendAndWaitRequest {
     }
 }
 
-fn backend(sessions: &Sessions) -> pb::Backend {
-    let backend = sessions.backend();
+fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
     let turns = backend.admission();
-    let load = sessions.load();
+    let load = sessions.load_on(backend.id());
     let state = backend.watch().borrow().clone();
     let (state, link, problem) = match state {
         State::Connecting => (pb::BackendState::Connecting, None, String::new()),

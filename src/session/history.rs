@@ -44,10 +44,11 @@ impl Sessions {
     ) -> Result<(Vec<Event>, Option<Place>), Error> {
         let key = SessionKey::new(tenant, id.clone());
         let known = self.inner.registry.find(&key);
-        if known.is_none() && self.stored(&key).await?.is_none() {
-            return Err(Error::NotFound(id.clone()));
-        }
-        let link = self.inner.backend.connected().await?;
+        let backend = match &known {
+            Some(session) => session.backend.clone(),
+            None => self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?.backend,
+        };
+        let link = backend.connected().await?;
         let history = History { link: &link, session_id: key.cli_id() };
         let page = match history.page(after, max).await {
             // Before the first message there is no history.

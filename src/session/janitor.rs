@@ -17,11 +17,13 @@ use super::{
     error::Error,
     key::{SessionKey, Tenant},
     list::Summary,
+    listing::Found,
     live::Session,
     profile::Profile,
+    stored::stored_in,
 };
 use crate::{
-    backend,
+    backend::{self, Backend},
     copilot::{
         Rejection,
         method::{IsProcessing, Processing},
@@ -123,6 +125,8 @@ fn decide(rules: &Rules, sessions: &[Facts]) -> Vec<(usize, Act)> {
 /// A session that is looked at.
 struct Candidate {
     key: SessionKey,
+    /// The CLI that has it.
+    backend: Backend,
     /// It, if this process knows it.
     session: Option<Arc<Session>>,
     /// When it last changed, to see whether it does meanwhile.
@@ -215,18 +219,23 @@ impl Sessions {
                 ..Facts::of(&summary, now, blueprint.profile.as_deref())
             };
             let facts = Facts { idle: facts.idle.min(rest.silent), ..facts };
-            let (key, update_time) = (session.key().clone(), summary.update_time);
-            candidates.push(Candidate { key, session: Some(session), update_time, facts });
+            let (key, backend) = (session.key().clone(), session.backend.clone());
+            let update_time = summary.update_time;
+            candidates.push(Candidate { key, backend, session: Some(session), update_time, facts });
         }
         let profiles_count = self.inner.profiles.all().any(has_ages);
         if rules.delete_anything() || profiles_count {
-            for summary in self.stored_sessions(Tenant::ONLY, profiles_count).await? {
+            let stored = self.stored_sessions(Tenant::ONLY, profiles_count).await?.into_iter();
+            let each = |(backend, sessions): Found| {
+                sessions.into_iter().map(move |session| (backend.clone(), session))
+            };
+            for (backend, summary) in stored.flat_map(each) {
                 let key = SessionKey::new(Tenant::ONLY, summary.id.clone());
                 if self.inner.registry.find(&key).is_none() {
                     let profile = self.inner.profiles.named(&summary.profile);
                     let facts = Facts { stored: true, ..Facts::of(&summary, now, profile.as_deref()) };
                     let update_time = summary.update_time;
-                    candidates.push(Candidate { key, session: None, update_time, facts });
+                    candidates.push(Candidate { key, backend, session: None, update_time, facts });
                 }
             }
         }
@@ -235,13 +244,14 @@ impl Sessions {
 
     /// Does it, unless something has happened in the session meanwhile.
     async fn carry_out(&self, candidate: &Candidate, act: Act) -> Result<bool, Error> {
-        let Candidate { key, session, update_time, facts } = candidate;
+        let Candidate { key, backend, session, update_time, facts } = candidate;
         let Some(session) = session else {
             // Nobody can take it up while it is held.
-            let blank = Arc::new(self.session(key.clone(), Blueprint::default()));
+            let blank = Arc::new(self.session(key.clone(), Blueprint::default(), backend));
             let Some(_held) = self.inner.registry.hold(blank) else { return Ok(false) };
-            let unchanged = self.stored(key).await?.is_some_and(|entry| entry.modified_time == *update_time);
-            return Ok(unchanged && self.delete_idle(key).await?);
+            let entry = stored_in(backend, key).await?;
+            let unchanged = entry.is_some_and(|entry| entry.modified_time == *update_time);
+            return Ok(unchanged && self.delete_idle(backend, key).await?);
         };
         // From here on turns wait; one that waits or runs already has kept the session busy.
         let Some(_place) = session.try_place() else { return Ok(false) };
@@ -252,23 +262,20 @@ impl Sessions {
         }
         match act {
             Act::Close => session.unload().await.map(|()| true).map_err(Error::from),
-            Act::Delete(_) => self.delete_idle(key).await,
+            Act::Delete(_) => self.delete_idle(backend, key).await,
         }
     }
 
     /// Deletes a session that does nothing, also not for another server on the same CLI.
-    async fn delete_idle(&self, key: &SessionKey) -> Result<bool, Error> {
+    async fn delete_idle(&self, backend: &Backend, key: &SessionKey) -> Result<bool, Error> {
         let question = IsProcessing { session_id: key.cli_id() };
-        match self.inner.backend.connected().await?.call(&question).await {
+        match backend.connected().await?.call(&question).await {
             Ok(Processing { processing: true }) => return Ok(false),
             Ok(_) | Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {}
             Err(error) => return Err(error.into()),
         }
-        match self.delete(key.tenant(), key.id()).await {
-            // Somebody was faster.
-            Err(Error::NotFound(_)) => Ok(false),
-            deleted => deleted.map(|()| true),
-        }
+        self.delete_in(backend, key).await?;
+        Ok(true)
     }
 }
 

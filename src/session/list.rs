@@ -31,6 +31,17 @@ pub struct Summary {
     pub profile: String,
 }
 
+/// A page of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The sessions on it.
+    pub sessions: Vec<Summary>,
+    /// Where the next one starts; `None` if it is the last one.
+    pub next: Option<PageToken>,
+    /// The names of the CLIs that could not be asked.
+    pub unreachable: Vec<String>,
+}
+
 /// What a session is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SessionState {

@@ -1,27 +1,31 @@
-//! Lists of sessions: those that this process knows, and those that the CLI has stored.
+//! Lists of sessions: those that this process knows, and those that the CLIs have stored.
 //!
-//! To list 10,000 stored sessions with all that it knows of them takes the CLI 2.1 s, and to read the notes of all another
+//! To list 10,000 stored sessions with all that it knows of them takes a CLI 2.1 s, and to read the notes of all another
 //! 1.1 s. So it is asked for their ids and times, which takes 0.65 s, and at most once in [`FRESH`](super::catalogue::FRESH);
-//! for notes of all only where labels or the owner decide; for the rest only of those that are on the page. The
-//! [`Catalogue`] remembers the answers.
+//! for notes of all only where labels or the owner decide; for the rest only of those that are on the page. A
+//! [`Catalogue`] for each CLI remembers the answers.
+//!
+//! A CLI that cannot be asked makes a list shorter, not fail, unless it is the only one; the caller is told which.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{
     Sessions,
     catalogue::{Card, Catalogue},
     error::Error,
-    key::{SessionKey, Tenant},
-    list::{Listing, PageToken, Selection, SessionState, Summary},
+    key::{SessionId, SessionKey, Tenant},
+    list::{Listing, Page, Selection, SessionState, Summary},
+    stored::records,
 };
 use crate::{
-    backend::{self, Link},
+    backend::{self, Backend, Link},
     copilot::{
         Rejection,
         method::{Entry, GetMetadata, Index, List},
@@ -35,50 +39,126 @@ const SHARE: usize = 5;
 /// How many sessions are asked for at once.
 const AT_ONCE: usize = 16;
 
+/// What is remembered of the sessions that one CLI has stored.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    catalogue: Mutex<Catalogue>,
+    /// Held by whoever asks the CLI for a list.
+    listing: tokio::sync::Mutex<()>,
+}
+
+/// Stored sessions, and the CLI that has them.
+pub(super) type Found = (Backend, Vec<Summary>);
+
 impl Sessions {
-    /// A page of the sessions of a tenant, and where the next one starts. Of sessions that another server on the same CLI
+    /// A page of the sessions of a tenant, and where the next one starts. Of sessions that another server on the same CLIs
     /// has changed, it may tell what was so 3 s ago.
-    pub async fn list(
-        &self,
-        tenant: Tenant,
-        listing: &Listing,
-    ) -> Result<(Vec<Summary>, Option<PageToken>), Error> {
-        let mut all = Vec::new();
+    pub async fn list(&self, tenant: Tenant, listing: &Listing) -> Result<Page, Error> {
+        let (mut stored, mut unreachable) = (HashMap::new(), Vec::new());
         if listing.wanted.may_be_stored() {
-            self.look_at_list().await?;
-            all = self.outlines(tenant, &listing.wanted).await?;
+            let found =
+                self.ask_all(|stock| async move { stock.outlines(tenant, &listing.wanted).await }).await?;
+            (stored, unreachable) = (self.without_doubles(tenant, found.0), found.1);
         }
         let known: Vec<_> = self.inner.registry.all(tenant).iter().map(|session| session.summary()).collect();
         let ids: HashSet<_> = known.iter().map(|session| session.id.clone()).collect();
-        all.retain(|session| !ids.contains(&session.id));
+        stored.retain(|id, _| !ids.contains(id));
+        let mut all = Vec::with_capacity(stored.len());
+        let mut places = HashMap::with_capacity(stored.len());
+        for (id, (number, session)) in stored {
+            all.push(session);
+            places.insert(id, number);
+        }
         all.extend(known.into_iter().filter(|session| listing.wanted.has(session)));
         let (mut page, next) = listing.page(all);
-        let keys: Vec<_> = page
-            .iter()
-            .filter(|session| !ids.contains(&session.id))
-            .map(|session| SessionKey::new(tenant, session.id.clone()))
-            .collect();
-        let stored: Vec<_> = keys.iter().map(SessionKey::cli_id).collect();
-        self.look_at_notes(&stored).await?;
-        self.look_at_faces(&stored).await?;
-        self.catalogue(|catalogue| {
-            page.retain_mut(|session| {
-                let key = SessionKey::new(tenant, session.id.clone());
-                // What has gone meanwhile is not on the page.
-                ids.contains(&session.id)
-                    || catalogue.card(key.cli_id()).is_some_and(|card| complete(session, card))
-            });
-        });
-        Ok((page, next))
+        for stock in self.stocks() {
+            let is_its = |session: &Summary| places.get(&session.id) == Some(&stock.backend.id().number());
+            stock.complete(tenant, &mut page, is_its).await?;
+        }
+        Ok(Page { sessions: page, next, unreachable })
     }
 
-    /// All stored sessions of a tenant, without titles; labels, owner and profile only `with_notes`.
+    /// All stored sessions of a tenant, without titles; labels, owner and profile only `with_notes`. Those of CLIs that cannot
+    /// be asked are left out.
     pub(super) async fn stored_sessions(
         &self,
         tenant: Tenant,
         with_notes: bool,
-    ) -> Result<Vec<Summary>, Error> {
-        self.look_at_list().await?;
+    ) -> Result<Vec<Found>, Error> {
+        let all = self.ask_all(|stock| async move { stock.all(tenant, with_notes).await }).await?;
+        Ok(all.0)
+    }
+
+    /// A session that is deleted is on no list any more.
+    pub(super) fn strike_off(&self, backend: &Backend, key: &SessionKey) {
+        self.stock(backend).catalogue(|catalogue| catalogue.forget(key.cli_id(), Instant::now()));
+    }
+
+    fn stock(&self, backend: &Backend) -> Stock {
+        Stock { backend: backend.clone(), shelf: self.inner.shelves[backend.id().number()].clone() }
+    }
+
+    fn stocks(&self) -> impl Iterator<Item = Stock> {
+        self.inner.pool.all().iter().map(|backend| self.stock(backend))
+    }
+
+    /// What the CLIs answer, and the names of those that do not.
+    ///
+    /// # Errors
+    /// If none answers.
+    async fn ask_all<A>(&self, question: impl Fn(Stock) -> A) -> Result<(Vec<Found>, Vec<String>), Error>
+    where
+        A: Future<Output = Result<Vec<Summary>, Error>>,
+    {
+        let answers = join_all(self.stocks().map(question)).await;
+        let (mut found, mut unreachable, mut problem) = (Vec::new(), Vec::new(), None);
+        for (backend, answer) in self.inner.pool.all().iter().zip(answers) {
+            match answer {
+                Ok(answer) => found.push((backend.clone(), answer)),
+                Err(error) => {
+                    warn!(backend = backend.name(), %error, "a CLI's sessions cannot be listed");
+                    unreachable.push(backend.name().to_owned());
+                    problem = problem.or(Some(error));
+                }
+            }
+        }
+        match problem {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok((found, unreachable)),
+        }
+    }
+
+    /// Stored sessions by their ids, with the number of the CLI that has them: if there are two of one id, with that of the
+    /// one which everybody gets.
+    fn without_doubles(&self, tenant: Tenant, found: Vec<Found>) -> HashMap<SessionId, (usize, Summary)> {
+        let mut sessions = HashMap::<_, (usize, Summary)>::new();
+        for (backend, stored) in found {
+            let number = backend.id().number();
+            for session in stored {
+                let ranks_before = |other: usize| {
+                    let key = SessionKey::new(tenant, session.id.clone());
+                    let order = self.inner.pool.in_order(key.cli_id());
+                    let first = order.iter().map(|backend| backend.id().number());
+                    first.into_iter().find(|place| [number, other].contains(place)) == Some(number)
+                };
+                if sessions.get(&session.id).is_none_or(|(other, _)| ranks_before(*other)) {
+                    sessions.insert(session.id.clone(), (number, session));
+                }
+            }
+        }
+        sessions
+    }
+}
+
+/// The sessions that one CLI has stored.
+struct Stock {
+    backend: Backend,
+    shelf: Arc<Shelf>,
+}
+
+impl Stock {
+    /// All of a tenant.
+    async fn all(&self, tenant: Tenant, with_notes: bool) -> Result<Vec<Summary>, Error> {
         let mut stored = self.outlines(tenant, &Selection::default()).await?;
         if with_notes {
             let keys: Vec<_> =
@@ -95,8 +175,34 @@ impl Sessions {
         Ok(stored)
     }
 
-    /// The stored sessions that are wanted, without what has not been needed to tell.
+    /// Adds what is known of the sessions of a page that are its own.
+    async fn complete(
+        &self,
+        tenant: Tenant,
+        page: &mut Vec<Summary>,
+        is_its: impl Fn(&Summary) -> bool,
+    ) -> Result<(), Error> {
+        let own = page.iter().filter(|session| is_its(session));
+        let keys: Vec<_> = own.map(|session| SessionKey::new(tenant, session.id.clone())).collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let stored: Vec<_> = keys.iter().map(SessionKey::cli_id).collect();
+        self.look_at_notes(&stored).await?;
+        self.look_at_faces(&stored).await?;
+        self.catalogue(|catalogue| {
+            page.retain_mut(|session| {
+                let key = SessionKey::new(tenant, session.id.clone());
+                // What has gone meanwhile is not on the page.
+                !is_its(session) || catalogue.card(key.cli_id()).is_some_and(|card| complete(session, card))
+            });
+        });
+        Ok(())
+    }
+
+    /// Those that are wanted, without what has not been needed to tell.
     async fn outlines(&self, tenant: Tenant, wanted: &Selection) -> Result<Vec<Summary>, Error> {
+        self.look_at_list().await?;
         let mut outlines = self.catalogue(|catalogue| {
             let ours = catalogue.cards().filter(|(_, card)| is_ours(card));
             let outlines = ours.filter_map(|(cli_id, card)| {
@@ -127,8 +233,8 @@ impl Sessions {
     /// Sees to it that the list of stored sessions is fresh, and that of each is known whether it is ours.
     async fn look_at_list(&self) -> Result<(), Error> {
         // Those who ask at the same time share one answer.
-        let _turn = self.inner.listing.lock().await;
-        let link = self.inner.backend.connected().await?;
+        let _turn = self.shelf.listing.lock().await;
+        let link = self.backend.connected().await?;
         let (is_fresh, is_known) =
             self.catalogue(|catalogue| (catalogue.is_fresh(link.id(), Instant::now()), catalogue.len() > 0));
         if is_fresh {
@@ -163,7 +269,7 @@ impl Sessions {
 
     /// Sees to it that what the CLI knows of these sessions is known here.
     async fn look_at_faces(&self, cli_ids: &[&str]) -> Result<(), Error> {
-        let link = self.inner.backend.connected().await?;
+        let link = self.backend.connected().await?;
         let asked = Instant::now();
         let (stale, all) =
             self.catalogue(|catalogue| (catalogue.without_face(cli_ids, asked), catalogue.len()));
@@ -184,20 +290,15 @@ impl Sessions {
         let asked = Instant::now();
         let stale = self.catalogue(|catalogue| catalogue.without_notes(cli_ids, asked));
         if !stale.is_empty() {
-            let records = self.records(&stale).await?;
+            let records = records(&self.backend, &stale).await?;
             self.catalogue(|catalogue| catalogue.take_notes(asked, &stale, records));
         }
         Ok(())
     }
 
-    /// A session that is deleted is on no list any more.
-    pub(super) fn strike_off(&self, key: &SessionKey) {
-        self.catalogue(|catalogue| catalogue.forget(key.cli_id(), Instant::now()));
-    }
-
     fn catalogue<T>(&self, act: impl FnOnce(&mut Catalogue) -> T) -> T {
         // What it holds is valid after every statement.
-        act(&mut self.inner.catalogue.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.shelf.catalogue.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

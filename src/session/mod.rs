@@ -47,23 +47,25 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
+
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    backend::{self, Backend, Link, Sink},
+    backend::{self, Backend, BackendId, Link, Pool},
     copilot::{
         Provider, Rejection,
         method::{Compact, Compacted, Delete, Fork, Forked, GetMetadata, IsProcessing, Method},
     },
 };
 use blueprint::Record;
-use catalogue::Catalogue;
+use listing::Shelf;
 use live::Session;
 use models::Models;
 use registry::Registry;
 use repeats::{Accepted, Creation, Found, Key, Repeats};
-use stored::stored_summary;
+use stored::{Stored, records, stored_in, stored_summary};
 
 pub use asking::Response;
 pub use blueprint::{Blueprint, Credentials, Missing, Unfit};
@@ -73,7 +75,7 @@ pub use handle::{Told, Turn};
 pub use history::Place as HistoryPlace;
 pub use janitor::{Cleanup, Rules};
 pub use key::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
-pub use list::{Listing, Order, PageToken, Selection, SessionState, Span, Summary};
+pub use list::{Listing, Order, Page, PageToken, Selection, SessionState, Span, Summary};
 pub use policy::{Effect, KINDS as PERMISSION_KINDS, Policy, Rule};
 pub use profile::{Excess, Profile, Profiles};
 pub use queue::Ticket;
@@ -104,7 +106,7 @@ pub struct Sessions {
 
 #[derive(Debug)]
 struct Inner {
-    backend: Backend,
+    pool: Pool,
     registry: Arc<Registry>,
     limits: Limits,
     /// The operator's provider, for stored sessions that were created with it.
@@ -113,9 +115,8 @@ struct Inner {
     creations: Repeats<Creation>,
     /// Turns that were sent by requests with an id.
     accepted: Repeats<Accepted>,
-    catalogue: Mutex<Catalogue>,
-    /// Held by whoever asks the CLI for a list.
-    listing: tokio::sync::Mutex<()>,
+    /// What is remembered of each CLI's stored sessions, by its number.
+    shelves: Vec<Arc<Shelf>>,
     profiles: Profiles,
     models: Models,
     cleanup: Mutex<Option<Cleanup>>,
@@ -139,20 +140,21 @@ pub struct Change {
 }
 
 impl Sessions {
-    /// Sets up the sessions, and with `connect` the backend that tells them of its events. `operator` is the provider of
-    /// sessions that were created with the operator's default, `profiles` are what sessions may be under.
+    /// Sets up the sessions, and starts the backends, of which there is at least one. `operator` is the provider of sessions
+    /// that were created with the operator's default, `profiles` are what sessions may be under.
     pub fn new(
         limits: Limits,
         operator: Option<Provider>,
         profiles: Profiles,
-        connect: impl FnOnce(Arc<dyn Sink>) -> Backend,
+        backends: Vec<backend::Config>,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
-        let backend = connect(registry.clone());
+        let pool = Pool::spawn(backends, |backend| registry.ear(backend));
+        let shelves = pool.all().iter().map(|_| Arc::<Shelf>::default()).collect();
         let (draining, shutdown) = (CancellationToken::new(), CancellationToken::new());
         Self {
             inner: Arc::new(Inner {
-                backend,
+                pool,
                 registry,
                 limits,
                 operator,
@@ -161,8 +163,7 @@ impl Sessions {
                 profiles,
                 models: Models::default(),
                 cleanup: Mutex::default(),
-                catalogue: Mutex::default(),
-                listing: tokio::sync::Mutex::default(),
+                shelves,
                 tasks: TaskTracker::new(),
                 draining,
                 shutdown,
@@ -175,14 +176,19 @@ impl Sessions {
         &self.inner.profiles
     }
 
-    /// The CLI behind the sessions.
-    pub fn backend(&self) -> &Backend {
-        &self.inner.backend
+    /// The CLIs behind the sessions.
+    pub fn pool(&self) -> &Pool {
+        &self.inner.pool
     }
 
     /// How many turns run or wait, and how many sessions are loaded.
     pub fn load(&self) -> Load {
         self.inner.registry.load()
+    }
+
+    /// The same of one CLI.
+    pub fn load_on(&self, backend: BackendId) -> Load {
+        self.inner.registry.load_on(backend)
     }
 
     /// Creates a session. A request with an id that is repeated gets the session of the first one.
@@ -223,7 +229,10 @@ impl Sessions {
     ) -> Result<Creation, Error> {
         let chosen = id.is_some();
         let key = SessionKey::new(tenant, id.unwrap_or_else(SessionId::random));
-        let session = Arc::new(self.session(key, blueprint));
+        // A chosen id is looked for, and so its session is where it is looked for first.
+        let pool = self.pool();
+        let backend = if chosen { pool.home(key.cli_id()) } else { pool.for_new(key.cli_id()) };
+        let session = Arc::new(self.session(key, blueprint, backend));
         let reserved = self.inner.registry.reserve(session.clone())?;
         let (created, answer) = tokio::sync::watch::channel(None);
         let this = self.clone();
@@ -246,20 +255,10 @@ impl Sessions {
     }
 
     async fn create_in_cli(&self, session: &Arc<Session>, chosen: bool) -> Result<(), Error> {
-        let link = self.inner.backend.connected().await?;
-        // On an id that exists the CLI would silently attach, or glue two histories together. A stored session shows in
-        // its metadata; a loaded one without a message does not, but answers.
         if chosen {
-            let session_id = session.cli_id();
-            let stored = link.call(&GetMetadata { session_id }).await?.session.is_some();
-            let loaded = match link.call(&IsProcessing { session_id }).await {
-                Err(backend::Error::Rejected(Rejection::SessionNotFound)) => false,
-                answer => answer.map(|_| true)?,
-            };
-            if stored || loaded {
-                return Err(Error::Exists(session.id().clone()));
-            }
+            self.refuse_if_it_exists(session).await?;
         }
+        let link = session.backend.connected().await?;
         let mut created = session.create(&link).await;
         if created.is_ok() {
             created = session.validate_tools(&link).await;
@@ -272,8 +271,30 @@ impl Sessions {
         Ok(created?)
     }
 
-    fn session(&self, key: SessionKey, blueprint: Blueprint) -> Session {
-        let Inner { backend, limits, tasks, .. } = &*self.inner;
+    /// On an id that exists the CLI would silently attach, or glue two histories together. Another CLI may have it: one that
+    /// is down is not waited for, as long as the id's own, where sessions of chosen ids are made, says that it has not.
+    async fn refuse_if_it_exists(&self, session: &Session) -> Result<(), Error> {
+        let own = session.backend.id();
+        let all = self.inner.pool.all().iter();
+        let asked: Vec<_> = all.filter(|backend| backend.id() == own || backend.is_ready()).collect();
+        let answers = join_all(asked.iter().map(|backend| has(backend, session.cli_id()))).await;
+        if answers.iter().any(|answer| matches!(answer, Ok(true))) {
+            return Err(Error::Exists(session.id().clone()));
+        }
+        for (backend, answer) in asked.into_iter().zip(answers) {
+            match answer {
+                Err(error) if backend.id() == own => return Err(error.into()),
+                Err(error) => {
+                    warn!(session = %session.id(), %error, "a CLI cannot be asked for a session's id")
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn session(&self, key: SessionKey, blueprint: Blueprint, backend: &Backend) -> Session {
+        let Inner { limits, tasks, .. } = &*self.inner;
         Session::new(key, blueprint, limits.max_queued_turns, backend.clone(), tasks.clone())
     }
 
@@ -283,9 +304,10 @@ impl Sessions {
         if let Some(session) = self.inner.registry.find(&key) {
             return Ok(session.summary());
         }
-        let stored = self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
-        let record = self.records(&[key.cli_id()]).await?.remove(key.cli_id());
-        Ok(stored_summary(&key, stored, record))
+        let Stored { backend, entry } =
+            self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+        let record = records(&backend, &[key.cli_id()]).await?.remove(key.cli_id());
+        Ok(stored_summary(&key, entry, record))
     }
 
     /// Loads a session, with these credentials where it has some of its own. If it is loaded already, it gets the new ones,
@@ -397,8 +419,10 @@ impl Sessions {
             |problem: &str| backend::Error::Protocol { method: Fork::NAME, problem: problem.into() };
         let key = SessionKey::from_cli_id(&session_id)
             .ok_or_else(|| protocol("the copy's id cannot be one of ours"))?;
-        let entry = self.stored(&key).await?.ok_or_else(|| protocol("the copy is not there"))?;
-        let copy = self.session(key, Blueprint::clone(&session.blueprint())).found(entry);
+        // The copy is where the original is, wherever its own id belongs.
+        let backend = &session.backend;
+        let entry = stored_in(backend, &key).await?.ok_or_else(|| protocol("the copy is not there"))?;
+        let copy = self.session(key, Blueprint::clone(&session.blueprint()), backend).found(entry);
         let adopted = self.inner.registry.adopt(copy);
         if adopted.is_err() {
             // The caller would not know of it.
@@ -441,11 +465,17 @@ impl Sessions {
     /// Dropping it may leave the session deleted or not.
     pub async fn delete(&self, tenant: Tenant, id: &SessionId) -> Result<(), Error> {
         let key = SessionKey::new(tenant, id.clone());
-        let known = self.inner.registry.find(&key);
-        if known.is_none() && self.stored(&key).await?.is_none() {
-            return Err(Error::NotFound(id.clone()));
-        }
-        let link = self.inner.backend.connected().await?;
+        let backend = match self.inner.registry.find(&key) {
+            Some(session) => session.backend.clone(),
+            None => self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?.backend,
+        };
+        self.delete_in(&backend, &key).await
+    }
+
+    /// Deletes a session that this CLI has.
+    async fn delete_in(&self, backend: &Backend, key: &SessionKey) -> Result<(), Error> {
+        let known = self.inner.registry.find(key).filter(|session| session.backend.id() == backend.id());
+        let link = backend.connected().await?;
         let deleted = match &known {
             Some(session) => session.delete(&link).await?,
             None => link.call(&Delete { session_id: key.cli_id() }).await?,
@@ -457,7 +487,7 @@ impl Sessions {
                 failure => return Err(backend::Error::Rejected(failure).into()),
             }
         }
-        self.strike_off(&key);
+        self.strike_off(backend, key);
         if let Some(session) = known {
             self.inner.registry.forget(&session);
         }
@@ -486,6 +516,19 @@ impl Sessions {
 
     fn refuse_if_draining(&self) -> Result<(), Error> {
         if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
+    }
+}
+
+/// Whether a CLI has a session of this id. A stored one shows in its metadata; a loaded one without a message does not, but
+/// answers.
+async fn has(backend: &Backend, session_id: &str) -> Result<bool, backend::Error> {
+    let link = backend.connected().await?;
+    if link.call(&GetMetadata { session_id }).await?.session.is_some() {
+        return Ok(true);
+    }
+    match link.call(&IsProcessing { session_id }).await {
+        Err(backend::Error::Rejected(Rejection::SessionNotFound)) => Ok(false),
+        answer => answer.map(|_| true),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use super::{
     live::Session,
 };
 use crate::{
-    backend::{LinkId, Sink},
+    backend::{BackendId, LinkId, Sink},
     copilot::event,
     jsonrpc::Cause,
 };
@@ -25,7 +25,6 @@ use crate::{
 pub(super) struct Registry {
     max_sessions: usize,
     sessions: Mutex<HashMap<Box<str>, Slot>>,
-    me: Weak<Self>,
 }
 
 #[derive(Debug)]
@@ -39,7 +38,12 @@ struct Slot {
 
 impl Registry {
     pub(super) fn new(max_sessions: usize) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self { max_sessions, sessions: Mutex::default(), me: me.clone() })
+        Arc::new(Self { max_sessions, sessions: Mutex::default() })
+    }
+
+    /// What hears one CLI.
+    pub(super) fn ear(self: &Arc<Self>, backend: BackendId) -> Arc<dyn Sink> {
+        Arc::new(Ear { registry: self.clone(), backend })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Slot>> {
@@ -122,8 +126,17 @@ impl Registry {
     }
 
     pub(super) fn load(&self) -> Load {
+        self.load_of(|_| true)
+    }
+
+    /// How much there is to do on one CLI.
+    pub(super) fn load_on(&self, backend: BackendId) -> Load {
+        self.load_of(|session| session.backend.id() == backend)
+    }
+
+    fn load_of(&self, counts: impl Fn(&Session) -> bool) -> Load {
         let sessions = self.lock();
-        sessions.values().fold(Load::default(), |load, slot| {
+        sessions.values().filter(|slot| counts(&slot.session)).fold(Load::default(), |load, slot| {
             let turns = slot.session.queued();
             Load {
                 turns: load.turns + turns,
@@ -133,19 +146,31 @@ impl Registry {
             }
         })
     }
+}
 
+/// Hears what one CLI tells. Only its own sessions are meant: another CLI may know one by the same id.
+struct Ear {
+    registry: Arc<Registry>,
+    backend: BackendId,
+}
+
+impl Ear {
     /// All sessions, those included that are being created.
     fn sessions(&self) -> Vec<Arc<Session>> {
-        self.lock().values().map(|slot| slot.session.clone()).collect()
+        let sessions = self.registry.lock();
+        let own = sessions.values().filter(|slot| slot.session.backend.id() == self.backend);
+        own.map(|slot| slot.session.clone()).collect()
     }
 
     /// The session that an event is for. Not the registry's lock but this handle is held while it hears it.
     fn hearer(&self, cli_id: &str) -> Option<Arc<Session>> {
-        self.lock().get(cli_id).map(|slot| slot.session.clone())
+        let sessions = self.registry.lock();
+        let slot = sessions.get(cli_id).filter(|slot| slot.session.backend.id() == self.backend)?;
+        Some(slot.session.clone())
     }
 }
 
-impl Sink for Registry {
+impl Sink for Ear {
     fn session_event(&self, params: &Bytes) {
         let Some(peek) = event::peek(params) else {
             warn!("the CLI sent an event without a session or a type");
@@ -163,9 +188,12 @@ impl Sink for Registry {
     }
 
     fn session_deleted(&self, session_id: &str) {
-        let known =
-            self.lock().get(session_id).filter(|slot| !slot.reserved).map(|slot| slot.session.clone());
-        let (Some(session), Some(registry)) = (known, self.me.upgrade()) else { return };
+        let Some(session) =
+            self.hearer(session_id).filter(|session| self.registry.find(session.key()).is_some())
+        else {
+            return;
+        };
+        let registry = self.registry.clone();
         session.tasks().clone().spawn(async move {
             // The news may be about an earlier session of this id: it is not ordered against the CLI's answers.
             if session.is_gone_from_cli().await {

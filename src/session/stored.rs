@@ -1,17 +1,23 @@
-//! Sessions that the CLI has stored: found, and taken up.
+//! Sessions that a CLI has stored: found, wherever they are, and taken up.
+//!
+//! A session is looked for where its id belongs, and if it is not there, everywhere: it was made elsewhere if that CLI was down,
+//! if CLIs have come or gone since, or if it is a copy. While a CLI is down that may have it, nobody is told that it does not
+//! exist.
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures_util::{StreamExt, stream};
+
 use super::{
     Sessions,
-    blueprint::{Credentials, Missing, Record, Unusable},
+    blueprint::{Blueprint, Credentials, Missing, Record, Unusable},
     error::Error,
     key::{SessionId, SessionKey},
     list::{SessionState, Summary},
     live::Session,
 };
 use crate::{
-    backend,
+    backend::{self, Backend},
     copilot::{
         Rejection,
         method::{Entry, GetClientMetadata, GetMetadata},
@@ -21,6 +27,16 @@ use crate::{
 
 /// How many records are read at once: as many as the CLI takes (cli-protocol.md, section 14).
 const MAX_RECORDS: usize = 1000;
+
+/// How many CLIs are asked for a session at once. Each answers within a millisecond.
+const AT_ONCE: usize = 16;
+
+/// A session that is stored.
+pub(super) struct Stored {
+    /// By which CLI.
+    pub(super) backend: Backend,
+    pub(super) entry: Entry,
+}
 
 impl Sessions {
     /// A session that this process knows, if need be from now on because the CLI has stored it.
@@ -32,22 +48,22 @@ impl Sessions {
         if let Some(session) = self.inner.registry.find(key) {
             return Ok(session);
         }
-        let entry = self.stored(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
-        let blueprint = match self.records(&[key.cli_id()]).await?.remove(key.cli_id()) {
-            Some(record) => return self.take_up(key, entry, record, credentials),
+        let stored = self.stored(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
+        let blueprint = match records(&stored.backend, &[key.cli_id()]).await?.remove(key.cli_id()) {
+            Some(record) => return self.take_up(key, stored, record, credentials),
             // All that is known is that it is ours; to guess who is to pay for it would be wrong.
             None if credentials == Credentials::default() => Err(Unusable::Missing(Missing::Unknown)),
             None => Record::default().blueprint(credentials, None),
         };
         let blueprint = blueprint.map_err(|unusable| unusable.of(key.id()))?;
-        self.inner.registry.adopt(self.session(key.clone(), blueprint).found(entry))
+        self.adopt(key, stored, blueprint)
     }
 
     /// Takes up a session that was stored with this record, under the profile of its name as it is now.
     fn take_up(
         &self,
         key: &SessionKey,
-        entry: Entry,
+        stored: Stored,
         record: Record,
         mut credentials: Credentials,
     ) -> Result<Arc<Session>, Error> {
@@ -70,34 +86,72 @@ impl Sessions {
         let blueprint = record.blueprint(credentials, operator);
         let mut blueprint = blueprint.map_err(|unusable| unusable.of(key.id()))?;
         blueprint.profile = profile;
-        self.inner.registry.adopt(self.session(key.clone(), blueprint).found(entry))
+        self.adopt(key, stored, blueprint)
     }
 
-    /// What is stored with these sessions; nothing for those of which nothing is.
-    pub(super) async fn records(&self, cli_ids: &[&str]) -> Result<HashMap<String, Record>, Error> {
-        let mut records = HashMap::new();
-        for session_ids in cli_ids.chunks(MAX_RECORDS) {
-            let question = GetClientMetadata { session_ids, keys: &Record::KEYS };
-            match self.inner.backend.connected().await?.call(&question).await {
-                Ok(answers) => records.extend(
-                    answers
-                        .into_iter()
-                        .filter_map(|answer| Some((answer.session_id, Record::read(&answer.metadata)?))),
-                ),
-                // Older CLIs cannot; GetServerInfo says so.
-                Err(backend::Error::Rejected(Rejection::MethodMissing)) => break,
-                Err(error) => return Err(error.into()),
+    fn adopt(&self, key: &SessionKey, stored: Stored, blueprint: Blueprint) -> Result<Arc<Session>, Error> {
+        let session = self.session(key.clone(), blueprint, &stored.backend);
+        self.inner.registry.adopt(session.found(stored.entry))
+    }
+
+    /// A session of ours that a CLI has stored.
+    ///
+    /// # Errors
+    /// If none of those that can be asked has it, and another may.
+    pub(super) async fn stored(&self, key: &SessionKey) -> Result<Option<Stored>, Error> {
+        let order = self.inner.pool.in_order(key.cli_id());
+        let (ready, missing): (Vec<_>, Vec<_>) = order.into_iter().partition(Backend::is_ready);
+        let mut unknown = None;
+        // Mostly it is with the first, and the others need not be asked.
+        let (first, others) = ready.split_at(ready.len().min(1));
+        // Last those that are away, of which each is waited for if it was there lately.
+        for backends in [first, others, &missing] {
+            let questions: Vec<_> =
+                backends.iter().cloned().map(|backend| find_in(backend, key.clone())).collect();
+            // In order: if there should be two of them, everybody gets the same.
+            let mut answers = stream::iter(questions).buffered(AT_ONCE);
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok(None) => {}
+                    Ok(found) => return Ok(found),
+                    Err(error) => unknown = unknown.or(Some(error)),
+                }
             }
         }
-        Ok(records)
+        unknown.map_or(Ok(None), |error| Err(error.into()))
     }
+}
 
-    /// A session of ours that the CLI has stored.
-    pub(super) async fn stored(&self, key: &SessionKey) -> Result<Option<Entry>, Error> {
-        let metadata =
-            self.inner.backend.connected().await?.call(&GetMetadata { session_id: key.cli_id() }).await?;
-        Ok(metadata.session.filter(is_ours))
+async fn find_in(backend: Backend, key: SessionKey) -> Result<Option<Stored>, backend::Error> {
+    Ok(stored_in(&backend, &key).await?.map(|entry| Stored { backend, entry }))
+}
+
+/// A session of ours that this CLI has stored.
+pub(super) async fn stored_in(backend: &Backend, key: &SessionKey) -> Result<Option<Entry>, backend::Error> {
+    let metadata = backend.connected().await?.call(&GetMetadata { session_id: key.cli_id() }).await?;
+    Ok(metadata.session.filter(is_ours))
+}
+
+/// What a CLI has stored with these sessions; nothing for those of which nothing is.
+pub(super) async fn records(
+    backend: &Backend,
+    cli_ids: &[&str],
+) -> Result<HashMap<String, Record>, backend::Error> {
+    let mut records = HashMap::new();
+    for session_ids in cli_ids.chunks(MAX_RECORDS) {
+        let question = GetClientMetadata { session_ids, keys: &Record::KEYS };
+        match backend.connected().await?.call(&question).await {
+            Ok(answers) => records.extend(
+                answers
+                    .into_iter()
+                    .filter_map(|answer| Some((answer.session_id, Record::read(&answer.metadata)?))),
+            ),
+            // Older CLIs cannot; GetServerInfo says so.
+            Err(backend::Error::Rejected(Rejection::MethodMissing)) => break,
+            Err(error) => return Err(error),
+        }
     }
+    Ok(records)
 }
 
 impl Unusable {

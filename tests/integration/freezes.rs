@@ -66,7 +66,7 @@ async fn told((stream, first): (Streaming<SendAndStreamResponse>, Vec<SendAndStr
 }
 
 fn is_ready(facade: &TestFacade) -> bool {
-    matches!(*facade.facade.sessions().backend().watch().borrow(), State::Ready(_))
+    matches!(*facade.facade.sessions().pool().all()[0].watch().borrow(), State::Ready(_))
 }
 
 async fn noticed_within(facade: &TestFacade, limit: Range<Duration>) {

@@ -15,6 +15,8 @@ mod links;
 mod listing;
 mod models;
 mod modes;
+mod placement;
+mod pool;
 mod process;
 mod profiles;
 mod prompts;

@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
-use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, SendAndWaitRequest, copilot_service_client::CopilotServiceClient,
+use copilot_grpc::{
+    backend::placement::Placement,
+    grpc::pb::{CreateSessionRequest, SendAndWaitRequest, copilot_service_client::CopilotServiceClient},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use scripted_model::{ModelServer, Reply};
@@ -19,7 +20,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::support::{real_cli, soon, until};
+use crate::support::{facade::wait, real_cli, soon, until};
 
 /// A server that runs as a process of its own, with a CLI of its own.
 struct Server {
@@ -57,8 +58,15 @@ impl Server {
 
     /// The process of the CLI that was started last.
     fn cli(&self) -> Pid {
+        self.pid_of("")
+    }
+
+    /// The same of a CLI whose name ends so.
+    fn pid_of(&self, name: &str) -> Pid {
         let logs = self.logs.borrow();
-        let started = logs.iter().rev().find_map(|line| said(line, "the CLI has started")).unwrap();
+        let started = logs.iter().rev().filter_map(|line| said(line, "the CLI has started"));
+        let started =
+            started.into_iter().find(|line| line["backend"].as_str().unwrap().ends_with(name)).unwrap();
         Pid::from_raw(i32::try_from(started["pid"].as_i64().unwrap()).unwrap()).unwrap()
     }
 
@@ -227,6 +235,42 @@ async fn neither_prompts_nor_answers_nor_keys_are_logged() {
         assert!(!logs.contains(secret), "{secret} is in the logs");
     }
     assert_eq!(model.calls()[0].request.headers["authorization"], format!("Bearer {KEY}"));
+}
+
+#[tokio::test]
+async fn several_clis_of_its_own_have_a_home_each_and_the_death_of_one_is_not_anothers() {
+    let model = echo().await;
+    let mut server = Server::start_with(&model, &["--embedded-clis=2"]).await;
+    let ready =
+        || server.logs.borrow().iter().filter(|line| said(line, "the CLI is ready").is_some()).count();
+    until("both CLIs", || ready() == 2).await;
+    let mut client = CopilotServiceClient::connect(server.url.clone()).await.unwrap();
+    let placement = Placement::new(["cli-0", "cli-1"]);
+    let ids: Vec<_> = (0..2)
+        .map(|cli| (0..).map(|n| format!("s{n}")).find(|id| placement.order(id)[0] == cli).unwrap())
+        .collect();
+    for (cli, id) in ids.iter().enumerate() {
+        let request = CreateSessionRequest { session_id: id.clone(), ..Default::default() };
+        client.create_session(request).await.unwrap();
+        let answer = soon("a turn", client.send_and_wait(wait(id, "hello"))).await.unwrap().into_inner();
+        assert_eq!(answer.result.unwrap().content, "You said: hello");
+        let history = format!("cli-{cli}/session-state/{id}");
+        assert!(server._folder.path().join(history).exists());
+    }
+    let slow = tokio::spawn({
+        let (mut client, id) = (client.clone(), ids[1].clone());
+        async move { client.send_and_wait(wait(&id, "slowly one two three four five")).await }
+    });
+    soon("the turn", model.wait_for(|calls| calls.len() == 3)).await;
+    let first = server.pid_of("cli-0");
+    kill_process(first, Signal::KILL).unwrap();
+    value_in(&mut server.logs, "the CLI is down", "problem").await;
+    assert!(server.is_serving().await);
+    let answer = soon("the other's turn", slow).await.unwrap().unwrap().into_inner();
+    assert_eq!(answer.result.unwrap().content, "one two three four five");
+    let answer = soon("a turn", client.send_and_wait(wait(&ids[0], "back?"))).await.unwrap().into_inner();
+    assert_eq!(answer.result.unwrap().content, "You said: back?");
+    assert!(server.pid_of("cli-0") != first);
 }
 
 #[tokio::test]

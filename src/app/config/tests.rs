@@ -107,7 +107,9 @@ macro_rules! row {
 const ROWS: &[Row] = &[
     row!(listen = "[::1]:1", "'[::1]:1'" => "[::1]:1"),
     row!(allow_insecure_listen = "true", "true" => "true"),
-    row!(cli_url = "cli:1", "'cli:1'" => r#"Some(CliAddress { host: "cli", port: 1 })"#),
+    row!(cli_url = "cli:1, [::1]:2", "['cli:1', '[::1]:2']" => "cli:1 [::1]:2",
+            seen |config| config.cli_url.iter().map(CliAddress::to_string).collect::<Vec<_>>().join(" ")),
+    row!(embedded_clis = "16", "16" => "16"),
     row!(cli_token_file = "/token", "'/token'" => "Some(\"s3cret\")",
             seen |config| format!("{:?}", config.cli_token.as_ref().map(Secret::expose)), needs "--cli-url=cli:1"),
     row!(cli_path = "bin/copilot", "'bin/copilot'" => r#"Some("bin/copilot")"#),
@@ -178,7 +180,12 @@ fn without_any_source_the_defaults_count() {
     assert_eq!((config.log_format, config.log_level.as_str()), (LogFormat::Human, "info"));
     assert!(config.available_tools.is_empty() && config.allow_permissions.is_empty());
     assert!(!config.allow_insecure_listen);
-    assert!(config.cli_url.is_none() && config.cli_path.is_none() && config.cli_token.is_none());
+    assert!(
+        config.cli_url.is_empty()
+            && config.embedded_clis == 1
+            && config.cli_path.is_none()
+            && config.cli_token.is_none()
+    );
     assert!(config.provider.is_none() && config.model.is_none());
 }
 
@@ -212,6 +219,8 @@ fn an_empty_variable_takes_a_list_back() {
 fn a_list_flag_may_be_repeated() {
     let config = good(&["--available-tools=a,b", "--available-tools", "c"], &[], "");
     assert_eq!(config.available_tools, ["a", "b", "c"]);
+    let config = good(&["--cli-url=b:1", "--cli-url", "a:1,c:1"], &[], "cli_url = 'd:1'");
+    assert_eq!(config.cli_url.iter().map(|address| &address.host).collect::<Vec<_>>(), ["b", "a", "c"]);
 }
 
 #[test]
@@ -269,6 +278,11 @@ fn a_wrong_value_is_refused_with_what_to_write() {
         ("--cli-url=http://cli:1/rpc", "a path leads nowhere"),
         ("--cli-url=https://cli:1", "there is no https"),
         ("--cli-url=ws://cli:1", "plain TCP"),
+        ("--cli-url=", "the value is empty"),
+        ("--cli-url=cli:1,", "the port is missing"),
+        ("--cli-url=cli:1,http://cli:1/", "cli:1 is named twice"),
+        ("--embedded-clis=0", "from 1 to 16"),
+        ("--embedded-clis=17", "from 1 to 16"),
         ("--cli-path=", "the value is empty"),
         ("--available-tools=ba/sh", "names of tools"),
         ("--allow-permissions=read,everything", "write one of shell, write,"),
@@ -292,6 +306,15 @@ fn a_wrong_value_is_refused_with_what_to_write() {
         let told = mistakes(&[flag], &[], "");
         assert!(told.contains(problem) && !told.contains('\n'), "{flag}: {told}");
     }
+}
+
+#[test]
+fn clis_that_run_are_not_started() {
+    let told = mistakes(&["--cli-url=cli:1", "--embedded-clis=2"], &[], "");
+    let expected = "embedded_clis and cli_url (flag --cli-url) exclude each other";
+    assert!(told.contains(expected) && !told.contains('\n'), "{told}");
+    // As with one that is none.
+    good(&["--embedded-clis=2"], &[("COPILOT_GRPC_CLI_URL", "")], "");
 }
 
 #[test]
@@ -337,7 +360,7 @@ fn addresses_are_accepted_in_every_usual_form() {
         ("http://cli.example:4321/", "cli.example:4321"),
         ("[::1]:4321", "[::1]:4321"),
     ] {
-        let address = good(&["--cli-url", text], &[], "").cli_url.unwrap();
+        let address = good(&["--cli-url", text], &[], "").cli_url.remove(0);
         assert_eq!(address.to_string(), expected);
         assert!(!address.host.contains('['));
     }
@@ -380,7 +403,7 @@ fn a_token_file_is_refused_without_its_cli_or_its_token() {
     for (args, problem) in [
         (
             &["--cli-token-file=/token"] as &[_],
-            "flag --cli-token-file: a token is only for the CLI at cli_url",
+            "flag --cli-token-file: a token is only for the CLIs at cli_url",
         ),
         (&["--cli-url=cli:1", "--cli-token-file=/empty"], "flag --cli-token-file: the file is empty"),
         (&["--cli-url=cli:1", "--cli-token-file=/none"], "flag --cli-token-file: the file cannot be read"),

@@ -119,11 +119,15 @@ impl FakeCli {
         Self { shared, port, listening }
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// How a facade reaches it.
     pub(crate) fn setup(&self) -> Setup {
         // A test leads its dialogue on one connection, unless it says otherwise.
-        let setup = Setup { cli_url: format!("127.0.0.1:{}", self.port), ..Setup::default() }
-            .flag("--keeper-link=false");
+        let setup = Setup { cli_url: self.address(), ..Setup::default() }.flag("--keeper-link=false");
         match self.shared.options.token {
             Some(token) => setup.variable("COPILOT_CONNECTION_TOKEN", token),
             None => setup,

@@ -1,0 +1,111 @@
+//! Which CLI a session belongs to: rendezvous hashing. Pure.
+//!
+//! Each CLI has a weight for each session. The session belongs to the CLI with the highest; where that one cannot take it,
+//! to the one with the next. The weights follow from names alone, so every server comes to the same, after every restart
+//! and in whatever order it was told of the CLIs; and when a CLI comes or goes, only those sessions move that it gets or had.
+//!
+//! A name becomes a number by FNV-1a over its bytes, and two numbers a weight by the finalizer of SplitMix64. Neither may ever
+//! change: every session would belong elsewhere, and be looked for in the wrong place first.
+
+/// The places that there are.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    points: Vec<u64>,
+}
+
+impl Placement {
+    /// Places of these names.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        // Mixed, because names that differ in their last letters only are near each other as FNV-1a has them.
+        Self { points: names.into_iter().map(|name| mix(fnv1a(name.as_bytes()))).collect() }
+    }
+
+    /// All places in the order in which a session belongs to them, by their numbers.
+    pub fn order(&self, session: &str) -> Vec<usize> {
+        let session = fnv1a(session.as_bytes());
+        let mut order: Vec<_> = (0..self.points.len()).collect();
+        order.sort_by_cached_key(|place| std::cmp::Reverse(weight(session, self.points[*place])));
+        order
+    }
+
+    /// The first of them in this order that will do.
+    pub fn first(&self, session: &str, will_do: impl Fn(usize) -> bool) -> Option<usize> {
+        let session = fnv1a(session.as_bytes());
+        let places = self.points.iter().enumerate().filter(|(place, _)| will_do(*place));
+        places.max_by_key(|(_, point)| weight(session, **point)).map(|(place, _)| place)
+    }
+}
+
+fn weight(session: u64, point: u64) -> u64 {
+    mix(session ^ point)
+}
+
+/// FNV-1a, of 64 bits.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The finalizer of SplitMix64: each bit of the result depends on all of the input's.
+fn mix(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("cli-{n}.cli:4321")).collect()
+    }
+
+    fn placement(names: &[String]) -> Placement {
+        Placement::new(names.iter().map(String::as_str))
+    }
+
+    /// A change here moves all sessions of all users.
+    #[test]
+    fn the_weights_never_change() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+        // The first number of SplitMix64 from the seed 0.
+        assert_eq!(mix(0x9e37_79b9_7f4a_7c15), 0xe220_a839_7b1d_cdaf);
+        let placement = Placement::new(["cli-0", "cli-1", "cli-2"]);
+        assert_eq!(placement.order("s"), [2, 0, 1]);
+        assert_eq!(placement.order("7f0b4a52-0b1f-4a55-9d7c-2f3f6f0c7a10"), [1, 0, 2]);
+    }
+
+    #[test]
+    fn every_server_comes_to_the_same_in_whatever_order_it_is_told_of_the_clis() {
+        let (names, mut reversed) = (names(7), names(7));
+        reversed.reverse();
+        for session in ["a", "b", "session-1", "session-2"] {
+            let order = placement(&names).order(session).into_iter().map(|place| &names[place]);
+            let other = placement(&reversed).order(session).into_iter().map(|place| &reversed[place]);
+            assert!(order.eq(other), "{session}");
+        }
+    }
+
+    #[test]
+    fn the_first_that_will_do_is_the_first_of_the_order() {
+        let placement = placement(&names(5));
+        let order = placement.order("s");
+        assert_eq!(placement.first("s", |_| true), Some(order[0]));
+        assert_eq!(placement.first("s", |place| place != order[0]), Some(order[1]));
+        assert_eq!(placement.first("s", |place| place == order[4]), Some(order[4]));
+        assert_eq!(placement.first("s", |_| false), None);
+    }
+
+    #[test]
+    fn a_cli_that_goes_takes_no_session_from_another() {
+        let (names, fewer) = (names(6), names(5));
+        let (before, after) = (placement(&names), placement(&fewer));
+        for session in (0..1000).map(|n| format!("session-{n}")) {
+            let rest: Vec<_> = before.order(&session).into_iter().filter(|place| *place != 5).collect();
+            assert_eq!(after.order(&session), rest, "{session}");
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! Several CLIs behind one server: where sessions go, how they are found again, and what it means that one is down.
+
+use std::{collections::BTreeSet, net::TcpListener, process::Stdio, sync::Arc, time::Duration};
+
+use copilot_grpc::{
+    backend::placement::Placement,
+    grpc::pb::{
+        self, BackendState, CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetServerInfoRequest,
+        GetSessionRequest, ListSessionsRequest, ListSessionsResponse, SessionState,
+    },
+};
+use futures_util::{StreamExt as _, stream};
+use scripted_model::{ModelServer, Reply, Request};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use crate::support::{
+    check,
+    facade::{Setup, TestFacade},
+    fake_cli::FakeCli,
+    real_cli, soon, until,
+};
+
+/// Some CLIs that the test plays.
+struct Clis(Vec<FakeCli>);
+
+impl Clis {
+    async fn start(count: usize) -> Self {
+        Self(stream::iter(0..count).then(|_| FakeCli::start()).collect().await)
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.0.iter().map(|cli| cli.address()).collect()
+    }
+
+    fn setup(&self) -> Setup {
+        Setup { cli_url: self.addresses().join(","), ..Setup::default() }.flag("--keeper-link=false")
+    }
+
+    /// A server in front of them, to which all are ready.
+    async fn facade(&self, setup: Setup) -> TestFacade {
+        let facade = setup.start().await;
+        states_become(&facade, &vec![BackendState::Ready; self.0.len()]).await;
+        facade
+    }
+
+    /// Where a session belongs, first to last.
+    fn order(&self, session: &str) -> Vec<usize> {
+        placement(&self.addresses()).order(session)
+    }
+
+    /// An id that belongs to these, in this order.
+    fn id(&self, order: &[usize]) -> String {
+        let ids = (0..).map(|n| format!("session-{n}"));
+        ids.into_iter().find(|id| self.order(id).starts_with(order)).unwrap()
+    }
+
+    /// One of them goes away, for good.
+    async fn lose(&self, cli: usize, facade: &TestFacade) {
+        self.0[cli].stop_listening();
+        self.0[cli].disconnect().await;
+        let is_down = async || states(facade).await[cli] == BackendState::Down;
+        soon("a CLI is down", async { while !is_down().await {} }).await;
+    }
+
+    /// Which of them have been asked to create a session.
+    fn created(&self, session: &str) -> Vec<usize> {
+        let creates = |cli: &FakeCli| {
+            let calls = cli.calls().into_iter().filter(|call| call.method == "session.create");
+            calls.into_iter().any(|call| call.params["sessionId"] == session)
+        };
+        (0..self.0.len()).filter(|number| creates(&self.0[*number])).collect()
+    }
+}
+
+fn placement(addresses: &[String]) -> Placement {
+    Placement::new(addresses.iter().map(String::as_str))
+}
+
+async fn backends(facade: &TestFacade) -> Vec<pb::Backend> {
+    facade.client().get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner().backends
+}
+
+async fn states(facade: &TestFacade) -> Vec<BackendState> {
+    backends(facade).await.iter().map(pb::Backend::state).collect()
+}
+
+async fn states_become(facade: &TestFacade, expected: &[BackendState]) {
+    soon("the CLIs' states", async { while states(facade).await != expected {} }).await;
+}
+
+async fn create(facade: &TestFacade, id: &str) -> Result<String, Status> {
+    let request = CreateSessionRequest { session_id: id.into(), ..Default::default() };
+    let created = soon("a session", async { facade.client().create_session(request).await }).await?;
+    Ok(created.into_inner().session.unwrap().session_id)
+}
+
+async fn get(facade: &TestFacade, id: &str) -> Result<pb::Session, Status> {
+    let request = GetSessionRequest { session_id: id.into() };
+    Ok(facade.client().get_session(request).await?.into_inner().session.unwrap())
+}
+
+async fn delete(facade: &TestFacade, id: &str) -> Result<(), Status> {
+    let request = DeleteSessionRequest { session_id: id.into(), allow_missing: true };
+    facade.client().delete_session(request).await.map(|_| ())
+}
+
+async fn list(facade: &TestFacade) -> Result<ListSessionsResponse, Status> {
+    let request = ListSessionsRequest { page_size: 1000, ..Default::default() };
+    facade.client().list_sessions(request).await.map(tonic::Response::into_inner)
+}
+
+fn ids(list: &ListSessionsResponse) -> BTreeSet<&str> {
+    let ids: BTreeSet<_> = list.sessions.iter().map(|session| session.session_id.as_str()).collect();
+    assert_eq!(ids.len(), list.sessions.len(), "a session is listed twice");
+    ids
+}
+
+#[tokio::test]
+async fn a_new_session_goes_to_the_first_cli_that_is_ready() {
+    let clis = Clis::start(3).await;
+    let facade = clis.facade(clis.setup()).await;
+    for _ in 0..12 {
+        let id = create(&facade, "").await.unwrap();
+        assert_eq!(clis.created(&id), [clis.order(&id)[0]], "{id}");
+    }
+    clis.lose(1, &facade).await;
+    for _ in 0..12 {
+        let id = create(&facade, "").await.unwrap();
+        let first = clis.order(&id).into_iter().find(|cli| *cli != 1).unwrap();
+        assert_eq!(clis.created(&id), [first], "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_with_a_chosen_id_is_created_where_it_belongs_or_not_at_all() {
+    let clis = Clis::start(3).await;
+    let facade = clis.facade(clis.setup()).await;
+    let (there, elsewhere, taken) = (clis.id(&[1, 0]), clis.id(&[0]), clis.id(&[1, 2]));
+    create(&facade, &elsewhere).await.unwrap();
+    assert_eq!(clis.created(&elsewhere), [0]);
+    clis.0[2].has(&taken, false, true);
+    clis.lose(1, &facade).await;
+    check(&create(&facade, &there).await.unwrap_err(), Code::Unavailable, ErrorReason::BackendUnavailable);
+    assert_eq!(clis.created(&there), [0; 0]);
+    // What another says is certain.
+    check(&create(&facade, &taken).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
+    // The CLI that is down is not asked about ids of others.
+    let another = clis.id(&[2, 1]);
+    create(&facade, &another).await.unwrap();
+    assert_eq!(clis.created(&another), [2]);
+}
+
+#[tokio::test]
+async fn an_id_is_taken_whichever_cli_has_it_and_whether_it_is_stored_or_loaded() {
+    let clis = Clis::start(3).await;
+    let facade = clis.facade(clis.setup()).await;
+    for (cli, (loaded, stored)) in [(0, (true, false)), (1, (false, true)), (2, (true, true))] {
+        let id = clis.id(&[(cli + 1) % 3]);
+        clis.0[cli].has(&id, loaded, stored);
+        check(&create(&facade, &id).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
+        assert_eq!(clis.created(&id), [0; 0]);
+        clis.0[cli].forget(&id);
+    }
+}
+
+#[tokio::test]
+async fn a_stored_session_is_found_wherever_it_is_and_asked_for_where_it_belongs_first() {
+    let clis = Clis::start(3).await;
+    let facade = clis.facade(clis.setup()).await;
+    let id = clis.id(&[2, 0, 1]);
+    check(&get(&facade, &id).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+    for cli in [2, 0, 1] {
+        clis.0[cli].has(&id, false, true);
+        let before: Vec<_> = clis.0.iter().map(|cli| cli.count("session.getMetadata")).collect();
+        assert_eq!(get(&facade, &id).await.unwrap().state(), SessionState::Unloaded);
+        let asked = (0..3).filter(|n| clis.0[*n].count("session.getMetadata") > before[*n]).count();
+        assert_eq!(asked, if cli == 2 { 1 } else { 3 }, "{cli}");
+        delete(&facade, &id).await.unwrap();
+        assert_eq!(clis.0[cli].count("session.delete"), 1);
+        check(&get(&facade, &id).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+    }
+}
+
+#[tokio::test]
+async fn a_session_does_not_look_deleted_because_its_cli_is_down() {
+    let clis = Clis::start(3).await;
+    let facade = clis.facade(clis.setup()).await;
+    let (there, known, lost) = (clis.id(&[0, 2]), clis.id(&[2]), clis.id(&[1]));
+    clis.0[2].has(&there, false, true);
+    for id in [&known, &lost] {
+        create(&facade, id).await.unwrap();
+    }
+    clis.lose(1, &facade).await;
+    assert_eq!(get(&facade, &there).await.unwrap().session_id, there);
+    assert_eq!(get(&facade, &known).await.unwrap().session_id, known);
+    // This server knows it, though it cannot be used.
+    assert_eq!(get(&facade, &lost).await.unwrap().state(), SessionState::Unloaded);
+    let refused = facade.send(&lost, "hello").await.unwrap_err();
+    check(&refused, Code::Unavailable, ErrorReason::BackendUnavailable);
+    for refused in [
+        get(&facade, "nobody-knows").await.map(|_| ()).unwrap_err(),
+        delete(&facade, "nobody-knows").await.unwrap_err(),
+        facade.send("nobody-knows", "hello").await.map(|_| ()).unwrap_err(),
+    ] {
+        check(&refused, Code::Unavailable, ErrorReason::BackendUnavailable);
+    }
+}
+
+#[tokio::test]
+async fn a_list_is_of_all_clis_and_says_which_are_missing() {
+    let clis = Clis::start(3).await;
+    let facade = clis.facade(clis.setup()).await;
+    for (n, cli) in clis.0.iter().enumerate() {
+        cli.has(&format!("stored-{n}"), false, true);
+        // As if somebody had copied a home.
+        cli.has("double", false, true);
+    }
+    let lost = clis.id(&[1]);
+    create(&facade, &lost).await.unwrap();
+    let all = list(&facade).await.unwrap();
+    assert_eq!(ids(&all), ["double", &lost, "stored-0", "stored-1", "stored-2"].into());
+    assert_eq!(all.unreachable, Vec::<String>::new());
+    clis.lose(1, &facade).await;
+    let rest = list(&facade).await.unwrap();
+    assert_eq!(ids(&rest), ["double", &lost, "stored-0", "stored-2"].into());
+    assert_eq!(rest.unreachable, ["cli-1"]);
+    for cli in [0, 2] {
+        clis.lose(cli, &facade).await;
+    }
+    check(&list(&facade).await.unwrap_err(), Code::Unavailable, ErrorReason::BackendUnavailable);
+}
+
+#[tokio::test]
+async fn a_sessions_events_count_from_its_own_cli_only() {
+    let clis = Clis::start(2).await;
+    let facade = Arc::new(clis.facade(clis.setup()).await);
+    let id = clis.id(&[0]);
+    create(&facade, &id).await.unwrap();
+    let turn = tokio::spawn({
+        let (facade, id) = (facade.clone(), id.clone());
+        async move { facade.send(&id, "hello").await }
+    });
+    let running = clis.0[0].begin().await;
+    let data = json!({"messageId": "a", "content": "not mine", "originatingMessageId": running.id});
+    clis.0[1].event(&id, "assistant.message", data).await;
+    clis.0[1].event(&id, "session.idle", json!({})).ephemeral().await;
+    clis.0[1].lifecycle("session.deleted", &id).await;
+    // Its loss is not the loss of the other, whose turn goes on.
+    clis.lose(1, &facade).await;
+    running.finish(&["mine"]).await;
+    assert_eq!(soon("the turn", turn).await.unwrap().unwrap().content, "mine");
+}
+
+#[tokio::test]
+async fn the_loss_of_a_cli_ends_its_own_turns_only() {
+    let clis = Clis::start(2).await;
+    let facade = Arc::new(clis.facade(clis.setup()).await);
+    let ids = [clis.id(&[0]), clis.id(&[1])];
+    let mut turns = Vec::new();
+    for id in &ids {
+        create(&facade, id).await.unwrap();
+        let (facade, id) = (facade.clone(), id.clone());
+        turns.push(tokio::spawn(async move { facade.send(&id, "hello").await }));
+    }
+    let (_, other) = (clis.0[0].begin().await, clis.0[1].begin().await);
+    let loads: Vec<_> = backends(&facade).await;
+    let numbers = |backend: &pb::Backend| (backend.running_turns, backend.loaded_sessions);
+    assert_eq!(loads.iter().map(numbers).collect::<Vec<_>>(), [(1, 1), (1, 1)]);
+    clis.lose(0, &facade).await;
+    let refused = soon("the lost turn", turns.remove(0)).await.unwrap().unwrap_err();
+    check(&refused, Code::Unavailable, ErrorReason::TurnInterrupted);
+    assert_eq!(backends(&facade).await.iter().map(numbers).collect::<Vec<_>>(), [(0, 0), (1, 1)]);
+    other.finish(&["still here"]).await;
+    assert_eq!(soon("the turn", turns.remove(0)).await.unwrap().unwrap().content, "still here");
+}
+
+#[tokio::test]
+async fn the_server_is_well_while_one_cli_is() {
+    let clis = Clis::start(2).await;
+    let facade = clis.facade(clis.setup()).await;
+    let names: Vec<_> = backends(&facade).await.into_iter().map(|backend| backend.name).collect();
+    assert_eq!(names, ["cli-0", "cli-1"]);
+    clis.lose(0, &facade).await;
+    facade.serving("").await;
+    create(&facade, "").await.unwrap();
+    clis.lose(1, &facade).await;
+    facade.health_becomes("", ServingStatus::NotServing).await;
+}
+
+#[tokio::test]
+async fn each_cli_is_cleared_up_also_when_another_is_down() {
+    let clis = Clis::start(3).await;
+    for (n, cli) in clis.0.iter().enumerate() {
+        cli.has(&format!("old-{n}"), false, true);
+    }
+    clis.0[1].stop_listening();
+    let setup = clis.setup().flag("--delete-after-age=1s").flag("--cleanup-interval=100ms");
+    let facade = setup.start().await;
+    for n in [0, 2] {
+        let call = soon("a deletion", clis.0[n].called("session.delete", 1)).await;
+        assert_eq!(call["sessionId"], format!("old-{n}"));
+    }
+    until("they are counted", || facade.facade.sessions().cleanup().is_some_and(|done| done.deleted == 2))
+        .await;
+    assert_eq!(clis.0[1].count("session.delete"), 0);
+}
+
+/// A real CLI on a port that stays, with a token that all share.
+struct Cli {
+    port: u16,
+    home: TempDir,
+    child: Child,
+}
+
+const TOKEN: &str = "the-same-for-all";
+
+impl Cli {
+    fn start(model: &ModelServer) -> Self {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let home = tempfile::tempdir().unwrap();
+        let child = Self::spawn(port, &home, model);
+        Self { port, home, child }
+    }
+
+    fn spawn(port: u16, home: &TempDir, model: &ModelServer) -> Child {
+        let mut command = Command::new(real_cli::path());
+        command
+            .args(["--headless", "--no-auto-update", "--port", &port.to_string()])
+            .current_dir(home.path())
+            .env("COPILOT_HOME", home.path())
+            .envs(real_cli::offline(model))
+            .env("COPILOT_DISABLE_KEYTAR", "1")
+            .env("COPILOT_CONNECTION_TOKEN", TOKEN)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        command.spawn().unwrap()
+    }
+
+    async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    fn restart(&mut self, model: &ModelServer) {
+        self.child = Self::spawn(self.port, &self.home, model);
+    }
+}
+
+fn script(request: &Request) -> Reply {
+    match request.prompt() {
+        "story" => Reply::text(story()).every(Duration::from_millis(40)),
+        prompt => Reply::text(format!("You said: {prompt}")),
+    }
+}
+
+fn story() -> String {
+    (0..100).map(|n| format!("word{n} ")).collect()
+}
+
+#[tokio::test]
+async fn sessions_are_spread_over_real_clis_one_of_which_may_die_and_another_server_finds_them_all() {
+    let model = ModelServer::start(script).await.unwrap();
+    let mut clis: Vec<_> = (0..3).map(|_| Cli::start(&model)).collect();
+    let mut addresses: Vec<_> = clis.iter().map(|cli| format!("127.0.0.1:{}", cli.port)).collect();
+    let setup = |addresses: &[String]| {
+        let setup = Setup { cli_url: addresses.join(","), ..Setup::default() };
+        let offline = real_cli::offline(&model).into_iter();
+        let setup = offline.fold(setup, |setup, (name, value)| setup.variable(name, value));
+        setup.variable("COPILOT_CONNECTION_TOKEN", TOKEN)
+    };
+    let placement = placement(&addresses);
+    let facade = Arc::new(setup(&addresses).start().await);
+    states_become(&facade, &[BackendState::Ready; 3]).await;
+
+    let sessions = stream::iter(0..60).map(|_| async {
+        let id = create(&facade, "").await.unwrap();
+        assert_eq!(facade.send(&id, "hello").await.unwrap().content, "You said: hello");
+        id
+    });
+    let sessions: Vec<_> = sessions.buffer_unordered(6).collect().await;
+    let loaded: Vec<_> = backends(&facade).await.iter().map(|backend| backend.loaded_sessions).collect();
+    assert_eq!(loaded.iter().sum::<i32>(), 60);
+    assert!(loaded.iter().all(|count| *count >= 5), "{loaded:?}");
+
+    // Two turns on each CLI, one of which is killed in their midst.
+    let (sessions, placement) = (&sessions, &placement);
+    let on = |cli: usize| sessions.iter().filter(move |id| placement.order(id)[0] == cli).take(2).cloned();
+    let told = on(0).chain(on(1)).chain(on(2)).map(|id| {
+        let facade = facade.clone();
+        tokio::spawn(async move { facade.send(&id, "story").await })
+    });
+    let mut told: Vec<_> = told.collect();
+    let all_run = async || backends(&facade).await.iter().all(|backend| backend.running_turns == 2);
+    soon("six turns", async { while !all_run().await {} }).await;
+    let streaming = || model.calls().iter().filter(|call| call.request.prompt() == "story").count() == 6;
+    until("six streams", streaming).await;
+    clis[0].kill().await;
+    for lost in told.drain(..2) {
+        let refused = soon("the end", lost).await.unwrap().unwrap_err();
+        check(&refused, Code::Unavailable, ErrorReason::TurnInterrupted);
+    }
+    clis[0].restart(&model);
+    for id in on(0) {
+        // Its next call waits for the CLI, if only for some seconds.
+        let answer = facade.send(&id, "are you there?").await.unwrap();
+        assert_eq!(answer.content, "You said: are you there?");
+    }
+    for untouched in told {
+        assert_eq!(soon("a story", untouched).await.unwrap().unwrap().content, story());
+    }
+
+    addresses.reverse();
+    let second = setup(&addresses).start().await;
+    states_become(&second, &[BackendState::Ready; 3]).await;
+    let all = list(&second).await.unwrap();
+    assert_eq!(ids(&all), sessions.iter().map(String::as_str).collect());
+    for id in sessions.iter().step_by(7) {
+        assert_eq!(second.send(id, "and you?").await.unwrap().content, "You said: and you?");
+    }
+    // A third has another CLI, to which some of them would belong by now.
+    clis.push(Cli::start(&model));
+    addresses.push(format!("127.0.0.1:{}", clis[3].port));
+    let third = setup(&addresses).start().await;
+    states_become(&third, &[BackendState::Ready; 4]).await;
+    for id in sessions {
+        assert_eq!(get(&third, id).await.unwrap().session_id, *id);
+    }
+}
