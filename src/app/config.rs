@@ -67,6 +67,10 @@ pub struct Config {
     pub keeper_link: bool,
     /// Time in which a started CLI must be ready.
     pub start_timeout: Duration,
+    /// Age at which a client is told to open another connection.
+    pub max_connection_age: Option<Duration>,
+    /// Time after SIGTERM in which health says no and calls are still taken.
+    pub drain_delay: Duration,
     /// Time that running turns get to finish after SIGTERM; zero cuts them off.
     pub grace_period: Duration,
     /// When sessions are closed and deleted by themselves.
@@ -139,6 +143,8 @@ impl Config {
         let max_frame_size = values.read("max_frame_size", within(FRAME_SIZES, BYTES));
         let keeper_link = values.read("keeper_link", truth);
         let start_timeout = values.read("start_timeout", within(START_TIMEOUTS, DURATION));
+        let max_connection_age = values.read("max_connection_age", within(CONNECTION_AGES, DURATION));
+        let drain_delay = values.read("drain_delay", within(DRAIN_DELAYS, DURATION));
         let grace_period = values.read("grace_period", within(GRACE_PERIODS, DURATION));
         let cleanup = cleanup(values);
         let log_format = values.read("log_format", LogFormat::from_str);
@@ -165,6 +171,8 @@ impl Config {
             max_frame_size: max_frame_size?,
             keeper_link: keeper_link?,
             start_timeout: start_timeout?,
+            max_connection_age: max_connection_age.filter(|age| !age.is_zero()),
+            drain_delay: drain_delay?,
             grace_period: grace_period?,
             cleanup: cleanup?,
             log_format: log_format?,
@@ -188,6 +196,10 @@ const REQUEST_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Du
 const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(HOUR);
 /// Zero: at SIGTERM running turns are cut off at once. No turn needs longer than the longest `turn_timeout`.
 const GRACE_PERIODS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * HOUR);
+/// Zero: connections may grow as old as they like, which a year is too.
+const CONNECTION_AGES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 24 * HOUR);
+/// Zero: at SIGTERM calls are refused at once. Load balancers look for health every few seconds.
+const DRAIN_DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
 /// A session that lives shorter than its first turn is of no use, but tests have some; a thousand years is for ever.
 const AGES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1000 * 365 * 24 * HOUR);
 /// More often than this it would do nothing else; less often than daily, disks fill up between.

@@ -10,7 +10,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::Mutex,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -55,6 +60,10 @@ pub struct Facade {
     sessions: Sessions,
     draining: CancellationToken,
     closing: CancellationToken,
+    /// Between the two.
+    drain_delay: Duration,
+    /// Cancelled when the end is to come soon.
+    hurried: CancellationToken,
     /// Cancelled when the server has ended by itself.
     failed: CancellationToken,
     server: Mutex<Option<JoinHandle<()>>>,
@@ -83,6 +92,7 @@ impl Facade {
             sessions: sessions.clone(),
             turn_timeout: config.turn_timeout,
             max_message_size: config.max_message_size,
+            max_connection_age: config.max_connection_age,
             defaults: Defaults {
                 policy: Policy::allowing(&config.allow_permissions),
                 request_timeout: Some(config.request_timeout),
@@ -108,6 +118,8 @@ impl Facade {
             sessions,
             draining,
             closing,
+            drain_delay: config.drain_delay,
+            hurried: CancellationToken::new(),
             failed,
             server: Mutex::new(Some(server)),
             _home: home,
@@ -129,13 +141,15 @@ impl Facade {
         self.failed.cancelled().await;
     }
 
-    /// Ends the service: health says so first, new work is refused, running turns finish within `grace`, connections
-    /// are closed, and embedded CLIs are ended with all their children.
+    /// Ends the service: health says so first, after the drain delay new work is refused, running turns finish within
+    /// `grace`, connections are closed, and embedded CLIs are ended with all their children.
     ///
     /// # Cancel safety
     /// Must be run to its end; dropping it leaves the rest to the end of the process.
     pub async fn stop(&self, grace: Duration) {
         self.draining.cancel();
+        // Whoever asks for health, or is told by somebody who does, still comes for a while.
+        self.hurried.run_until_cancelled(sleep(self.drain_delay)).await;
         self.closing.cancel();
         self.sessions.drain(grace).await;
         if let Some(mut server) = self.server.lock().await.take()
@@ -147,8 +161,9 @@ impl Facade {
         self.sessions.pool().stop().await;
     }
 
-    /// Makes a [`stop`](Self::stop) that is under way not wait for running turns any longer.
+    /// Makes a [`stop`](Self::stop) that is under way wait neither for callers nor for running turns any longer.
     pub fn hurry(&self) {
+        self.hurried.cancel();
         self.sessions.hurry();
     }
 }

@@ -153,6 +153,18 @@ const SETTINGS: &[Setting] = &[
         help: "Time in which a started CLI must be ready",
     },
     Setting {
+        key: "max_connection_age",
+        value: "DURATION",
+        default: Some("30m"),
+        help: "Age at which a client is told to open another connection, up to a tenth less at random; 0s for never",
+    },
+    Setting {
+        key: "drain_delay",
+        value: "DURATION",
+        default: Some("0s"),
+        help: "Time after SIGTERM in which health says no and calls are still taken",
+    },
+    Setting {
         key: "grace_period",
         value: "DURATION",
         default: Some("30s"),

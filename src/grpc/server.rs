@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body, transport::Server};
 use tower::util::MapResponseLayer;
 
 use super::{
-    DESCRIPTORS, convert::Defaults, health, pb::copilot_service_server::CopilotServiceServer,
+    DESCRIPTORS, connection, convert::Defaults, health, pb::copilot_service_server::CopilotServiceServer,
     service::Service, status,
 };
 use crate::session::Sessions;
@@ -35,20 +34,22 @@ pub struct Setup {
     pub turn_timeout: Duration,
     /// The largest request, in bytes.
     pub max_message_size: usize,
+    /// After how long a client is told to open another connection; `None`: never.
+    pub max_connection_age: Option<Duration>,
 }
 
 /// Serves until `closing`: then it takes no new connection, tells the open ones to go away, and returns when they have.
 /// Health turns to NOT_SERVING with `draining`, which comes first.
 ///
 /// # Errors
-/// Of the listener, or of the setup, which cannot be.
+/// Of the setup, which cannot be.
 pub async fn serve(
     listener: TcpListener,
     setup: Setup,
     draining: CancellationToken,
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let Setup { sessions, defaults, turn_timeout, max_message_size } = setup;
+    let Setup { sessions, defaults, turn_timeout, max_message_size, max_connection_age } = setup;
     let (reporter, health) = tonic_health::server::health_reporter();
     let follower = tokio::spawn(health::follow(reporter, sessions.pool().readiness(), draining));
     let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout })
@@ -61,7 +62,7 @@ pub async fn serve(
             // So that grpcurl can show the details of an error.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let served = Server::builder()
+    let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(MAX_CONCURRENT_STREAMS))
@@ -69,25 +70,24 @@ pub async fn serve(
         .add_service(service)
         .add_service(health)
         .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(nodelay(listener), closing.cancelled_owned())
-        .await;
-    follower.abort();
-    Ok(served?)
-}
-
-/// Deltas are small and want to be sent at once.
-fn nodelay(
-    listener: TcpListener,
-) -> impl futures_util::Stream<Item = std::io::Result<tokio::net::TcpStream>> {
-    use futures_util::StreamExt;
-    TcpListenerStream::new(listener).map(|accepted| {
-        accepted.inspect(|socket| {
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "a connection could not be tuned");
+        .add_service(reflection().build_v1alpha()?);
+    let connections = TaskTracker::new();
+    while let Some(connection) = closing.run_until_cancelled(connection::accept(&listener)).await {
+        let (incoming, end) = connection.served(max_connection_age, closing.clone());
+        let server = server.clone();
+        // Each on a server of its own, because they are told to go at different times.
+        connections.spawn(async move {
+            if let Err(error) = server.serve_with_incoming_shutdown(incoming, end).await {
+                tracing::debug!(%error, "a connection could not be served");
             }
-        })
-    })
+        });
+    }
+    // From here on the port is closed.
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+    follower.abort();
+    Ok(())
 }
 
 /// Gives the errors that tonic makes by itself the details that ours have.

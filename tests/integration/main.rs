@@ -5,6 +5,7 @@
 mod admission;
 mod architecture;
 mod cleanup;
+mod connections;
 mod converse;
 mod discovery;
 mod errors;

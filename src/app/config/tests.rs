@@ -128,6 +128,8 @@ const ROWS: &[Row] = &[
     row!(max_frame_size = "1 GiB", "'1gib'" => "1073741824"),
     row!(keeper_link = "false", "false" => "false"),
     row!(start_timeout = "500ms", "'500ms'" => "500ms"),
+    row!(max_connection_age = "90s", "'90s'" => "Some(90s)"),
+    row!(drain_delay = "5s", "'5s'" => "5s"),
     row!(grace_period = "0s", "'0s'" => "0ns"),
     row!(close_idle_after = "1h", "'1h'" => "Some(3600s)", seen |config| format!("{:?}", config.cleanup.close_idle_after)),
     row!(delete_idle_after = "7d", "'7d'" => "Some(604800s)", seen |config| format!("{:?}", config.cleanup.delete_idle_after)),
@@ -177,6 +179,8 @@ fn without_any_source_the_defaults_count() {
     assert!(config.keeper_link);
     assert_eq!(config.start_timeout, Duration::from_secs(60));
     assert_eq!(config.grace_period, Duration::from_secs(30));
+    assert_eq!(config.max_connection_age, Some(Duration::from_secs(30 * 60)));
+    assert_eq!(good(&["--max-connection-age=0s"], &[], "").max_connection_age, None);
     assert_eq!((config.log_format, config.log_level.as_str()), (LogFormat::Human, "info"));
     assert!(config.available_tools.is_empty() && config.allow_permissions.is_empty());
     assert!(!config.allow_insecure_listen);

@@ -1,0 +1,140 @@
+//! The connections of clients: taken, given a new one after a while, and told to go when the server does.
+//!
+//! A client keeps its connection for as long as it may, and so would never find out about servers that were added behind the same
+//! name. So a connection has an age, at which its client is told to open another (GOAWAY). The calls that are open on it go on to
+//! their end, however long that takes: neither a turn nor a stream is cut by it.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, future, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+use uuid::Uuid;
+
+/// The pause after a connection that could not be taken: mostly there are too many files, and that does not pass at once.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The next client.
+pub(super) async fn accept(listener: &TcpListener) -> Connection {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                // Deltas are small and want to be sent at once.
+                if let Err(error) = socket.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection could not be tuned");
+                }
+                let closed = CancellationToken::new();
+                return Connection { socket, _open: closed.clone().drop_guard(), closed };
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be taken");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    socket: TcpStream,
+    _open: DropGuard,
+    /// Cancelled when it is gone.
+    closed: CancellationToken,
+}
+
+impl Connection {
+    /// As tonic takes it, and when its client is to be told to go: at its age, with the server, or when it has gone by itself.
+    pub(super) fn served(
+        self,
+        max_age: Option<Duration>,
+        closing: CancellationToken,
+    ) -> (impl stream::Stream<Item = io::Result<Self>>, impl Future<Output = ()>) {
+        let closed = self.closed.clone();
+        let end = async move {
+            let aged = async {
+                match max_age {
+                    Some(age) => sleep(age_of_one(age)).await,
+                    None => future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = closed.cancelled() => {}
+                () = closing.cancelled() => {}
+                () = aged => tracing::debug!("a connection is as old as it may be"),
+            }
+        };
+        // It must not end: tonic would take that for the end of the server.
+        (stream::once(future::ready(Ok(self))).chain(stream::pending()), end)
+    }
+}
+
+/// Up to a tenth less than the age, at random: clients that came together are not to go together.
+fn age_of_one(max_age: Duration) -> Duration {
+    let random = (Uuid::new_v4().as_u128() % 1000) as u32;
+    max_age - max_age / 10 * random / 1000
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.socket.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_came_together_grow_to_different_ages_of_which_none_is_over_the_limit() {
+        let limit = Duration::from_secs(1800);
+        let ages: Vec<_> = (0..100).map(|_| age_of_one(limit)).collect();
+        assert!(ages.iter().all(|age| (limit / 10 * 9..=limit).contains(age)), "{ages:?}");
+        assert!(ages.iter().min() < ages.iter().max());
+        assert_eq!(age_of_one(Duration::ZERO), Duration::ZERO);
+    }
+}
