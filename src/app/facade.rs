@@ -148,8 +148,11 @@ impl Facade {
     /// Must be run to its end; dropping it leaves the rest to the end of the process.
     pub async fn stop(&self, grace: Duration) {
         self.draining.cancel();
-        // Whoever asks for health, or is told by somebody who does, still comes for a while.
-        self.hurried.run_until_cancelled(sleep(self.drain_delay)).await;
+        // Whoever asks for health, or is told by somebody who does, still comes for a while. A sleep of no time would still give
+        // way, and calls that come in then would be taken.
+        if !self.drain_delay.is_zero() {
+            self.hurried.run_until_cancelled(sleep(self.drain_delay)).await;
+        }
         self.closing.cancel();
         self.sessions.drain(grace).await;
         if let Some(mut server) = self.server.lock().await.take()
