@@ -75,6 +75,16 @@ impl<K: Eq, W> Line<K, W> {
         None
     }
 
+    /// One that runs does nothing for now. Returns the waker of the one who may run now.
+    fn step_aside(&mut self, ticket: Ticket) -> Option<W> {
+        if self.running.remove(&ticket) { self.let_in() } else { None }
+    }
+
+    /// It goes on, even if all places are taken by now: it holds what others may wait for.
+    fn step_back(&mut self, ticket: Ticket) {
+        self.running.insert(ticket);
+    }
+
     /// Leaves, from whatever place. Returns the waker of the one who may run now.
     fn leave(&mut self, ticket: Ticket) -> Option<W> {
         self.taken -= 1;
@@ -89,6 +99,9 @@ impl<K: Eq, W> Line<K, W> {
     }
 
     fn let_in(&mut self) -> Option<W> {
+        if self.running.len() >= self.limits.running {
+            return None;
+        }
         let (key, mut waiting) = self.waiting.pop_front()?;
         let (ticket, waker) = waiting.pop_front()?;
         if !waiting.is_empty() {
@@ -128,7 +141,7 @@ impl Admission {
         self.lock().running.len()
     }
 
-    /// How many turns wait, for their session or for the CLI.
+    /// How many turns wait, for their session, for the CLI, or for their callers.
     pub fn waiting(&self) -> usize {
         self.lock().waiting()
     }
@@ -156,6 +169,19 @@ impl Entry {
         wake_up(self.admission.lock().join(self.ticket, (), wake));
         // The other half is dropped only with the place in line, and that with this entry.
         let _ = woken.await;
+    }
+}
+
+impl Entry {
+    /// The turn, which runs, waits for its callers and not for the CLI: another may run in its place. Otherwise callers who
+    /// send turns of their own before they answer would wait for themselves.
+    pub fn step_aside(&self) {
+        wake_up(self.admission.lock().step_aside(self.ticket));
+    }
+
+    /// The turn goes on. It is let in at once, even if there is one more then than may run.
+    pub fn step_back(&self) {
+        self.admission.lock().step_back(self.ticket);
     }
 }
 
@@ -228,6 +254,25 @@ mod tests {
         assert_eq!(line.leave(b), None);
         let (_d, _) = enter(&mut line, "z", 4);
         assert_eq!(line.leave(a), Some(3));
+    }
+
+    #[test]
+    fn who_steps_aside_lets_the_next_one_in_and_comes_back_without_waiting() {
+        let mut line = line(1, 8);
+        let (a, _) = enter(&mut line, "", 1);
+        let (b, _) = enter(&mut line, "", 2);
+        let (c, _) = enter(&mut line, "", 3);
+        assert_eq!(line.step_aside(a), Some(2));
+        assert_eq!(line.step_aside(a), None);
+        line.step_back(a);
+        line.step_back(a);
+        assert_eq!((line.running.len(), line.waiting()), (2, 1));
+        // There is one more than may run: its place is not passed on.
+        assert_eq!(line.leave(b), None);
+        assert_eq!(line.leave(a), Some(3));
+        assert_eq!(line.step_aside(c), None);
+        assert_eq!(line.leave(c), None);
+        assert_eq!((line.running.len(), line.waiting(), line.taken), (0, 0, 0));
     }
 
     #[test]

@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     error::{Delivery, TurnCause, TurnError},
     queue::Ticket,
-    replay::Replay,
     schema::Schema,
     turn::{Ending, Turn, TurnResult},
 };
@@ -21,7 +20,6 @@ pub type Outcome = Result<Arc<TurnResult>, Arc<TurnError>>;
 #[derive(Debug)]
 pub(super) struct Current {
     ticket: Ticket,
-    replay: Replay,
     turn: Turn,
     /// What its answer must look like.
     schema: Option<Schema>,
@@ -68,7 +66,6 @@ impl Current {
     pub(super) fn new(ticket: Ticket, schema: Option<Schema>) -> Self {
         Self {
             ticket,
-            replay: Replay::default(),
             turn: Turn::default(),
             schema,
             sending: false,
@@ -97,16 +94,6 @@ impl Current {
             waiting: false,
             adrift: self.adrift.is_some(),
         }
-    }
-
-    /// What is to be made of an event that the CLI sent: nothing, itself, or more.
-    pub(super) fn admit(&mut self, event: &Arc<Event>) -> (Option<Arc<Event>>, Option<Arc<Event>>) {
-        self.replay.admit(event)
-    }
-
-    /// Whether this was heard already.
-    pub(super) fn has_heard(&self, event: &Event) -> bool {
-        self.replay.has_seen(&event.id)
     }
 
     /// Something happened in the session.
@@ -197,6 +184,11 @@ impl Current {
     pub(super) fn steered(&mut self, message_id: Option<String>) {
         let ending = self.turn.steered(message_id);
         self.advance(ending);
+    }
+
+    /// Whether the agent may go on with it unheard, once its task has ended: it never came to rest.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.sending && !self.turn.is_settled()
     }
 
     /// Whether the agent may be at work on it, so that a session which is loaded now is to go on with it.

@@ -120,7 +120,7 @@ impl Session {
         debug!(session = %self.id(), missed = missed.len(), held = gap.held.len(), "a gap is filled");
         for event in missed.iter().chain(&gap.held) {
             // What was read is told on the new link, too.
-            if state.current.as_ref().is_none_or(|current| !current.has_heard(event)) {
+            if !state.replay.has_seen(&event.id) {
                 self.apply_to(&mut state, event);
             }
         }

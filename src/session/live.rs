@@ -21,6 +21,7 @@ use super::{
     key::{SessionId, SessionKey},
     list::{SessionState, Summary},
     queue::{Queue, Ticket},
+    replay::Replay,
     requests::Requests,
     runner::Deadline,
     schema::Schema,
@@ -59,11 +60,15 @@ pub(super) struct State {
     pub(super) update_time: String,
     pub(super) title: String,
     working_directory: String,
-    /// Whether the CLI has it on disk, which is from its first message on.
-    pub(super) stored: bool,
+    pub(super) stored: Stored,
+    /// Whether the agent may still be at work on a turn that never came to rest: the CLI may not have noticed that the link was
+    /// lost.
+    pub(super) abandoned: bool,
     /// Whether the CLI has it in mode "autopilot".
     pub(super) autopilot: bool,
     last_heard: Instant,
+    /// What has been heard.
+    pub(super) replay: Replay,
     queue: Queue<oneshot::Sender<()>>,
     pub(super) current: Option<Current>,
     pub(super) hub: Hub<Outcome>,
@@ -78,6 +83,17 @@ pub(super) struct State {
     pub(super) kept: Option<LinkId>,
     /// What is missing, where the link was lost and the agent goes on.
     pub(super) gap: Option<Gap>,
+}
+
+/// Whether the CLI has a session on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stored {
+    /// It holds no message: such a session the CLI does not store.
+    No,
+    /// Its first turn has begun. A CLI that is killed in it may not have come to storing it (observed).
+    Perhaps,
+    /// It was found there, or a turn of it has ended.
+    Yes,
 }
 
 impl Session {
@@ -102,9 +118,11 @@ impl Session {
                 update_time: String::new(),
                 title: String::new(),
                 working_directory,
-                stored: false,
+                stored: Stored::No,
+                abandoned: false,
                 autopilot: false,
                 last_heard: Instant::now(),
+                replay: Replay::default(),
                 queue: Queue::new(max_queued),
                 current: None,
                 hub: Hub::default(),
@@ -121,7 +139,7 @@ impl Session {
     /// One that the CLI has stored, and that has been found again.
     pub(super) fn found(self, entry: Entry) -> Self {
         let mut state = self.lock();
-        state.stored = true;
+        state.stored = Stored::Yes;
         state.create_time = entry.start_time;
         state.update_time = entry.modified_time;
         state.title = entry.summary.unwrap_or_default();
@@ -253,17 +271,18 @@ impl Session {
     }
 
     pub(super) fn apply_to(self: &Arc<Self>, state: &mut State, event: &Arc<Event>) {
-        state.note(event);
-        let (rest, event) = match &mut state.current {
-            Some(current) => current.admit(event),
-            None => (None, Some(event.clone())),
-        };
+        let (rest, event) = state.replay.admit(event);
         for event in rest.into_iter().chain(event) {
+            state.note(&event);
+            let was_waiting = state.requests.is_waiting();
             let todo = self.to_do(state, &event);
             let update = state.publish(self.id(), event, todo.is_asked());
             self.take_up(state, todo, &update);
             if let Some(current) = &mut state.current {
                 current.hear(&update.event);
+            }
+            if state.requests.is_waiting() != was_waiting {
+                state.changed();
             }
             state.conclude();
         }
@@ -300,7 +319,10 @@ impl Session {
 
 impl State {
     fn note(&mut self, event: &Event) {
-        self.last_event.clone_from(&event.timestamp);
+        // The CLI's events are not strictly in the order of their times.
+        if self.last_event < event.timestamp {
+            self.last_event.clone_from(&event.timestamp);
+        }
         // That somebody attached to it is no news of the conversation.
         let is_news = !matches!(event.payload, Payload::SessionResume(_));
         if is_news && !event.ephemeral && !event.timestamp.is_empty() {
@@ -323,15 +345,21 @@ impl State {
             Payload::SessionModeChanged(changed) => {
                 self.autopilot = event::text(changed, "newMode") == "autopilot"
             }
-            Payload::UserMessage(_) => self.stored = true,
+            Payload::UserMessage(_) => self.stored = self.stored.max(Stored::Perhaps),
             Payload::SessionShutdown(_) => self.link = None,
+            Payload::SessionIdle(_) => {
+                self.replay.at_rest();
+                if self.stored == Stored::Perhaps {
+                    self.stored = Stored::Yes;
+                }
+            }
             _ => {}
         }
     }
 
     /// Those who hear of an event that is not for everybody.
     fn audience(&self) -> Audience {
-        let running = self.current.as_ref().filter(|current| !current.is_concluded());
+        let running = self.current.as_ref().filter(|current| current.is_sent() && !current.is_concluded());
         Audience::Turn(running.map(Current::ticket))
     }
 
@@ -351,6 +379,14 @@ impl State {
     /// A request is about to be answered: only from now on is the agent's silence its own.
     pub(super) fn answering(&mut self) {
         self.last_heard = Instant::now();
+        self.changed();
+    }
+
+    /// Whoever runs the turn has to look at it.
+    fn changed(&self) {
+        if let Some(current) = &self.current {
+            current.signals().changed.notify_one();
+        }
     }
 
     /// Tells how the running turn has ended, if it has and nobody was told.
@@ -421,7 +457,7 @@ impl Session {
     /// How it rests.
     pub(super) fn rest(&self) -> Rest {
         let state = self.lock();
-        Rest::since(state.last_heard, state.link.is_some(), state.stored, state.queue.is_busy())
+        Rest::since(state.last_heard, state.link.is_some(), state.stored != Stored::No, state.queue.is_busy())
     }
 
     /// Joins the queue. The receiver fires when it is this turn's time.
@@ -441,8 +477,10 @@ impl Session {
         if let Some(current) = state.current.as_mut().filter(|current| current.ticket() == ticket) {
             // Concluded it is, unless the task that ran it has come to grief.
             current.fail(TurnCause::Interrupted("the server could not go on with it".into()));
+            state.abandoned |= current.is_abandoned();
             state.conclude();
             state.current = None;
+            state.replay.at_rest();
         }
         wake_up(state.queue.leave(ticket));
     }
@@ -474,13 +512,18 @@ impl Session {
     /// The CLI does not have the session loaded, and so not the prompt.
     pub(super) fn not_sent(&self) {
         self.unloaded();
+        self.not_taken();
+    }
+
+    /// The CLI surely does not have the prompt.
+    pub(super) fn not_taken(&self) {
         self.with_current(Current::not_sent);
     }
 
     /// The CLI has the prompt, which it got on this link.
     pub(super) fn accepted(&self, message_id: String, link: LinkId) {
         let mut state = self.lock();
-        state.stored = true;
+        state.stored = state.stored.max(Stored::Perhaps);
         let lost = state.link.as_ref().is_none_or(|attached| attached.id() != link);
         if let Some(current) = &mut state.current {
             current.accepted(message_id);

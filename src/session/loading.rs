@@ -9,15 +9,16 @@ use super::{
     blueprint::{Blueprint, Record},
     current::Current,
     error::{Error, TurnCause, TurnError},
-    live::Session,
+    live::{Session, Stored},
 };
 use crate::{
     backend::{self, Link},
     copilot::{
         Method, Rejection,
         method::{
-            Create, Created, Delete, Destroy, Detach, Done, GetMetadata, IsProcessing, RegisterInterest,
-            Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata, UpdateOptions, ValidateTools,
+            Abort, Create, Created, Delete, Destroy, Detach, Done, GetMetadata, IsProcessing,
+            RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata, UpdateOptions,
+            ValidateTools,
         },
         settings::{EmptyOptions, Parameters},
     },
@@ -71,11 +72,24 @@ impl Session {
     }
 
     /// A link that the session is attached to: the one it has, or a new one on which it is resumed first. If a turn is under
-    /// way, the CLI is to go on with it.
+    /// way, the CLI is to go on with it. A link that is lost meanwhile is no reason to fail: nothing was asked of the agent.
     ///
     /// # Cancel safety
     /// Dropping it may leave the session attached without our knowing, and the next call attaches it again.
     pub(super) async fn load(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
+        let mut tries = 0..LOAD_TRIES;
+        loop {
+            tries.next();
+            match self.load_once().await {
+                Err(TurnCause::Backend(error @ backend::Error::Lost { .. })) if !tries.is_empty() => {
+                    debug!(session = %self.id(), %error, "loading the session once more");
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
+    async fn load_once(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
         let link = self.backend.connected().await?;
         if self.is_attached(&link) {
             return Ok(link);
@@ -85,19 +99,21 @@ impl Session {
         if self.is_attached(&link) {
             return Ok(link);
         }
-        let stored = self.lock().stored;
         debug!(session = %self.id(), "loading the session again");
+        let stored = self.lock().stored;
         match self.resume(&link, stored).await {
             Ok(resumed) => self.complete(&link, resumed).await?,
-            // The CLI has not stored it because it holds no message: a new one is the same.
-            Err(backend::Error::Rejected(Rejection::SessionNotFound)) if !stored => {
-                self.create(&link).await?
+            // The CLI has not stored it, because it holds no message, or lost its first turn: a new one is the same.
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) if stored < Stored::Yes => {
+                self.lock().stored = Stored::No;
+                self.create(&link).await?;
             }
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {
                 return Err(TurnCause::NotFound(self.id().clone()));
             }
             Err(error) => return Err(error.into()),
         }
+        self.stop_abandoned(&link).await;
         let went_on = self.lock().gap.is_some();
         if went_on {
             self.fill_gap(&link).await;
@@ -105,6 +121,18 @@ impl Session {
             self.lock().hub.reloaded();
         }
         Ok(link)
+    }
+
+    /// Stops an agent that goes on with a turn which was cut, because the CLI has not noticed that the link was lost. To a
+    /// session that does nothing it does nothing.
+    async fn stop_abandoned(&self, link: &Link) {
+        let abandoned = {
+            let mut state = self.lock();
+            std::mem::take(&mut state.abandoned) && state.gap.is_none()
+        };
+        if abandoned && let Err(error) = link.call(&Abort { session_id: self.cli_id() }).await {
+            debug!(session = %self.id(), %error, "the agent of a turn that was cut could not be stopped");
+        }
     }
 
     fn is_attached(&self, link: &Link) -> bool {
@@ -125,7 +153,7 @@ impl Session {
     }
 
     /// Resumes it. Right after its last connection has left, the CLI may not find a session for a moment (observed).
-    async fn resume(&self, link: &Link, stored: bool) -> Result<Created, backend::Error> {
+    async fn resume(&self, link: &Link, stored: Stored) -> Result<Created, backend::Error> {
         let blueprint = self.blueprint();
         let continue_pending_work = self.lock().current.as_ref().is_some_and(Current::is_under_way);
         let mut tries = 0..RESUME_TRIES;
@@ -136,7 +164,8 @@ impl Session {
             let resumed = self.call(link, &resume).await;
             parameters = resume.parameters;
             match resumed {
-                Err(backend::Error::Rejected(Rejection::SessionNotFound)) if stored && !tries.is_empty() => {}
+                Err(backend::Error::Rejected(Rejection::SessionNotFound))
+                    if stored > Stored::No && !tries.is_empty() => {}
                 // Of a connection that was just lost, or of another server, which then offers the tools for both.
                 Err(backend::Error::Rejected(Rejection::ToolsTaken)) if !tries.is_empty() => {
                     if tries.len() == 1 {
@@ -157,7 +186,8 @@ impl Session {
             self.call(link, &RegisterInterest { session_id: self.cli_id(), event_type }).await?;
         }
         self.remember(link).await?;
-        let title = Some(self.lock()).filter(|state| !state.stored).map(|state| state.title.clone());
+        let title =
+            Some(self.lock()).filter(|state| state.stored == Stored::No).map(|state| state.title.clone());
         // A session without a message that was made anew: it had its title from its owner.
         if let Some(title) = title.filter(|title| !title.is_empty()) {
             self.name(link, &title).await?;
@@ -233,6 +263,9 @@ impl Session {
         self.lock().link = None;
     }
 }
+
+/// How often a session is loaded whose link is lost meanwhile.
+const LOAD_TRIES: u32 = 3;
 
 /// How often a stored session is looked for, and the pause between: 0.2 s were observed to be enough.
 const RESUME_TRIES: u32 = 5;

@@ -1,13 +1,17 @@
 //! Undoes the CLI's repetitions. Pure.
 //!
 //! A CLI that falls some thousand events behind with a session starts to repeat the session's deltas from its memory,
-//! with their ids, between the ones that are new (observed: an answer of 20,000 deltas at full speed came as 37,000).
-//! So an event whose id was seen is dropped. The new ones among the repeated may be out of order too, so from the first
-//! repetition on the deltas of that message are held back, and the rest of its text is given when the whole message
-//! comes. The text of the deltas then is the message's text, each piece once.
+//! with their ids, between the ones that are new (observed: an answer of 20,000 deltas at full speed came as 37,000). What
+//! is read from its memory after a lost link may have been told before, too. So an event whose id was seen is dropped. The
+//! new ones among the repeated may be out of order too, so from the first repetition on the deltas of that message are
+//! held back, and the rest of its text is given when the whole message comes. The text of the deltas then is the message's
+//! text, each piece once.
+//!
+//! It is remembered beyond the end of a turn, because a repetition may come in the next one. Between turns that is some
+//! hundred bytes: the messages that were finished, and the latest of the other events.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::RandomState},
+    collections::{HashMap, HashSet, VecDeque, hash_map::RandomState},
     hash::BuildHasher,
     sync::Arc,
 };
@@ -17,32 +21,60 @@ use crate::copilot::{
     event::{AssistantMessageDelta, AssistantReasoningDelta, Payload},
 };
 
-/// How many ids are remembered; after that it is forgotten which were seen, and the worst is a repeated delta.
+/// How many ids are remembered while the agent works; after that the older ones are forgotten, and the worst is a repeated
+/// event.
 const MAX_SEEN: usize = 1_000_000;
 
-/// What of a turn's events has been seen.
+/// How many finished messages and other events are remembered beyond that: what the CLI repeats is what it told lately.
+const LATEST: usize = 32;
+
+/// What of a session's events has been seen.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    seen: HashSet<u64>,
     hasher: RandomState,
+    /// Since the agent last rested.
+    seen: HashSet<u64>,
+    /// Messages that are being written.
     texts: HashMap<Box<str>, Text>,
+    /// Messages of which nothing more can come.
+    finished: Latest,
+    /// Events that are not pieces of messages.
+    latest: Latest,
 }
 
 /// A message that is being written.
-#[derive(Debug)]
-enum Text {
-    /// Its deltas are passed on; this is what they held so far.
-    Flowing(String),
-    /// Its deltas are held back; this is what was passed on.
-    Held(String),
-    /// It is complete.
-    Complete,
+#[derive(Debug, Default)]
+struct Text {
+    /// What was passed on.
+    passed_on: String,
+    /// Whether its deltas are held back by now.
+    held: bool,
+}
+
+/// The latest of some things, by their hashes.
+#[derive(Debug, Default)]
+struct Latest(VecDeque<u64>);
+
+impl Latest {
+    fn push(&mut self, hash: u64) {
+        if self.0.len() == LATEST {
+            self.0.pop_front();
+        }
+        self.0.push_back(hash);
+    }
+
+    fn contains(&self, hash: u64) -> bool {
+        self.0.contains(&hash)
+    }
 }
 
 impl Replay {
     /// What is to be made of an event: the rest of a text, if it was held back, and the event itself, if it is new.
     pub(super) fn admit(&mut self, event: &Arc<Event>) -> (Option<Arc<Event>>, Option<Arc<Event>>) {
-        let repeated = !event.id.is_empty() && !self.remember(&event.id);
+        let repeated = self.has_seen(&event.id);
+        if !repeated {
+            self.remember(event);
+        }
         let (rest, admitted) = match piece(&event.payload) {
             Some((message, Piece::Delta(text))) => (None, self.delta(message, text, repeated)),
             Some((message, Piece::Whole(text))) if !repeated => (self.rest(event, message, text), true),
@@ -53,40 +85,53 @@ impl Replay {
 
     /// Whether an event of this id has come.
     pub(super) fn has_seen(&self, id: &str) -> bool {
-        self.seen.contains(&self.hasher.hash_one(id))
+        let id = self.hasher.hash_one(id);
+        self.seen.contains(&id) || self.latest.contains(id)
     }
 
-    /// Whether the id is new.
-    fn remember(&mut self, id: &str) -> bool {
+    /// The agent rests: nothing more can come of the messages that it was writing.
+    pub(super) fn at_rest(&mut self) {
+        self.seen = HashSet::new();
+        for (message, _) in std::mem::take(&mut self.texts) {
+            self.finished.push(self.hasher.hash_one(message));
+        }
+    }
+
+    /// CLIs before 1.0.86 give their events no ids: those are never seen again.
+    fn remember(&mut self, event: &Event) {
+        if event.id.is_empty() {
+            return;
+        }
         if self.seen.len() >= MAX_SEEN {
             self.seen.clear();
         }
-        self.seen.insert(self.hasher.hash_one(id))
+        let id = self.hasher.hash_one(&event.id);
+        self.seen.insert(id);
+        if !matches!(piece(&event.payload), Some((_, Piece::Delta(_)))) {
+            self.latest.push(id);
+        }
     }
 
     /// Whether a delta is passed on.
     fn delta(&mut self, message: &str, delta: &str, repeated: bool) -> bool {
-        let text = self.texts.entry(message.into()).or_insert_with(|| Text::Flowing(String::new()));
-        match text {
-            Text::Flowing(passed_on) if repeated => {
-                *text = Text::Held(std::mem::take(passed_on));
-                false
-            }
-            Text::Flowing(passed_on) => {
-                passed_on.push_str(delta);
-                true
-            }
-            Text::Held(_) | Text::Complete => false,
+        let text = match self.texts.get_mut(message) {
+            Some(text) => text,
+            None if self.finished.contains(self.hasher.hash_one(message)) => return false,
+            None => self.texts.entry(message.into()).or_default(),
+        };
+        text.held |= repeated;
+        if !text.held {
+            text.passed_on.push_str(delta);
         }
+        !text.held
     }
 
     /// The rest of a message's text, if its deltas were held back. None, too, if what was passed on is not its
     /// beginning: what went wrong before the first repetition cannot be called back.
     fn rest(&mut self, event: &Event, message: &str, whole: &str) -> Option<Arc<Event>> {
-        let Some(Text::Held(passed_on)) = self.texts.insert(message.into(), Text::Complete) else {
-            return None;
-        };
-        let rest = whole.strip_prefix(passed_on.as_str()).filter(|rest| !rest.is_empty())?.to_owned();
+        self.finished.push(self.hasher.hash_one(message));
+        let text = self.texts.remove(message).filter(|text| text.held)?;
+        let rest = whole.strip_prefix(text.passed_on.as_str()).filter(|rest| !rest.is_empty())?.to_owned();
         let (kind, payload) = match event.payload {
             Payload::AssistantReasoning(_) => {
                 let delta = AssistantReasoningDelta { reasoning_id: message.into(), delta_content: rest };
@@ -213,5 +258,32 @@ mod tests {
     fn other_events_come_once_too() {
         let idle = event("i", "session.idle", Payload::SessionIdle(Idle::default()));
         assert_eq!(admitted(&[idle.clone(), idle]), (String::new(), 1));
+    }
+
+    #[test]
+    fn what_is_repeated_after_the_agent_has_rested_is_dropped_too() {
+        let idle = event("i", "session.idle", Payload::SessionIdle(Idle::default()));
+        for turn in [vec![delta(0), delta(1), whole(2), idle.clone()], vec![delta(0), idle.clone()]] {
+            let mut replay = Replay::default();
+            for event in &turn {
+                assert_eq!(replay.admit(event), (None, Some(event.clone())));
+            }
+            replay.at_rest();
+            for event in turn.iter().chain([&delta(7)]) {
+                assert_eq!(replay.admit(event), (None, None));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_session_at_rest_does_not_grow() {
+        let mut replay = Replay::default();
+        for n in 0..1000 {
+            let message = AssistantMessage { message_id: n.to_string(), ..AssistantMessage::default() };
+            replay.admit(&event(&format!("e{n}"), "assistant.message", Payload::AssistantMessage(message)));
+            replay.at_rest();
+        }
+        assert_eq!((replay.finished.0.len(), replay.latest.0.len()), (LATEST, LATEST));
+        assert_eq!((replay.seen.capacity(), replay.texts.capacity()), (0, 0));
     }
 }

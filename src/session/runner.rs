@@ -172,6 +172,10 @@ impl Runner {
         while tries.next().is_some() {
             let link = match self.unless_stopped(turn, self.prepare()).await.flatten() {
                 Ok(link) => link,
+                Err(TurnCause::Backend(error @ backend::Error::Lost { .. })) if !tries.is_empty() => {
+                    debug!(session = %self.session.id(), %error, "the session is prepared again");
+                    continue;
+                }
                 Err(cause) => {
                     if let TurnCause::NotFound(_) = cause {
                         self.registry.forget(&self.session);
@@ -193,10 +197,14 @@ impl Runner {
                 Err(error) => {
                     // Where the link is lost, so is the agent, unless the keeper link keeps it going.
                     let lost = matches!(error, backend::Error::Lost { .. }) && !self.session.is_kept();
-                    let at_work = error.may_have_been_delivered() && !lost;
+                    let delivered = error.may_have_been_delivered();
                     self.session.conclude(error.into());
-                    self.session.unacknowledged();
-                    return at_work.then_some(link);
+                    if delivered {
+                        self.session.unacknowledged();
+                    } else {
+                        self.session.not_taken();
+                    }
+                    return (delivered && !lost).then_some(link);
                 }
             }
         }
@@ -238,6 +246,11 @@ impl Runner {
                     *link = again;
                 }
                 continue;
+            }
+            if progress.waiting {
+                self.entry.step_aside();
+            } else {
+                self.entry.step_back();
             }
             let patience = self.inactivity.filter(|_| !progress.tool_running && !progress.waiting);
             if let Some(patience) = patience

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    AbortTurnRequest, Backend, DeleteSessionRequest, DeliveryState, ErrorReason, GetServerInfoRequest,
-    TurnResult,
+    AbortTurnRequest, Backend, CreateSessionRequest, DeleteSessionRequest, DeliveryState, ErrorReason,
+    GetServerInfoRequest, Tool, ToolResult, TurnResult, request_answer::Answer, tool_result::Content,
 };
 use scripted_model::{CallState, Reply};
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use tonic_types::pb as rpc;
@@ -140,6 +141,36 @@ async fn a_turn_that_is_given_up_in_line_is_never_sent_and_frees_its_place() {
     cli.turn(&["five"]).await;
     assert_eq!((answered(first).await, answered(last).await), ("one".into(), "five".into()));
     assert_eq!(cli.prompts(), ["s0", "s5"]);
+}
+
+#[tokio::test]
+async fn a_turn_that_waits_for_its_caller_makes_room_for_one_that_the_caller_sends_first() {
+    const GIVE: &str = "session.tools.handlePendingToolCall";
+    let cli = FakeCli::start().await;
+    cli.manual(GIVE);
+    let setup = cli.setup().flag("--max-running-turns=1").flag("--max-waiting-turns=10");
+    let facade = Arc::new(setup.start().await);
+    facade.create("s1").await;
+    let tool = Tool { name: "ask".into(), ..Default::default() };
+    let request = CreateSessionRequest { session_id: "s0".into(), tools: vec![tool], ..Default::default() };
+    facade.client().create_session(request).await.unwrap();
+    let outer = send(&facade, "s0").await;
+    let turn = cli.begin().await;
+    let inner = send(&facade, "s1").await;
+    let call = json!({"requestId": "r", "toolCallId": "t", "toolName": "ask", "arguments": {}});
+    turn.event("external_tool.requested", call).ephemeral().await;
+    assert_eq!(cli.turn(&["inner"]).await, "s1");
+    let result = answered(inner).await;
+    assert_eq!(result, "inner");
+    let result = ToolResult { content: Some(Content::Text(result)), ..Default::default() };
+    let given = async { cli.next(GIVE).await.answer(json!({"success": true})).await };
+    let (responded, ()) = tokio::join!(facade.respond("s0", "r", Answer::ToolResult(result)), given);
+    responded.unwrap();
+    turn.finish(&["outer"]).await;
+    assert_eq!(answered(outer).await, "outer");
+    facade.at_rest().await;
+    let backend = backend(&facade).await;
+    assert_eq!((backend.running_turns, backend.waiting_turns), (0, 0));
 }
 
 #[tokio::test]

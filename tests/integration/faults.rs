@@ -579,7 +579,7 @@ async fn a_connection_lost_right_behind_the_acknowledgement_interrupts_the_turn_
 }
 
 #[tokio::test]
-async fn a_connection_lost_while_the_session_is_resumed_delivers_nothing() {
+async fn a_connection_lost_while_the_session_is_resumed_costs_the_turn_nothing() {
     let (cli, facade) = start().await;
     let first = send(&facade, "first");
     cli.turn(&["one"]).await;
@@ -589,16 +589,94 @@ async fn a_connection_lost_while_the_session_is_resumed_delivers_nothing() {
     cli.manual("session.resume");
     let second = send(&facade, "second");
     let _unanswered = cli.next("session.resume").await;
+    cli.automatic("session.resume");
     cli.disconnect().await;
-    let status = failure(second).await;
+    cli.turn(&["two"]).await;
+    assert_eq!(answer(second).await, "two");
+    assert_eq!(cli.prompts(), ["first", "second"]);
+}
+
+#[tokio::test]
+async fn a_connection_lost_whenever_the_session_is_resumed_delivers_nothing() {
+    let (cli, facade) = start().await;
+    let first = send(&facade, "first");
+    cli.turn(&["one"]).await;
+    assert_eq!(answer(first).await, "one");
+    cli.disconnect().await;
+    cli.manual("session.resume");
+    let mut second = send(&facade, "second");
+    let status = loop {
+        tokio::select! {
+            status = &mut second => break status.unwrap().unwrap_err(),
+            _unanswered = cli.next("session.resume") => cli.disconnect().await,
+        }
+    };
     assert_eq!(
         (status.code(), failure_of(&status).delivery()),
         (Code::Unavailable, DeliveryState::NotDelivered)
     );
     cli.automatic("session.resume");
-    reconnected(&cli, &facade, 3).await;
+    let connections = cli.connections();
+    reconnected(&cli, &facade, connections).await;
     goes_on(&cli, &facade).await;
     assert_eq!(cli.prompts(), ["first", "next"]);
+}
+
+#[tokio::test]
+async fn a_session_whose_first_turn_the_cli_did_not_come_to_store_is_made_anew() {
+    let (cli, facade) = start().await;
+    let first = send(&facade, "first");
+    cli.begin().await;
+    cli.forget("s");
+    cli.disconnect().await;
+    check_interrupted(&failure(first).await, DeliveryState::Delivered);
+    reconnected(&cli, &facade, 2).await;
+    goes_on(&cli, &facade).await;
+    assert_eq!(cli.count("session.create"), 2);
+}
+
+#[tokio::test]
+async fn an_agent_whose_turn_was_cut_is_stopped_before_the_next_one_because_the_cli_may_have_noticed_nothing()
+{
+    let (cli, facade) = start().await;
+    let first = send(&facade, "first");
+    cli.begin().await;
+    cli.disconnect().await;
+    check_interrupted(&failure(first).await, DeliveryState::Delivered);
+    reconnected(&cli, &facade, 2).await;
+    goes_on(&cli, &facade).await;
+    let methods: Vec<_> = cli.calls().into_iter().map(|call| call.method).collect();
+    let at = |method| methods.iter().rposition(|other| other == method).unwrap();
+    assert!(at("session.resume") < at("session.abort") && at("session.abort") < at("session.send"));
+    assert_eq!(cli.count("session.abort"), 1);
+    // The agent was left alone where it had finished.
+    cli.disconnect().await;
+    reconnected(&cli, &facade, 3).await;
+    goes_on(&cli, &facade).await;
+    assert_eq!(cli.count("session.abort"), 1);
+}
+
+#[tokio::test]
+async fn what_an_earlier_turn_said_is_not_said_again_in_a_later_one() {
+    let (cli, facade) = start().await;
+    let first = send(&facade, "first");
+    let turn = cli.begin().await;
+    let data = |text| json!({"messageId": format!("a-{}", turn.id), "deltaContent": text});
+    let [once, late] =
+        ["o", "ne"].map(|text| turn.event("assistant.message_delta", data(text)).ephemeral().frame());
+    cli.raw(&once).await;
+    turn.finish(&["ne"]).await;
+    assert_eq!(answer(first).await, "ne");
+
+    let second = facade.stream("s", "second").await.unwrap();
+    let turn = cli.begin().await;
+    turn.delta("t").await;
+    // One of them was told before, the other is only known by its message.
+    cli.raw(&once).await;
+    cli.raw(&late).await;
+    turn.finish(&["wo"]).await;
+    let streamed = soon("the end", Streamed::read(second)).await;
+    assert_eq!(streamed.text(), "two");
 }
 
 #[tokio::test]
