@@ -109,11 +109,6 @@ impl Current {
         }
     }
 
-    /// Whether it is known how it ended.
-    pub(super) fn is_concluded(&self) -> bool {
-        self.concluded
-    }
-
     /// How it ended, once.
     pub(super) fn take_outcome(&mut self) -> Option<Result<TurnResult, TurnError>> {
         self.outcome.take()
@@ -127,6 +122,12 @@ impl Current {
     /// Whether the CLI may have the prompt.
     pub(super) fn is_sent(&self) -> bool {
         self.sending
+    }
+
+    /// Whether an event of this kind can be part of it now.
+    pub(super) fn can_have(&self, kind: &str) -> bool {
+        let agents = kind.starts_with("assistant.") || kind.starts_with("tool.") || kind == "session.idle";
+        self.sending && !self.concluded && (self.turn.is_taken_up() || !agents)
     }
 
     /// The CLI surely does not have the prompt after all.
@@ -288,9 +289,9 @@ mod tests {
         let mut current = running(schema);
         let message = json!({"messageId": "a", "content": answer, "originatingMessageId": "m"});
         hear(&mut current, "assistant.message", message);
-        assert!(!current.is_concluded());
+        assert!(!current.progress().concluded);
         hear(&mut current, "session.idle", json!({}));
-        assert!(current.is_concluded() && current.progress().settled);
+        assert!(current.progress().concluded && current.progress().settled);
         let outcome = current.take_outcome().unwrap();
         assert!(current.take_outcome().is_none());
         outcome.map_err(Box::new)
@@ -355,7 +356,7 @@ mod tests {
         );
         assert!(current.steer());
         hear(&mut current, "session.idle", json!({}));
-        assert!(!current.is_concluded());
+        assert!(!current.progress().concluded);
         current.steered(None);
         assert_eq!(current.take_outcome().unwrap().unwrap().content, "hi");
         assert!(current.progress().settled);
@@ -365,9 +366,9 @@ mod tests {
     fn a_turn_whose_connection_is_lost_goes_on_or_is_cut() {
         let mut current = running(None);
         current.adrift("lost");
-        assert!(current.progress().adrift && !current.is_concluded() && current.is_under_way());
+        assert!(current.progress().adrift && !current.progress().concluded && current.is_under_way());
         current.landed(true);
-        assert!(!current.progress().adrift && !current.is_concluded());
+        assert!(!current.progress().adrift && !current.progress().concluded);
         current.adrift("lost again");
         current.landed(false);
         let error = current.take_outcome().unwrap().unwrap_err();

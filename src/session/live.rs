@@ -253,13 +253,13 @@ impl Session {
     /// An event of this kind was too large to be taken in: who wants it hears that something is missing.
     pub(super) fn missed(&self, kind: &str) {
         let state = self.lock();
-        state.hub.cut_off(kind, state.audience());
+        state.hub.cut_off(kind, state.audience(kind));
     }
 
     fn wants(&self, kind: &str) -> bool {
         let mut state = self.lock();
         state.last_heard = Instant::now();
-        event::is_known(kind) || state.hub.wants(kind, state.audience())
+        event::is_known(kind) || state.hub.wants(kind, state.audience(kind))
     }
 
     fn apply(self: &Arc<Self>, event: &Arc<Event>) {
@@ -357,9 +357,9 @@ impl State {
         }
     }
 
-    /// Those who hear of an event that is not for everybody.
-    fn audience(&self) -> Audience {
-        let running = self.current.as_ref().filter(|current| current.is_sent() && !current.is_concluded());
+    /// Those who hear of an event of this kind, if it is not for everybody.
+    fn audience(&self, kind: &str) -> Audience {
+        let running = self.current.as_ref().filter(|current| current.can_have(kind));
         Audience::Turn(running.map(Current::ticket))
     }
 
@@ -370,7 +370,7 @@ impl State {
             self.cursor = Some(Cursor::after(session, &event.id));
         }
         let request = asks || answer::completed(&event.payload).is_some();
-        let audience = if request { Audience::Everybody } else { self.audience() };
+        let audience = if request { Audience::Everybody } else { self.audience(&event.kind) };
         let update = Update { event, cursor: self.cursor.clone(), asks };
         self.hub.publish(&update, audience);
         update

@@ -28,6 +28,8 @@ pub struct Turn {
     message_id: Option<String>,
     /// Whether its `user.message` was seen.
     started: bool,
+    /// Whether a `user.message` was seen that may be its own, while its id is not known.
+    perhaps_started: bool,
     /// Whether an `abort` was seen, which may come before the `user.message`.
     aborting: bool,
     /// Whether the agent said that it does not go on by itself.
@@ -238,8 +240,10 @@ impl Turn {
         self.last_event = Some(event.kind.clone());
         match &mut self.phase {
             Phase::Sending { early } => {
-                if let Payload::SessionShutdown(_) = event.payload {
-                    return self.end(Ending::Shutdown);
+                match event.payload {
+                    Payload::SessionShutdown(_) => return self.end(Ending::Shutdown),
+                    Payload::UserMessage(_) if event.agent_id.is_none() => self.perhaps_started = true,
+                    _ => {}
                 }
                 if early.len() == MAX_EARLY_EVENTS {
                     self.phase = Phase::Settling { at_work: true };
@@ -278,6 +282,12 @@ impl Turn {
     /// Whether the agent is, or may be, at work on it.
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Settling { at_work: true })
+    }
+
+    /// Whether the agent has taken the prompt up: what it says before belongs to what ran before, a turn that was cut or that
+    /// another server sent.
+    pub fn is_taken_up(&self) -> bool {
+        self.started || self.is_sending() && self.perhaps_started
     }
 
     /// Whether the prompt is on its way.
@@ -329,13 +339,13 @@ impl Turn {
 
     fn advance(&mut self, event: &Event) -> Option<Ending> {
         match &event.payload {
-            Payload::AssistantUsage(usage) => self.usage.add(usage),
+            Payload::AssistantUsage(usage) if self.started => self.usage.add(usage),
             _ if event.agent_id.is_some() => {}
             Payload::SessionShutdown(_) => return self.end(Ending::Shutdown),
             Payload::UserMessage(message) => self.user_message(message),
             Payload::AssistantMessage(message) => self.assistant_message(message),
-            Payload::AssistantMessageDelta(delta) => self.delta(delta),
-            Payload::ToolExecutionStart(tool) => self.tool_started(tool),
+            Payload::AssistantMessageDelta(delta) if self.started => self.delta(delta),
+            Payload::ToolExecutionStart(tool) if self.started => self.tool_started(tool),
             Payload::ToolExecutionComplete(tool) => self.tool_ended(tool),
             Payload::Abort(_) => self.aborting = true,
             Payload::SessionTaskComplete(done) => self.task_complete(done),

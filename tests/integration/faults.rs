@@ -680,6 +680,32 @@ async fn what_an_earlier_turn_said_is_not_said_again_in_a_later_one() {
 }
 
 #[tokio::test]
+async fn what_the_agent_says_before_it_has_taken_the_prompt_up_is_not_part_of_the_turn() {
+    let (cli, facade) = start().await;
+    let stream = facade.stream("s", "p").await.unwrap();
+    let call = cli.next("session.send").await;
+    // Another server's turn comes to its end.
+    let delta = json!({"messageId": "b", "deltaContent": "theirs"});
+    cli.event("s", "assistant.message_delta", delta.clone()).ephemeral().await;
+    call.answer(json!({"messageId": "m"})).await;
+    cli.event("s", "assistant.message_delta", delta).ephemeral().await;
+    let usage = json!({"model": "fake", "inputTokens": 1000});
+    cli.event("s", "assistant.usage", usage).ephemeral().await;
+    cli.event("s", "assistant.message", json!({"messageId": "b", "content": "theirstheirs"})).await;
+    cli.event("s", "session.idle", json!({})).ephemeral().await;
+    cli.event("s", "user.message", json!({"content": "p", "messageId": "m"})).await;
+    let delta = json!({"messageId": "a", "deltaContent": "ours"});
+    cli.event("s", "assistant.message_delta", delta).ephemeral().await;
+    let message = json!({"messageId": "a", "content": "ours", "originatingMessageId": "m"});
+    cli.event("s", "assistant.message", message).await;
+    cli.event("s", "session.idle", json!({})).ephemeral().await;
+    let streamed = soon("the end", Streamed::read(stream)).await;
+    assert_eq!(streamed.text(), "ours");
+    let result = streamed.end.unwrap();
+    assert_eq!((&*result.content, result.usage.unwrap_or_default().input_tokens), ("ours", 0));
+}
+
+#[tokio::test]
 async fn turns_that_wait_when_the_cli_is_lost_are_not_delivered() {
     let (cli, facade) = start().await;
     let first = send(&facade, "first");

@@ -546,7 +546,16 @@ fn a_lost_idle_is_made_up_for_when_the_session_is_found_idle() {
 #[test]
 fn usage_is_summed_and_what_a_call_does_not_say_is_nothing() {
     let silent = event("assistant.usage", json!({"model": "gpt"}));
-    let run = run([usage(1, 2), Accepted, user(ME), usage(10, 20), silent, sub(usage(100, 200))]);
+    // The first one is of a turn before.
+    let run = run([
+        usage(1000, 2000),
+        user(ME),
+        usage(1, 2),
+        Accepted,
+        usage(10, 20),
+        silent,
+        sub(usage(100, 200)),
+    ]);
     let expected = Usage {
         input_tokens: 111,
         output_tokens: 222,
