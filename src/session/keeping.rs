@@ -18,6 +18,7 @@ use crate::{
     backend::{Link, LinkId},
     copilot::{
         Event,
+        event::Payload,
         method::{Attach, Detach, PersistedEvents, ReadEventLog},
     },
 };
@@ -28,7 +29,8 @@ const PAGE: usize = 1000;
 /// What is missing since a link was lost.
 #[derive(Debug)]
 pub(super) struct Gap {
-    /// When the last event happened that was heard.
+    /// From when on events may not have been heard. Events are not strictly in the order of their times, so those that were
+    /// heard are told by their ids.
     since: String,
     /// What was told on the new link before the gap was filled.
     held: Vec<Arc<Event>>,
@@ -83,20 +85,13 @@ impl Session {
         }
     }
 
-    /// The keeper link is gone. If the main one is too, nothing goes on.
+    /// The keeper link is gone. If the main one is too, whoever runs the turn finds out whether it goes on: the session may be
+    /// attached to another by then.
     pub(super) fn keeper_lost(&self, keeper: LinkId) {
         let mut state = self.lock();
-        if state.kept != Some(keeper) {
-            return;
+        if state.kept == Some(keeper) {
+            state.kept = None;
         }
-        state.kept = None;
-        if state.link.is_none() && state.gap.take().is_some() && !state.requests.outlive_link() {
-            if let Some(current) = &mut state.current {
-                current.landed(false);
-            }
-            state.hub.link_lost();
-        }
-        state.conclude();
     }
 
     /// Tells what happened since the link was lost, now that there is a new one.
@@ -118,12 +113,20 @@ impl Session {
             Vec::new()
         });
         debug!(session = %self.id(), missed = missed.len(), held = gap.held.len(), "a gap is filled");
-        for event in missed.iter().chain(&gap.held) {
+        // That the session was closed, after its last link, is over: it is loaded again.
+        let is_over = |event: &Event| matches!(event.payload, Payload::SessionShutdown(_));
+        for event in missed.iter().filter(|event| !is_over(event)).chain(&gap.held) {
             // What was read is told on the new link, too.
             if !state.replay.has_seen(&event.id) {
                 self.apply_to(&mut state, event);
             }
         }
+    }
+
+    /// Tells what has not been heard of a turn, now that the agent does nothing any more: its end may be on its way still.
+    pub(super) async fn catch_up(self: &Arc<Self>, link: &Link) {
+        self.lock().open_gap();
+        self.fill_gap(link).await;
     }
 
     /// What the CLI remembers since a time, from a place in its log on. The log mixes stored events after the place with others

@@ -77,8 +77,10 @@ pub(super) struct State {
     pub(super) approvals: Approvals,
     /// After the last stored event.
     cursor: Option<Cursor>,
-    /// When the last event happened that was heard.
+    /// When the latest event happened that was heard.
     last_event: String,
+    /// The same when the turn began: all of its events are later, or of the same moment.
+    before_turn: String,
     /// The keeper link that is attached to it.
     pub(super) kept: Option<LinkId>,
     /// What is missing, where the link was lost and the agent goes on.
@@ -130,6 +132,7 @@ impl Session {
                 approvals: Approvals::default(),
                 cursor: None,
                 last_event: String::new(),
+                before_turn: String::new(),
                 kept: None,
                 gap: None,
             }),
@@ -298,7 +301,7 @@ impl Session {
         state.link = None;
         // A turn that has not been sent yet loses nothing: it is sent on the new link.
         if state.kept.is_some() && state.current.as_ref().is_some_and(Current::is_sent) {
-            state.gap = Some(Gap::since(&state.last_event));
+            state.open_gap();
             if let Some(current) = &mut state.current {
                 current.adrift(problem);
             }
@@ -318,6 +321,11 @@ impl Session {
 }
 
 impl State {
+    /// From now on it is not heard all that happens in the turn.
+    pub(super) fn open_gap(&mut self) {
+        self.gap = Some(Gap::since(&self.before_turn));
+    }
+
     fn note(&mut self, event: &Event) {
         // The CLI's events are not strictly in the order of their times.
         if self.last_event < event.timestamp {
@@ -498,6 +506,7 @@ impl Session {
         let signals = current.signals().clone();
         let mut state = self.lock();
         state.last_heard = Instant::now();
+        state.before_turn = state.last_event.clone();
         state.current = Some(current);
         signals
     }
@@ -578,6 +587,11 @@ impl Session {
     /// The turn whose connection was lost goes on, or not.
     pub(super) fn landed(&self, goes_on: bool) {
         self.with_current(|current| current.landed(goes_on));
+    }
+
+    /// Whether the agent may be at work on the turn although nothing is awaited of it.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.lock().current.as_ref().is_some_and(Current::is_abandoned)
     }
 
     /// Asks for the end of the running turn. `None`: none runs. The id is empty while the prompt is on its way.

@@ -126,10 +126,7 @@ impl Session {
     /// Stops an agent that goes on with a turn which was cut, because the CLI has not noticed that the link was lost. To a
     /// session that does nothing it does nothing.
     async fn stop_abandoned(&self, link: &Link) {
-        let abandoned = {
-            let mut state = self.lock();
-            std::mem::take(&mut state.abandoned) && state.gap.is_none()
-        };
+        let abandoned = std::mem::take(&mut self.lock().abandoned);
         if abandoned && let Err(error) = link.call(&Abort { session_id: self.cli_id() }).await {
             debug!(session = %self.id(), %error, "the agent of a turn that was cut could not be stopped");
         }

@@ -278,6 +278,9 @@ impl Runner {
             let link = self.load_again().await?;
             let question = IsProcessing { session_id: self.session.cli_id() };
             let Processing { processing } = link.call(&question).await.ok()?;
+            if !processing {
+                self.session.catch_up(&link).await;
+            }
             processing.then_some(link)
         };
         let reconnected = reconnected.await;
@@ -303,7 +306,9 @@ impl Runner {
     async fn settle(&self, turn: &Signals) {
         let limit = Instant::now() + SETTLE_LIMIT;
         while Instant::now() < limit {
-            let Some((progress, _)) = self.session.progress().filter(|(now, _)| !now.settled) else { return };
+            let Some((progress, _)) = self.session.progress().filter(|(now, _)| !now.settled) else {
+                return self.stop_what_was_cut().await;
+            };
             if progress.adrift {
                 self.take_up_again().await;
                 continue;
@@ -311,10 +316,7 @@ impl Runner {
             // Not the one that it began on: it may have gone on on another. Without one nothing of it goes on.
             let Some(link) = self.session.attached() else { return };
             if progress.agent_running {
-                let abort = Abort { session_id: self.session.cli_id() };
-                if let Err(error) = link.call_within(SMALL_CALL, &abort).await {
-                    debug!(session = %self.session.id(), %error, "the agent could not be stopped");
-                }
+                self.stop_agent(&link).await;
             }
             // The answer to `session.abort` comes after the idle that it causes, so this mostly does not wait.
             if timeout(SETTLE_CHECK, turn.changed.notified()).await.is_err() {
@@ -322,6 +324,22 @@ impl Runner {
             }
         }
         warn!(session = %self.session.id(), "the session did not come to rest; its next turn starts regardless");
+    }
+
+    /// A turn that was cut counts as settled. Where the session was loaded again meanwhile, its agent may have gone on.
+    async fn stop_what_was_cut(&self) {
+        if self.session.may_go_on()
+            && let Some(link) = self.session.attached()
+        {
+            self.stop_agent(&link).await;
+        }
+    }
+
+    async fn stop_agent(&self, link: &Link) {
+        let abort = Abort { session_id: self.session.cli_id() };
+        if let Err(error) = link.call_within(SMALL_CALL, &abort).await {
+            debug!(session = %self.session.id(), %error, "the agent could not be stopped");
+        }
     }
 
     /// Asks the CLI whether the session is still busy.
