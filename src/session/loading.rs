@@ -90,12 +90,12 @@ impl Session {
     }
 
     async fn load_once(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
-        let link = self.backend.connected().await?;
-        if self.is_attached(&link) {
+        if let Some(link) = Some(self.home().await?.connected().await?).filter(|link| self.is_attached(link))
+        {
             return Ok(link);
         }
         let _loading = self.loading.lock().await;
-        let link = self.backend.connected().await?;
+        let link = self.home().await?.connected().await?;
         if self.is_attached(&link) {
             return Ok(link);
         }
@@ -198,7 +198,7 @@ impl Session {
             state.create_time.clone_from(&created.start_time);
             state.update_time = created.start_time;
         }
-        state.link = Some(link.clone());
+        state.link = Some(link.at_rest());
         drop(state);
         self.keep();
         Ok(())
@@ -236,7 +236,14 @@ impl Session {
     /// Leaves it, so that the CLI closes it.
     pub(super) async fn unload(&self) -> Result<(), backend::Error> {
         let _loading = self.loading.lock().await;
-        let Some(link) = self.lock().link.clone() else { return Ok(()) };
+        if !self.is_loaded() {
+            return Ok(());
+        }
+        let link = self.home().await?.connected().await?;
+        // It was lost meanwhile.
+        if !self.is_attached(&link) {
+            return Ok(());
+        }
         self.let_go().await;
         let session_id = self.cli_id();
         match link.call(&Detach { session_id }).await {
