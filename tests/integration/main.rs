@@ -22,6 +22,7 @@ mod process;
 mod profiles;
 mod prompts;
 mod readme;
+mod recycling;
 mod repeats;
 mod requests;
 mod restarts;
