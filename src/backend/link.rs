@@ -102,7 +102,7 @@ impl Link {
         let result = self.wire.call(limit, params).await;
         // One that answers pings may fail in all else.
         if M::NAME != Ping::NAME {
-            self.wire.marks.called(&result);
+            self.wire.marks.called(M::NAME, &result);
         }
         result
     }

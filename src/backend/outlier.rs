@@ -1,10 +1,10 @@
 //! Whether a CLI fails where others would not: then new sessions go elsewhere for a while. Pure: time is handed in.
 //!
 //! A CLI that answers pings may still be of no use: its calls time out, its answers make no sense, its connections break as soon
-//! as they are there. After so many failures in a row it is *ejected*, for a time that doubles with each ejection. Then it is
+//! as they are there. After so many failures in a row, of one method or of the connection, it is *ejected*, for a time that doubles with each ejection. Then it is
 //! *probed*, and taken back or not. How many may be ejected at once is the pool's to decide, which knows the others.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -24,8 +24,9 @@ const DOUBLINGS: u32 = 5;
 #[derive(Debug)]
 pub(super) struct Outlier {
     rules: Ejection,
-    /// Calls that failed since one that did not.
-    failures: usize,
+    /// How many calls of a method failed since one that did not. Each by itself: one that cannot create a session may well
+    /// say that there is none to delete.
+    failures: BTreeMap<&'static str, usize>,
     /// Links that were lost since one that held.
     losses: usize,
     /// How often it was ejected, each time soon after the last.
@@ -38,18 +39,20 @@ pub(super) struct Outlier {
 
 impl Outlier {
     pub(super) fn new(rules: Ejection) -> Self {
-        Self { rules, failures: 0, losses: 0, times: 0, until: None, returned: None }
+        Self { rules, failures: BTreeMap::new(), losses: 0, times: 0, until: None, returned: None }
     }
 
     /// A call was answered, be it with a refusal.
-    pub(super) fn answered(&mut self) {
-        self.failures = 0;
+    pub(super) fn answered(&mut self, method: &'static str) {
+        self.failures.remove(method);
     }
 
     /// A call was not answered in time, or the answer makes no sense. Returns for how long the CLI is ejected, if it now is.
-    pub(super) fn failed(&mut self, now: Instant) -> Option<Duration> {
-        self.failures += 1;
-        self.judge(self.failures, now)
+    pub(super) fn failed(&mut self, method: &'static str, now: Instant) -> Option<Duration> {
+        let failures = self.failures.entry(method).or_default();
+        *failures += 1;
+        let in_a_row = *failures;
+        self.judge(in_a_row, now)
     }
 
     /// A link held for long.
@@ -113,28 +116,37 @@ mod tests {
 
     /// Fails as often as it takes.
     fn eject(outlier: &mut Outlier, now: Instant) -> Duration {
-        assert_eq!((outlier.failed(now), outlier.failed(now)), (None, None));
-        outlier.failed(now).unwrap()
+        assert_eq!((outlier.failed("m", now), outlier.failed("m", now)), (None, None));
+        outlier.failed("m", now).unwrap()
     }
 
     #[test]
     fn only_failures_in_a_row_eject() {
         let (mut outlier, now) = (Outlier::new(RULES), Instant::now());
         for _ in 0..5 {
-            assert_eq!((outlier.failed(now), outlier.failed(now)), (None, None));
-            outlier.answered();
+            assert_eq!((outlier.failed("m", now), outlier.failed("m", now)), (None, None));
+            outlier.answered("m");
         }
         assert_eq!(eject(&mut outlier, now), seconds(10));
         assert_eq!(outlier.probe_at(), Some(now + seconds(10)));
         // What fails still while it is ejected is no news.
-        assert_eq!(outlier.failed(now), None);
+        assert_eq!(outlier.failed("m", now), None);
+    }
+
+    #[test]
+    fn another_method_that_is_answered_does_not_make_up_for_one_that_fails() {
+        let (mut outlier, now) = (Outlier::new(RULES), Instant::now());
+        for ejected in [None, None, Some(seconds(10))] {
+            outlier.answered("other");
+            assert_eq!(outlier.failed("m", now), ejected);
+        }
     }
 
     #[test]
     fn calls_that_are_answered_do_not_make_up_for_links_that_do_not_hold() {
         let (mut outlier, now) = (Outlier::new(RULES), Instant::now());
         for ejected in [None, None, Some(seconds(10))] {
-            outlier.answered();
+            outlier.answered("m");
             assert_eq!(outlier.flapped(now), ejected);
         }
         let mut outlier = Outlier::new(RULES);
@@ -168,6 +180,6 @@ mod tests {
     #[test]
     fn without_a_number_nothing_is_ejected() {
         let mut outlier = Outlier::new(Ejection { after: 0, ..RULES });
-        assert!((0..100).all(|_| outlier.failed(Instant::now()).is_none()));
+        assert!((0..100).all(|_| outlier.failed("m", Instant::now()).is_none()));
     }
 }

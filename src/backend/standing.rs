@@ -87,11 +87,13 @@ impl Marks {
     }
 
     /// A call has come to its end.
-    pub(super) fn called<T>(&self, result: &Result<T, Error>) {
+    pub(super) fn called<T>(&self, method: &'static str, result: &Result<T, Error>) {
         match result {
-            Ok(_) | Err(Error::Rejected(_) | Error::TooLarge { .. }) => self.outlier(Outlier::answered),
+            Ok(_) | Err(Error::Rejected(_) | Error::TooLarge { .. }) => {
+                self.outlier(|outlier| outlier.answered(method))
+            }
             Err(error @ (Error::Timeout { .. } | Error::Protocol { .. })) => {
-                self.judge(&error.to_string(), |outlier| outlier.failed(Instant::now()));
+                self.judge(&error.to_string(), |outlier| outlier.failed(method, Instant::now()));
             }
             // Nothing was asked, or the link's end tells the rest.
             Err(

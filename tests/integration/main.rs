@@ -29,6 +29,7 @@ mod restarts;
 mod serve;
 mod sessions;
 mod settings;
+mod standing;
 mod support;
 mod turns;
 mod watching;
