@@ -39,7 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    copilot::{Rejection, Secret},
+    copilot::{Method as _, Rejection, Secret, method::Delete},
     jsonrpc::Cause,
 };
 
@@ -176,7 +176,7 @@ pub enum Error {
         written: bool,
     },
     /// No answer in time. The CLI may have got the call.
-    #[error("the Copilot CLI did not answer {method} within {after:?}")]
+    #[error("the Copilot CLI did not answer {method} within {after:?}{}", hint(method))]
     Timeout {
         /// The method.
         method: &'static str,
@@ -205,6 +205,21 @@ pub enum Error {
     /// Too many calls are waiting for the CLI. Nothing was sent.
     #[error("too many calls are waiting for the Copilot CLI")]
     Overloaded,
+}
+
+/// Methods that the CLI 1.0.102 never answers when one meets the other, of another connection, in a session; while it is well in
+/// all other respects (observed).
+const NEVER_ANSWERED: [&str; 2] = [Delete::NAME, "session.resume"];
+
+/// What it may mean that a method is not answered.
+fn hint(method: &str) -> &'static str {
+    match NEVER_ANSWERED.contains(&method) {
+        true => {
+            ". If another server loaded or deleted the session at that moment, the CLI is stuck with it, and with no other, \
+             until it is restarted"
+        }
+        false => "",
+    }
 }
 
 impl Error {

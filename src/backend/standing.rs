@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use super::{
-    Error,
+    Error, NEVER_ANSWERED,
     outlier::{Ejection, Outlier},
 };
 
@@ -92,6 +92,8 @@ impl Marks {
             Ok(_) | Err(Error::Rejected(_) | Error::TooLarge { .. }) => {
                 self.outlier(|outlier| outlier.answered(method))
             }
+            // It says nothing of other sessions.
+            Err(Error::Timeout { method, .. }) if NEVER_ANSWERED.contains(method) => {}
             Err(error @ (Error::Timeout { .. } | Error::Protocol { .. })) => {
                 self.judge(&error.to_string(), |outlier| outlier.failed(method, Instant::now()));
             }

@@ -484,7 +484,7 @@ impl Sessions {
         let link = backend.connected().await?;
         let deleted = match &known {
             Some(session) => session.delete(&link).await?,
-            None => link.call(&Delete { session_id: key.cli_id() }).await?,
+            None => loading::delete(&link, key.cli_id()).await?,
         };
         if !deleted.success {
             // A failure inside a success. That there was nothing to delete is as good as a deletion.

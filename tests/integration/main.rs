@@ -16,6 +16,7 @@ mod links;
 mod listing;
 mod models;
 mod modes;
+mod neighbours;
 mod placement;
 mod pool;
 mod process;
