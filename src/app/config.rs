@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::settings::{ConfigError, Environment, Values};
 use crate::{
+    backend::{Ejection, recycling},
     copilot::{Provider, Secret},
     session::{PERMISSION_KINDS, Profiles, Rules},
 };
@@ -35,6 +36,8 @@ pub struct Config {
     pub cli_url: Vec<CliAddress>,
     /// The connection token of the CLIs at `cli_url`; `None` whenever there are none.
     pub cli_token: Option<Secret>,
+    /// The list of CLIs that get no new sessions. It need not exist.
+    pub drain_file: Option<PathBuf>,
     /// How many CLIs to start, if none run already; at least 1.
     pub embedded_clis: usize,
     /// The program to start; without it, it is searched for.
@@ -67,6 +70,10 @@ pub struct Config {
     pub keeper_link: bool,
     /// Time in which a started CLI must be ready.
     pub start_timeout: Duration,
+    /// When CLIs of our own are started anew.
+    pub recycling: recycling::Rules,
+    /// When a CLI is not trusted with new sessions.
+    pub ejection: Ejection,
     /// Age at which a client is told to open another connection.
     pub max_connection_age: Option<Duration>,
     /// Time after SIGTERM in which health says no and calls are still taken.
@@ -85,21 +92,29 @@ pub struct Config {
     pub model: Option<String>,
 }
 
-/// Where a CLI listens. Displayed as `host:port`, an IPv6 address in brackets.
+/// Where a CLI listens, or many do. Displayed as `host:port`, an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CliAddress {
     /// A host name or IP address, without brackets.
     pub host: String,
     /// Its TCP port; never 0.
     pub port: u16,
+    /// Whether the host is a name of which each address is a CLI.
+    pub each: bool,
 }
 
 impl fmt::Display for CliAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
+        let Self { host, port, each } = self;
+        if *each {
+            f.write_str(EACH)?;
+        }
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
+
+/// What an address begins with whose name leads to many, as in gRPC's own naming.
+const EACH: &str = "dns:///";
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +141,7 @@ impl Config {
             values.read("listen", |text| listen_address(text, allow_insecure_listen.unwrap_or(true)));
         let cli_url = values.read("cli_url", cli_addresses);
         let cli_token = cli_token(values);
+        let drain_file = values.path("drain_file");
         let embedded_clis = values.read("embedded_clis", within(EMBEDDED_CLIS, COUNT));
         let cli_path = values.path("cli_path");
         refuse_two_clis(values);
@@ -143,6 +159,8 @@ impl Config {
         let max_frame_size = values.read("max_frame_size", within(FRAME_SIZES, BYTES));
         let keeper_link = values.read("keeper_link", truth);
         let start_timeout = values.read("start_timeout", within(START_TIMEOUTS, DURATION));
+        let recycling = recycling(values);
+        let ejection = ejection(values);
         let max_connection_age = values.read("max_connection_age", within(CONNECTION_AGES, DURATION));
         let drain_delay = values.read("drain_delay", within(DRAIN_DELAYS, DURATION));
         let grace_period = values.read("grace_period", within(GRACE_PERIODS, DURATION));
@@ -155,6 +173,7 @@ impl Config {
             allow_insecure_listen: allow_insecure_listen?,
             cli_url: cli_url.unwrap_or_default(),
             cli_token,
+            drain_file,
             embedded_clis: embedded_clis?,
             cli_path,
             state_dir: state_dir?,
@@ -171,6 +190,8 @@ impl Config {
             max_frame_size: max_frame_size?,
             keeper_link: keeper_link?,
             start_timeout: start_timeout?,
+            recycling: recycling?,
+            ejection: ejection?,
             max_connection_age: max_connection_age.filter(|age| !age.is_zero()),
             drain_delay: drain_delay?,
             grace_period: grace_period?,
@@ -205,6 +226,18 @@ const AGES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from
 /// More often than this it would do nothing else; less often than daily, disks fill up between.
 const CLEANUP_INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(24 * HOUR);
+/// A CLI takes a second to start; one that is a year old has outlived all its kind.
+const RECYCLE_AGES: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(365 * 24 * HOUR);
+/// Below what a CLI holds when idle, it would be started anew for ever.
+const RECYCLE_MEMORIES: RangeInclusive<usize> = 256 * MIB..=1024 * GIB;
+/// One turn: a CLI for each. A billion are never reached.
+const RECYCLE_TURNS: RangeInclusive<usize> = 1..=1_000_000_000;
+/// Zero: only when no turn happens to run. Nobody should wait longer than this for something that helps others.
+const RECYCLE_WAITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
+/// Zero: never. With more failures in a row, whoever has them has gone elsewhere.
+const FAILURES: RangeInclusive<usize> = 0..=1000;
+/// Shorter, and a CLI that fails is probed all the time.
+const EJECTIONS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(HOUR);
 /// No CLI lists more than this in a bearable time.
 const STORED_SESSIONS: RangeInclusive<usize> = 1..=10_000_000;
 /// Beyond 16, it is memory and CPU that one machine lacks.
@@ -250,6 +283,22 @@ fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
     None
 }
 
+fn recycling(values: &mut Values<'_>) -> Option<recycling::Rules> {
+    let after_age = values.read("recycle_after_age", within(RECYCLE_AGES, DURATION));
+    let at_memory = values.read("recycle_at_memory", within(RECYCLE_MEMORIES, BYTES));
+    let after_turns = values.read("recycle_after_turns", within(RECYCLE_TURNS, COUNT));
+    let wait = values.read("recycle_wait", within(RECYCLE_WAITS, DURATION))?;
+    let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let (at_memory, after_turns) = (at_memory.map(number), after_turns.map(number));
+    Some(recycling::Rules { after_age, at_memory, after_turns, wait })
+}
+
+fn ejection(values: &mut Values<'_>) -> Option<Ejection> {
+    let after = values.read("eject_after", within(FAILURES, COUNT));
+    let first = values.read("eject_for", within(EJECTIONS, DURATION));
+    Some(Ejection { after: after?, first: first? })
+}
+
 fn cleanup(values: &mut Values<'_>) -> Option<Rules> {
     let close_idle_after = values.read("close_idle_after", within(AGES, DURATION));
     let delete_idle_after = values.read("delete_idle_after", within(AGES, DURATION));
@@ -272,7 +321,8 @@ fn profiles(values: &mut Values<'_>) -> Profiles {
 }
 
 fn refuse_two_clis(values: &mut Values<'_>) {
-    for key in ["cli_path", "embedded_clis"] {
+    for key in ["cli_path", "embedded_clis", "recycle_after_age", "recycle_at_memory", "recycle_after_turns"]
+    {
         if let (Some(url), Some(_)) = (values.origin("cli_url"), values.origin(key)) {
             let problem =
                 format!("{key} and cli_url ({url}) exclude each other: start a CLI or use a running one");

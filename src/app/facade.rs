@@ -19,9 +19,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::config::Config;
+use super::config::{CliAddress, Config};
 use crate::{
-    backend::{self, Source, admission, discover, process::Spec},
+    backend::{
+        self, Source,
+        addresses::{Addresses, look_up},
+        admission, discover,
+        process::Spec,
+    },
     grpc::{Defaults, server},
     session::{Limits, Policy, Sessions},
 };
@@ -75,7 +80,16 @@ impl Facade {
     /// Starts the service. The CLIs come up in the background; health says when one has. `guard` is the copilot-grpc
     /// binary, which also guards the CLIs where we run them.
     pub async fn start(config: Config, guard: PathBuf) -> Result<Self, StartError> {
-        let (backends, home) = backends(&config, &guard)?;
+        Self::start_with(config, guard, |name| look_up(name.host.clone(), name.port)).await
+    }
+
+    /// The same, where names are looked up in another way.
+    pub async fn start_with(
+        config: Config,
+        guard: PathBuf,
+        look_up: impl Fn(&CliAddress) -> Addresses,
+    ) -> Result<Self, StartError> {
+        let (backends, home) = backends(&config, &guard, look_up)?;
         let listener = TcpListener::bind(config.listen)
             .await
             .and_then(|listener| Ok((listener.local_addr()?, listener)))
@@ -180,25 +194,42 @@ fn running_turns() -> usize {
 const TURNS_PER_CORE: usize = 5;
 
 /// Where the CLIs are; if they are ours to run, their homes are locked.
-fn backends(config: &Config, guard: &Path) -> Result<(Vec<backend::Config>, Option<File>), StartError> {
+fn backends(
+    config: &Config,
+    guard: &Path,
+    look_up: impl Fn(&CliAddress) -> Addresses,
+) -> Result<(backend::Setup, Option<File>), StartError> {
     let turns = admission::Limits {
         running: config.max_running_turns.unwrap_or_else(running_turns),
         waiting: config.max_waiting_turns,
     };
-    let backend = |(number, source)| backend::Config {
-        name: name(number),
+    let backend = |name: String, source| backend::Config {
+        name,
         source,
         max_frame: config.max_frame_size,
         keeper: config.keeper_link,
         turns,
+        ejection: config.ejection,
     };
+    let mut setup = backend::Setup {
+        fixed: Vec::new(),
+        groups: Vec::new(),
+        recycling: config.recycling,
+        drains: config.drain_file.clone(),
+    };
+    for (number, address) in config.cli_url.iter().enumerate() {
+        let CliAddress { host, port, each } = address.clone();
+        let source = Source::External { host, port, token: config.cli_token.clone() };
+        if each {
+            let (name, addresses) = (address.to_string(), look_up(address));
+            let backend = backend(name.clone(), source);
+            setup.groups.push(backend::Group { name, addresses, backend });
+        } else {
+            setup.fixed.push(backend(name(number), source));
+        }
+    }
     if !config.cli_url.is_empty() {
-        let external = config.cli_url.iter().map(|address| Source::External {
-            host: address.host.clone(),
-            port: address.port,
-            token: config.cli_token.clone(),
-        });
-        return Ok((external.enumerate().map(backend).collect(), None));
+        return Ok((setup, None));
     }
     let path = std::env::var_os("PATH");
     let cli = discover::find(config.cli_path.as_deref(), path.as_deref(), &roots())?;
@@ -210,16 +241,18 @@ fn backends(config: &Config, guard: &Path) -> Result<(Vec<backend::Config>, Opti
         warn!(left_out, "there were more CLIs: the sessions of the others are not served (embedded_clis)");
     }
     let embedded = (0..count).map(|number| {
-        Source::Embedded(Spec {
+        let source = Source::Embedded(Spec {
             cli: cli.clone(),
             guard: guard.into(),
             home: state_dir.join(name(number)),
             work_dir: state_dir.join("work"),
             env: Vec::new(),
             start_timeout: config.start_timeout,
-        })
+        });
+        backend(name(number), source)
     });
-    Ok((embedded.enumerate().map(backend).collect(), Some(lock)))
+    setup.fixed.extend(embedded);
+    Ok((setup, Some(lock)))
 }
 
 /// What a CLI is called: in logs and answers, and where it is ours, its home too, which must never change.

@@ -53,13 +53,20 @@ const SETTINGS: &[Setting] = &[
         key: "cli_url",
         value: ADDRESSES,
         default: None,
-        help: "Copilot CLIs that already run (copilot --headless --port PORT); without them, some are started",
+        help: "Copilot CLIs that already run (copilot --headless --port PORT), or dns:///HOST:PORT for each that the \
+               name leads to; without them, some are started",
     },
     Setting {
         key: "cli_token_file",
         value: "FILE",
         default: None,
         help: "File with the connection token of the CLIs at --cli-url; wins over COPILOT_CONNECTION_TOKEN",
+    },
+    Setting {
+        key: "drain_file",
+        value: "FILE",
+        default: None,
+        help: "File with the CLIs that get no new sessions, an address or name on each line; read again every 2 s",
     },
     Setting {
         key: "embedded_clis",
@@ -153,6 +160,42 @@ const SETTINGS: &[Setting] = &[
         help: "Time in which a started CLI must be ready",
     },
     Setting {
+        key: "recycle_after_age",
+        value: "DURATION",
+        default: None,
+        help: "Start a CLI of our own anew after so much time, when no turn runs on it",
+    },
+    Setting {
+        key: "recycle_at_memory",
+        value: "BYTES",
+        default: None,
+        help: "The same when it holds so much memory (Linux only)",
+    },
+    Setting {
+        key: "recycle_after_turns",
+        value: "COUNT",
+        default: None,
+        help: "The same after so many turns",
+    },
+    Setting {
+        key: "recycle_wait",
+        value: "DURATION",
+        default: Some("10s"),
+        help: "How long new turns wait for running ones to end when their CLI is to be started anew; then it is put off",
+    },
+    Setting {
+        key: "eject_after",
+        value: "COUNT",
+        default: Some("5"),
+        help: "Failures in a row after which new sessions go to other CLIs for a while; 0 for never",
+    },
+    Setting {
+        key: "eject_for",
+        value: "DURATION",
+        default: Some("10s"),
+        help: "For how long the first time; it doubles each time, up to 32 times as long",
+    },
+    Setting {
         key: "max_connection_age",
         value: "DURATION",
         default: Some("30m"),
@@ -223,7 +266,7 @@ const SETTINGS: &[Setting] = &[
 /// Settings with this placeholder take several values: repeated flags, commas, or a TOML array.
 const LIST: &str = "LIST";
 /// The same, and of this form.
-const ADDRESSES: &str = "HOST:PORT,...";
+const ADDRESSES: &str = "ADDRESS,...";
 /// Settings with this placeholder are true as a flag without a value.
 const BOOL: &str = "BOOL";
 /// Shown for `state_dir`; the one default that is computed (in `config`) instead of parsed.

@@ -6,10 +6,11 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    iter,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// How many turns there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,12 @@ struct Line<K, W> {
     /// All that were taken on: those that run, those in line, and those that wait for something else first.
     taken: usize,
     running: HashSet<Ticket>,
+    /// Those of them that do nothing for now.
+    aside: HashSet<Ticket>,
+    /// How many have been let in since the beginning.
+    admitted: u64,
+    /// While somebody wants the CLI to come to rest, nobody is let in.
+    closed: bool,
     /// Whoever is at the front is let in next; the others of the same key then wait behind those of all other keys.
     waiting: VecDeque<(K, VecDeque<(Ticket, W)>)>,
 }
@@ -47,7 +54,16 @@ struct Ticket(u64);
 
 impl<K: Eq, W> Line<K, W> {
     fn new(limits: Limits) -> Self {
-        Self { limits, next: 0, taken: 0, running: HashSet::new(), waiting: VecDeque::new() }
+        Self {
+            limits,
+            next: 0,
+            taken: 0,
+            running: HashSet::new(),
+            aside: HashSet::new(),
+            admitted: 0,
+            closed: false,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// Takes a turn on, which will be let in some time.
@@ -63,9 +79,9 @@ impl<K: Eq, W> Line<K, W> {
 
     /// Joins the line. Returns the waker if it may run now.
     fn join(&mut self, ticket: Ticket, key: K, waker: W) -> Option<W> {
-        // A place that is free while somebody is in line does not exist: who leaves passes it on.
-        if self.running.len() < self.limits.running {
-            self.running.insert(ticket);
+        // A place that is free while somebody is in line does not exist, unless it is closed: who leaves passes it on.
+        if self.has_room() {
+            self.admit(ticket);
             return Some(waker);
         }
         match self.waiting.iter_mut().find(|(other, _)| *other == key) {
@@ -77,17 +93,23 @@ impl<K: Eq, W> Line<K, W> {
 
     /// One that runs does nothing for now. Returns the waker of the one who may run now.
     fn step_aside(&mut self, ticket: Ticket) -> Option<W> {
-        if self.running.remove(&ticket) { self.let_in() } else { None }
+        if !self.running.remove(&ticket) {
+            return None;
+        }
+        self.aside.insert(ticket);
+        self.let_in()
     }
 
     /// It goes on, even if all places are taken by now: it holds what others may wait for.
     fn step_back(&mut self, ticket: Ticket) {
+        self.aside.remove(&ticket);
         self.running.insert(ticket);
     }
 
     /// Leaves, from whatever place. Returns the waker of the one who may run now.
     fn leave(&mut self, ticket: Ticket) -> Option<W> {
         self.taken -= 1;
+        self.aside.remove(&ticket);
         if self.running.remove(&ticket) {
             return self.let_in();
         }
@@ -98,8 +120,9 @@ impl<K: Eq, W> Line<K, W> {
         None
     }
 
+    /// Lets the next one in, if there is room.
     fn let_in(&mut self) -> Option<W> {
-        if self.running.len() >= self.limits.running {
+        if !self.has_room() {
             return None;
         }
         let (key, mut waiting) = self.waiting.pop_front()?;
@@ -107,8 +130,22 @@ impl<K: Eq, W> Line<K, W> {
         if !waiting.is_empty() {
             self.waiting.push_back((key, waiting));
         }
-        self.running.insert(ticket);
+        self.admit(ticket);
         Some(waker)
+    }
+
+    fn has_room(&self) -> bool {
+        !self.closed && self.running.len() < self.limits.running
+    }
+
+    fn admit(&mut self, ticket: Ticket) {
+        self.admitted += 1;
+        self.running.insert(ticket);
+    }
+
+    /// Those whose agent is at work, or will be again.
+    fn under_way(&self) -> usize {
+        self.running.len() + self.aside.len()
     }
 
     fn waiting(&self) -> usize {
@@ -119,15 +156,20 @@ impl<K: Eq, W> Line<K, W> {
 /// On whose behalf a turn runs; as yet there is one such. A session counts for nothing here: of each, one turn is in line.
 type Key = ();
 
+/// What wakes a turn that waits in line.
+type Waker = oneshot::Sender<()>;
+
 /// The turns of a CLI. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    line: Arc<Mutex<Line<Key, oneshot::Sender<()>>>>,
+    line: Arc<Mutex<Line<Key, Waker>>>,
+    /// How many turns are under way, for those who wait until none is.
+    under_way: Arc<watch::Sender<usize>>,
 }
 
 impl Admission {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { line: Arc::new(Mutex::new(Line::new(limits))) }
+        Self { line: Arc::new(Mutex::new(Line::new(limits))), under_way: Arc::default() }
     }
 
     /// Takes a turn on, or refuses it.
@@ -146,9 +188,65 @@ impl Admission {
         self.lock().waiting()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Line<Key, oneshot::Sender<()>>> {
+    /// How many turns have been let in so far.
+    pub fn admitted(&self) -> u64 {
+        self.lock().admitted
+    }
+
+    /// Whether there are no turns, neither such that run nor such that wait.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().taken == 0
+    }
+
+    /// Lets nobody in until the result is dropped: who comes waits in line, and who runs goes on.
+    pub(super) fn close(&self) -> Closed<'_> {
+        self.lock().closed = true;
+        Closed(self)
+    }
+
+    /// Whether no turn is under way, be it that one waits for its callers.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.lock().under_way() == 0
+    }
+
+    /// Resolves when that is so.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub(super) async fn quiet(&self) {
+        // It fails when the sender is gone, which is ours.
+        let _ = self.under_way.subscribe().wait_for(|turns| *turns == 0).await;
+    }
+
+    /// Changes the line, and wakes those whose time has then come.
+    fn change<I: IntoIterator<Item = Waker>>(&self, act: impl FnOnce(&mut Line<Key, Waker>) -> I) {
+        let mut line = self.lock();
+        // All of it under the lock: what is told of the line is in the order in which it changes.
+        let woken: Vec<_> = act(&mut line).into_iter().collect();
+        self.under_way.send_replace(line.under_way());
+        drop(line);
+        // Who has gone meanwhile leaves by dropping its entry.
+        for waiter in woken {
+            let _ = waiter.send(());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Line<Key, Waker>> {
         // The line is whole after every statement that can panic, of which there is none.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets nobody in. Dropping it lets those in who wait.
+#[derive(Debug)]
+pub(super) struct Closed<'a>(&'a Admission);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.change(|line| {
+            line.closed = false;
+            iter::from_fn(|| line.let_in()).collect::<Vec<_>>()
+        });
     }
 }
 
@@ -166,7 +264,7 @@ impl Entry {
     /// Dropping it keeps the place in line, or at the CLI, which goes with the entry.
     pub async fn admitted(&self) {
         let (wake, woken) = oneshot::channel();
-        wake_up(self.admission.lock().join(self.ticket, (), wake));
+        self.admission.change(|line| line.join(self.ticket, (), wake));
         // The other half is dropped only with the place in line, and that with this entry.
         let _ = woken.await;
     }
@@ -176,25 +274,21 @@ impl Entry {
     /// The turn, which runs, waits for its callers and not for the CLI: another may run in its place. Otherwise callers who
     /// send turns of their own before they answer would wait for themselves.
     pub fn step_aside(&self) {
-        wake_up(self.admission.lock().step_aside(self.ticket));
+        self.admission.change(|line| line.step_aside(self.ticket));
     }
 
     /// The turn goes on. It is let in at once, even if there is one more then than may run.
     pub fn step_back(&self) {
-        self.admission.lock().step_back(self.ticket);
+        self.admission.change(|line| {
+            line.step_back(self.ticket);
+            None::<Waker>
+        });
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        wake_up(self.admission.lock().leave(self.ticket));
-    }
-}
-
-fn wake_up(waiter: Option<oneshot::Sender<()>>) {
-    if let Some(waiter) = waiter {
-        // Who has gone meanwhile leaves by dropping its entry.
-        let _ = waiter.send(());
+        self.admission.change(|line| line.leave(self.ticket));
     }
 }
 
@@ -264,6 +358,7 @@ mod tests {
         let (c, _) = enter(&mut line, "", 3);
         assert_eq!(line.step_aside(a), Some(2));
         assert_eq!(line.step_aside(a), None);
+        assert_eq!((line.running.len(), line.under_way()), (1, 2));
         line.step_back(a);
         line.step_back(a);
         assert_eq!((line.running.len(), line.waiting()), (2, 1));
@@ -272,7 +367,7 @@ mod tests {
         assert_eq!(line.leave(a), Some(3));
         assert_eq!(line.step_aside(c), None);
         assert_eq!(line.leave(c), None);
-        assert_eq!((line.running.len(), line.waiting(), line.taken), (0, 0, 0));
+        assert_eq!((line.under_way(), line.waiting(), line.taken), (0, 0, 0));
     }
 
     #[test]
@@ -284,6 +379,34 @@ mod tests {
         assert_eq!(line.take(), Err(Full { running: 1, waiting: 1 }));
         assert_eq!(line.leave(elsewhere), None);
         assert_eq!((line.running.len(), line.waiting()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn while_it_is_closed_those_who_run_go_on_and_those_who_come_wait() {
+        let admission = Admission::new(Limits { running: 2, waiting: 3 });
+        let entries: Vec<_> = (0..4).map(|_| admission.take().unwrap()).collect();
+        let [first, second, third, fourth] = entries.try_into().unwrap();
+        first.admitted().await;
+        let closed = admission.close();
+        {
+            let mut waiting = [&second, &third, &fourth].map(|entry| Box::pin(entry.admitted()));
+            let mut quiet = std::pin::pin!(admission.quiet());
+            for waiting in &mut waiting {
+                assert!(futures_util::poll!(waiting).is_pending());
+            }
+            assert!(futures_util::poll!(quiet.as_mut()).is_pending());
+            drop(first);
+            quiet.await;
+            assert_eq!((admission.running(), admission.waiting()), (0, 3));
+            drop(closed);
+            let [second, third, fourth] = &mut waiting;
+            second.await;
+            third.await;
+            assert!(futures_util::poll!(fourth).is_pending());
+        }
+        assert_eq!((admission.running(), admission.waiting(), admission.admitted()), (2, 1, 3));
+        drop((second, third, fourth));
+        assert!(admission.is_idle());
     }
 
     #[tokio::test]

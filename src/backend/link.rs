@@ -5,9 +5,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tracing::{debug, warn};
 
-use super::{Error, LinkId, Sink};
+use super::{Error, LinkId, Sink, standing::Marks};
 use crate::{
     copilot::{
         Method, Rejection, Secret, event,
@@ -25,11 +26,22 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One connection to a CLI, after its handshake. Sessions that it created or resumed are attached to it.
+///
+/// It is a handle, of which there are two kinds. As [`Backend::connected`](super::Backend::connected) gives it, it is *in use*,
+/// and the CLI is not taken away under who holds it, unless that takes too long. What only remembers the link holds it
+/// [at rest](Self::at_rest).
 pub struct Link {
+    wire: Arc<Wire>,
+    in_use: Option<TaskTrackerToken>,
+}
+
+struct Wire {
     id: LinkId,
     peer: Peer,
     version: String,
     protocol: u32,
+    marks: Arc<Marks>,
+    users: TaskTracker,
 }
 
 impl Link {
@@ -40,6 +52,7 @@ impl Link {
         token: Option<&Secret>,
         max_frame: usize,
         sink: Arc<dyn Sink>,
+        marks: Arc<Marks>,
     ) -> Result<Self, OpenError> {
         let open = async {
             let socket = TcpStream::connect((host, port))
@@ -48,50 +61,32 @@ impl Link {
             tune(&socket);
             let options = jsonrpc::Options { max_frame, ..jsonrpc::Options::default() };
             let peer = Peer::spawn(socket, Listener { sink }, options);
-            let mut link = Self { id, peer, version: String::new(), protocol: 0 };
-            link.shake_hands(token).await?;
-            Ok(link)
+            let users = TaskTracker::new();
+            let mut wire = Wire { id, peer, version: String::new(), protocol: 0, marks, users };
+            wire.shake_hands(token).await?;
+            Ok(Self { wire: Arc::new(wire), in_use: None })
         };
         tokio::time::timeout(HANDSHAKE_TIMEOUT, open).await.unwrap_or(Err(OpenError::TimedOut))
     }
 
-    async fn shake_hands(&mut self, token: Option<&Secret>) -> Result<(), OpenError> {
-        let client_info = ClientInfo {
-            extension_name: env!("CARGO_PKG_NAME"),
-            extension_version: env!("CARGO_PKG_VERSION"),
-        };
-        let protocol = match self.call(&Connect { token, client_info }).await {
-            Ok(connected) => {
-                self.version = connected.version;
-                connected.protocol_version
-            }
-            // Older CLIs of protocol 3 have no `connect`; a ping tells the version of the protocol too.
-            Err(Error::Rejected(Rejection::MethodMissing)) => self.call(&Ping {}).await?.protocol_version,
-            Err(Error::Rejected(Rejection::Connection(problem))) => return Err(OpenError::Token(problem)),
-            Err(error) => return Err(error.into()),
-        };
-        self.protocol = protocol.unwrap_or_default();
-        if self.protocol == PROTOCOL { Ok(()) } else { Err(OpenError::Protocol(protocol)) }
-    }
-
     /// Which link this is.
     pub fn id(&self) -> LinkId {
-        self.id
+        self.wire.id
     }
 
     /// The CLI's version; empty if it does not say.
     pub fn cli_version(&self) -> &str {
-        &self.version
+        &self.wire.version
     }
 
     /// The version of the protocol.
     pub fn protocol(&self) -> u32 {
-        self.protocol
+        self.wire.protocol
     }
 
     /// How many calls wait for an answer.
     pub fn in_flight(&self) -> usize {
-        self.peer.in_flight()
+        self.wire.peer.in_flight()
     }
 
     /// Calls a method and waits for its result, at most a minute.
@@ -104,6 +99,67 @@ impl Link {
 
     /// The same, with another time limit.
     pub async fn call_within<M: Method>(&self, limit: Duration, params: &M) -> Result<M::Output, Error> {
+        let result = self.wire.call(limit, params).await;
+        // One that answers pings may fail in all else.
+        if M::NAME != Ping::NAME {
+            self.wire.marks.called(M::NAME, &result);
+        }
+        result
+    }
+
+    /// The same link for who is about to use it.
+    pub(super) fn in_use(&self) -> Arc<Self> {
+        Arc::new(Self { wire: self.wire.clone(), in_use: Some(self.wire.users.token()) })
+    }
+
+    /// The same link for who only remembers it.
+    pub fn at_rest(&self) -> Arc<Self> {
+        Arc::new(Self { wire: self.wire.clone(), in_use: None })
+    }
+
+    /// Resolves when nobody uses it. That nobody begins to is for the caller to see to.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub(super) async fn vacated(&self) {
+        self.wire.users.close();
+        self.wire.users.wait().await;
+    }
+
+    /// Resolves when the link is gone.
+    pub(super) async fn closed(&self) -> Arc<Cause> {
+        self.wire.peer.closed().await
+    }
+
+    /// Closes the link.
+    pub(super) fn close(&self) {
+        self.wire.peer.close();
+    }
+}
+
+impl Wire {
+    async fn shake_hands(&mut self, token: Option<&Secret>) -> Result<(), OpenError> {
+        let client_info = ClientInfo {
+            extension_name: env!("CARGO_PKG_NAME"),
+            extension_version: env!("CARGO_PKG_VERSION"),
+        };
+        let protocol = match self.call(CALL_TIMEOUT, &Connect { token, client_info }).await {
+            Ok(connected) => {
+                self.version = connected.version;
+                connected.protocol_version
+            }
+            // Older CLIs of protocol 3 have no `connect`; a ping tells the version of the protocol too.
+            Err(Error::Rejected(Rejection::MethodMissing)) => {
+                self.call(CALL_TIMEOUT, &Ping {}).await?.protocol_version
+            }
+            Err(Error::Rejected(Rejection::Connection(problem))) => return Err(OpenError::Token(problem)),
+            Err(error) => return Err(error.into()),
+        };
+        self.protocol = protocol.unwrap_or_default();
+        if self.protocol == PROTOCOL { Ok(()) } else { Err(OpenError::Protocol(protocol)) }
+    }
+
+    async fn call<M: Method>(&self, limit: Duration, params: &M) -> Result<M::Output, Error> {
         let method = M::NAME;
         let answer = tokio::time::timeout(limit, self.peer.request(method, params));
         let result = answer.await.map_err(|_| Error::Timeout { method, after: limit })?;
@@ -111,21 +167,13 @@ impl Link {
         serde_json::from_slice(&result)
             .map_err(|error| Error::Protocol { method, problem: error.to_string() })
     }
-
-    /// Resolves when the link is gone.
-    pub(super) async fn closed(&self) -> Arc<Cause> {
-        self.peer.closed().await
-    }
-
-    /// Closes the link.
-    pub(super) fn close(&self) {
-        self.peer.close();
-    }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("id", &self.id).field("version", &self.version).finish_non_exhaustive()
+        let Wire { id, version, .. } = &*self.wire;
+        let in_use = self.in_use.is_some();
+        f.debug_struct("Link").field("id", id).field("version", version).field("in_use", &in_use).finish()
     }
 }
 

@@ -2,21 +2,29 @@
 //!
 //! [`Backend`] is one CLI: its supervisor task connects, waits for the end of the link, and connects again after a
 //! pause. [`Link`] is one connection after its handshake. What the CLI tells goes to a [`Sink`], which the session
-//! room provides; this room knows no sessions. [`admission`] is how many turns it takes at once. A [`Pool`] holds all of
-//! them, and [`placement`] says which of them a session's id belongs to.
+//! room provides; this room knows no sessions. [`admission`] is how many turns it takes at once, [`standing`] whether it gets
+//! new sessions, with the help of [`outlier`]. [`recycling`] has CLIs of ours started anew. A [`Pool`] holds all of them as they
+//! come and go, with the [`addresses`] that a name leads to, and [`placement`] says which of them a session's id belongs to.
 
+pub mod addresses;
 pub mod admission;
 pub mod discover;
+mod drains;
 pub mod guard;
 mod link;
+mod outlier;
 pub mod placement;
 mod pool;
 pub mod process;
+pub mod recycling;
+mod standing;
 mod supervisor;
+mod vitals;
 
 use std::{
+    net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,21 +32,26 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    copilot::{Rejection, Secret},
+    copilot::{Method as _, Rejection, Secret, method::Delete},
     jsonrpc::Cause,
 };
 
 use admission::Admission;
+use standing::Marks;
+use supervisor::Order;
 
 pub use link::Link;
-pub use pool::{Pool, Readiness};
+pub use outlier::Ejection;
+pub use pool::{Group, Pool, Readiness, Setup};
+pub use standing::Standing;
+pub use vitals::{Life, Vitals};
 
 /// Where a CLI is to be found.
 #[derive(Debug, Clone)]
@@ -69,16 +82,28 @@ pub struct Config {
     pub keeper: bool,
     /// How many turns it takes.
     pub turns: admission::Limits,
+    /// When it is not trusted with new sessions.
+    pub ejection: Ejection,
 }
 
 impl Config {
-    /// What it is known by where sessions are placed: its address, which is the same for every server in front of it, or
-    /// its name if it is one server's own.
-    fn place(&self) -> String {
+    /// Where it listens, if somebody else runs it.
+    fn address(&self) -> Option<String> {
         match &self.source {
-            Source::External { host, port, .. } => format!("{host}:{port}"),
-            Source::Embedded(_) => self.name.clone(),
+            Source::External { host, port, .. } if host.contains(':') => Some(format!("[{host}]:{port}")),
+            Source::External { host, port, .. } => Some(format!("{host}:{port}")),
+            Source::Embedded(_) => None,
         }
+    }
+
+    /// The same for another address, which is then its name.
+    fn at(&self, address: SocketAddr) -> Self {
+        let token = match &self.source {
+            Source::External { token, .. } => token.clone(),
+            Source::Embedded(_) => None,
+        };
+        let source = Source::External { host: address.ip().to_string(), port: address.port(), token };
+        Self { name: address.to_string(), source, ..self.clone() }
     }
 }
 
@@ -103,14 +128,15 @@ pub trait Sink: Send + Sync + 'static {
     fn keeper_lost(&self, link: LinkId);
 }
 
-/// Tells the backends of a pool apart.
+/// Tells backends apart, those included that have gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BackendId(usize);
+pub struct BackendId(u64);
 
 impl BackendId {
-    /// Its place among them, from 0 on.
-    pub fn number(self) -> usize {
-        self.0
+    /// One that no other backend has.
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -150,7 +176,7 @@ pub enum Error {
         written: bool,
     },
     /// No answer in time. The CLI may have got the call.
-    #[error("the Copilot CLI did not answer {method} within {after:?}")]
+    #[error("the Copilot CLI did not answer {method} within {after:?}{}", hint(method))]
     Timeout {
         /// The method.
         method: &'static str,
@@ -181,6 +207,21 @@ pub enum Error {
     Overloaded,
 }
 
+/// Methods that the CLI 1.0.102 never answers when one meets the other, of another connection, in a session; while it is well in
+/// all other respects (observed).
+const NEVER_ANSWERED: [&str; 2] = [Delete::NAME, "session.resume"];
+
+/// What it may mean that a method is not answered.
+fn hint(method: &str) -> &'static str {
+    match NEVER_ANSWERED.contains(&method) {
+        true => {
+            ". If another server loaded or deleted the session at that moment, the CLI is stuck with it, and with no other, \
+             until it is restarted"
+        }
+        false => "",
+    }
+}
+
 impl Error {
     /// Whether the CLI may have got the call.
     pub fn may_have_been_delivered(&self) -> bool {
@@ -201,6 +242,8 @@ pub enum State {
     Connecting,
     /// Connected, and answering.
     Ready(Arc<Link>),
+    /// Being started anew, because it is time: calls wait for it.
+    Recycling,
     /// Down for now.
     Down {
         /// Why.
@@ -213,6 +256,27 @@ pub enum State {
     },
 }
 
+impl State {
+    /// The link for who is about to use it.
+    fn to_call_on(&self) -> Result<Arc<Link>, Error> {
+        match self {
+            Self::Ready(link) => Ok(link.in_use()),
+            Self::Connecting => Err(Error::Unavailable { problem: "it is starting".into() }),
+            Self::Recycling => Err(Error::Unavailable { problem: "it is being started anew".into() }),
+            Self::Down { problem } => Err(Error::Unavailable { problem: problem.clone() }),
+            Self::Incompatible { problem } => Err(Error::Incompatible { problem: problem.clone() }),
+        }
+    }
+
+    /// The link, if there is one.
+    pub fn link(&self) -> Option<&Arc<Link>> {
+        match self {
+            Self::Ready(link) => Some(link),
+            Self::Connecting | Self::Recycling | Self::Down { .. } | Self::Incompatible { .. } => None,
+        }
+    }
+}
+
 /// One CLI and its supervisor. Cheap to clone; [`stop`](Self::stop) ends it.
 #[derive(Debug, Clone)]
 pub struct Backend {
@@ -223,13 +287,30 @@ pub struct Backend {
 struct Inner {
     id: BackendId,
     name: String,
+    address: Option<String>,
     state: watch::Receiver<State>,
-    /// Since when there is no link, where there is none.
-    missing_since: Arc<Mutex<Instant>>,
-    keeper: Arc<Mutex<Option<Arc<Link>>>>,
-    admission: Admission,
+    shared: Arc<Shared>,
+    orders: mpsc::Sender<Order>,
     stop: CancellationToken,
     supervisor: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a backend and its supervisor both know.
+#[derive(Debug)]
+struct Shared {
+    /// Since when there is no link, where there is none.
+    missing_since: Mutex<Instant>,
+    keeper: Mutex<Option<Arc<Link>>>,
+    admission: Admission,
+    marks: Arc<Marks>,
+    vitals: Mutex<Vitals>,
+}
+
+impl Shared {
+    /// What is behind these locks is valid after every statement.
+    fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Inner {
@@ -239,32 +320,25 @@ impl Drop for Inner {
 }
 
 impl Backend {
-    /// Starts the supervisor.
-    fn spawn(id: BackendId, config: Config, sink: Arc<dyn Sink>) -> Self {
+    /// Starts the supervisor. What the CLI tells goes to the sink.
+    fn spawn(config: Config, sink: impl FnOnce(BackendId) -> Arc<dyn Sink>) -> Self {
+        let id = BackendId::next();
         let (state_tx, state) = watch::channel(State::Connecting);
+        // One at a time is recycled.
+        let (orders, orders_rx) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let name = config.name.clone();
-        let admission = Admission::new(config.turns);
-        let missing_since = Arc::new(Mutex::new(Instant::now()));
-        let keeper = Arc::<Mutex<Option<Arc<Link>>>>::default();
-        let status = supervisor::Status {
-            state: state_tx,
-            missing_since: missing_since.clone(),
-            keeper: keeper.clone(),
-        };
-        let supervisor = tokio::spawn(supervisor::run(config, sink, status, stop.clone()));
-        Self {
-            inner: Arc::new(Inner {
-                id,
-                name,
-                state,
-                missing_since,
-                keeper,
-                admission,
-                stop,
-                supervisor: tokio::sync::Mutex::new(Some(supervisor)),
-            }),
-        }
+        let (name, address) = (config.name.clone(), config.address());
+        let shared = Arc::new(Shared {
+            missing_since: Mutex::new(Instant::now()),
+            keeper: Mutex::default(),
+            admission: Admission::new(config.turns),
+            marks: Arc::new(Marks::new(&name, config.ejection)),
+            vitals: Mutex::default(),
+        });
+        let status = supervisor::Status { state: state_tx, shared: shared.clone() };
+        let supervisor = tokio::spawn(supervisor::run(config, sink(id), status, orders_rx, stop.clone()));
+        let supervisor = tokio::sync::Mutex::new(Some(supervisor));
+        Self { inner: Arc::new(Inner { id, name, address, state, shared, orders, stop, supervisor }) }
     }
 
     /// Which one it is.
@@ -277,6 +351,27 @@ impl Backend {
         &self.inner.name
     }
 
+    /// Where it listens, if somebody else runs it.
+    pub fn address(&self) -> Option<&str> {
+        self.inner.address.as_deref()
+    }
+
+    /// What it is known by where sessions are placed: its address, which is the same for every server in front of it, or its
+    /// name if it is one server's own.
+    fn place(&self) -> &str {
+        self.address().unwrap_or(&self.inner.name)
+    }
+
+    /// Whether it gets new sessions.
+    pub fn standing(&self) -> Standing {
+        self.inner.shared.marks.standing()
+    }
+
+    /// What is known of it beside its state.
+    pub fn vitals(&self) -> Vitals {
+        Shared::lock(&self.inner.shared.vitals).clone()
+    }
+
     /// Whether there is a link to call on.
     pub fn is_ready(&self) -> bool {
         matches!(&*self.inner.state.borrow(), State::Ready(_))
@@ -287,15 +382,12 @@ impl Backend {
     /// # Errors
     /// [`Error::Unavailable`] and [`Error::Incompatible`]: nothing was sent.
     pub fn link(&self) -> Result<Arc<Link>, Error> {
-        match &*self.inner.state.borrow() {
-            State::Ready(link) => Ok(link.clone()),
-            State::Connecting => Err(Error::Unavailable { problem: "it is starting".into() }),
-            State::Down { problem } => Err(Error::Unavailable { problem: problem.clone() }),
-            State::Incompatible { problem } => Err(Error::Incompatible { problem: problem.clone() }),
-        }
+        // Under the lock of the state: a link that is not handed out any more gets no new user.
+        self.inner.state.borrow().to_call_on()
     }
 
-    /// The link to call on. One that was lost lately is waited for: mostly it is soon there again.
+    /// The link to call on. One that was lost lately is waited for: mostly it is soon there again. One that is missing because the
+    /// CLI is recycled is waited for until there is one, or the CLI cannot be started.
     ///
     /// # Errors
     /// As of [`link`](Self::link), once it has been missing for [`GRACE`].
@@ -303,24 +395,30 @@ impl Backend {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub async fn connected(&self) -> Result<Arc<Link>, Error> {
-        let missing_since = *self.inner.missing_since.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(Error::Unavailable { .. }) = self.link() {
-            // In vain, when the time is over, or the supervisor has ended.
-            let mut state = self.inner.state.clone();
-            let ready = state.wait_for(|state| matches!(state, State::Ready(_) | State::Incompatible { .. }));
-            let _ = timeout_at(missing_since + GRACE, ready).await;
+        let mut state = self.inner.state.clone();
+        loop {
+            let limit = *Shared::lock(&self.inner.shared.missing_since) + GRACE;
+            let settled = state.wait_for(|state| !matches!(state, State::Connecting | State::Down { .. }));
+            let settled = timeout_at(limit, settled).await;
+            match settled.map(|state| state.map(|state| state.to_call_on())) {
+                Ok(Ok(Err(Error::Unavailable { .. }))) => {}
+                Ok(Ok(link)) => return link,
+                // The time is over, or the supervisor has ended.
+                Ok(Err(_)) | Err(_) => return self.link(),
+            }
+            // Its supervisor sees to it that this comes to an end.
+            let _ = state.wait_for(|state| !matches!(state, State::Recycling)).await;
         }
-        self.link()
     }
 
     /// The keeper link, if it is up: for sessions to be attached to, and no more.
     pub fn keeper(&self) -> Option<Arc<Link>> {
-        self.inner.keeper.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        Shared::lock(&self.inner.shared.keeper).clone()
     }
 
     /// The turns that it runs, and those that wait for it.
     pub fn admission(&self) -> &Admission {
-        &self.inner.admission
+        &self.inner.shared.admission
     }
 
     /// How it is, now and from now on.

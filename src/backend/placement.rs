@@ -8,7 +8,7 @@
 //! change: every session would belong elsewhere, and be looked for in the wrong place first.
 
 /// The places that there are.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Placement {
     points: Vec<u64>,
 }

@@ -224,6 +224,17 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// What the CLI printed, if it got so far.
+    pub(super) fn last_lines(&self) -> &[String] {
+        match self {
+            Self::Exited(exit) => &exit.last_lines,
+            Self::NotReady { last_lines, .. } => last_lines,
+            Self::NotFound(_) | Self::NotExecutable(_) | Self::Folder { .. } | Self::Guard { .. } => &[],
+        }
+    }
+}
+
 /// Output as the end of a message.
 struct Printed<'a>(&'a [String]);
 

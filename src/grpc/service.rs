@@ -13,7 +13,7 @@ use super::{
     status,
 };
 use crate::{
-    backend::{Backend, State},
+    backend::{Backend, Standing, State},
     copilot::{method::Compacted, version::missing_features},
     session::{Error, SessionId, Sessions, Tenant, Told, Turn, Watch, Watched, hub::Filter},
 };
@@ -373,9 +373,18 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
     let (state, link, problem) = match state {
         State::Connecting => (pb::BackendState::Connecting, None, String::new()),
         State::Ready(link) => (pb::BackendState::Ready, Some(link), String::new()),
+        State::Recycling => (pb::BackendState::Recycling, None, String::new()),
         State::Down { problem } => (pb::BackendState::Down, None, problem),
         State::Incompatible { problem } => (pb::BackendState::Incompatible, None, problem),
     };
+    let standing = match backend.standing() {
+        Standing::Open => pb::BackendStanding::Open,
+        Standing::Ejected => pb::BackendStanding::Ejected,
+        Standing::Recycling => pb::BackendStanding::Recycling,
+        Standing::Leaving => pb::BackendStanding::Leaving,
+        Standing::Draining => pb::BackendStanding::Draining,
+    };
+    let vitals = backend.vitals();
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     pb::Backend {
         name: backend.name().into(),
@@ -390,5 +399,11 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
         loaded_sessions: count(load.loaded),
         problem,
         waiting_turns: count(turns.waiting()),
+        address: backend.address().unwrap_or_default().into(),
+        standing: standing.into(),
+        start_time: vitals.life.map(|life| life.start_time.into()),
+        recycle_count: i64::try_from(vitals.recycled).unwrap_or(i64::MAX),
+        failures: i32::try_from(vitals.failures).unwrap_or(i32::MAX),
+        last_output: vitals.last_lines,
     }
 }

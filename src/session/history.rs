@@ -45,7 +45,7 @@ impl Sessions {
         let key = SessionKey::new(tenant, id.clone());
         let known = self.inner.registry.find(&key);
         let backend = match &known {
-            Some(session) => session.backend.clone(),
+            Some(session) => session.home().await?,
             None => self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?.backend,
         };
         let link = backend.connected().await?;

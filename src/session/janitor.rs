@@ -219,7 +219,7 @@ impl Sessions {
                 ..Facts::of(&summary, now, blueprint.profile.as_deref())
             };
             let facts = Facts { idle: facts.idle.min(rest.silent), ..facts };
-            let (key, backend) = (session.key().clone(), session.backend.clone());
+            let (key, backend) = (session.key().clone(), session.backend());
             let update_time = summary.update_time;
             candidates.push(Candidate { key, backend, session: Some(session), update_time, facts });
         }

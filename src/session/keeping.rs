@@ -50,7 +50,7 @@ impl Gap {
 impl Session {
     /// Attaches the keeper link, if there is one, in the background: whoever loads the session does not wait for it.
     pub(super) fn keep(self: &Arc<Self>) {
-        let Some(keeper) = self.backend.keeper() else { return };
+        let Some(keeper) = self.backend().keeper() else { return };
         let session = self.clone();
         self.tasks().spawn(async move { session.attach(&keeper).await });
     }
@@ -78,7 +78,7 @@ impl Session {
     /// Has the keeper link leave the session too.
     pub(super) async fn let_go(&self) {
         let kept = self.lock().kept.take();
-        if let Some(keeper) = self.backend.keeper().filter(|keeper| Some(keeper.id()) == kept)
+        if let Some(keeper) = self.backend().keeper().filter(|keeper| Some(keeper.id()) == kept)
             && let Err(error) = keeper.call(&Detach { session_id: self.cli_id() }).await
         {
             debug!(session = %self.id(), %error, "the keeper link could not leave");

@@ -25,7 +25,7 @@ use super::{
     stored::records,
 };
 use crate::{
-    backend::{self, Backend, Link},
+    backend::{self, Backend, BackendId, Link},
     copilot::{
         Rejection,
         method::{Entry, GetMetadata, Index, List},
@@ -65,14 +65,14 @@ impl Sessions {
         stored.retain(|id, _| !ids.contains(id));
         let mut all = Vec::with_capacity(stored.len());
         let mut places = HashMap::with_capacity(stored.len());
-        for (id, (number, session)) in stored {
+        for (id, (place, session)) in stored {
             all.push(session);
-            places.insert(id, number);
+            places.insert(id, place);
         }
         all.extend(known.into_iter().filter(|session| listing.wanted.has(session)));
         let (mut page, next) = listing.page(all);
         for stock in self.stocks() {
-            let is_its = |session: &Summary| places.get(&session.id) == Some(&stock.backend.id().number());
+            let is_its = |session: &Summary| places.get(&session.id) == Some(&stock.backend.id());
             stock.complete(tenant, &mut page, is_its).await?;
         }
         Ok(Page { sessions: page, next, unreachable })
@@ -95,11 +95,17 @@ impl Sessions {
     }
 
     fn stock(&self, backend: &Backend) -> Stock {
-        Stock { backend: backend.clone(), shelf: self.inner.shelves[backend.id().number()].clone() }
+        let mut shelves = self.inner.shelves.lock().unwrap_or_else(PoisonError::into_inner);
+        if !shelves.contains_key(&backend.id()) {
+            // Those of CLIs that have left go when others come.
+            let all = self.inner.pool.all();
+            shelves.retain(|id, _| all.iter().any(|backend| backend.id() == *id));
+        }
+        Stock { backend: backend.clone(), shelf: shelves.entry(backend.id()).or_default().clone() }
     }
 
-    fn stocks(&self) -> impl Iterator<Item = Stock> {
-        self.inner.pool.all().iter().map(|backend| self.stock(backend))
+    fn stocks(&self) -> Vec<Stock> {
+        self.inner.pool.all().iter().map(|backend| self.stock(backend)).collect()
     }
 
     /// What the CLIs answer, and the names of those that do not.
@@ -110,11 +116,13 @@ impl Sessions {
     where
         A: Future<Output = Result<Vec<Summary>, Error>>,
     {
-        let answers = join_all(self.stocks().map(question)).await;
+        let stocks = self.stocks();
+        let backends: Vec<_> = stocks.iter().map(|stock| stock.backend.clone()).collect();
+        let answers = join_all(stocks.into_iter().map(question)).await;
         let (mut found, mut unreachable, mut problem) = (Vec::new(), Vec::new(), None);
-        for (backend, answer) in self.inner.pool.all().iter().zip(answers) {
+        for (backend, answer) in backends.into_iter().zip(answers) {
             match answer {
-                Ok(answer) => found.push((backend.clone(), answer)),
+                Ok(answer) => found.push((backend, answer)),
                 Err(error) => {
                     warn!(backend = backend.name(), %error, "a CLI's sessions cannot be listed");
                     unreachable.push(backend.name().to_owned());
@@ -128,21 +136,19 @@ impl Sessions {
         }
     }
 
-    /// Stored sessions by their ids, with the number of the CLI that has them: if there are two of one id, with that of the
-    /// one which everybody gets.
-    fn without_doubles(&self, tenant: Tenant, found: Vec<Found>) -> HashMap<SessionId, (usize, Summary)> {
-        let mut sessions = HashMap::<_, (usize, Summary)>::new();
+    /// Stored sessions by their ids, with the CLI that has them: if there are two of one id, with the one which everybody gets.
+    fn without_doubles(&self, tenant: Tenant, found: Vec<Found>) -> HashMap<SessionId, (BackendId, Summary)> {
+        let mut sessions = HashMap::<_, (BackendId, Summary)>::new();
         for (backend, stored) in found {
-            let number = backend.id().number();
+            let own = backend.id();
             for session in stored {
-                let ranks_before = |other: usize| {
+                let ranks_before = |other: BackendId| {
                     let key = SessionKey::new(tenant, session.id.clone());
                     let order = self.inner.pool.in_order(key.cli_id());
-                    let first = order.iter().map(|backend| backend.id().number());
-                    first.into_iter().find(|place| [number, other].contains(place)) == Some(number)
+                    order.iter().map(Backend::id).find(|id| [own, other].contains(id)) == Some(own)
                 };
                 if sessions.get(&session.id).is_none_or(|(other, _)| ranks_before(*other)) {
-                    sessions.insert(session.id.clone(), (number, session));
+                    sessions.insert(session.id.clone(), (own, session));
                 }
             }
         }

@@ -15,6 +15,7 @@ use super::{
     blueprint::Blueprint,
     current::{Current, Outcome, Progress, Signals, UNLOADED},
     error::{Error, TurnCause, TurnError},
+    home::Home,
     hub::{Audience, Cursor, Filter, Hub, Scope, Subscriber, Update},
     janitor::Rest,
     keeping::Gap,
@@ -27,7 +28,7 @@ use super::{
     schema::Schema,
 };
 use crate::{
-    backend::{Backend, Link, LinkId},
+    backend::{Link, LinkId},
     copilot::{
         Event, answer,
         event::{self, Payload},
@@ -40,7 +41,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Session {
     key: SessionKey,
-    pub(super) backend: Backend,
+    pub(super) home: Home,
     /// What it is made of. Its credentials may change; the rest does not.
     blueprint: Mutex<Arc<Blueprint>>,
     /// Cancelled when the session is deleted.
@@ -103,13 +104,13 @@ impl Session {
         key: SessionKey,
         blueprint: Blueprint,
         max_queued: usize,
-        backend: Backend,
+        home: Home,
         tasks: TaskTracker,
     ) -> Self {
         let working_directory = blueprint.settings.working_directory.clone().unwrap_or_default();
         Self {
             key,
-            backend,
+            home,
             blueprint: Mutex::new(Arc::new(blueprint)),
             deleted: CancellationToken::new(),
             tasks,

@@ -63,12 +63,26 @@ impl Session {
 
     /// Calls the CLI for this session. It may quote a secret in its refusal, which is told to the caller.
     pub(super) async fn call<M: Method>(&self, link: &Link, params: &M) -> Result<M::Output, backend::Error> {
-        link.call(params).await.map_err(|error| match error {
+        link.call(params).await.map_err(|error| self.redacted(error))
+    }
+
+    /// The same, with a time limit of its own.
+    async fn call_within<M: Method>(
+        &self,
+        limit: Duration,
+        link: &Link,
+        params: &M,
+    ) -> Result<M::Output, backend::Error> {
+        link.call_within(limit, params).await.map_err(|error| self.redacted(error))
+    }
+
+    fn redacted(&self, error: backend::Error) -> backend::Error {
+        match error {
             backend::Error::Rejected(rejection) => {
                 backend::Error::Rejected(rejection.map(|text| self.blueprint().settings.redact(&text)))
             }
             other => other,
-        })
+        }
     }
 
     /// A link that the session is attached to: the one it has, or a new one on which it is resumed first. If a turn is under
@@ -90,28 +104,35 @@ impl Session {
     }
 
     async fn load_once(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
-        let link = self.backend.connected().await?;
-        if self.is_attached(&link) {
+        if let Some(link) = Some(self.home().await?.connected().await?).filter(|link| self.is_attached(link))
+        {
             return Ok(link);
         }
         let _loading = self.loading.lock().await;
-        let link = self.backend.connected().await?;
+        let link = self.home().await?.connected().await?;
         if self.is_attached(&link) {
             return Ok(link);
         }
         debug!(session = %self.id(), "loading the session again");
         let stored = self.lock().stored;
-        match self.resume(&link, stored).await {
-            Ok(resumed) => self.complete(&link, resumed).await?,
+        let loaded = match self.resume(&link, stored).await {
+            Ok(resumed) => self.complete(&link, resumed).await,
             // The CLI has not stored it, because it holds no message, or lost its first turn: a new one is the same.
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) if stored < Stored::Yes => {
                 self.lock().stored = Stored::No;
-                self.create(&link).await?;
+                self.create(&link).await
             }
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {
                 return Err(TurnCause::NotFound(self.id().clone()));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => Err(error),
+        };
+        match loaded {
+            // Another server has deleted it at that moment, which the CLI complains about in many ways (observed).
+            Err(backend::Error::Rejected(_)) if stored == Stored::Yes && self.is_not_stored(&link).await => {
+                return Err(TurnCause::NotFound(self.id().clone()));
+            }
+            loaded => loaded?,
         }
         self.stop_abandoned(&link).await;
         let went_on = self.lock().gap.is_some();
@@ -158,7 +179,7 @@ impl Session {
         loop {
             tries.next();
             let resume = Resume { parameters, continue_pending_work };
-            let resumed = self.call(link, &resume).await;
+            let resumed = self.call_within(RESUME_LIMIT, link, &resume).await;
             parameters = resume.parameters;
             match resumed {
                 Err(backend::Error::Rejected(Rejection::SessionNotFound))
@@ -195,7 +216,7 @@ impl Session {
             state.create_time.clone_from(&created.start_time);
             state.update_time = created.start_time;
         }
-        state.link = Some(link.clone());
+        state.link = Some(link.at_rest());
         drop(state);
         self.keep();
         Ok(())
@@ -224,16 +245,24 @@ impl Session {
         Ok(())
     }
 
-    /// Deletes it. Not while a link is attached to it: the CLI 1.0.102 then answers neither, and never (observed).
+    /// Deletes it. Not while a link is attached to it: the CLI 1.0.102 then answers neither, and never (observed). What another
+    /// server attaches at that moment cannot be known; then this ends with the limit.
     pub(super) async fn delete(&self, link: &Link) -> Result<Done, backend::Error> {
         let _loading = self.loading.lock().await;
-        link.call(&Delete { session_id: self.cli_id() }).await
+        delete(link, self.cli_id()).await
     }
 
     /// Leaves it, so that the CLI closes it.
     pub(super) async fn unload(&self) -> Result<(), backend::Error> {
         let _loading = self.loading.lock().await;
-        let Some(link) = self.lock().link.clone() else { return Ok(()) };
+        if !self.is_loaded() {
+            return Ok(());
+        }
+        let link = self.home().await?.connected().await?;
+        // It was lost meanwhile.
+        if !self.is_attached(&link) {
+            return Ok(());
+        }
         self.let_go().await;
         let session_id = self.cli_id();
         match link.call(&Detach { session_id }).await {
@@ -252,7 +281,13 @@ impl Session {
         let session_id = self.cli_id();
         let loaded = link.call(&IsProcessing { session_id }).await;
         matches!(loaded, Err(backend::Error::Rejected(Rejection::SessionNotFound)))
-            && link.call(&GetMetadata { session_id }).await.is_ok_and(|metadata| metadata.session.is_none())
+            && self.is_not_stored(&link).await
+    }
+
+    /// Whether the CLI says that it has not stored it.
+    async fn is_not_stored(&self, link: &Link) -> bool {
+        let metadata = link.call(&GetMetadata { session_id: self.cli_id() }).await;
+        metadata.is_ok_and(|metadata| metadata.session.is_none())
     }
 
     /// The CLI does not have the session loaded any more.
@@ -263,6 +298,18 @@ impl Session {
 
 /// How often a session is loaded whose link is lost meanwhile.
 const LOAD_TRIES: u32 = 3;
+
+/// Deletes a session, or gives up: when a deletion meets a `session.resume` of another connection, the CLI 1.0.102 answers
+/// neither, nor anything else about the session that changes it, until it is restarted (observed). Otherwise it takes 50 ms.
+pub(super) async fn delete(link: &Link, session_id: &str) -> Result<Done, backend::Error> {
+    link.call_within(DELETE_LIMIT, &Delete { session_id }).await
+}
+
+/// See [`delete`].
+const DELETE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it may take to load a session. Half of what other calls get: see [`delete`].
+const RESUME_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often a stored session is looked for, and the pause between: 0.2 s were observed to be enough.
 const RESUME_TRIES: u32 = 5;

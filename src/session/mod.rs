@@ -17,6 +17,7 @@ mod current;
 mod error;
 mod handle;
 mod history;
+mod home;
 pub mod hub;
 mod janitor;
 mod keeping;
@@ -42,7 +43,7 @@ mod turns;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -60,6 +61,7 @@ use crate::{
     },
 };
 use blueprint::Record;
+use home::Home;
 use listing::Shelf;
 use live::Session;
 use models::Models;
@@ -115,8 +117,8 @@ struct Inner {
     creations: Repeats<Creation>,
     /// Turns that were sent by requests with an id.
     accepted: Repeats<Accepted>,
-    /// What is remembered of each CLI's stored sessions, by its number.
-    shelves: Vec<Arc<Shelf>>,
+    /// What is remembered of each CLI's stored sessions.
+    shelves: Mutex<HashMap<BackendId, Arc<Shelf>>>,
     profiles: Profiles,
     models: Models,
     cleanup: Mutex<Option<Cleanup>>,
@@ -146,11 +148,11 @@ impl Sessions {
         limits: Limits,
         operator: Option<Provider>,
         profiles: Profiles,
-        backends: Vec<backend::Config>,
+        backends: backend::Setup,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
-        let pool = Pool::spawn(backends, |backend| registry.ear(backend));
-        let shelves = pool.all().iter().map(|_| Arc::<Shelf>::default()).collect();
+        let ears = registry.clone();
+        let pool = Pool::spawn(backends, move |backend| ears.ear(backend));
         let (draining, shutdown) = (CancellationToken::new(), CancellationToken::new());
         Self {
             inner: Arc::new(Inner {
@@ -163,7 +165,7 @@ impl Sessions {
                 profiles,
                 models: Models::default(),
                 cleanup: Mutex::default(),
-                shelves,
+                shelves: Mutex::default(),
                 tasks: TaskTracker::new(),
                 draining,
                 shutdown,
@@ -231,8 +233,8 @@ impl Sessions {
         let key = SessionKey::new(tenant, id.unwrap_or_else(SessionId::random));
         // A chosen id is looked for, and so its session is where it is looked for first.
         let pool = self.pool();
-        let backend = if chosen { pool.home(key.cli_id()) } else { pool.for_new(key.cli_id()) };
-        let session = Arc::new(self.session(key, blueprint, backend));
+        let backend = if chosen { pool.home(key.cli_id()) } else { pool.for_new(key.cli_id()) }?;
+        let session = Arc::new(self.session(key, blueprint, &backend));
         let reserved = self.inner.registry.reserve(session.clone())?;
         let (created, answer) = tokio::sync::watch::channel(None);
         let this = self.clone();
@@ -258,7 +260,7 @@ impl Sessions {
         if chosen {
             self.refuse_if_it_exists(session).await?;
         }
-        let link = session.backend.connected().await?;
+        let link = session.home().await?.connected().await?;
         let mut created = session.create(&link).await;
         if created.is_ok() {
             created = session.validate_tools(&link).await;
@@ -274,16 +276,19 @@ impl Sessions {
     /// On an id that exists the CLI would silently attach, or glue two histories together. Another CLI may have it: one that
     /// is down is not waited for, as long as the id's own, where sessions of chosen ids are made, says that it has not.
     async fn refuse_if_it_exists(&self, session: &Session) -> Result<(), Error> {
-        let own = session.backend.id();
-        let all = self.inner.pool.all().iter();
-        let asked: Vec<_> = all.filter(|backend| backend.id() == own || backend.is_ready()).collect();
-        let answers = join_all(asked.iter().map(|backend| has(backend, session.cli_id()))).await;
+        let order = self.inner.pool.in_order(session.cli_id());
+        // Also those before it, which get no new sessions: they may have had it.
+        let own = order.iter().position(|backend| session.is_in(backend.id()));
+        let must_say = |place: usize| own.is_none_or(|own| place <= own);
+        let asked = order.into_iter().enumerate();
+        let asked: Vec<_> = asked.filter(|(place, backend)| must_say(*place) || backend.is_ready()).collect();
+        let answers = join_all(asked.iter().map(|(_, backend)| has(backend, session.cli_id()))).await;
         if answers.iter().any(|answer| matches!(answer, Ok(true))) {
             return Err(Error::Exists(session.id().clone()));
         }
-        for (backend, answer) in asked.into_iter().zip(answers) {
+        for ((place, _), answer) in asked.into_iter().zip(answers) {
             match answer {
-                Err(error) if backend.id() == own => return Err(error.into()),
+                Err(error) if must_say(place) => return Err(error.into()),
                 Err(error) => {
                     warn!(session = %session.id(), %error, "a CLI cannot be asked for a session's id")
                 }
@@ -295,7 +300,8 @@ impl Sessions {
 
     fn session(&self, key: SessionKey, blueprint: Blueprint, backend: &Backend) -> Session {
         let Inner { limits, tasks, .. } = &*self.inner;
-        Session::new(key, blueprint, limits.max_queued_turns, backend.clone(), tasks.clone())
+        let home = Home::new(self.inner.pool.clone(), backend.clone());
+        Session::new(key, blueprint, limits.max_queued_turns, home, tasks.clone())
     }
 
     /// What there is to know of a session.
@@ -420,7 +426,7 @@ impl Sessions {
         let key = SessionKey::from_cli_id(&session_id)
             .ok_or_else(|| protocol("the copy's id cannot be one of ours"))?;
         // The copy is where the original is, wherever its own id belongs.
-        let backend = &session.backend;
+        let backend = &session.backend();
         let entry = stored_in(backend, &key).await?.ok_or_else(|| protocol("the copy is not there"))?;
         let copy = self.session(key, Blueprint::clone(&session.blueprint()), backend).found(entry);
         let adopted = self.inner.registry.adopt(copy);
@@ -466,7 +472,7 @@ impl Sessions {
     pub async fn delete(&self, tenant: Tenant, id: &SessionId) -> Result<(), Error> {
         let key = SessionKey::new(tenant, id.clone());
         let backend = match self.inner.registry.find(&key) {
-            Some(session) => session.backend.clone(),
+            Some(session) => session.home().await?,
             None => self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?.backend,
         };
         self.delete_in(&backend, &key).await
@@ -474,11 +480,11 @@ impl Sessions {
 
     /// Deletes a session that this CLI has.
     async fn delete_in(&self, backend: &Backend, key: &SessionKey) -> Result<(), Error> {
-        let known = self.inner.registry.find(key).filter(|session| session.backend.id() == backend.id());
+        let known = self.inner.registry.find(key).filter(|session| session.is_in(backend.id()));
         let link = backend.connected().await?;
         let deleted = match &known {
             Some(session) => session.delete(&link).await?,
-            None => link.call(&Delete { session_id: key.cli_id() }).await?,
+            None => loading::delete(&link, key.cli_id()).await?,
         };
         if !deleted.success {
             // A failure inside a success. That there was nothing to delete is as good as a deletion.

@@ -131,7 +131,7 @@ impl Registry {
 
     /// How much there is to do on one CLI.
     pub(super) fn load_on(&self, backend: BackendId) -> Load {
-        self.load_of(|session| session.backend.id() == backend)
+        self.load_of(|session| session.is_in(backend))
     }
 
     fn load_of(&self, counts: impl Fn(&Session) -> bool) -> Load {
@@ -158,14 +158,14 @@ impl Ear {
     /// All sessions, those included that are being created.
     fn sessions(&self) -> Vec<Arc<Session>> {
         let sessions = self.registry.lock();
-        let own = sessions.values().filter(|slot| slot.session.backend.id() == self.backend);
+        let own = sessions.values().filter(|slot| slot.session.is_in(self.backend));
         own.map(|slot| slot.session.clone()).collect()
     }
 
     /// The session that an event is for. Not the registry's lock but this handle is held while it hears it.
     fn hearer(&self, cli_id: &str) -> Option<Arc<Session>> {
         let sessions = self.registry.lock();
-        let slot = sessions.get(cli_id).filter(|slot| slot.session.backend.id() == self.backend)?;
+        let slot = sessions.get(cli_id).filter(|slot| slot.session.is_in(self.backend))?;
         Some(slot.session.clone())
     }
 }
@@ -208,7 +208,7 @@ impl Sink for Ear {
         // One after the other: nothing waits for it, and the CLI has other things to do.
         tasks.spawn(async move {
             for session in sessions {
-                if let Some(keeper) = session.backend.keeper() {
+                if let Some(keeper) = session.backend().keeper() {
                     session.attach(&keeper).await;
                 }
             }

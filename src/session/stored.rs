@@ -17,7 +17,7 @@ use super::{
     live::Session,
 };
 use crate::{
-    backend::{self, Backend},
+    backend::{self, Backend, Pool},
     copilot::{
         Rejection,
         method::{Entry, GetClientMetadata, GetMetadata},
@@ -46,6 +46,7 @@ impl Sessions {
         credentials: Credentials,
     ) -> Result<Arc<Session>, Error> {
         if let Some(session) = self.inner.registry.find(key) {
+            session.home().await?;
             return Ok(session);
         }
         let stored = self.stored(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
@@ -99,27 +100,38 @@ impl Sessions {
     /// # Errors
     /// If none of those that can be asked has it, and another may.
     pub(super) async fn stored(&self, key: &SessionKey) -> Result<Option<Stored>, Error> {
-        let order = self.inner.pool.in_order(key.cli_id());
-        let (ready, missing): (Vec<_>, Vec<_>) = order.into_iter().partition(Backend::is_ready);
-        let mut unknown = None;
-        // Mostly it is with the first, and the others need not be asked.
-        let (first, others) = ready.split_at(ready.len().min(1));
-        // Last those that are away, of which each is waited for if it was there lately.
-        for backends in [first, others, &missing] {
-            let questions: Vec<_> =
-                backends.iter().cloned().map(|backend| find_in(backend, key.clone())).collect();
-            // In order: if there should be two of them, everybody gets the same.
-            let mut answers = stream::iter(questions).buffered(AT_ONCE);
-            while let Some(answer) = answers.next().await {
-                match answer {
-                    Ok(None) => {}
-                    Ok(found) => return Ok(found),
-                    Err(error) => unknown = unknown.or(Some(error)),
-                }
+        Ok(find(&self.inner.pool, key).await?)
+    }
+}
+
+/// A session of ours that one of these CLIs has stored.
+///
+/// # Errors
+/// If none of those that can be asked has it, and another may; and if there are none.
+pub(super) async fn find(pool: &Pool, key: &SessionKey) -> Result<Option<Stored>, backend::Error> {
+    let order = pool.in_order(key.cli_id());
+    if order.is_empty() {
+        pool.any()?;
+    }
+    let (ready, missing): (Vec<_>, Vec<_>) = order.into_iter().partition(Backend::is_ready);
+    let mut unknown = None;
+    // Mostly it is with the first, and the others need not be asked.
+    let (first, others) = ready.split_at(ready.len().min(1));
+    // Last those that are away, of which each is waited for if it was there lately.
+    for backends in [first, others, &missing] {
+        let questions: Vec<_> =
+            backends.iter().cloned().map(|backend| find_in(backend, key.clone())).collect();
+        // In order: if there should be two of them, everybody gets the same.
+        let mut answers = stream::iter(questions).buffered(AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => unknown = unknown.or(Some(error)),
             }
         }
-        unknown.map_or(Ok(None), |error| Err(error.into()))
     }
+    unknown.map_or(Ok(None), Err)
 }
 
 async fn find_in(backend: Backend, key: SessionKey) -> Result<Option<Stored>, backend::Error> {

@@ -93,7 +93,7 @@ impl Sessions {
             prompt;
         // Only into a turn that runs; now there is none.
         message.steering = false;
-        let entry = session.backend.admission().take().map_err(Error::Overloaded)?;
+        let entry = session.backend().admission().take().map_err(Error::Overloaded)?;
         let (ticket, granted) = session.join()?;
         let repeatable = request.is_some();
         let (subscriber, ending) = {

@@ -81,8 +81,8 @@ async fn so_many_turns_run_and_the_others_follow_in_the_order_in_which_they_came
     }
     facade.at_rest().await;
     until("no turn is counted", || {
-        let turns = facade.facade.sessions().pool().all()[0].admission();
-        (turns.running(), turns.waiting()) == (0, 0)
+        let backend = &facade.facade.sessions().pool().all()[0];
+        (backend.admission().running(), backend.admission().waiting()) == (0, 0)
     })
     .await;
 }

@@ -85,7 +85,7 @@ fn retry_info(status: &Status) -> Option<rpc::RetryInfo> {
 }
 
 fn link(facade: &TestFacade) -> Result<Arc<backend::Link>, backend::Error> {
-    facade.facade.sessions().pool().any().link()
+    facade.facade.sessions().pool().any().and_then(|cli| cli.link())
 }
 
 /// Waits until the facade has made its connection again.

@@ -25,41 +25,41 @@ use crate::support::{
 };
 
 /// Some CLIs that the test plays.
-struct Clis(Vec<FakeCli>);
+pub(crate) struct Clis(pub(crate) Vec<FakeCli>);
 
 impl Clis {
-    async fn start(count: usize) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
         Self(stream::iter(0..count).then(|_| FakeCli::start()).collect().await)
     }
 
-    fn addresses(&self) -> Vec<String> {
+    pub(crate) fn addresses(&self) -> Vec<String> {
         self.0.iter().map(|cli| cli.address()).collect()
     }
 
-    fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         Setup { cli_url: self.addresses().join(","), ..Setup::default() }.flag("--keeper-link=false")
     }
 
     /// A server in front of them, to which all are ready.
-    async fn facade(&self, setup: Setup) -> TestFacade {
+    pub(crate) async fn facade(&self, setup: Setup) -> TestFacade {
         let facade = setup.start().await;
         states_become(&facade, &vec![BackendState::Ready; self.0.len()]).await;
         facade
     }
 
     /// Where a session belongs, first to last.
-    fn order(&self, session: &str) -> Vec<usize> {
+    pub(crate) fn order(&self, session: &str) -> Vec<usize> {
         placement(&self.addresses()).order(session)
     }
 
     /// An id that belongs to these, in this order.
-    fn id(&self, order: &[usize]) -> String {
+    pub(crate) fn id(&self, order: &[usize]) -> String {
         let ids = (0..).map(|n| format!("session-{n}"));
         ids.into_iter().find(|id| self.order(id).starts_with(order)).unwrap()
     }
 
     /// One of them goes away, for good.
-    async fn lose(&self, cli: usize, facade: &TestFacade) {
+    pub(crate) async fn lose(&self, cli: usize, facade: &TestFacade) {
         self.0[cli].stop_listening();
         self.0[cli].disconnect().await;
         let is_down = async || states(facade).await[cli] == BackendState::Down;
@@ -67,7 +67,7 @@ impl Clis {
     }
 
     /// Which of them have been asked to create a session.
-    fn created(&self, session: &str) -> Vec<usize> {
+    pub(crate) fn created(&self, session: &str) -> Vec<usize> {
         let creates = |cli: &FakeCli| {
             let calls = cli.calls().into_iter().filter(|call| call.method == "session.create");
             calls.into_iter().any(|call| call.params["sessionId"] == session)
@@ -76,11 +76,11 @@ impl Clis {
     }
 }
 
-fn placement(addresses: &[String]) -> Placement {
+pub(crate) fn placement(addresses: &[String]) -> Placement {
     Placement::new(addresses.iter().map(String::as_str))
 }
 
-async fn backends(facade: &TestFacade) -> Vec<pb::Backend> {
+pub(crate) async fn backends(facade: &TestFacade) -> Vec<pb::Backend> {
     facade.client().get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner().backends
 }
 
@@ -88,17 +88,17 @@ async fn states(facade: &TestFacade) -> Vec<BackendState> {
     backends(facade).await.iter().map(pb::Backend::state).collect()
 }
 
-async fn states_become(facade: &TestFacade, expected: &[BackendState]) {
+pub(crate) async fn states_become(facade: &TestFacade, expected: &[BackendState]) {
     soon("the CLIs' states", async { while states(facade).await != expected {} }).await;
 }
 
-async fn create(facade: &TestFacade, id: &str) -> Result<String, Status> {
+pub(crate) async fn create(facade: &TestFacade, id: &str) -> Result<String, Status> {
     let request = CreateSessionRequest { session_id: id.into(), ..Default::default() };
     let created = soon("a session", async { facade.client().create_session(request).await }).await?;
     Ok(created.into_inner().session.unwrap().session_id)
 }
 
-async fn get(facade: &TestFacade, id: &str) -> Result<pb::Session, Status> {
+pub(crate) async fn get(facade: &TestFacade, id: &str) -> Result<pb::Session, Status> {
     let request = GetSessionRequest { session_id: id.into() };
     Ok(facade.client().get_session(request).await?.into_inner().session.unwrap())
 }

@@ -1,9 +1,6 @@
 //! The program, as an operator runs it: with a CLI of its own, signals, subcommands and logs.
 
-use std::{
-    process::{Output, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use copilot_grpc::{
     backend::placement::Placement,
@@ -11,119 +8,14 @@ use copilot_grpc::{
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use scripted_model::{ModelServer, Reply};
-use serde_json::Value;
-use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    sync::watch,
-    time::Instant,
+use tokio::{process::Command, time::Instant};
+
+use crate::support::{
+    facade::wait,
+    real_cli,
+    server::{KEY, PROGRAM, Server, program, said, text, value_in},
+    soon, until,
 };
-
-use crate::support::{facade::wait, real_cli, soon, until};
-
-/// A server that runs as a process of its own, with a CLI of its own.
-struct Server {
-    child: Child,
-    logs: watch::Receiver<Vec<String>>,
-    url: String,
-    _folder: TempDir,
-}
-
-impl Server {
-    async fn start(model: &ModelServer) -> Self {
-        Self::start_with(model, &[]).await
-    }
-
-    async fn start_with(model: &ModelServer, flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = program(folder.path().to_str().unwrap())
-            .args(["--listen=127.0.0.1:0", "--log-format=json", "--log-level=debug"])
-            .args(flags)
-            .envs(real_cli::offline(model))
-            .env("COPILOT_PROVIDER_API_KEY", KEY)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (sender, mut logs) = watch::channel(Vec::new());
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                sender.send_modify(|logs| logs.push(line));
-            }
-        });
-        let address = value_in(&mut logs, "serving", "address").await;
-        value_in(&mut logs, "the CLI is ready", "version").await;
-        Self { child, logs, url: format!("http://{}", address.as_str().unwrap()), _folder: folder }
-    }
-
-    /// The process of the CLI that was started last.
-    fn cli(&self) -> Pid {
-        self.pid_of("")
-    }
-
-    /// The same of a CLI whose name ends so.
-    fn pid_of(&self, name: &str) -> Pid {
-        let logs = self.logs.borrow();
-        let started = logs.iter().rev().filter_map(|line| said(line, "the CLI has started"));
-        let started =
-            started.into_iter().find(|line| line["backend"].as_str().unwrap().ends_with(name)).unwrap();
-        Pid::from_raw(i32::try_from(started["pid"].as_i64().unwrap()).unwrap()).unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-    }
-
-    /// Runs a subcommand against it.
-    async fn run(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(PROGRAM);
-        command.args(args).args(["--server", &self.url]).stdin(Stdio::null()).kill_on_drop(true);
-        soon("the subcommand", command.output()).await.unwrap()
-    }
-
-    async fn is_serving(&self) -> bool {
-        self.run(&["health"]).await.status.success()
-    }
-}
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_copilot-grpc");
-
-/// A key that must be seen nowhere.
-const KEY: &str = "sk-never-to-be-seen";
-
-/// The program, away from the environment of whoever runs the tests.
-fn program(state_dir: &str) -> Command {
-    let mut command = Command::new(PROGRAM);
-    let variables = std::env::vars().filter(|(name, _)| name.starts_with("COPILOT_"));
-    variables.for_each(|(name, _)| {
-        command.env_remove(name);
-    });
-    command
-        .args(["--state-dir", state_dir, "--cli-path"])
-        .arg(real_cli::path())
-        .stderr(Stdio::piped())
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    command
-}
-
-/// A log line, if it says this.
-fn said(line: &str, message: &str) -> Option<Value> {
-    let line: Value = serde_json::from_str(line).ok()?;
-    (line["message"] == message).then_some(line)
-}
-
-/// Waits for a log line that says this, and returns a field of it.
-async fn value_in(logs: &mut watch::Receiver<Vec<String>>, message: &str, field: &str) -> Value {
-    let logs = soon(message, logs.wait_for(|logs| logs.iter().any(|line| said(line, message).is_some())));
-    let logs = logs.await.unwrap();
-    logs.iter().find_map(|line| said(line, message)).unwrap()[field].clone()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
 
 fn is_alive(pid: Pid) -> bool {
     test_kill_process(pid).is_ok()
@@ -255,7 +147,7 @@ async fn several_clis_of_its_own_have_a_home_each_and_the_death_of_one_is_not_an
         let answer = soon("a turn", client.send_and_wait(wait(id, "hello"))).await.unwrap().into_inner();
         assert_eq!(answer.result.unwrap().content, "You said: hello");
         let history = format!("cli-{cli}/session-state/{id}");
-        assert!(server._folder.path().join(history).exists());
+        assert!(server.state_dir().join(history).exists());
     }
     let slow = tokio::spawn({
         let (mut client, id) = (client.clone(), ids[1].clone());
@@ -277,7 +169,7 @@ async fn several_clis_of_its_own_have_a_home_each_and_the_death_of_one_is_not_an
 async fn two_servers_do_not_share_a_state_directory() {
     let model = echo().await;
     let server = Server::start(&model).await;
-    let second = program(server._folder.path().to_str().unwrap())
+    let second = program(server.state_dir().to_str().unwrap(), &real_cli::path())
         .args(["--listen=127.0.0.1:0"])
         .envs(real_cli::offline(&model))
         .output();

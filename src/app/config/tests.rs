@@ -109,6 +109,7 @@ const ROWS: &[Row] = &[
     row!(allow_insecure_listen = "true", "true" => "true"),
     row!(cli_url = "cli:1, [::1]:2", "['cli:1', '[::1]:2']" => "cli:1 [::1]:2",
             seen |config| config.cli_url.iter().map(CliAddress::to_string).collect::<Vec<_>>().join(" ")),
+    row!(drain_file = "/etc/drains", "'/etc/drains'" => r#"Some("/etc/drains")"#),
     row!(embedded_clis = "16", "16" => "16"),
     row!(cli_token_file = "/token", "'/token'" => "Some(\"s3cret\")",
             seen |config| format!("{:?}", config.cli_token.as_ref().map(Secret::expose)), needs "--cli-url=cli:1"),
@@ -128,6 +129,12 @@ const ROWS: &[Row] = &[
     row!(max_frame_size = "1 GiB", "'1gib'" => "1073741824"),
     row!(keeper_link = "false", "false" => "false"),
     row!(start_timeout = "500ms", "'500ms'" => "500ms"),
+    row!(recycle_after_age = "7d", "'7d'" => "Some(604800s)", seen |config| format!("{:?}", config.recycling.after_age)),
+    row!(recycle_at_memory = "1GiB", "'1GiB'" => "Some(1073741824)", seen |config| format!("{:?}", config.recycling.at_memory)),
+    row!(recycle_after_turns = "9", "9" => "Some(9)", seen |config| format!("{:?}", config.recycling.after_turns)),
+    row!(recycle_wait = "1s", "'1s'" => "1s", seen |config| format!("{:?}", config.recycling.wait)),
+    row!(eject_after = "0", "0" => "0", seen |config| format!("{:?}", config.ejection.after)),
+    row!(eject_for = "1m", "'1m'" => "60s", seen |config| format!("{:?}", config.ejection.first)),
     row!(max_connection_age = "90s", "'90s'" => "Some(90s)"),
     row!(drain_delay = "5s", "'5s'" => "5s"),
     row!(grace_period = "0s", "'0s'" => "0ns"),
@@ -314,9 +321,13 @@ fn a_wrong_value_is_refused_with_what_to_write() {
 
 #[test]
 fn clis_that_run_are_not_started() {
-    let told = mistakes(&["--cli-url=cli:1", "--embedded-clis=2"], &[], "");
-    let expected = "embedded_clis and cli_url (flag --cli-url) exclude each other";
-    assert!(told.contains(expected) && !told.contains('\n'), "{told}");
+    for flag in
+        ["--embedded-clis=2", "--recycle-after-age=1h", "--recycle-at-memory=1GiB", "--recycle-after-turns=1"]
+    {
+        let told = mistakes(&["--cli-url=cli:1", flag], &[], "");
+        let expected = "and cli_url (flag --cli-url) exclude each other";
+        assert!(told.contains(expected) && !told.contains('\n'), "{told}");
+    }
     // As with one that is none.
     good(&["--embedded-clis=2"], &[("COPILOT_GRPC_CLI_URL", "")], "");
 }
@@ -363,6 +374,7 @@ fn addresses_are_accepted_in_every_usual_form() {
         ("http://10.0.0.1:4321", "10.0.0.1:4321"),
         ("http://cli.example:4321/", "cli.example:4321"),
         ("[::1]:4321", "[::1]:4321"),
+        ("dns:///cli.default.svc:4321", "dns:///cli.default.svc:4321"),
     ] {
         let address = good(&["--cli-url", text], &[], "").cli_url.remove(0);
         assert_eq!(address.to_string(), expected);

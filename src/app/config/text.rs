@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     str::FromStr,
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use super::{CliAddress, GIB, KIB, LogFormat, MIB};
+use super::{CliAddress, EACH, GIB, KIB, LogFormat, MIB};
 use crate::copilot::Secret;
 
 pub(super) fn any(text: &str) -> Result<String, String> {
@@ -124,6 +124,12 @@ impl FromStr for CliAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         const FORM: &str = "write HOST:PORT, such as 127.0.0.1:4321 or [::1]:4321";
+        if let Some(name) = text.strip_prefix(EACH) {
+            const FORM: &str = "write dns:///NAME:PORT, such as dns:///cli.default.svc:4321";
+            let named = Self::from_str(name).ok().filter(|named| !named.each && !name.contains("://"));
+            let named = named.filter(|named| named.host.parse::<IpAddr>().is_err());
+            return named.map(|named| Self { each: true, ..named }).ok_or_else(|| FORM.into());
+        }
         let address = match text.split_once("://") {
             // The root is what a URL without a path means.
             Some(("http", rest)) => rest.strip_suffix('/').unwrap_or(rest),
@@ -145,7 +151,7 @@ impl FromStr for CliAddress {
         };
         let port = port.parse().ok().filter(|port| *port > 0);
         match (is_host, port) {
-            (true, Some(port)) => Ok(Self { host: bare.unwrap_or(host).into(), port }),
+            (true, Some(port)) => Ok(Self { host: bare.unwrap_or(host).into(), port, each: false }),
             (true, None) => Err(format!("the port is not a number from 1 to 65535: {FORM}")),
             (false, _) => Err(format!("this names no host: {FORM}")),
         }

@@ -6,8 +6,10 @@ use copilot_grpc::{
     app::{
         Facade,
         command::{Command, parse},
+        config::CliAddress,
         settings::Environment,
     },
+    backend::addresses::{Addresses, look_up},
     grpc::pb::{
         CreateSessionRequest, PermissionAnswer, PermissionDecision, RequestAnswer, RespondRequest,
         SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, Session, SessionEvent, TurnResult,
@@ -58,6 +60,11 @@ impl Setup {
 
     /// Starts the facade.
     pub(crate) async fn start_unready(self) -> TestFacade {
+        self.start_where(|name| look_up(name.host.clone(), name.port)).await
+    }
+
+    /// The same, where names lead to what the test says.
+    pub(crate) async fn start_where(self, look_up: impl Fn(&CliAddress) -> Addresses) -> TestFacade {
         let args =
             ["copilot-grpc", "--listen=127.0.0.1:0", "--state-dir=/nonexistent", "--cli-url", &self.cli_url];
         let args = args.into_iter().map(OsString::from).chain(self.flags.iter().map(OsString::from));
@@ -65,7 +72,8 @@ impl Setup {
             Ok(Command::Serve(config)) => *config,
             other => panic!("{other:?}"),
         };
-        let facade = Facade::start(config, env!("CARGO_BIN_EXE_copilot-grpc").into()).await.unwrap();
+        let guard = env!("CARGO_BIN_EXE_copilot-grpc").into();
+        let facade = Facade::start_with(config, guard, look_up).await.unwrap();
         let url = format!("http://{}", facade.address());
         let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
         TestFacade { facade, channel }

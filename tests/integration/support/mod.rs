@@ -4,6 +4,7 @@ pub(crate) mod facade;
 pub(crate) mod fake_cli;
 pub(crate) mod proxy;
 pub(crate) mod real_cli;
+pub(crate) mod server;
 
 use std::time::Duration;
 

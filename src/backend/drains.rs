@@ -1,0 +1,56 @@
+//! The operator's list of CLIs that get no new sessions: a file, read again and again.
+//!
+//! A file, because that is how an operator of Kubernetes tells something to all servers at once, and to those that start later: a
+//! key of a ConfigMap, mounted as a folder, which the kubelet keeps up to date. It needs neither a port nor a signal.
+
+use std::{collections::BTreeSet, io, path::Path, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::warn;
+
+/// How often the file is read. It is small, and the kubelet takes up to a minute to write it.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Tells what is in the file whenever that has changed. A file that is not there is an empty one; one that cannot be read
+/// tells nothing.
+pub(super) async fn follow(file: &Path, mut tell: impl FnMut(BTreeSet<String>)) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known = None;
+    loop {
+        ticks.tick().await;
+        let text = match tokio::fs::read_to_string(file).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.map_err(|error| error.to_string()),
+        };
+        if known.as_ref() == Some(&text) {
+            continue;
+        }
+        match &text {
+            Ok(text) => tell(names(text)),
+            Err(problem) => {
+                warn!(file = %file.display(), problem, "the list of CLIs that drain cannot be read: it stays as it was")
+            }
+        }
+        known = Some(text);
+    }
+}
+
+/// One name a line; what follows a `#` is a comment.
+fn names(text: &str) -> BTreeSet<String> {
+    let names = text.lines().filter_map(|line| line.split('#').next()).map(str::trim);
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_a_name_or_a_comment() {
+        let text =
+            "cli-2.cli:4321\n\n  # for the new disks\ncli-0.cli:4321 # since Monday\r\ncli-2.cli:4321\n";
+        assert_eq!(names(text), ["cli-0.cli:4321".to_owned(), "cli-2.cli:4321".to_owned()].into());
+        assert_eq!(names(""), BTreeSet::new());
+    }
+}

@@ -1,0 +1,185 @@
+//! Whether a CLI fails where others would not: then new sessions go elsewhere for a while. Pure: time is handed in.
+//!
+//! A CLI that answers pings may still be of no use: its calls time out, its answers make no sense, its connections break as soon
+//! as they are there. After so many failures in a row, of one method or of the connection, it is *ejected*, for a time that doubles with each ejection. Then it is
+//! *probed*, and taken back or not. How many may be ejected at once is the pool's to decide, which knows the others.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+/// When a CLI is ejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejection {
+    /// After so many failures in a row; 0 is never.
+    pub after: usize,
+    /// For so long the first time.
+    pub first: Duration,
+}
+
+/// How often the time doubles: from 10 s it grows to about 5 minutes.
+const DOUBLINGS: u32 = 5;
+
+/// How a CLI has done lately.
+#[derive(Debug)]
+pub(super) struct Outlier {
+    rules: Ejection,
+    /// How many calls of a method failed since one that did not. Each by itself: one that cannot create a session may well
+    /// say that there is none to delete.
+    failures: BTreeMap<&'static str, usize>,
+    /// Links that were lost since one that held.
+    losses: usize,
+    /// How often it was ejected, each time soon after the last.
+    times: u32,
+    /// Until when it is ejected, if it is; then it is probed.
+    until: Option<Instant>,
+    /// When it was taken back.
+    returned: Option<Instant>,
+}
+
+impl Outlier {
+    pub(super) fn new(rules: Ejection) -> Self {
+        Self { rules, failures: BTreeMap::new(), losses: 0, times: 0, until: None, returned: None }
+    }
+
+    /// A call was answered, be it with a refusal.
+    pub(super) fn answered(&mut self, method: &'static str) {
+        self.failures.remove(method);
+    }
+
+    /// A call was not answered in time, or the answer makes no sense. Returns for how long the CLI is ejected, if it now is.
+    pub(super) fn failed(&mut self, method: &'static str, now: Instant) -> Option<Duration> {
+        let failures = self.failures.entry(method).or_default();
+        *failures += 1;
+        let in_a_row = *failures;
+        self.judge(in_a_row, now)
+    }
+
+    /// A link held for long.
+    pub(super) fn held(&mut self) {
+        self.losses = 0;
+    }
+
+    /// A link was lost that had not held for long. Returns the same.
+    pub(super) fn flapped(&mut self, now: Instant) -> Option<Duration> {
+        self.losses += 1;
+        self.judge(self.losses, now)
+    }
+
+    /// When it is to be probed; `None`: it is not ejected.
+    pub(super) fn probe_at(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// What came of a probe. Returns for how much longer it is ejected, if it is.
+    pub(super) fn probed(&mut self, well: bool, now: Instant) -> Option<Duration> {
+        self.until?;
+        if !well {
+            return Some(self.eject(now));
+        }
+        *self = Self { times: self.times, returned: Some(now), ..Self::new(self.rules) };
+        None
+    }
+
+    fn judge(&mut self, in_a_row: usize, now: Instant) -> Option<Duration> {
+        let is_enough = self.rules.after > 0 && in_a_row >= self.rules.after && self.until.is_none();
+        is_enough.then(|| {
+            // What was well for as long as it had been ejected begins anew.
+            if self.returned.is_some_and(|returned| now - returned >= self.time()) {
+                self.times = 0;
+            }
+            self.eject(now)
+        })
+    }
+
+    fn eject(&mut self, now: Instant) -> Duration {
+        self.times += 1;
+        self.until = Some(now + self.time());
+        self.time()
+    }
+
+    /// For how long it is, or was, ejected.
+    fn time(&self) -> Duration {
+        self.rules.first * 2_u32.pow(self.times.saturating_sub(1).min(DOUBLINGS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Ejection = Ejection { after: 3, first: Duration::from_secs(10) };
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Fails as often as it takes.
+    fn eject(outlier: &mut Outlier, now: Instant) -> Duration {
+        assert_eq!((outlier.failed("m", now), outlier.failed("m", now)), (None, None));
+        outlier.failed("m", now).unwrap()
+    }
+
+    #[test]
+    fn only_failures_in_a_row_eject() {
+        let (mut outlier, now) = (Outlier::new(RULES), Instant::now());
+        for _ in 0..5 {
+            assert_eq!((outlier.failed("m", now), outlier.failed("m", now)), (None, None));
+            outlier.answered("m");
+        }
+        assert_eq!(eject(&mut outlier, now), seconds(10));
+        assert_eq!(outlier.probe_at(), Some(now + seconds(10)));
+        // What fails still while it is ejected is no news.
+        assert_eq!(outlier.failed("m", now), None);
+    }
+
+    #[test]
+    fn another_method_that_is_answered_does_not_make_up_for_one_that_fails() {
+        let (mut outlier, now) = (Outlier::new(RULES), Instant::now());
+        for ejected in [None, None, Some(seconds(10))] {
+            outlier.answered("other");
+            assert_eq!(outlier.failed("m", now), ejected);
+        }
+    }
+
+    #[test]
+    fn calls_that_are_answered_do_not_make_up_for_links_that_do_not_hold() {
+        let (mut outlier, now) = (Outlier::new(RULES), Instant::now());
+        for ejected in [None, None, Some(seconds(10))] {
+            outlier.answered("m");
+            assert_eq!(outlier.flapped(now), ejected);
+        }
+        let mut outlier = Outlier::new(RULES);
+        for _ in 0..5 {
+            assert_eq!((outlier.flapped(now), outlier.flapped(now)), (None, None));
+            outlier.held();
+        }
+    }
+
+    #[test]
+    fn each_ejection_is_longer_than_the_last_up_to_a_limit() {
+        let (mut outlier, now) = (Outlier::new(RULES), Instant::now());
+        assert_eq!(eject(&mut outlier, now), seconds(10));
+        let times: Vec<_> = (0..6).map(|_| outlier.probed(false, now).unwrap().as_secs()).collect();
+        assert_eq!(times, [20, 40, 80, 160, 320, 320]);
+        assert_eq!(outlier.probed(true, now), None);
+        assert_eq!(outlier.probe_at(), None);
+        // Right after its return it is not trusted any more than before.
+        assert_eq!(eject(&mut outlier, now), seconds(320));
+    }
+
+    #[test]
+    fn what_was_well_for_as_long_as_it_had_been_ejected_begins_anew() {
+        let (mut outlier, now) = (Outlier::new(RULES), Instant::now());
+        eject(&mut outlier, now);
+        assert_eq!(outlier.probed(false, now), Some(seconds(20)));
+        assert_eq!(outlier.probed(true, now), None);
+        assert_eq!(eject(&mut outlier, now + seconds(20)), seconds(10));
+    }
+
+    #[test]
+    fn without_a_number_nothing_is_ejected() {
+        let mut outlier = Outlier::new(Ejection { after: 0, ..RULES });
+        assert!((0..100).all(|_| outlier.failed("m", Instant::now()).is_none()));
+    }
+}

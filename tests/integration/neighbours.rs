@@ -1,0 +1,92 @@
+//! Two servers in front of the same CLIs: they agree, and do not harm each other. On the real CLI.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use copilot_grpc::grpc::pb::{
+    CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest, Session,
+};
+use scripted_model::{Reply, Request};
+use tonic::{Code, Status};
+
+use crate::support::{check, facade::TestFacade, real_cli::RealCli, reason_of, soon};
+
+/// Says how many prompts it sees.
+fn script(request: &Request) -> Reply {
+    let prompts = request.messages.iter().filter(|message| message.role == "user").count();
+    Reply::text(format!("{prompts}: {}", request.prompt()))
+}
+
+async fn get(facade: &TestFacade, id: &str) -> Result<Session, Status> {
+    let request = GetSessionRequest { session_id: id.into() };
+    Ok(facade.client().get_session(request).await?.into_inner().session.unwrap())
+}
+
+async fn delete(facade: &TestFacade, id: &str) -> Result<(), Status> {
+    let request = DeleteSessionRequest { session_id: id.into(), allow_missing: true };
+    facade.client().delete_session(request).await.map(|_| ())
+}
+
+async fn listed(facade: &TestFacade) -> Vec<String> {
+    let list = facade.client().list_sessions(ListSessionsRequest::default()).await.unwrap().into_inner();
+    list.sessions.into_iter().map(|session| session.session_id).collect()
+}
+
+#[tokio::test]
+async fn what_one_server_has_made_another_goes_on_with_and_what_one_deletes_is_gone_for_both() {
+    let cli = RealCli::start(script).await;
+    let (one, other) = (cli.facade().await, cli.facade().await);
+    let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
+    let request =
+        CreateSessionRequest { session_id: "s".into(), labels: labels.clone(), ..Default::default() };
+    one.client().create_session(request).await.unwrap();
+    assert_eq!(soon("a turn", one.send("s", "one")).await.unwrap().content, "1: one");
+    assert_eq!(get(&other, "s").await.unwrap().labels, labels);
+    let again = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
+    let refused = other.client().create_session(again).await.unwrap_err();
+    check(&refused, Code::AlreadyExists, ErrorReason::SessionExists);
+    assert_eq!(soon("a turn", other.send("s", "two")).await.unwrap().content, "2: two");
+    assert_eq!(soon("a turn", one.send("s", "three")).await.unwrap().content, "3: three");
+    delete(&other, "s").await.unwrap();
+    for facade in [&one, &other] {
+        // The other one is told by the CLI.
+        soon("the news", async { while get(facade, "s").await.is_ok() {} }).await;
+        let refused = soon("a refusal", facade.send("s", "four")).await.unwrap_err();
+        check(&refused, Code::NotFound, ErrorReason::SessionNotFound);
+        check(&get(facade, "s").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+        assert_eq!(listed(facade).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_one_deletes_while_another_loads_it_is_gone_or_stuck_and_no_other_is_touched() {
+    let cli = RealCli::start(script).await;
+    let (one, other) = (cli.facade().await, Arc::new(cli.facade().await));
+    one.create("bystander").await;
+    for n in 0..4 {
+        let id = format!("s{n}");
+        one.create(&id).await;
+        soon("a turn", one.send(&id, "one")).await.unwrap();
+        let loaded = tokio::spawn({
+            let (other, id) = (other.clone(), id.clone());
+            async move { other.send(&id, "two").await }
+        });
+        tokio::time::sleep(Duration::from_millis(n * 8)).await;
+        match soon("the deletion", delete(&one, &id)).await {
+            Ok(()) => {
+                let sent = soon("the other's turn", loaded).await.unwrap();
+                let reason = sent.as_ref().err().map(reason_of);
+                let may_be = [None, Some("SESSION_NOT_FOUND"), Some("TURN_ABORTED")];
+                assert!(may_be.contains(&reason.as_deref()), "{sent:?}");
+            }
+            // The CLI answers neither of them, and never.
+            Err(stuck) => {
+                check(&stuck, Code::Unavailable, ErrorReason::BackendUnavailable);
+                assert!(stuck.message().contains("until it is restarted"), "{stuck:?}");
+                loaded.abort();
+            }
+        }
+        for facade in [&one, &*other] {
+            soon("a turn of another session", facade.send("bystander", "hello")).await.unwrap();
+        }
+    }
+}

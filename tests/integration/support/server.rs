@@ -1,0 +1,139 @@
+//! The program, as a process of its own.
+
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+};
+
+use copilot_grpc::grpc::pb::copilot_service_client::CopilotServiceClient;
+use rustix::process::{Pid, Signal, kill_process};
+use scripted_model::ModelServer;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    sync::watch,
+};
+use tonic::transport::Channel;
+
+use super::{real_cli, soon};
+
+/// A server that runs as a process of its own, with CLIs of its own.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) logs: watch::Receiver<Vec<String>>,
+    pub(crate) url: String,
+    folder: TempDir,
+}
+
+impl Server {
+    pub(crate) async fn start(model: &ModelServer) -> Self {
+        Self::start_with(model, &[]).await
+    }
+
+    pub(crate) async fn start_with(model: &ModelServer, flags: &[&str]) -> Self {
+        let mut server = Self::start_unready(model, &real_cli::path(), flags).await;
+        value_in(&mut server.logs, "the CLI is ready", "version").await;
+        server
+    }
+
+    /// The same, with another program for a CLI, and not waiting for it.
+    pub(crate) async fn start_unready(model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = program(folder.path().to_str().unwrap(), cli)
+            .args(["--listen=127.0.0.1:0", "--log-format=json", "--log-level=debug"])
+            .args(flags)
+            .envs(real_cli::offline(model))
+            .env("COPILOT_PROVIDER_API_KEY", KEY)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, mut logs) = watch::channel(Vec::new());
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                sender.send_modify(|logs| logs.push(line));
+            }
+        });
+        let address = value_in(&mut logs, "serving", "address").await;
+        Self { child, logs, url: format!("http://{}", address.as_str().unwrap()), folder }
+    }
+
+    /// Where its CLIs keep their sessions.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A client of it.
+    pub(crate) async fn client(&self) -> CopilotServiceClient<Channel> {
+        CopilotServiceClient::connect(self.url.clone()).await.unwrap()
+    }
+
+    /// The process of the CLI that was started last.
+    pub(crate) fn cli(&self) -> Pid {
+        self.pid_of("")
+    }
+
+    /// The same of a CLI whose name ends so.
+    pub(crate) fn pid_of(&self, name: &str) -> Pid {
+        let logs = self.logs.borrow();
+        let started = logs.iter().rev().filter_map(|line| said(line, "the CLI has started"));
+        let started =
+            started.into_iter().find(|line| line["backend"].as_str().unwrap().ends_with(name)).unwrap();
+        Pid::from_raw(i32::try_from(started["pid"].as_i64().unwrap()).unwrap()).unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Runs a subcommand against it.
+    pub(crate) async fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).args(["--server", &self.url]).stdin(Stdio::null()).kill_on_drop(true);
+        soon("the subcommand", command.output()).await.unwrap()
+    }
+
+    pub(crate) async fn is_serving(&self) -> bool {
+        self.run(&["health"]).await.status.success()
+    }
+}
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_copilot-grpc");
+
+/// A key that must be seen nowhere.
+pub(crate) const KEY: &str = "sk-never-to-be-seen";
+
+/// The program, away from the environment of whoever runs the tests.
+pub(crate) fn program(state_dir: &str, cli: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    let variables = std::env::vars().filter(|(name, _)| name.starts_with("COPILOT_"));
+    variables.for_each(|(name, _)| {
+        command.env_remove(name);
+    });
+    command
+        .args(["--state-dir", state_dir, "--cli-path"])
+        .arg(cli)
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// A log line, if it says this.
+pub(crate) fn said(line: &str, message: &str) -> Option<Value> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    (line["message"] == message).then_some(line)
+}
+
+/// Waits for a log line that says this, and returns a field of it.
+pub(crate) async fn value_in(logs: &mut watch::Receiver<Vec<String>>, message: &str, field: &str) -> Value {
+    let logs = soon(message, logs.wait_for(|logs| logs.iter().any(|line| said(line, message).is_some())));
+    let logs = logs.await.unwrap();
+    logs.iter().find_map(|line| said(line, message)).unwrap()[field].clone()
+}
+
+pub(crate) fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
