@@ -123,7 +123,7 @@ async fn a_turn_that_is_given_up_in_line_is_never_sent_and_frees_its_place() {
     let turn = cli.begin().await;
     let [cancelled, aborted, deleted] =
         [send(&facade, "s1").await, send(&facade, "s2").await, send(&facade, "s3").await];
-    let late = facade.client().send_and_wait(within(Duration::from_millis(200), wait("s4", "late"))).await;
+    let late = facade.client().send_and_wait(within(Duration::from_secs(1), wait("s4", "late"))).await;
     check(&late.unwrap_err(), Code::DeadlineExceeded, ErrorReason::TurnTimeout);
     cancelled.abort();
     let abort = AbortTurnRequest { session_id: "s2".into() };
