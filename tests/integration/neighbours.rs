@@ -73,9 +73,11 @@ async fn a_session_that_one_deletes_while_another_loads_it_is_gone_or_stuck_and_
         tokio::time::sleep(Duration::from_millis(n * 8)).await;
         match soon("the deletion", delete(&one, &id)).await {
             Ok(()) => {
-                let sent = soon("the other's turn", loaded).await.unwrap();
+                // Its own loading may be stuck all the same, and that is told after 30 s.
+                let sent = tokio::time::timeout(Duration::from_secs(60), loaded).await.unwrap().unwrap();
                 let reason = sent.as_ref().err().map(reason_of);
-                let may_be = [None, Some("SESSION_NOT_FOUND"), Some("TURN_ABORTED")];
+                let may_be =
+                    [None, Some("SESSION_NOT_FOUND"), Some("TURN_ABORTED"), Some("BACKEND_UNAVAILABLE")];
                 assert!(may_be.contains(&reason.as_deref()), "{sent:?}");
             }
             // The CLI answers neither of them, and never.
