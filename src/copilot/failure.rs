@@ -45,9 +45,7 @@ impl Rejection {
             -32602 => Self::InvalidParameter(reason.to_owned()),
             -32003..=-32001 => Self::Connection(format!("{reason} ({code})")),
             _ if says(&["Unhandled method"]) => Self::MethodMissing,
-            _ if says(&["Session not found", "Session file not found", "event journal is unavailable"]) => {
-                Self::SessionNotFound
-            }
+            _ if says(NOT_FOUND) => Self::SessionNotFound,
             _ if says(&["Nothing to compact"]) => Self::NothingToCompact,
             _ if says(&["already registered by another connection"]) => Self::ToolsTaken,
             _ if says(&["Not authenticated", "token validation failed"]) => {
@@ -69,6 +67,14 @@ impl Rejection {
         }
     }
 }
+
+/// The last two are said by `session.resume` of a session that is being deleted (observed).
+const NOT_FOUND: &[&str] = &[
+    "Session not found",
+    "Session file not found",
+    "event journal is unavailable",
+    "unknown variant `destroy`",
+];
 
 const INVALID: &[&str] = &[
     "invalid sessionId",
@@ -162,11 +168,12 @@ mod tests {
         {
             check(-32603, &failed(reason), Rejection::SessionNotFound);
         }
-        check(
-            -32603,
-            &failed("Failed to load session events: Session not found: s"),
-            Rejection::SessionNotFound,
-        );
+        for reason in [
+            "Failed to load session events: Session not found: s",
+            "Session file is corrupted (line 9: unknown variant `destroy`, expected `routine` or `error`)",
+        ] {
+            check(-32603, &failed(reason), Rejection::SessionNotFound);
+        }
         for reason in [
             "Rejected session.create request with invalid sessionId: a b",
             "Invalid provider configuration: missing field `baseUrl`",
