@@ -1,5 +1,5 @@
-//! Starts the service, its peers and the load, reads what they cost, and prints tables: `bench [--runs N] [--seconds N]
-//! [PART...]`.
+//! Starts the service, its peers and the load, reads what they cost, and prints tables: `bench [--runs N] [--alone]
+//! [--seconds N] [PART...]`. With `--alone` without the peers.
 //!
 //! Parts: `turns`, `streams`, `bulk`, `latency`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
 //! `growth` and `soak`. See docs/benchmarks.md.
@@ -24,11 +24,13 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let (mut runs, mut duration, mut parts) = (5, Duration::from_secs(30 * 60), Vec::new());
+    let (mut runs, mut alone, mut parts) = (5, false, Vec::new());
+    let mut duration = Duration::from_secs(30 * 60);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--runs" => runs = args.next().and_then(|runs| runs.parse().ok()).ok_or("--runs N")?,
+            "--alone" => alone = true,
             "--seconds" => {
                 let seconds = args.next().and_then(|seconds| seconds.parse().ok());
                 duration = Duration::from_secs(seconds.ok_or("--seconds N")?);
@@ -40,7 +42,7 @@ async fn main() -> Result<()> {
     let bench = Bench::new()?;
     println!("Medians of {runs} runs.\n");
     for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.part)) {
-        compare(&bench, scenario, runs).await?;
+        compare(&bench, scenario, runs, alone).await?;
     }
     if wanted("rest") {
         rest::measure(&bench, runs).await?;
@@ -152,11 +154,14 @@ impl Scenario {
     }
 }
 
-async fn compare(bench: &Bench, scenario: &Scenario, runs: usize) -> Result<()> {
-    let mut peers = vec![Peer::Raw, Peer::Facade, Peer::RustSdk, Peer::Node];
-    // It has nothing to wait for, and nothing to be late with.
-    if scenario.stream && scenario.pace == 0 {
-        peers.push(Peer::Bare);
+async fn compare(bench: &Bench, scenario: &Scenario, runs: usize, alone: bool) -> Result<()> {
+    let mut peers = vec![Peer::Facade];
+    if !alone {
+        peers.extend([Peer::Raw, Peer::RustSdk, Peer::Node]);
+        // It has nothing to wait for, and nothing to be late with.
+        if scenario.stream && scenario.pace == 0 {
+            peers.push(Peer::Bare);
+        }
     }
     let mut measured: Vec<Vec<Measured>> = peers.iter().map(|_| Vec::new()).collect();
     for run in 0..runs {
@@ -182,7 +187,7 @@ async fn compare(bench: &Bench, scenario: &Scenario, runs: usize) -> Result<()> 
             Column::DeltaLatency => &["delta p50, µs", "p99, µs"],
         });
     }
-    let own = measured[1].clone();
+    let own = measured[0].clone();
     for (peer, measured) in peers.iter().zip(&measured) {
         let median = |value: fn(&Measured) -> f64| median(measured.iter().map(value));
         let ratio = |value: fn(&Measured) -> f64| median(value) / table::median(own.iter().map(value));
