@@ -5,7 +5,7 @@ SHELL := bash
 # The docs are for who works on the code: with the private items, to which a room's doc may link.
 RUSTDOC_STRICT := RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links'
 
-.PHONY: help run test lint fuzz tools
+.PHONY: help run test lint fuzz bench tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /make \1: /p' Makefile
@@ -25,6 +25,9 @@ lint: tools ## format, clippy, doc and proto checks; warnings are errors
 
 fuzz: ## run both fuzz targets for a minute each; needs nightly and cargo-fuzz
 	@scripts/fuzz
+
+bench: ## print what the service costs, beside its peers and the real CLI; takes half an hour
+	@scripts/bench
 
 tools:
 	@scripts/tools

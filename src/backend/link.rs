@@ -232,9 +232,18 @@ struct Listener {
 }
 
 impl jsonrpc::Handler for Listener {
+    fn skimmed(&mut self, method: &str, params: &[u8]) -> bool {
+        match method {
+            "session.event" => self.sink.session_event(params),
+            "session.lifecycle" => event::is_of_no_end(params),
+            _ => false,
+        }
+    }
+
     fn notification(&mut self, method: &str, params: Bytes) {
         match method {
-            "session.event" => self.sink.session_event(&params),
+            "session.event" if self.sink.session_event(&params) => {}
+            "session.event" => warn!("the CLI sent an event that makes no sense"),
             "session.lifecycle" => {
                 if let Ok(event::Lifecycle { kind, session_id }) = serde_json::from_slice(&params)
                     && kind == "session.deleted"

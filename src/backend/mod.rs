@@ -30,7 +30,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -114,8 +113,8 @@ pub const GRACE: Duration = Duration::from_secs(5);
 /// Who hears what the CLI tells. The methods are called in wire order, on the task that reads the connection: they
 /// must not block.
 pub trait Sink: Send + Sync + 'static {
-    /// Parameters of `session.event`.
-    fn session_event(&self, params: &Bytes);
+    /// Parameters of `session.event`, of which nothing is known yet. False: they make no sense.
+    fn session_event(&self, params: &[u8]) -> bool;
     /// An event was larger than the limit, and nothing but a caller who asked for its kind needs it.
     fn event_dropped(&self, session_id: &str, kind: &str);
     /// A session was deleted, by whomever.

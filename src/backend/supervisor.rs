@@ -8,7 +8,6 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -477,7 +476,9 @@ impl Drop for Kept<'_> {
 struct Deaf;
 
 impl Sink for Deaf {
-    fn session_event(&self, _: &Bytes) {}
+    fn session_event(&self, _: &[u8]) -> bool {
+        true
+    }
     fn event_dropped(&self, _: &str, _: &str) {}
     fn session_deleted(&self, _: &str) {}
     fn link_lost(&self, _: LinkId, _: &Arc<Cause>) {}

@@ -20,7 +20,7 @@ pub struct Event {
     /// Whether it is only sent, and not stored.
     pub ephemeral: bool,
     /// The CLI's name for the kind of event.
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// What it carries.
     pub payload: Payload,
     /// The length of its JSON in bytes: what it weighs in a queue.
@@ -81,9 +81,17 @@ macro_rules! payloads {
         /// The kinds of event that have a [`Payload`] of their own.
         const KNOWN_KINDS: &[&str] = &[$($kind),*];
 
-        fn known_payload(kind: &str, data: &RawValue) -> Option<Payload> {
+        /// Reads an event of a known kind in one go.
+        fn parse_known(kind: &str, params: &[u8]) -> Option<Event> {
             match kind {
-                $($kind => typed(data).map(Payload::$variant),)*
+                $($kind => whole(params, $kind, Payload::$variant),)*
+                _ => None,
+            }
+        }
+
+        fn known_payload(kind: &str, data: &RawValue) -> Option<(&'static str, Payload)> {
+            match kind {
+                $($kind => typed(data).map(|data| ($kind, Payload::$variant(data))),)*
                 _ => None,
             }
         }
@@ -164,9 +172,29 @@ impl Peek<'_> {
     }
 }
 
-/// Looks at the parameters of a `session.event` notification; `None` if they are not what they should be.
+/// Looks at the parameters of a `session.event` notification; `None` if they are not what they should be. Where they begin as
+/// the CLI writes them, only this beginning is looked at.
 pub fn peek(params: &[u8]) -> Option<Peek<'_>> {
-    serde_json::from_slice(params).ok()
+    skim(params).or_else(|| serde_json::from_slice(params).ok())
+}
+
+/// Session and kind, where they come first, as the CLI has it (observed).
+fn skim(params: &[u8]) -> Option<Peek<'_>> {
+    let (session_id, rest) = plain_text(params.strip_prefix(br#"{"sessionId":""#)?)?;
+    let (kind, _) = plain_text(rest.strip_prefix(br#","event":{"type":""#)?)?;
+    Some(Peek { session_id: session_id.into(), event: PeekKind { kind: kind.into() } })
+}
+
+/// The rest of a JSON string that has no escapes, and what follows it.
+fn plain_text(json: &[u8]) -> Option<(&str, &[u8])> {
+    let (text, rest) = json.split_at(memchr::memchr2(b'"', b'\\', json)?);
+    Some((std::str::from_utf8(text).ok()?, rest.strip_prefix(b"\"")?))
+}
+
+/// Whether a `session.lifecycle` surely tells of no session's end: most tell that one was updated.
+pub fn is_of_no_end(params: &[u8]) -> bool {
+    let kind = params.strip_prefix(br#"{"type":""#).and_then(plain_text);
+    kind.is_some_and(|(kind, _)| kind != "session.deleted")
 }
 
 /// Finds session and kind in the first bytes of a `session.event` that is too large to be read whole. A guess: the CLI
@@ -180,9 +208,9 @@ pub fn peek_head(head: &[u8]) -> Option<(&str, &str)> {
 }
 
 #[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    event: RawEvent<'a>,
+#[serde(bound(deserialize = "E: Deserialize<'de>"))]
+struct Envelope<E> {
+    event: E,
 }
 
 #[derive(Deserialize)]
@@ -201,10 +229,27 @@ struct RawEvent<'a> {
     data: Option<&'a RawValue>,
 }
 
+/// An event whose kind is known, and so what its data are.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KnownEvent<T> {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    timestamp: String,
+    agent_id: Option<String>,
+    #[serde(default)]
+    ephemeral: bool,
+    data: T,
+}
+
 /// Reads the parameters of a `session.event` notification; `None` if they are not what they should be.
 pub fn parse(params: &[u8]) -> Option<Event> {
-    let Envelope { event } = serde_json::from_slice(params).ok()?;
-    typed_event(event, params.len())
+    let known = skim(params).and_then(|peek| parse_known(peek.kind(), params));
+    known.or_else(|| {
+        let Envelope { event } = serde_json::from_slice(params).ok()?;
+        typed_event(event, params.len())
+    })
 }
 
 /// Reads an event of a stored history; `None` if it is not what it should be.
@@ -212,12 +257,19 @@ pub fn parse_stored(event: &str) -> Option<Event> {
     typed_event(serde_json::from_str(event).ok()?, event.len())
 }
 
+fn whole<T: DeserializeOwned>(params: &[u8], kind: &'static str, payload: fn(T) -> Payload) -> Option<Event> {
+    let Envelope { event } = serde_json::from_slice(params).ok()?;
+    let KnownEvent { id, timestamp, agent_id, ephemeral, data } = event;
+    let (kind, payload) = (kind.into(), payload(data));
+    Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: params.len() })
+}
+
 fn typed_event(event: RawEvent<'_>, weight: usize) -> Option<Event> {
     let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = event;
     let data = data.unwrap_or(RawValue::NULL);
-    let payload = match known_payload(&kind, data) {
-        Some(payload) => payload,
-        None => Payload::Other(typed(data)?),
+    let (kind, payload) = match known_payload(&kind, data) {
+        Some((kind, payload)) => (kind.into(), payload),
+        None => (kind.into(), Payload::Other(typed(data)?)),
     };
     Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight })
 }
@@ -446,6 +498,39 @@ mod tests {
         assert_eq!((&*peek.session_id, peek.kind()), ("s", "assistant.message_delta"));
         assert_eq!(super::peek(b"{}"), None);
         assert_eq!(super::peek(b"not json"), None);
+    }
+
+    #[test]
+    fn what_begins_as_the_cli_writes_it_is_not_read_further() {
+        let check = |params: &str, expected: Option<(&str, &str)>| {
+            let seen = skim(params.as_bytes());
+            assert_eq!(seen.as_ref().map(|peek| (&*peek.session_id, peek.kind())), expected, "{params}");
+        };
+        check(r#"{"sessionId":"s","event":{"type":"a.b","data":{ not read"#, Some(("s", "a.b")));
+        check(r#"{"sessionId":"s","event":{"type":"a.b""#, Some(("s", "a.b")));
+        check(r#"{"sessionId":"s","event":{"type":"a.b"#, None);
+        check(r#"{"sessionId":"s","event":{"type":"a\"b","data":{}}}"#, None);
+        check(r#"{"sessionId":"\u0073","event":{"type":"a.b"}}"#, None);
+        check(r#"{"sessionId":"s", "event":{"type":"a.b"}}"#, None);
+        check(r#"{"sessionId":"s","event":{"id":"1","type":"a.b"}}"#, None);
+    }
+
+    #[test]
+    fn an_event_is_read_the_same_whether_its_kind_comes_first_or_not() {
+        let data = r#""data":{"messageId":"m","deltaContent":"hi"},"id":"1","timestamp":"t","agentId":"a""#;
+        let kind = r#""type":"assistant.message_delta""#;
+        let read = |event: &str| parse(format!(r#"{{"sessionId":"s","event":{{{event}}}}}"#).as_bytes());
+        let first = read(&format!("{kind},{data}"));
+        assert!(matches!(first, Some(Event { payload: Payload::AssistantMessageDelta(_), .. })), "{first:?}");
+        assert_eq!(first, read(&format!("{data},{kind}")));
+    }
+
+    #[test]
+    fn of_a_sessions_life_only_its_end_matters() {
+        assert!(is_of_no_end(br#"{"type":"session.updated","sessionId":"s"}"#));
+        for news in [&br#"{"type":"session.deleted","sessionId":"s"}"#[..], br#"{"sessionId":"s"}"#, b"{}"] {
+            assert!(!is_of_no_end(news));
+        }
     }
 
     #[test]

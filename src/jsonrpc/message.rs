@@ -186,6 +186,19 @@ fn surrogate(json: &[u8]) -> Option<Surrogate> {
     }
 }
 
+/// Looks at a notification without reading it: its method, and what should be its params, of which nothing is known. Most of
+/// what a peer tells is of no interest, and this is enough to tell. `None`: the message has to be read.
+///
+/// Only where the members come as peers write them. A request whose id comes after its params is none of these: they are
+/// the last member, as its last two bytes show.
+pub fn skim(body: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = body.strip_prefix(br#"{"jsonrpc":"2.0","method":""#)?;
+    let (method, rest) = rest.split_at(memchr::memchr(b'"', rest)?);
+    let params = rest.strip_prefix(br#"","params":"#)?.strip_suffix(b"}")?;
+    let is_plain = params.ends_with(b"}") && !method.contains(&b'\\');
+    Some((std::str::from_utf8(method).ok().filter(|_| is_plain)?, params))
+}
+
 /// What the beginning of a message tells about it.
 #[derive(Debug, PartialEq)]
 pub enum Peek<'a> {
@@ -373,6 +386,25 @@ mod tests {
 
     fn error(code: i64, message: &str) -> ErrorObject {
         ErrorObject { code, message: message.into(), data: None }
+    }
+
+    #[test]
+    fn a_notification_is_skimmed_where_its_members_come_as_usual() {
+        let check = |body: &str, expected: Option<(&str, &str)>| {
+            let expected = expected.map(|(method, params)| (method, params.as_bytes()));
+            assert_eq!(skim(body.as_bytes()), expected, "{body}");
+        };
+        check(r#"{"jsonrpc":"2.0","method":"a.b","params":{"x":{}}}"#, Some(("a.b", r#"{"x":{}}"#)));
+        check(r#"{"jsonrpc":"2.0","method":"a","params":{not even JSON}}"#, Some(("a", "{not even JSON}")));
+        check(r#"{"jsonrpc":"2.0","method":"a","params":{},"id":7}"#, None);
+        check(r#"{"jsonrpc":"2.0","method":"a","params":{},"id":"}"}"#, None);
+        check(r#"{"jsonrpc":"2.0","id":7,"method":"a","params":{}}"#, None);
+        check(r#"{"jsonrpc":"2.0","id":7,"result":{}}"#, None);
+        check(r#"{"jsonrpc":"2.0","method":"a\"b","params":{}}"#, None);
+        check(r#"{"jsonrpc":"2.0","method":"a","params":[1]}"#, None);
+        check(r#"{"jsonrpc":"2.0","method":"a","params":{}"#, None);
+        check(r#"{"method":"a","params":{}}"#, None);
+        check("", None);
     }
 
     #[track_caller]

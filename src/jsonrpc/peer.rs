@@ -36,6 +36,13 @@ pub struct Peer(Arc<Link>);
 /// shares the read buffer: copy what is to be kept for long. A handler that keeps a [`Peer`] of its own link
 /// keeps the link open until somebody calls [`Peer::close`].
 pub trait Handler: Send + 'static {
+    /// The peer tells something, of which only the beginning has been looked at: `params` may not even be JSON. True: that
+    /// was enough. False: it is read in full, and comes again as a [`notification`](Self::notification) or as what it is.
+    fn skimmed(&mut self, method: &str, params: &[u8]) -> bool {
+        let _ = (method, params);
+        false
+    }
+
     /// The peer tells something. `params` are JSON.
     fn notification(&mut self, method: &str, params: Bytes);
 
@@ -379,6 +386,11 @@ impl<H: Handler> Reader<H> {
     }
 
     fn body(&mut self, body: Bytes) -> Result<(), Cause> {
+        if let Some((method, params)) = message::skim(&body)
+            && self.handler.skimmed(method, params)
+        {
+            return Ok(());
+        }
         let body = message::repair(body);
         match message::parse(&body)? {
             Incoming::Response { id, outcome } => {

@@ -4,11 +4,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
 
 use super::{
     approvals::Approvals,
@@ -240,18 +238,20 @@ impl Session {
 
 /// What the CLI tells.
 impl Session {
-    /// Takes in the parameters of a `session.event` of this session.
-    pub(super) fn hear(self: &Arc<Self>, kind: &str, params: &Bytes) {
+    /// Takes in the parameters of a `session.event` of this session. False: they make no sense.
+    pub(super) fn hear(self: &Arc<Self>, kind: &str, params: &[u8]) -> bool {
         if !self.wants(kind) {
-            return;
+            return true;
         }
         // A provider may quote the key in its complaints, which are told to whoever uses the session.
         let redacted = may_quote_a_secret(kind)
             .then(|| self.blueprint().settings.redact(&String::from_utf8_lossy(params)));
-        match event::parse(redacted.as_ref().map_or(params, String::as_bytes)) {
-            Some(event) => self.apply(&Arc::new(event)),
-            None => warn!(session = %self.id(), kind, "the CLI sent an event that makes no sense"),
+        let event = event::parse(redacted.as_ref().map_or(params, String::as_bytes));
+        let makes_sense = event.is_some();
+        if let Some(event) = event {
+            self.apply(&Arc::new(event));
         }
+        makes_sense
     }
 
     /// An event of this kind was too large to be taken in: who wants it hears that something is missing.

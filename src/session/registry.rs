@@ -5,9 +5,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
-use tracing::warn;
-
 use super::{
     Load,
     error::Error,
@@ -171,14 +168,9 @@ impl Ear {
 }
 
 impl Sink for Ear {
-    fn session_event(&self, params: &Bytes) {
-        let Some(peek) = event::peek(params) else {
-            warn!("the CLI sent an event without a session or a type");
-            return;
-        };
-        if let Some(session) = self.hearer(&peek.session_id) {
-            session.hear(peek.kind(), params);
-        }
+    fn session_event(&self, params: &[u8]) -> bool {
+        let Some(peek) = event::peek(params) else { return false };
+        self.hearer(&peek.session_id).is_none_or(|session| session.hear(peek.kind(), params))
     }
 
     fn event_dropped(&self, session_id: &str, kind: &str) {

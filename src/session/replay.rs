@@ -180,7 +180,7 @@ mod tests {
             timestamp: String::new(),
             agent_id: None,
             ephemeral: false,
-            kind: kind.into(),
+            kind: kind.to_owned().into(),
             payload,
             weight: 1,
         })

@@ -7,7 +7,7 @@
 //! The answer to `session.send` is not ordered against events (cli-protocol.md, trap 1), so events that come before it
 //! are kept until the id is known.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 use super::hub::Cursor;
 use crate::copilot::{
@@ -46,7 +46,7 @@ pub struct Turn {
     loose_failure: Option<AgentFailure>,
     usage: Usage,
     tool_calls: Vec<ToolCall>,
-    last_event: Option<String>,
+    last_event: Option<Cow<'static, str>>,
 }
 
 #[derive(Debug)]
@@ -329,7 +329,7 @@ impl Turn {
         Remains {
             message_id: self.message_id.clone(),
             partial: if self.partial.text.is_empty() { answered } else { self.partial.text.clone() },
-            last_event: self.last_event.clone(),
+            last_event: self.last_event.clone().map(Cow::into_owned),
             usage: self.usage,
             running_tools: self.tool_calls.iter().filter(|call| call.success.is_none()).cloned().collect(),
             open_requests: Vec::new(),

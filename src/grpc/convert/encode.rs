@@ -343,7 +343,7 @@ pub(in crate::grpc) fn payload(event: &Event, asks: bool) -> pb::session_event::
         | Payload::SessionAutopilotStopped(data)
         | Payload::SessionShutdown(data)
         | Payload::Other(data) => {
-            Pb::Other(pb::Other { r#type: event.kind.clone(), data: Some(object(data)) })
+            Pb::Other(pb::Other { r#type: event.kind.clone().into_owned(), data: Some(object(data)) })
         }
     }
 }

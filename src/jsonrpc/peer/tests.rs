@@ -302,6 +302,30 @@ async fn params_that_are_no_json_fail_their_request_only() {
 }
 
 #[tokio::test]
+async fn what_was_skimmed_is_not_read_and_all_else_is() {
+    struct Skimming(mpsc::Sender<(String, Bytes)>);
+    impl Handler for Skimming {
+        fn skimmed(&mut self, method: &str, _: &[u8]) -> bool {
+            method == "dull"
+        }
+
+        fn notification(&mut self, method: &str, params: Bytes) {
+            self.0.try_send((method.to_owned(), params)).unwrap();
+        }
+    }
+    let (sender, mut heard) = mpsc::channel(8);
+    let (peer, mut far) = link(Skimming(sender));
+    // What is of no interest may be broken, and nobody finds out.
+    far.send_text(r#"{"jsonrpc":"2.0","method":"dull","params":{broken}}"#).await;
+    far.send_text(r#"{"jsonrpc":"2.0","method":"news","params":{"a":"\ud83d"}}"#).await;
+    assert_eq!(heard.recv().await.unwrap(), ("news".into(), r#"{"a":"\ufffd"}"#.into()));
+    far.send_text(r#"{"jsonrpc":"2.0","method":"dull","params":{},"id":7}"#).await;
+    assert_eq!(far.receive().await["id"], 7);
+    far.send_text(r#"{"jsonrpc":"2.0","method":"news","params":{broken}}"#).await;
+    assert!(matches!(&*peer.closed().await, Cause::Malformed(_)));
+}
+
+#[tokio::test]
 async fn notifications_come_in_wire_order_and_repaired() {
     let (handler, mut heard) = recorder();
     let (_peer, mut far) = link(handler);

@@ -14,7 +14,7 @@ fn event(kind: &str, payload: Payload, weight: usize) -> Update {
         timestamp: String::new(),
         agent_id: None,
         ephemeral: true,
-        kind: kind.into(),
+        kind: kind.to_owned().into(),
         payload,
         weight,
     };
