@@ -38,7 +38,7 @@ impl Link {
         id: LinkId,
         (host, port): (&str, u16),
         token: Option<&Secret>,
-        max_frame: usize,
+        options: jsonrpc::Options,
         sink: Arc<dyn Sink>,
     ) -> Result<Self, OpenError> {
         let open = async {
@@ -46,7 +46,6 @@ impl Link {
                 .await
                 .map_err(|error| OpenError::Connect(error.to_string()))?;
             tune(&socket);
-            let options = jsonrpc::Options { max_frame, ..jsonrpc::Options::default() };
             let peer = Peer::spawn(socket, Listener { sink }, options);
             let mut link = Self { id, peer, version: String::new(), protocol: 0 };
             link.shake_hands(token).await?;
