@@ -50,7 +50,7 @@ impl Link {
         id: LinkId,
         (host, port): (&str, u16),
         token: Option<&Secret>,
-        max_frame: usize,
+        options: jsonrpc::Options,
         sink: Arc<dyn Sink>,
         marks: Arc<Marks>,
     ) -> Result<Self, OpenError> {
@@ -59,7 +59,6 @@ impl Link {
                 .await
                 .map_err(|error| OpenError::Connect(error.to_string()))?;
             tune(&socket);
-            let options = jsonrpc::Options { max_frame, ..jsonrpc::Options::default() };
             let peer = Peer::spawn(socket, Listener { sink }, options);
             let users = TaskTracker::new();
             let mut wire = Wire { id, peer, version: String::new(), protocol: 0, marks, users };

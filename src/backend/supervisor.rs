@@ -27,7 +27,7 @@ use crate::{
         method::{GetMetadata, Ping},
         version::missing_features,
     },
-    jsonrpc::Cause,
+    jsonrpc::{self, Cause},
 };
 
 /// How often the CLI is asked for a sign of life. It answers within a millisecond, also while 50 turns run (observed).
@@ -52,6 +52,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long what is told on the keeper link may wait: all events come on it too, and are dropped. The CLI has to buffer nothing
+/// for it: 17 MB/s, the most that it was seen to write, is less in that time than the kernel takes.
+const KEEPER_READ_PAUSE: Duration = Duration::from_millis(10);
 
 /// The pause before the keeper link is tried again: nothing runs on it.
 const KEEPER_PAUSE: Duration = Duration::from_millis(500);
@@ -281,7 +285,7 @@ impl Connect<'_> {
         orders: &mut mpsc::Receiver<Order>,
     ) -> Ended {
         let mut process_end = std::pin::pin!(process_end);
-        let mut opened = self.open(address, self.sink.clone()).await;
+        let mut opened = self.open(address, self.sink.clone(), Duration::ZERO).await;
         loop {
             let link = match opened {
                 Ok(Some(link)) => link,
@@ -300,12 +304,19 @@ impl Connect<'_> {
     }
 
     /// Opens a link. `None`: it is not wanted any more.
-    async fn open(&self, address: &Address<'_>, sink: Arc<dyn Sink>) -> Result<Option<Arc<Link>>, OpenError> {
+    async fn open(
+        &self,
+        address: &Address<'_>,
+        sink: Arc<dyn Sink>,
+        read_pause: Duration,
+    ) -> Result<Option<Arc<Link>>, OpenError> {
         let Address { host, port, token } = *address;
         let (id, marks) = (LinkId::next(), self.status.shared.marks.clone());
+        let options =
+            jsonrpc::Options { max_frame: self.config.max_frame, read_pause, ..jsonrpc::Options::default() };
         tokio::select! {
             () = self.stop.cancelled() => Ok(None),
-            opened = Link::open(id, (host, port), token, self.config.max_frame, sink, marks) => {
+            opened = Link::open(id, (host, port), token, options, sink, marks) => {
                 opened.map(|link| Some(Arc::new(link)))
             }
         }
@@ -320,7 +331,7 @@ impl Connect<'_> {
         let give_up = Instant::now() + GRACE;
         loop {
             let opened = tokio::select! {
-                opened = self.open(address, self.sink.clone()) => opened,
+                opened = self.open(address, self.sink.clone(), Duration::ZERO) => opened,
                 problem = &mut process_end => return Err(OpenError::Connect(problem)),
             };
             match opened {
@@ -419,7 +430,7 @@ impl Connect<'_> {
         loop {
             // It fails when nobody asks any more; then this is dropped.
             let _ = state.wait_for(|state| matches!(state, State::Ready(_))).await;
-            match self.open(address, Arc::new(Deaf)).await {
+            match self.open(address, Arc::new(Deaf), KEEPER_READ_PAUSE).await {
                 Ok(Some(link)) => {
                     let kept = Kept { connect: self, link: link.clone() };
                     *Shared::lock(&self.status.shared.keeper) = Some(link.clone());

@@ -20,10 +20,11 @@ use super::{frame, frame::Item};
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{fmt, io};
+use std::{fmt, io, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{SetOnce, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tracing::Instrument;
 
 /// A handle to a link. When its last clone is dropped, the link closes.
@@ -68,6 +69,9 @@ pub struct Options {
     pub max_frame: usize,
     /// Requests that may wait for their answers at a time.
     pub max_pending: usize,
+    /// How long what comes may wait, so that a lot of it is read at once. Zero: it is read as it comes. For a link on which
+    /// nothing is urgent: each read wakes a task, which costs more than most messages.
+    pub read_pause: Duration,
 }
 
 impl Default for Options {
@@ -75,8 +79,9 @@ impl Default for Options {
         Self {
             // The CLI has been seen to send 42 MB in one frame: a history that holds a 20 MB prompt.
             max_frame: 256 * 1024 * 1024,
-            // Far above what one CLI can serve, and still only some hundred kilobytes here.
-            max_pending: 4096,
+            // Above the 10,000 turns that an operator may have one CLI run at once, which may all be sent in one moment.
+            max_pending: 16 * 1024,
+            read_pause: Duration::ZERO,
         }
     }
 }
@@ -163,13 +168,14 @@ impl Peer {
         let (requests, queued_requests) = mpsc::channel(REQUEST_QUEUE);
         let (answers, queued_answers) = mpsc::channel(ANSWER_QUEUE);
         let shared = Arc::new(Shared::default());
+        let max_pending = options.max_pending;
         let reader = Reader { handler, shared: shared.clone(), answers };
         let writer = Writer { shared: shared.clone(), requests: queued_requests, answers: queued_answers };
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(until_closed(shared.clone(), reader.run(read_half, options.max_frame)).in_current_span());
+        tasks.spawn(until_closed(shared.clone(), reader.run(read_half, options)).in_current_span());
         tasks.spawn(until_closed(shared.clone(), writer.run(write_half)).in_current_span());
-        Self(Arc::new(Link { shared, requests, max_pending: options.max_pending, _tasks: tasks }))
+        Self(Arc::new(Link { shared, requests, max_pending, _tasks: tasks }))
     }
 
     /// Sends a request and waits for its result, which is JSON. It waits as long as the link lives: deadlines are
@@ -357,8 +363,8 @@ struct Reader<H> {
 }
 
 impl<H: Handler> Reader<H> {
-    async fn run(mut self, mut io: impl AsyncRead + Unpin, max_frame: usize) -> Cause {
-        let mut decoder = frame::Decoder::new(max_frame);
+    async fn run(mut self, mut io: impl AsyncRead + Unpin, options: Options) -> Cause {
+        let mut decoder = frame::Decoder::new(options.max_frame);
         let mut buf = BytesMut::new();
         loop {
             loop {
@@ -376,10 +382,14 @@ impl<H: Handler> Reader<H> {
                 // Reuses the allocation if nobody holds slices of it any more.
                 buf.reserve(READ_STEP);
             }
+            let room = buf.capacity() - buf.len();
             match io.read_buf(&mut buf).await {
                 Ok(0) if decoder.is_between_frames() => return Cause::Eof,
                 Ok(0) => return Cause::EofInsideFrame,
-                Ok(_) => {}
+                // There may be more: a peer that is faster than the pauses must not have to wait.
+                Ok(read) if read == room => {}
+                Ok(_) if options.read_pause.is_zero() => {}
+                Ok(_) => sleep(options.read_pause).await,
                 Err(error) => return error.into(),
             }
         }

@@ -99,7 +99,7 @@ fn link(handler: impl Handler) -> (Peer, Far) {
 /// A link whose wire holds `capacity` bytes each way, and then blocks the one who writes.
 fn link_over(capacity: usize, handler: impl Handler) -> (Peer, Far) {
     let (near, io) = tokio::io::duplex(capacity);
-    let options = Options { max_frame: LIMIT, max_pending: 3 };
+    let options = Options { max_frame: LIMIT, max_pending: 3, ..Options::default() };
     (
         Peer::spawn(near, handler, options),
         Far { io, decoder: frame::Decoder::new(1 << 20), buf: BytesMut::new() },
