@@ -236,9 +236,18 @@ pub(crate) struct Streamed {
 
 impl Streamed {
     /// Reads a stream to its end.
-    pub(crate) async fn read(mut stream: Streaming<SendAndStreamResponse>) -> Self {
+    pub(crate) async fn read(stream: Streaming<SendAndStreamResponse>) -> Self {
+        Self::read_pausing(stream, async || {}).await
+    }
+
+    /// The same, with a pause before each message.
+    pub(crate) async fn read_pausing(
+        mut stream: Streaming<SendAndStreamResponse>,
+        mut pause: impl AsyncFnMut(),
+    ) -> Self {
         let mut events = Vec::new();
         loop {
+            pause().await;
             match stream.message().await {
                 Ok(Some(message)) => match message.payload.unwrap() {
                     Payload::Event(event) => events.push(event),

@@ -1,7 +1,10 @@
-//! What the tests stand on: the facade in this process, the real CLI, a FakeCli, a wire to cut, and a scripted model.
+//! What the tests stand on: the facade in this process and what it holds, the real CLI, a FakeCli, a wire that breaks, dice, and a
+//! scripted model.
 
+pub(crate) mod dice;
 pub(crate) mod facade;
 pub(crate) mod fake_cli;
+pub(crate) mod leaks;
 pub(crate) mod proxy;
 pub(crate) mod real_cli;
 pub(crate) mod server;

@@ -1,4 +1,4 @@
-//! A wire between the facade and a CLI, which a test can cut, or keep from carrying anything.
+//! A wire between the facade and a CLI, on which a test does what wires do: break, fall silent, stall, and carry nonsense.
 
 use std::{
     io,
@@ -6,12 +6,14 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::{AbortHandle, JoinHandle},
 };
 
@@ -26,8 +28,22 @@ pub(crate) struct Proxy {
 
 struct Connection {
     task: JoinHandle<()>,
-    /// Whether nothing is passed on any more; what comes is still taken, as a machine does that is gone from the other end.
-    silent: watch::Sender<bool>,
+    flow: watch::Sender<Flow>,
+    /// What the client gets in the midst of what the server says.
+    nonsense: mpsc::Sender<Vec<u8>>,
+}
+
+/// What a connection does with what comes.
+#[derive(Clone, Copy, PartialEq)]
+enum Flow {
+    /// It passes it on.
+    Passing,
+    /// It takes nothing more, until it passes it on again.
+    Held,
+    /// It takes it and throws it away, as a machine does that is gone from the other end.
+    Silent,
+    /// Both ends are told that the connection was reset.
+    Reset,
 }
 
 impl Proxy {
@@ -41,19 +57,10 @@ impl Proxy {
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::Relaxed);
-                let (silent, silenced) = watch::channel(false);
-                let task = tokio::spawn(async move {
-                    if let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await {
-                        let (from_client, to_client) = client.into_split();
-                        let (from_server, to_server) = server.into_split();
-                        // Both ways at once, and if one ends so does the other.
-                        tokio::select! {
-                            _ = pass_on(from_client, to_server, &silenced) => {}
-                            _ = pass_on(from_server, to_client, &silenced) => {}
-                        }
-                    }
-                });
-                accepted.lock().unwrap().push(Connection { task, silent });
+                let (flow, flowing) = watch::channel(Flow::Passing);
+                let (nonsense, inserted) = mpsc::channel(1);
+                let task = tokio::spawn(carry(client, target, flowing, inserted));
+                accepted.lock().unwrap().push(Connection { task, flow, nonsense });
             }
         });
         Self { port, connections, taken, listening: listening.abort_handle() }
@@ -81,8 +88,51 @@ impl Proxy {
 
     /// From now on the connections carry nothing, and nobody is told; new ones are taken.
     pub(crate) fn silence(&self) {
+        self.let_all(Flow::Silent);
+    }
+
+    /// The same for one of them.
+    pub(crate) fn silence_one(&self, number: usize) {
+        self.let_one(number, Flow::Silent);
+    }
+
+    /// Resets all connections; new ones are taken.
+    pub(crate) fn reset(&self) {
+        self.let_all(Flow::Reset);
+    }
+
+    /// Resets one of them.
+    pub(crate) fn reset_one(&self, number: usize) {
+        self.let_one(number, Flow::Reset);
+    }
+
+    /// Until [`release`](Self::release) the connections take nothing, so that who writes has to wait.
+    pub(crate) fn hold(&self) {
+        self.let_all(Flow::Held);
+    }
+
+    /// The connections carry again what comes.
+    pub(crate) fn release(&self) {
+        self.let_all(Flow::Passing);
+    }
+
+    /// The facade reads this from one of the connections, wherever in a frame it is.
+    pub(crate) fn insert(&self, number: usize, nonsense: Vec<u8>) {
+        if let Some(connection) = self.open().get(number) {
+            // It fails if there is some on its way already.
+            let _ = connection.nonsense.try_send(nonsense);
+        }
+    }
+
+    fn let_all(&self, flow: Flow) {
         for connection in self.open().iter() {
-            connection.silent.send_replace(true);
+            connection.flow.send_replace(flow);
+        }
+    }
+
+    fn let_one(&self, number: usize, flow: Flow) {
+        if let Some(connection) = self.open().get(number) {
+            connection.flow.send_replace(flow);
         }
     }
 
@@ -93,18 +143,52 @@ impl Proxy {
     }
 }
 
+async fn carry(
+    mut client: TcpStream,
+    target: u16,
+    flow: watch::Receiver<Flow>,
+    nonsense: mpsc::Receiver<Vec<u8>>,
+) {
+    let Ok(mut server) = TcpStream::connect(("127.0.0.1", target)).await else { return };
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let (_, none) = mpsc::channel(1);
+    let mut reset = flow.clone();
+    // Both ways at once, and if one ends so does the other.
+    let is_reset = tokio::select! {
+        _ = pass_on(from_client, to_server, flow.clone(), none) => false,
+        _ = pass_on(from_server, to_client, flow, nonsense) => false,
+        _ = reset.wait_for(|flow| *flow == Flow::Reset) => true,
+    };
+    if is_reset {
+        for socket in [&client, &server] {
+            // Closed without this, it would be ended in good order.
+            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
 async fn pass_on(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    silenced: &watch::Receiver<bool>,
+    mut flow: watch::Receiver<Flow>,
+    mut nonsense: mpsc::Receiver<Vec<u8>>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let length = from.read(&mut buffer).await?;
+        let length = tokio::select! {
+            length = from.read(&mut buffer) => length?,
+            Some(nonsense) = nonsense.recv() => {
+                to.write_all(&nonsense).await?;
+                continue;
+            }
+        };
         if length == 0 {
             return Ok(());
         }
-        if !*silenced.borrow() {
+        // It fails when nobody is there any more who could let it go on.
+        let flow = flow.wait_for(|flow| *flow != Flow::Held).await.map_or(Flow::Passing, |flow| *flow);
+        if flow != Flow::Silent {
             to.write_all(&buffer[..length]).await?;
         }
     }

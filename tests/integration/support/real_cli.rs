@@ -1,6 +1,6 @@
 //! The real Copilot CLI, with no account and no network: its provider is a scripted model on loopback.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::TcpListener, path::PathBuf, process::Stdio, time::Duration};
 
 use copilot_grpc::backend::{
     discover,
@@ -9,6 +9,10 @@ use copilot_grpc::backend::{
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
 use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    sync::Mutex,
+};
 
 use super::facade::{Setup, TestFacade};
 
@@ -83,6 +87,72 @@ impl RealCli {
         self.setup().start().await
     }
 }
+
+/// A CLI that somebody else runs, as a facade sees it: its address and its token stay, whatever becomes of it.
+pub(crate) struct LastingCli {
+    pub(crate) model: ModelServer,
+    pub(crate) port: u16,
+    home: TempDir,
+    child: Mutex<Child>,
+}
+
+impl LastingCli {
+    /// Starts it, and the model behind it.
+    pub(crate) async fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let model = ModelServer::start(script).await.unwrap();
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let home = tempfile::tempdir().unwrap();
+        let child = Mutex::new(Self::spawn(port, &home, &model));
+        Self { model, port, home, child }
+    }
+
+    fn spawn(port: u16, home: &TempDir, model: &ModelServer) -> Child {
+        let mut command = Command::new(path());
+        command
+            .args(["--headless", "--no-auto-update", "--port", &port.to_string()])
+            .current_dir(home.path())
+            .env("COPILOT_HOME", home.path())
+            .envs(offline(model))
+            .env("COPILOT_DISABLE_KEYTAR", "1")
+            .env("COPILOT_CONNECTION_TOKEN", TOKEN)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        command.spawn().unwrap()
+    }
+
+    /// How a facade reaches it, on whatever port it is let through.
+    pub(crate) fn setup(&self, port: u16) -> Setup {
+        let setup = Setup { cli_url: format!("127.0.0.1:{port}"), ..Setup::default() }
+            .variable("COPILOT_CONNECTION_TOKEN", TOKEN);
+        offline(&self.model).into_iter().fold(setup, |setup, (name, value)| setup.variable(name, value))
+    }
+
+    /// Ends it with SIGKILL, and starts it again on the same home.
+    pub(crate) async fn restart(&self) {
+        let mut child = self.child.lock().await;
+        child.kill().await.unwrap();
+        *child = Self::spawn(self.port, &self.home, &self.model);
+    }
+
+    /// Whether an event of this kind is in a session's history on disk.
+    pub(crate) fn has_stored(&self, session: &str, kind: &str) -> bool {
+        let history = self.home.path().join("session-state").join(session).join("events.jsonl");
+        std::fs::read_to_string(history).is_ok_and(|history| history.contains(kind))
+    }
+
+    /// For so long it does nothing; then it goes on where it was.
+    pub(crate) async fn freeze(&self, time: Duration) {
+        let child = self.child.lock().await;
+        let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        tokio::time::sleep(time).await;
+        kill_process(pid, Signal::CONT).unwrap();
+    }
+}
+
+const TOKEN: &str = "the-same-for-ever";
 
 /// The CLI that the repository pins.
 pub(crate) fn path() -> PathBuf {
