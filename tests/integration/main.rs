@@ -7,6 +7,7 @@ mod architecture;
 mod cleanup;
 mod connections;
 mod converse;
+mod delivery;
 mod discovery;
 mod errors;
 mod faults;
