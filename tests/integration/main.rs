@@ -10,6 +10,7 @@ mod converse;
 mod delivery;
 mod discovery;
 mod errors;
+mod fault_suite;
 mod faults;
 mod freezes;
 mod history;
