@@ -21,7 +21,7 @@ use super::{
 use crate::{
     backend,
     copilot::{AgentFailure, Rejection, failure::AgentCause},
-    session::{Error, Excess, SessionId, Settlement, TurnCause, TurnError},
+    session::{Delivery, Error, Excess, SessionId, Settlement, TurnCause, TurnError},
 };
 
 /// `google.rpc.ErrorInfo.domain` of all our errors.
@@ -37,7 +37,7 @@ const MAX_VIOLATIONS: usize = 12;
 /// The longest description of a wrong field, in bytes.
 const MAX_DESCRIPTION: usize = 160;
 
-/// The trailer that tells a client's own retry policy how long to wait, in milliseconds (gRFC A6).
+/// The trailer that tells a client's own retry policy how long to wait, in milliseconds, or, if negative, not to (gRFC A6).
 const PUSH_BACK: &str = "grpc-retry-pushback-ms";
 
 /// When to try again where something has to recover.
@@ -60,8 +60,16 @@ struct Problem {
     message: String,
     metadata: HashMap<String, String>,
     details: Vec<Any>,
-    /// How long a client that repeats calls by itself is to wait.
-    push_back: Option<Duration>,
+    push_back: Option<PushBack>,
+}
+
+/// What a client is told that repeats calls by itself (gRFC A6).
+#[derive(Debug, Clone, Copy)]
+enum PushBack {
+    /// Not before this time has passed.
+    After(Duration),
+    /// Not at all: what the call did would be done twice.
+    Never,
 }
 
 impl Problem {
@@ -91,9 +99,9 @@ impl Problem {
         self.detail("google.rpc.RetryInfo", &retry)
     }
 
-    /// The same, for clients that repeat calls by themselves (gRFC A6).
-    fn push_back(self, delay: Duration) -> Self {
-        Self { push_back: Some(delay), ..self }
+    /// The same, for clients that repeat calls by themselves.
+    fn push_back(self, push_back: PushBack) -> Self {
+        Self { push_back: Some(push_back), ..self }
     }
 
     fn detail(mut self, name: &str, message: &impl Message) -> Self {
@@ -113,8 +121,14 @@ impl Problem {
         let details = [info].into_iter().chain(self.details).collect();
         let status = rpc::Status { code: self.code as i32, message: message.into(), details };
         let mut metadata = MetadataMap::new();
-        if let Some(delay) = self.push_back {
-            metadata.insert(PUSH_BACK, MetadataValue::from(delay.as_millis() as u64));
+        match self.push_back {
+            Some(PushBack::After(delay)) => {
+                metadata.insert(PUSH_BACK, MetadataValue::from(delay.as_millis() as u64));
+            }
+            Some(PushBack::Never) => {
+                metadata.insert(PUSH_BACK, MetadataValue::from_static("-1"));
+            }
+            None => {}
         }
         Status::with_details_and_metadata(self.code, message, status.encode_to_vec().into(), metadata)
     }
@@ -199,13 +213,13 @@ pub(super) fn of(error: &Error) -> Status {
             Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
                 .session(session)
                 .retry_after(RETRY_SOON)
-                .push_back(RETRY_SOON)
+                .push_back(PushBack::After(RETRY_SOON))
         }
         Error::Overloaded(_) => {
             let advice = format!("{error}: try again later (max_running_turns, max_waiting_turns)");
             Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
                 .retry_after(RETRY_SOON)
-                .push_back(RETRY_SOON)
+                .push_back(PushBack::After(RETRY_SOON))
         }
         Error::TooManySessions { limit } => {
             let violation = rpc::quota_failure::Violation {
@@ -269,7 +283,12 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
         ) => Problem::new(Code::Unavailable, ErrorReason::TurnInterrupted, cause).retry_after(RETRY_SOON),
         TurnCause::Backend(cause) => of_backend(cause),
     };
-    problem.detail(&pb::TurnFailure::full_name(), &convert::turn_failure(error)).into_status()
+    let problem = problem.detail(&pb::TurnFailure::full_name(), &convert::turn_failure(error));
+    match error.delivery {
+        Delivery::NotDelivered => problem,
+        Delivery::Delivered | Delivery::Unknown => problem.push_back(PushBack::Never),
+    }
+    .into_status()
 }
 
 fn of_agent(failure: &AgentFailure) -> Problem {
@@ -304,7 +323,7 @@ fn of_backend(error: &backend::Error) -> Problem {
         }
         backend::Error::Overloaded => Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, error)
             .retry_after(RETRY_SOON)
-            .push_back(RETRY_SOON),
+            .push_back(PushBack::After(RETRY_SOON)),
         backend::Error::TooLarge { .. } => {
             Problem::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, error)
         }

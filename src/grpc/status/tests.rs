@@ -6,7 +6,7 @@ use crate::{
     backend::{Error as Cli, admission::Full},
     copilot::RequestKind,
     jsonrpc::Cause,
-    session::{Delivery, Missing, Remains, ToolCall, Unfit, hub::Cursor},
+    session::{Missing, Remains, ToolCall, Unfit, hub::Cursor},
 };
 
 use super::*;
@@ -300,7 +300,7 @@ fn the_resource_is_named() {
 }
 
 #[test]
-fn clients_that_repeat_calls_by_themselves_are_held_back_where_too_much_waits() {
+fn clients_that_repeat_calls_by_themselves_are_told_to_wait_or_that_it_would_be_done_twice() {
     let push_back =
         |status: Status| status.metadata().get(PUSH_BACK).map(|delay| delay.to_str().unwrap().to_owned());
     let overloaded =
@@ -309,7 +309,12 @@ fn clients_that_repeat_calls_by_themselves_are_held_back_where_too_much_waits() 
         assert_eq!(push_back(of(&error)).as_deref(), Some("1000"), "{error:?}");
     }
     assert_eq!(push_back(of(&Error::Draining)), None);
-    assert_eq!(push_back(of_turn(&failed(TurnCause::Interrupted(String::new())))), None);
+    for delivery in [Delivery::Delivered, Delivery::Unknown] {
+        let cut = TurnError { delivery, ..failed(TurnCause::Interrupted(String::new())) };
+        assert_eq!(push_back(of_turn(&cut)).as_deref(), Some("-1"), "{delivery:?}");
+    }
+    let unsent = TurnError { delivery: Delivery::NotDelivered, ..failed(TurnCause::Backend(lost(false))) };
+    assert_eq!(push_back(of_turn(&unsent)), None);
 }
 
 #[test]
