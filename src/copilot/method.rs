@@ -43,6 +43,7 @@ methods! {
     List => "session.list" -> Listed;
     Index => "sessions.list" -> Listed;
     GetMetadata<'_> => "session.getMetadata" -> Metadata;
+    GetSnapshot<'_> => "session.metadata.snapshot" -> Snapshot;
     Compact<'_> => "session.history.compact" -> Compacted;
     Fork<'_> => "sessions.fork" -> Forked;
     ListModels<'_> => "models.list" -> ListedModels;
@@ -383,6 +384,31 @@ pub struct Entry {
     pub client_name: Option<String>,
     /// Where it works.
     pub context: Option<Context>,
+    /// Whether it is loaded only: one without a message is on no disk.
+    #[serde(skip)]
+    pub unstored: bool,
+}
+
+/// Looks a loaded session up, also one without a message, whoever has it loaded (observed).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GetSnapshot<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// The answer to [`GetSnapshot`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// When it was created; RFC 3339.
+    #[serde(default)]
+    pub start_time: String,
+    /// When it last changed; RFC 3339.
+    #[serde(default)]
+    pub modified_time: String,
+    /// Where it works.
+    pub working_directory: Option<String>,
 }
 
 /// Where a session works.

@@ -226,6 +226,7 @@ mod tests {
             summary: Some(format!("title at {modified}")),
             client_name: Some("copilot-grpc".into()),
             context: None,
+            unstored: false,
         }
     }
 

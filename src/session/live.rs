@@ -141,7 +141,7 @@ impl Session {
     /// One that the CLI has stored, and that has been found again.
     pub(super) fn found(self, entry: Entry) -> Self {
         let mut state = self.lock();
-        state.stored = Stored::Yes;
+        state.stored = if entry.unstored { Stored::No } else { Stored::Yes };
         state.create_time = entry.start_time;
         state.update_time = entry.modified_time;
         state.title = entry.summary.unwrap_or_default();

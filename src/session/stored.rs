@@ -20,7 +20,7 @@ use crate::{
     backend::{self, Backend, Pool},
     copilot::{
         Rejection,
-        method::{Entry, GetClientMetadata, GetMetadata},
+        method::{Context, Entry, GetClientMetadata, GetMetadata, GetSnapshot},
         settings::CLIENT_NAME,
     },
 };
@@ -138,10 +138,33 @@ async fn find_in(backend: Backend, key: SessionKey) -> Result<Option<Stored>, ba
     Ok(stored_in(&backend, &key).await?.map(|entry| Stored { backend, entry }))
 }
 
-/// A session of ours that this CLI has stored.
+/// A session of ours that this CLI has stored, or has loaded for another server and not stored yet.
 pub(super) async fn stored_in(backend: &Backend, key: &SessionKey) -> Result<Option<Entry>, backend::Error> {
     let metadata = backend.connected().await?.call(&GetMetadata { session_id: key.cli_id() }).await?;
-    Ok(metadata.session.filter(is_ours))
+    match metadata.session {
+        Some(entry) => Ok(Some(entry).filter(is_ours)),
+        None => loaded_in(backend, key.cli_id()).await,
+    }
+}
+
+/// A session of ours that has no message, and so is on no disk, but loaded: another server has created it.
+async fn loaded_in(backend: &Backend, session_id: &str) -> Result<Option<Entry>, backend::Error> {
+    let snapshot = match backend.connected().await?.call(&GetSnapshot { session_id }).await {
+        Err(backend::Error::Rejected(Rejection::SessionNotFound | Rejection::MethodMissing)) => {
+            return Ok(None);
+        }
+        snapshot => snapshot?,
+    };
+    // By our record we know it for ours: its client's name is not told.
+    Ok(records(backend, &[session_id]).await?.remove(session_id).map(|_| Entry {
+        session_id: session_id.to_owned(),
+        start_time: snapshot.start_time,
+        modified_time: snapshot.modified_time,
+        summary: None,
+        client_name: Some(CLIENT_NAME.to_owned()),
+        context: Some(Context { cwd: snapshot.working_directory }),
+        unstored: true,
+    }))
 }
 
 /// What a CLI has stored with these sessions; nothing for those of which nothing is.

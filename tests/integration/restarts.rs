@@ -360,3 +360,24 @@ async fn what_cannot_be_stored_with_a_session_is_refused() {
     check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
     assert_eq!(fields_of(&refused), ["system_message"]);
 }
+
+#[tokio::test]
+async fn a_session_without_a_message_is_found_by_another_server_too() {
+    let cli = RealCli::start(script).await;
+    let (first, second) = (cli.facade().await, cli.facade().await);
+    let request = CreateSessionRequest {
+        session_id: "empty".into(),
+        labels: labels_of(&[("team", "blue")]),
+        ..Default::default()
+    };
+    let created = create(&first, request).await;
+    let found = get(&second, "empty").await;
+    assert_eq!(
+        (&found.labels, found.create_time, &found.working_directory),
+        (&created.labels, created.create_time, &created.working_directory)
+    );
+    assert_eq!(soon("a turn", second.send("empty", "one")).await.unwrap().content, "prompts: one");
+    assert_eq!(soon("a turn", first.send("empty", "two")).await.unwrap().content, "prompts: one, two");
+    let unknown = second.send("unknown", "one").await.unwrap_err();
+    check(&unknown, Code::NotFound, ErrorReason::SessionNotFound);
+}
