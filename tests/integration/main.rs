@@ -29,6 +29,7 @@ mod recycling;
 mod repeats;
 mod requests;
 mod restarts;
+mod rolling;
 mod serve;
 mod sessions;
 mod settings;

@@ -8,6 +8,7 @@ pub(crate) mod leaks;
 pub(crate) mod proxy;
 pub(crate) mod real_cli;
 pub(crate) mod server;
+pub(crate) mod service;
 
 use std::time::Duration;
 

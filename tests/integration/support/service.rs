@@ -1,0 +1,81 @@
+//! The program, run by an operator as a service in front of a CLI that somebody else runs.
+
+use std::{net::TcpListener, process::Stdio, time::Duration};
+
+use copilot_grpc::grpc::pb::{
+    Backend, BackendState, GetServerInfoRequest, copilot_service_client::CopilotServiceClient,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    process::{Child, Command},
+    time::sleep,
+};
+use tonic::transport::{self, Channel};
+
+use super::{real_cli::LastingCli, soon};
+
+/// A server of its own process, on a port that stays.
+pub(crate) struct Service {
+    pub(crate) port: u16,
+    flags: &'static [&'static str],
+    child: Child,
+}
+
+impl Service {
+    pub(crate) fn start(cli: &LastingCli, flags: &'static [&'static str]) -> Self {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        Self { port, flags, child: Self::spawn(port, cli, flags) }
+    }
+
+    fn spawn(port: u16, cli: &LastingCli, flags: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_copilot-grpc"));
+        command
+            .arg("--log-level=error")
+            .args(flags)
+            .arg(format!("--listen=127.0.0.1:{port}"))
+            .arg(format!("--cli-url=127.0.0.1:{}", cli.port))
+            .envs(cli.setup(cli.port).variables)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command.spawn().unwrap()
+    }
+
+    /// Waits until it is ready, and so many turns run on it.
+    pub(crate) async fn runs(&self, turns: i32) {
+        let is_so =
+            |backend: Backend| backend.state() == BackendState::Ready && backend.running_turns >= turns;
+        soon("turns run on a server", async {
+            while !self.backend().await.is_some_and(is_so) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Ends it as an operator does, and starts it again.
+    pub(crate) async fn restart(&mut self, cli: &LastingCli) {
+        let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        let status = soon("its end", self.child.wait()).await.unwrap();
+        assert!(status.success(), "{status}");
+        self.child = Self::spawn(self.port, cli, self.flags);
+    }
+
+    /// How its CLI is, if it answers.
+    pub(crate) async fn backend(&self) -> Option<Backend> {
+        let info = self.connect().await.ok()?.get_server_info(GetServerInfoRequest {}).await;
+        info.ok()?.into_inner().backends.pop()
+    }
+
+    pub(crate) async fn connect(&self) -> Result<CopilotServiceClient<Channel>, transport::Error> {
+        CopilotServiceClient::connect(format!("http://127.0.0.1:{}", self.port)).await
+    }
+
+    /// The most memory that it has had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id().unwrap());
+        let status = std::fs::read_to_string(status).expect("memory is read in Linux's /proc");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
