@@ -19,6 +19,7 @@ mod listing;
 mod models;
 mod modes;
 mod neighbours;
+mod overload;
 mod placement;
 mod pool;
 mod process;
