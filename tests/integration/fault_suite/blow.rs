@@ -9,7 +9,7 @@ use crate::support::{dice::Dice, proxy::Proxy, real_cli::LastingCli};
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Fault {
-    /// A connection to the CLI is reset, or all of them are.
+    /// A connection to the CLI is reset, or all of them are; or one after the other.
     Reset,
     /// The same, but they fall silent.
     HalfOpen,
@@ -44,6 +44,7 @@ impl Blow {
             // Seldom for longer than the link is trusted.
             Fault::Stalled if dice.one_in(4) => dice.between(ms(6000), ms(9000)),
             Fault::Stalled | Fault::SlowReader => dice.between(ms(100), ms(3000)),
+            Fault::Reset if dice.one_in(3) => dice.between(ms(1), ms(600)),
             _ => Duration::ZERO,
         };
         let nonsense = match dice.below(4) {
@@ -74,7 +75,13 @@ impl Blow {
         let all = self.connection >= proxy.connections();
         match self.fault {
             Fault::Reset if all => proxy.reset(),
-            Fault::Reset => proxy.reset_one(self.connection),
+            Fault::Reset => {
+                proxy.reset_one(self.connection);
+                if !self.lasts.is_zero() {
+                    sleep(self.lasts).await;
+                    proxy.reset_one(0);
+                }
+            }
             Fault::HalfOpen if all => proxy.silence(),
             Fault::HalfOpen => proxy.silence_one(self.connection),
             Fault::Killed => cli.restart().await,
