@@ -27,6 +27,8 @@ def main():
         ("grpc.service_config", pathlib.Path(config).read_text()),
         # Else it is the list of addresses, which no server takes; a DNS name needs no such thing.
         ("grpc.default_authority", "localhost"),
+        # Else a server that starts slowly is not tried again for up to two minutes.
+        ("grpc.max_reconnect_backoff_ms", 1000),
     ]
     ended = threading.Event()
     with grpc.insecure_channel(f"ipv4:{','.join(addresses)}", options) as channel:

@@ -39,7 +39,9 @@ impl Lane {
     pub(super) async fn start(number: usize, seed: u64, cli: &LastingCli) -> Self {
         let name = format!("lane{number}");
         let proxy = Proxy::start(cli.port).await;
-        let counted = Counted::start(cli.setup(proxy.port), proxy.port).await;
+        // Every third one has no second link to fall back on.
+        let setup = cli.setup(proxy.port).flag(format!("--keeper-link={}", number % 3 != 2));
+        let counted = Counted::start(setup, proxy.port).await;
         let dice = Dice::new(seed ^ (number as u64) << 32);
         let mut lane = Self { name, seed, dice, counted, proxy, sessions: Vec::new(), made: 0, answered: 0 };
         for _ in 0..SESSIONS {
