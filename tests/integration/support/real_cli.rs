@@ -10,11 +10,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
 use tempfile::TempDir;
 use tokio::{
+    net::TcpStream,
     process::{Child, Command},
     sync::Mutex,
+    time::sleep,
 };
 
-use super::facade::{Setup, TestFacade};
+use super::{
+    facade::{Setup, TestFacade},
+    soon,
+};
 
 /// The name of the scripted model.
 pub(crate) const MODEL: &str = "scripted";
@@ -97,12 +102,19 @@ pub(crate) struct LastingCli {
 }
 
 impl LastingCli {
-    /// Starts it, and the model behind it.
+    /// Starts it, and the model behind it, and waits until it listens.
     pub(crate) async fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let model = ModelServer::start(script).await.unwrap();
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let home = tempfile::tempdir().unwrap();
         let child = Mutex::new(Self::spawn(port, &home, &model));
+        // A facade that finds nobody tries again after longer and longer pauses.
+        soon("the CLI listens", async {
+            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
         Self { model, port, home, child }
     }
 
@@ -147,7 +159,7 @@ impl LastingCli {
         let child = self.child.lock().await;
         let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
         kill_process(pid, Signal::STOP).unwrap();
-        tokio::time::sleep(time).await;
+        sleep(time).await;
         kill_process(pid, Signal::CONT).unwrap();
     }
 }
