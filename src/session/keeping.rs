@@ -102,6 +102,8 @@ impl Session {
             let event_id = state.cursor().and_then(|cursor| Cursor::event_id(cursor.as_str(), self.id()));
             (gap.since.clone(), event_id.map(|id| format!("{id}|0")))
         };
+        // Whatever becomes of this, the gap ends with it: nothing would be heard any more.
+        let _ends = EndsGap(self);
         let missed = self.missed_since(link, place).await;
         let mut state = self.lock();
         let Some(gap) = state.gap.take() else { return };
@@ -156,6 +158,21 @@ impl Session {
                 return Ok(missed);
             }
             cursor = Some(page.cursor);
+        }
+    }
+}
+
+/// Ends a gap that nobody fills any more: what was told meanwhile is heard.
+struct EndsGap<'a>(&'a Arc<Session>);
+
+impl Drop for EndsGap<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        let Some(gap) = state.gap.take() else { return };
+        for event in gap.held {
+            if !state.replay.has_seen(&event.id) {
+                self.0.apply_to(&mut state, &event);
+            }
         }
     }
 }

@@ -515,7 +515,11 @@ impl Session {
     /// From here on the CLI may have the prompt.
     pub(super) fn sending(&self) {
         // The silence until now was not the agent's: the turn may have waited for the CLI.
-        self.lock().last_heard = Instant::now();
+        let mut state = self.lock();
+        state.last_heard = Instant::now();
+        // Whoever went on was stopped when the session was attached. What goes on from now on is this turn.
+        state.abandoned = false;
+        drop(state);
         self.with_current(Current::sending);
     }
 

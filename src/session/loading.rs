@@ -134,13 +134,13 @@ impl Session {
             }
             loaded => loaded?,
         }
-        self.stop_abandoned(&link).await;
         let went_on = self.lock().gap.is_some();
         if went_on {
             self.fill_gap(&link).await;
         } else {
             self.lock().hub.reloaded();
         }
+        self.stop_abandoned(&link).await;
         Ok(link)
     }
 
