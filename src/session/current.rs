@@ -9,7 +9,7 @@ use super::{
     error::{Delivery, TurnCause, TurnError},
     queue::Ticket,
     schema::Schema,
-    turn::{Ending, Turn, TurnResult},
+    turn::{Ending, ToolCall, Turn, TurnResult},
 };
 use crate::copilot::Event;
 
@@ -29,11 +29,20 @@ pub(super) struct Current {
     concluded: bool,
     /// How it ended, until its callers are told.
     outcome: Option<Result<TurnResult, TurnError>>,
-    /// What broke the connection that it ran on, while it may go on on another.
-    adrift: Option<String>,
+    /// Set while it may go on on another connection than the one that it ran on.
+    adrift: Option<Adrift>,
     /// Whether nothing more can come of it.
     gone: bool,
     signals: Signals,
+}
+
+/// A turn whose connection was lost.
+#[derive(Debug)]
+struct Adrift {
+    /// What broke it.
+    problem: String,
+    /// The tools that ran then.
+    running_tools: Vec<ToolCall>,
 }
 
 /// What the task that runs a turn listens to.
@@ -163,16 +172,23 @@ impl Current {
 
     /// The connection that it ran on is lost, but the CLI can take it up again.
     pub(super) fn adrift(&mut self, problem: &str) {
-        self.adrift = Some(problem.to_owned());
+        let running_tools = self.turn.remains().running_tools;
+        self.adrift = Some(Adrift { problem: problem.to_owned(), running_tools });
         self.signals.changed.notify_one();
     }
 
     /// The CLI has taken it up again, or not.
     pub(super) fn landed(&mut self, goes_on: bool) {
-        if let Some(problem) = self.adrift.take()
-            && !goes_on
-        {
-            self.cut(&problem);
+        let Some(Adrift { problem, mut running_tools }) = self.adrift.take() else { return };
+        if goes_on {
+            return;
+        }
+        let is_news = !self.concluded;
+        self.cut(&problem);
+        // The CLI takes calls that it finds dangling for failed. What has become of them it does not know.
+        if let Some(Err(error)) = self.outcome.as_mut().filter(|_| is_news) {
+            running_tools.retain(|call| !self.turn.has_succeeded(&call.id));
+            error.remains.running_tools = running_tools;
         }
     }
 
@@ -377,6 +393,21 @@ mod tests {
             "{error:?}"
         );
         assert!(current.progress().settled && !current.progress().adrift);
+        // Of the tools that ran, none but those that have succeeded since is known to have ended.
+        let mut with_tools = running(None);
+        for call in ["a", "b"] {
+            let start = json!({"toolCallId": call, "toolName": "bash", "arguments": {}});
+            hear(&mut with_tools, "tool.execution_start", start);
+        }
+        with_tools.adrift("lost");
+        for (call, success) in [("a", true), ("b", false)] {
+            let end = json!({"toolCallId": call, "success": success});
+            hear(&mut with_tools, "tool.execution_complete", end);
+        }
+        with_tools.landed(false);
+        let error = with_tools.take_outcome().unwrap().unwrap_err();
+        let tools: Vec<_> = error.remains.running_tools.iter().map(|call| &*call.id).collect();
+        assert_eq!(tools, ["b"]);
         // One that has ended for its callers has yet to come to rest.
         let mut concluded = running(None);
         concluded.fail(TurnCause::Aborted);

@@ -305,6 +305,11 @@ impl Turn {
         self.tool_calls.iter().any(|call| call.success.is_none())
     }
 
+    /// Whether this call of a tool has succeeded.
+    pub fn has_succeeded(&self, call: &str) -> bool {
+        self.tool_calls.iter().any(|other| other.id == call && other.success == Some(true))
+    }
+
     /// What came of it, if it was answered.
     pub fn result(&self) -> TurnResult {
         let (content, model) = self
