@@ -21,6 +21,8 @@ pub struct Job {
     pub prefix: String,
     /// How many sessions there are, each with one turn at a time.
     pub sessions: usize,
+    /// How many of them have a turn at the same time.
+    pub at_once: usize,
     /// How many turns each of them has.
     pub turns: usize,
     /// Whether the turns are streamed.

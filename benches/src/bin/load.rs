@@ -1,5 +1,7 @@
 //! Load by gRPC clients: `load JOB`.
 
+use std::sync::Arc;
+
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, SendAndStreamRequest, SendAndWaitRequest,
     copilot_service_client::CopilotServiceClient, send_and_stream_response::Payload, session_event,
@@ -8,6 +10,7 @@ use copilot_grpc_bench::{
     clock,
     job::{Dialogue, Job, Tally},
 };
+use tokio::sync::Semaphore;
 use tonic::{Status, transport::Channel};
 
 type Client = CopilotServiceClient<Channel>;
@@ -28,9 +31,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let dialogue = Dialogue::ready().await?;
+    let places = Arc::new(Semaphore::new(job.at_once));
     let turns: Vec<_> = clients
         .enumerate()
-        .map(|(number, client)| tokio::spawn(turns(job.clone(), number, client)))
+        .map(|(number, client)| tokio::spawn(turns(job.clone(), number, client, places.clone())))
         .collect();
     let mut tally = Tally::default();
     for one in turns {
@@ -41,9 +45,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The turns of one session.
-async fn turns(job: Job, number: usize, mut client: Client) -> Tally {
+async fn turns(job: Job, number: usize, mut client: Client, places: Arc<Semaphore>) -> Tally {
     let mut tally = Tally::default();
     for _ in 0..job.turns {
+        let _place = places.acquire().await;
         let sent = clock::now();
         let answer = match job.stream {
             true => streamed(&job, number, &mut client, &mut tally).await,

@@ -222,7 +222,10 @@ impl StandIn {
             "sessions.getClientMetadata" => {
                 let sessions = self.sessions();
                 let known = params.session_ids.iter().filter_map(|id| Some((id, sessions.get(id)?)));
-                let notes = known.map(|(id, one)| json!({"sessionId": id, "metadata": one.notes}));
+                let notes = known.map(|(id, one)| match &one.notes {
+                    Value::Null => json!({"sessionId": id, "metadata": {}}),
+                    notes => json!({"sessionId": id, "metadata": notes}),
+                });
                 notes.collect()
             }
             "session.metadata.isProcessing" => {

@@ -50,6 +50,7 @@ pub(crate) async fn measure(bench: &Bench, runs: usize) -> Result<()> {
             connections: 1,
             prefix: format!("cli-{run}"),
             sessions: SESSIONS,
+            at_once: SESSIONS,
             turns: TURNS,
             stream: true,
             deltas: DELTAS,

@@ -20,8 +20,7 @@ const MB: f64 = 1e6;
 pub(crate) async fn measure(bench: &Bench) -> Result<()> {
     streams(bench).await?;
     sessions(bench).await?;
-    clis(bench).await?;
-    long(bench).await
+    clis(bench).await
 }
 
 fn job(address: &str, prefix: &str, sessions: usize, turns: usize) -> Job {
@@ -31,6 +30,7 @@ fn job(address: &str, prefix: &str, sessions: usize, turns: usize) -> Job {
         connections: sessions.div_ceil(500).max(4),
         prefix: prefix.into(),
         sessions,
+        at_once: sessions,
         turns,
         stream: true,
         deltas: 20,
@@ -121,7 +121,7 @@ async fn clis(bench: &Bench) -> Result<()> {
 }
 
 /// Long histories, long lists, many small deltas, large messages.
-async fn long(bench: &Bench) -> Result<()> {
+pub(crate) async fn long(bench: &Bench) -> Result<()> {
     let columns = ["", "time, s", "CPU, s", "CPU of one, µs", "most memory before, MB", "after, MB"];
     let mut table = Table::new("What is long", &columns);
     for count in [1000, 10_000, 100_000] {

@@ -72,6 +72,7 @@ async fn run(
         connections: 1,
         prefix: "callgrind".into(),
         sessions: SESSIONS,
+        at_once: SESSIONS,
         turns,
         stream,
         deltas,

@@ -2,7 +2,7 @@
 //! [--seconds N] [PART...]`. With `--alone` without the peers.
 //!
 //! Parts: `turns`, `streams`, `bulk`, `latency`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
-//! `growth` and `soak`. See docs/benchmarks.md.
+//! `growth`, `long` and `soak`. See docs/benchmarks.md.
 
 mod cli;
 mod growth;
@@ -40,7 +40,7 @@ async fn main() -> Result<()> {
     }
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let bench = Bench::new()?;
-    println!("Medians of {runs} runs.\n");
+    eprintln!("medians of {runs} runs");
     for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.part)) {
         compare(&bench, scenario, runs, alone).await?;
     }
@@ -58,6 +58,7 @@ async fn main() -> Result<()> {
         match part.as_str() {
             "instructions" => instructions::measure(&bench).await?,
             "growth" => growth::measure(&bench).await?,
+            "long" => growth::long(&bench).await?,
             "soak" => soak::measure(&bench, duration).await?,
             _ => {}
         }
@@ -144,6 +145,7 @@ impl Scenario {
             connections: if peer == Peer::Raw { 1 } else { 4 },
             prefix: format!("{}-{run}", self.part),
             sessions: self.sessions,
+            at_once: self.sessions,
             turns: if slow { self.turns.div_ceil(5) } else { self.turns },
             stream: self.stream,
             deltas: self.deltas,

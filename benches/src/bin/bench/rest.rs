@@ -22,6 +22,8 @@ pub(crate) async fn measure(bench: &Bench, runs: usize) -> Result<()> {
             connections: 16,
             prefix: prefix.into(),
             sessions,
+            // What many turns at once take is kept for the next ones, and is not the sessions'.
+            at_once: 16,
             turns,
             stream,
             deltas: 5,

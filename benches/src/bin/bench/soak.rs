@@ -17,7 +17,7 @@ const CUT_EVERY: Duration = Duration::from_secs(20);
 
 pub(crate) async fn measure(bench: &Bench, duration: Duration) -> Result<()> {
     let (mut stand_in, ports) = bench.stand_in(1).await?;
-    let (service, address) = bench.facade(&ports, &["--log-level=error"]).await?;
+    let (service, address) = bench.facade(&ports, &[]).await?;
     let _load = Program::start(bench.program("mixed").arg(&address))?;
     let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
     let mut client = CopilotServiceClient::new(channel);
