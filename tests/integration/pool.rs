@@ -405,8 +405,9 @@ async fn sessions_are_spread_over_real_clis_one_of_which_may_die_and_another_ser
         check(&refused, Code::Unavailable, ErrorReason::TurnInterrupted);
     }
     clis[0].restart(&model);
+    // Calls would wait for it, but only for some seconds, and on a busy machine it takes more.
+    states_become(&facade, &[BackendState::Ready; 3]).await;
     for id in on(0) {
-        // Its next call waits for the CLI, if only for some seconds.
         let answer = facade.send(&id, "are you there?").await.unwrap();
         assert_eq!(answer.content, "You said: are you there?");
     }
