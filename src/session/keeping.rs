@@ -85,12 +85,24 @@ impl Session {
         }
     }
 
-    /// The keeper link is gone. If the main one is too, whoever runs the turn finds out whether it goes on: the session may be
-    /// attached to another by then.
+    /// The keeper link is gone. If the main one is too, the CLI closes the session, and only a turn that waits for an answer it
+    /// takes up again. Where the session is just being attached to another link, it may have been in time: whoever runs the
+    /// turn finds out.
     pub(super) fn keeper_lost(&self, keeper: LinkId) {
+        let settled = self.loading.try_lock();
         let mut state = self.lock();
-        if state.kept == Some(keeper) {
-            state.kept = None;
+        if state.kept != Some(keeper) {
+            return;
+        }
+        state.kept = None;
+        let nothing_attached = state.link.is_none() && state.gap.is_some() && settled.is_ok();
+        if nothing_attached && !state.requests.outlive_link() {
+            state.gap = None;
+            if let Some(current) = &mut state.current {
+                current.landed(false);
+            }
+            state.hub.link_lost();
+            state.conclude();
         }
     }
 

@@ -547,12 +547,20 @@ async fn a_session_that_is_loaded_and_gets_nothing_new_is_returned_while_its_tur
 }
 
 #[tokio::test]
-async fn a_session_that_this_service_may_not_have_made_is_not_taken_over() {
+async fn a_session_without_a_message_is_loaded_by_another_server_too() {
     let (cli, facade) = start().await;
-    // Without a message nothing of it is stored, so that another facade cannot know whose it is.
     create(&facade, session("s")).await.unwrap();
     let other = cli.facade().await;
     let request = CreateSessionRequest { resume_if_exists: true, ..session("s") };
-    let refused = soon("the refusal", create(&other, request)).await.unwrap_err();
+    assert!(soon("the session", create(&other, request)).await.unwrap().resumed);
+}
+
+#[tokio::test]
+async fn a_session_that_this_service_has_not_made_is_not_taken_over() {
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().start().await;
+    cli.has("s", true, false);
+    let request = CreateSessionRequest { resume_if_exists: true, ..session("s") };
+    let refused = soon("the refusal", create(&facade, request)).await.unwrap_err();
     check(&refused, Code::AlreadyExists, ErrorReason::SessionExists);
 }

@@ -1,9 +1,6 @@
 //! Chance that can be had again: the same seed gives the same numbers.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 /// SplitMix64: enough to choose moments with, and ten lines.
 #[derive(Debug)]
@@ -12,11 +9,6 @@ pub(crate) struct Dice(u64);
 impl Dice {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
-    }
-
-    /// A seed that was not there before.
-    pub(crate) fn seed() -> u64 {
-        RandomState::new().hash_one(0) >> 32
     }
 
     fn next(&mut self) -> u64 {
