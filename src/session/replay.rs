@@ -11,10 +11,12 @@
 //! hundred bytes: the messages that were finished, and the latest of the other events.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque, hash_map::RandomState},
-    hash::BuildHasher,
+    collections::{HashMap, HashSet, VecDeque},
+    hash::{BuildHasher, BuildHasherDefault, Hasher},
     sync::Arc,
 };
+
+use foldhash::quality::RandomState;
 
 use crate::copilot::{
     Event,
@@ -28,18 +30,37 @@ const MAX_SEEN: usize = 1_000_000;
 /// How many finished messages and other events are remembered beyond that: what the CLI repeats is what it told lately.
 const LATEST: usize = 32;
 
-/// What of a session's events has been seen.
+/// What of a session's events has been seen. Events and messages are known by hashes of their ids. Those are random enough for
+/// sets and maps as they are: a delta costs two hashes, of its own id and its message's.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     hasher: RandomState,
     /// Since the agent last rested.
-    seen: HashSet<u64>,
+    seen: HashSet<u64, BuildHasherDefault<Hashed>>,
     /// Messages that are being written.
-    texts: HashMap<Box<str>, Text>,
+    texts: HashMap<u64, Text, BuildHasherDefault<Hashed>>,
     /// Messages of which nothing more can come.
     finished: Latest,
     /// Events that are not pieces of messages.
     latest: Latest,
+}
+
+/// The hash of a key that is a hash.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("the keys are hashes");
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// A message that is being written.
@@ -71,11 +92,9 @@ impl Latest {
 impl Replay {
     /// What is to be made of an event: the rest of a text, if it was held back, and the event itself, if it is new.
     pub(super) fn admit(&mut self, event: &Arc<Event>) -> (Option<Arc<Event>>, Option<Arc<Event>>) {
-        let repeated = self.has_seen(&event.id);
-        if !repeated {
-            self.remember(event);
-        }
-        let (rest, admitted) = match piece(&event.payload) {
+        let piece = piece(&event.payload);
+        let repeated = !self.is_new(&event.id, matches!(piece, Some((_, Piece::Delta(_)))));
+        let (rest, admitted) = match piece {
             Some((message, Piece::Delta(text))) => (None, self.delta(message, text, repeated)),
             Some((message, Piece::Whole(text))) if !repeated => (self.rest(event, message, text), true),
             _ => (None, !repeated),
@@ -91,33 +110,39 @@ impl Replay {
 
     /// The agent rests: nothing more can come of the messages that it was writing.
     pub(super) fn at_rest(&mut self) {
-        self.seen = HashSet::new();
+        self.seen = HashSet::default();
         for (message, _) in std::mem::take(&mut self.texts) {
-            self.finished.push(self.hasher.hash_one(message));
+            self.finished.push(message);
         }
     }
 
-    /// CLIs before 1.0.86 give their events no ids: those are never seen again.
-    fn remember(&mut self, event: &Event) {
-        if event.id.is_empty() {
-            return;
+    /// Whether no event of this id has come; from now on one has. CLIs before 1.0.86 give their events no ids: those are never
+    /// seen again.
+    fn is_new(&mut self, id: &str, is_delta: bool) -> bool {
+        if id.is_empty() {
+            return true;
         }
-        if self.seen.len() >= MAX_SEEN {
+        let id = self.hasher.hash_one(id);
+        if self.latest.contains(id) || !self.seen.insert(id) {
+            return false;
+        }
+        if self.seen.len() > MAX_SEEN {
             self.seen.clear();
+            self.seen.insert(id);
         }
-        let id = self.hasher.hash_one(&event.id);
-        self.seen.insert(id);
-        if !matches!(piece(&event.payload), Some((_, Piece::Delta(_)))) {
+        if !is_delta {
             self.latest.push(id);
         }
+        true
     }
 
     /// Whether a delta is passed on.
     fn delta(&mut self, message: &str, delta: &str, repeated: bool) -> bool {
-        let text = match self.texts.get_mut(message) {
+        let message = self.hasher.hash_one(message);
+        let text = match self.texts.get_mut(&message) {
             Some(text) => text,
-            None if self.finished.contains(self.hasher.hash_one(message)) => return false,
-            None => self.texts.entry(message.into()).or_default(),
+            None if self.finished.contains(message) => return false,
+            None => self.texts.entry(message).or_default(),
         };
         text.held |= repeated;
         if !text.held {
@@ -129,8 +154,9 @@ impl Replay {
     /// The rest of a message's text, if its deltas were held back. None, too, if what was passed on is not its
     /// beginning: what went wrong before the first repetition cannot be called back.
     fn rest(&mut self, event: &Event, message: &str, whole: &str) -> Option<Arc<Event>> {
-        self.finished.push(self.hasher.hash_one(message));
-        let text = self.texts.remove(message).filter(|text| text.held)?;
+        let hash = self.hasher.hash_one(message);
+        self.finished.push(hash);
+        let text = self.texts.remove(&hash).filter(|text| text.held)?;
         let rest = whole.strip_prefix(text.passed_on.as_str()).filter(|rest| !rest.is_empty())?.to_owned();
         let (kind, payload) = match event.payload {
             Payload::AssistantReasoning(_) => {
