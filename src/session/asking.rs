@@ -287,7 +287,7 @@ impl Session {
 impl State {
     /// Whether answers are awaited, and nobody is there to give them.
     fn is_unheard(&self) -> bool {
-        let ticket = self.current.as_ref().map(Current::ticket);
+        let ticket = self.current.as_deref().map(Current::ticket);
         self.requests.is_waiting() && !self.hub.is_heard(ticket)
     }
 

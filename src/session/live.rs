@@ -69,7 +69,8 @@ pub(super) struct State {
     /// What has been heard.
     pub(super) replay: Replay,
     queue: Queue<oneshot::Sender<()>>,
-    pub(super) current: Option<Current>,
+    /// Boxed, because it is large, and at rest there is none.
+    pub(super) current: Option<Box<Current>>,
     pub(super) hub: Hub<Outcome>,
     pub(super) requests: Requests,
     /// What callers have approved for good.
@@ -301,7 +302,7 @@ impl Session {
         }
         state.link = None;
         // A turn that has not been sent yet loses nothing: it is sent on the new link.
-        if state.kept.is_some() && state.current.as_ref().is_some_and(Current::is_sent) {
+        if state.kept.is_some() && state.current.as_deref().is_some_and(Current::is_sent) {
             state.open_gap();
             if let Some(current) = &mut state.current {
                 current.adrift(problem);
@@ -368,7 +369,7 @@ impl State {
 
     /// Those who hear of an event of this kind, if it is not for everybody.
     fn audience(&self, kind: &str) -> Audience {
-        let running = self.current.as_ref().filter(|current| current.can_have(kind));
+        let running = self.current.as_deref().filter(|current| current.can_have(kind));
         Audience::Turn(running.map(Current::ticket))
     }
 
@@ -508,7 +509,7 @@ impl Session {
         let mut state = self.lock();
         state.last_heard = Instant::now();
         state.before_turn = state.last_event.clone();
-        state.current = Some(current);
+        state.current = Some(Box::new(current));
         signals
     }
 
@@ -596,7 +597,7 @@ impl Session {
 
     /// Whether the agent may be at work on the turn although nothing is awaited of it.
     pub(super) fn may_go_on(&self) -> bool {
-        self.lock().current.as_ref().is_some_and(Current::is_abandoned)
+        self.lock().current.as_deref().is_some_and(Current::is_abandoned)
     }
 
     /// Asks for the end of the running turn. `None`: none runs. The id is empty while the prompt is on its way.

@@ -173,7 +173,7 @@ impl Session {
     /// Resumes it. Right after its last connection has left, the CLI may not find a session for a moment (observed).
     async fn resume(&self, link: &Link, stored: Stored) -> Result<Created, backend::Error> {
         let blueprint = self.blueprint();
-        let continue_pending_work = self.lock().current.as_ref().is_some_and(Current::is_under_way);
+        let continue_pending_work = self.lock().current.as_deref().is_some_and(Current::is_under_way);
         let mut tries = 0..RESUME_TRIES;
         let mut parameters = self.parameters(&blueprint);
         loop {
