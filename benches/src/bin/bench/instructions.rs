@@ -1,5 +1,5 @@
-//! Instructions, counted by callgrind: the same in each run, however busy the machine is. The whole process is counted, with so
-//! much load and with twice as much; the difference is what the load costs.
+//! Instructions, counted by callgrind: they depend little on how busy the machine is, but on how tasks take turns. The whole
+//! process is counted, with so much load and with twice as much; the difference is what the load costs.
 
 use std::{path::Path, time::Duration};
 
