@@ -1,0 +1,252 @@
+//! The queue of a session, and the turn that has it: who is next, what is sent, how it ends.
+
+use std::sync::Arc;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    super::{
+        current::{Current, Progress, Signals, UNLOADED},
+        error::{Error, TurnCause, TurnError},
+        hub::{Filter, Scope, Subscriber},
+        janitor::Rest,
+        queue::Ticket,
+        runner::Deadline,
+        schema::Schema,
+    },
+    Outcome, Session, Stored,
+};
+use crate::backend::{Link, LinkId};
+
+/// What cut a turn whose link was lost right after its prompt had arrived.
+const LINK_LOST: &str = "the connection to the Copilot CLI was lost";
+
+impl Session {
+    /// Waits in the queue for a moment in which no turn runs.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the queue.
+    pub(in crate::session) async fn place(self: &Arc<Self>, deadline: Deadline) -> Result<Place, Error> {
+        let (ticket, granted) = self.join()?;
+        let place = Place { session: self.clone(), ticket };
+        tokio::select! {
+            biased;
+            () = self.deleted.cancelled() => Err(Error::NotFound(self.id().clone())),
+            _ = granted => Ok(place),
+            cause = deadline.passed() => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
+        }
+    }
+
+    /// A place in the queue, if nobody has one.
+    pub(in crate::session) fn try_place(self: &Arc<Self>) -> Option<Place> {
+        let (wake, _granted) = oneshot::channel();
+        let mut state = self.lock();
+        if state.queue.is_busy() {
+            return None;
+        }
+        let (ticket, _) = state.queue.join(wake).ok()?;
+        drop(state);
+        Some(Place { session: self.clone(), ticket })
+    }
+
+    /// How it rests.
+    pub(in crate::session) fn rest(&self) -> Rest {
+        let state = self.lock();
+        Rest::since(state.last_heard, state.link.is_some(), state.stored != Stored::No, state.queue.is_busy())
+    }
+
+    /// Joins the queue. The receiver fires when it is this turn's time.
+    pub(in crate::session) fn join(&self) -> Result<(Ticket, oneshot::Receiver<()>), Error> {
+        let (wake, granted) = oneshot::channel();
+        let mut state = self.lock();
+        let waiting = state.queue.count().saturating_sub(1);
+        let (ticket, woken) =
+            state.queue.join(wake).map_err(|_| Error::QueueFull { session: self.id().clone(), waiting })?;
+        wake_up(woken);
+        Ok((ticket, granted))
+    }
+
+    /// Leaves the queue; if it was this one's time, the next one is woken.
+    pub(in crate::session) fn leave(&self, ticket: Ticket) {
+        let mut state = self.lock();
+        if let Some(current) = state.current.as_mut().filter(|current| current.ticket() == ticket) {
+            // Concluded it is, unless the task that ran it has come to grief.
+            current.fail(TurnCause::Interrupted("the server could not go on with it".into()));
+            state.abandoned |= current.is_abandoned();
+            state.conclude();
+            state.current = None;
+            state.replay.at_rest();
+        }
+        wake_up(state.queue.leave(ticket));
+    }
+
+    /// A turn is given up before its time has come.
+    pub(in crate::session) fn give_up(&self, ticket: Ticket, cause: TurnCause) {
+        let mut state = self.lock();
+        let error = state.complete(TurnError::not_delivered(cause));
+        state.hub.turn_ended(ticket, &Err(Arc::new(error)));
+    }
+
+    /// The session now belongs to this turn.
+    pub(in crate::session) fn begin(&self, ticket: Ticket, schema: Option<Schema>) -> Signals {
+        let current = Current::new(ticket, schema);
+        let signals = current.signals().clone();
+        let mut state = self.lock();
+        state.last_heard = Instant::now();
+        state.before_turn = state.last_event.clone();
+        state.current = Some(Box::new(current));
+        signals
+    }
+
+    /// From here on the CLI may have the prompt.
+    pub(in crate::session) fn sending(&self) {
+        // The silence until now was not the agent's: the turn may have waited for the CLI.
+        let mut state = self.lock();
+        state.last_heard = Instant::now();
+        // Whoever went on was stopped when the session was attached. What goes on from now on is this turn.
+        state.abandoned = false;
+        drop(state);
+        self.with_current(Current::sending);
+    }
+
+    /// The CLI does not have the session loaded, and so not the prompt.
+    pub(in crate::session) fn not_sent(&self) {
+        self.unloaded();
+        self.not_taken();
+    }
+
+    /// The CLI surely does not have the prompt.
+    pub(in crate::session) fn not_taken(&self) {
+        self.with_current(Current::not_sent);
+    }
+
+    /// The CLI has the prompt, which it got on this link.
+    pub(in crate::session) fn accepted(&self, message_id: String, link: LinkId) {
+        let mut state = self.lock();
+        state.stored = state.stored.max(Stored::Perhaps);
+        let lost = state.link.as_ref().is_none_or(|attached| attached.id() != link);
+        if let Some(current) = &mut state.current {
+            current.accepted(message_id);
+            // The news of the loss came while it was not known whether the prompt had arrived.
+            if lost {
+                current.cut(LINK_LOST);
+            }
+        }
+        state.conclude();
+    }
+
+    /// Whether the CLI has the prompt will never be known.
+    pub(in crate::session) fn unacknowledged(&self) {
+        self.with_current(Current::unacknowledged);
+    }
+
+    /// The CLI says that the session does nothing.
+    pub(in crate::session) fn found_idle(&self) {
+        self.with_current(Current::found_idle);
+    }
+
+    /// The CLI says that it does not have the session loaded.
+    pub(in crate::session) fn found_unloaded(&self) {
+        self.unloaded();
+        self.with_current(|current| current.cut(UNLOADED));
+    }
+
+    /// Ends the turn for its caller. The first conclusion counts.
+    pub(in crate::session) fn conclude(&self, cause: TurnCause) {
+        self.with_current(|current| current.fail(cause));
+    }
+
+    /// Another prompt is to be sent into the turn that runs: which one it is, on which link, and what is heard of it. `None`:
+    /// there is none, or it is too late.
+    pub(in crate::session) fn steer(
+        &self,
+        filter: &Filter,
+    ) -> Option<(Ticket, Arc<Link>, Subscriber<Outcome>)> {
+        let mut state = self.lock();
+        let link = state.link.clone()?;
+        let current = state.current.as_mut()?;
+        let ticket = current.ticket();
+        current.steer().then(|| (ticket, link, state.subscribe(Scope::Turn(ticket), filter.clone())))
+    }
+
+    /// What came of a prompt that was sent into a turn.
+    pub(in crate::session) fn steered(&self, ticket: Ticket, message_id: Option<String>) {
+        self.with_current(|current| {
+            if current.ticket() == ticket {
+                current.steered(message_id);
+            }
+        });
+    }
+
+    /// The turn whose connection was lost goes on, or not.
+    pub(in crate::session) fn landed(&self, goes_on: bool) {
+        self.with_current(|current| current.landed(goes_on));
+    }
+
+    /// Whether the agent may be at work on the turn although nothing is awaited of it.
+    pub(in crate::session) fn may_go_on(&self) -> bool {
+        self.lock().current.as_deref().is_some_and(Current::is_abandoned)
+    }
+
+    /// Asks for the end of the running turn. `None`: none runs. The id is empty while the prompt is on its way.
+    pub(in crate::session) fn abort(&self) -> Option<String> {
+        self.lock().current.as_ref()?.abort()
+    }
+
+    /// What would be told to a caller that stops waiting for a turn now, while the turn goes on.
+    pub(in crate::session) fn snapshot(&self, ticket: Ticket, cause: TurnCause) -> TurnError {
+        let state = self.lock();
+        let current = state.current.as_ref().filter(|current| current.ticket() == ticket);
+        state.complete(match current {
+            Some(current) => current.error(cause),
+            None => TurnError::not_delivered(cause),
+        })
+    }
+
+    /// How the running turn stands, and when the session last showed a sign of life. `None`: no turn runs.
+    pub(in crate::session) fn progress(&self) -> Option<(Progress, Instant)> {
+        let state = self.lock();
+        let waiting = state.requests.is_waiting();
+        state.current.as_ref().map(|current| (Progress { waiting, ..current.progress() }, state.last_heard))
+    }
+
+    fn with_current(&self, act: impl FnOnce(&mut Current)) {
+        let mut state = self.lock();
+        if let Some(current) = &mut state.current {
+            act(current);
+        }
+        state.conclude();
+    }
+
+    /// The session is deleted: its turns end, and its readers hear of it.
+    pub(in crate::session) fn gone(&self) {
+        self.deleted.cancel();
+        self.lock().hub.gone();
+    }
+}
+
+/// A place in a session's queue; dropping it leaves the queue, whatever happens to the task.
+#[derive(Debug)]
+pub(in crate::session) struct Place {
+    session: Arc<Session>,
+    ticket: Ticket,
+}
+
+impl Place {
+    pub(in crate::session) fn new(session: Arc<Session>, ticket: Ticket) -> Self {
+        Self { session, ticket }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.session.leave(self.ticket);
+    }
+}
+
+fn wake_up(waiter: Option<oneshot::Sender<()>>) {
+    if let Some(waiter) = waiter {
+        // Who has gone meanwhile leaves the queue by itself.
+        let _ = waiter.send(());
+    }
+}
