@@ -365,7 +365,9 @@ impl Play {
     fn new(session: String, prompt: String, request: String, received: u64) -> Self {
         let number = |name: &str| {
             let words = prompt.split_ascii_whitespace();
-            words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok()).last()
+            words
+                .filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
+                .next_back()
         };
         let deltas = number("deltas").and_then(|count| usize::try_from(count).ok());
         let size = number("size").and_then(|size| usize::try_from(size).ok()).unwrap_or(24);
