@@ -19,6 +19,7 @@ test: tools ## run every test, those with the real Copilot CLI included
 lint: tools ## format, clippy, doc and proto checks; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --manifest-path benches/Cargo.toml --all-targets --locked -- -D warnings
 	$(RUSTDOC_STRICT) cargo doc --workspace --no-deps --document-private-items --locked
 	node_modules/.bin/buf lint
 	node_modules/.bin/buf format --diff --exit-code
