@@ -1,6 +1,6 @@
 //! Several CLIs behind one server: where sessions go, how they are found again, and what it means that one is down.
 
-use std::{collections::BTreeSet, net::TcpListener, process::Stdio, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::TcpListener, sync::Arc, time::Duration};
 
 use copilot_grpc::{
     backend::placement::Placement,
@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use scripted_model::{ModelServer, Reply, Request};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -316,30 +316,12 @@ struct Cli {
     child: Child,
 }
 
-const TOKEN: &str = "the-same-for-all";
-
 impl Cli {
     fn start(model: &ModelServer) -> Self {
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let home = tempfile::tempdir().unwrap();
-        let child = Self::spawn(port, &home, model);
+        let child = real_cli::spawn(port, &home, model);
         Self { port, home, child }
-    }
-
-    fn spawn(port: u16, home: &TempDir, model: &ModelServer) -> Child {
-        let mut command = Command::new(real_cli::path());
-        command
-            .args(["--headless", "--no-auto-update", "--port", &port.to_string()])
-            .current_dir(home.path())
-            .env("COPILOT_HOME", home.path())
-            .envs(real_cli::offline(model))
-            .env("COPILOT_DISABLE_KEYTAR", "1")
-            .env("COPILOT_CONNECTION_TOKEN", TOKEN)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true);
-        command.spawn().unwrap()
     }
 
     async fn kill(&mut self) {
@@ -347,7 +329,7 @@ impl Cli {
     }
 
     fn restart(&mut self, model: &ModelServer) {
-        self.child = Self::spawn(self.port, &self.home, model);
+        self.child = real_cli::spawn(self.port, &self.home, model);
     }
 }
 
@@ -371,7 +353,7 @@ async fn sessions_are_spread_over_real_clis_one_of_which_may_die_and_another_ser
         let setup = Setup { cli_url: addresses.join(","), ..Setup::default() };
         let offline = real_cli::offline(&model).into_iter();
         let setup = offline.fold(setup, |setup, (name, value)| setup.variable(name, value));
-        setup.variable("COPILOT_CONNECTION_TOKEN", TOKEN)
+        setup.variable("COPILOT_CONNECTION_TOKEN", real_cli::TOKEN)
     };
     let placement = placement(&addresses);
     let facade = Arc::new(setup(&addresses).start().await);

@@ -53,7 +53,9 @@ def call(service, number, turns, ended):
             send = stream if turns[number] % 2 else wait
             text = send(service, session, f"{marker} {WORDS}")
             assert text == "".join(f"{marker}.{n} " for n in range(WORDS)), text
+            # Two small calls for each turn: with one, calls that go round would all have the turns on the same server.
             service.GetSession(pb.GetSessionRequest(session_id=session), timeout=30)
+            service.GetServerInfo(pb.GetServerInfoRequest(), timeout=30)
             turns[number] += 1
         service.DeleteSession(pb.DeleteSessionRequest(session_id=session), timeout=30)
     except BaseException:

@@ -107,7 +107,7 @@ impl LastingCli {
         let model = ModelServer::start(script).await.unwrap();
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let home = tempfile::tempdir().unwrap();
-        let child = Mutex::new(Self::spawn(port, &home, &model));
+        let child = Mutex::new(spawn(port, &home, &model));
         // A facade that finds nobody tries again after longer and longer pauses.
         soon("the CLI listens", async {
             while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
@@ -116,22 +116,6 @@ impl LastingCli {
         })
         .await;
         Self { model, port, home, child }
-    }
-
-    fn spawn(port: u16, home: &TempDir, model: &ModelServer) -> Child {
-        let mut command = Command::new(path());
-        command
-            .args(["--headless", "--no-auto-update", "--port", &port.to_string()])
-            .current_dir(home.path())
-            .env("COPILOT_HOME", home.path())
-            .envs(offline(model))
-            .env("COPILOT_DISABLE_KEYTAR", "1")
-            .env("COPILOT_CONNECTION_TOKEN", TOKEN)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true);
-        command.spawn().unwrap()
     }
 
     /// How a facade reaches it, on whatever port it is let through.
@@ -145,7 +129,7 @@ impl LastingCli {
     pub(crate) async fn restart(&self) {
         let mut child = self.child.lock().await;
         child.kill().await.unwrap();
-        *child = Self::spawn(self.port, &self.home, &self.model);
+        *child = spawn(self.port, &self.home, &self.model);
     }
 
     /// Whether an event of this kind is in a session's history on disk.
@@ -164,7 +148,25 @@ impl LastingCli {
     }
 }
 
-const TOKEN: &str = "the-same-for-ever";
+/// The connection token of those on ports that stay.
+pub(crate) const TOKEN: &str = "the-same-for-ever";
+
+/// Starts a CLI on a port that stays, with [`TOKEN`].
+pub(crate) fn spawn(port: u16, home: &TempDir, model: &ModelServer) -> Child {
+    let mut command = Command::new(path());
+    command
+        .args(["--headless", "--no-auto-update", "--port", &port.to_string()])
+        .current_dir(home.path())
+        .env("COPILOT_HOME", home.path())
+        .envs(offline(model))
+        .env("COPILOT_DISABLE_KEYTAR", "1")
+        .env("COPILOT_CONNECTION_TOKEN", TOKEN)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    command.spawn().unwrap()
+}
 
 /// The CLI that the repository pins.
 pub(crate) fn path() -> PathBuf {
