@@ -3,7 +3,10 @@
 //! A program gets its [`Job`] as its argument, prepares its sessions, says `ready`, waits for a line on standard input, does the
 //! job, and prints the [`Outcome`]. Then it waits for the end of its input, so that its memory can be looked at.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Stdin};
@@ -50,6 +53,13 @@ impl Job {
     /// The prompt that has a stand-in play the turn.
     pub fn prompt(&self) -> String {
         format!("deltas={} size={} pace={}", self.deltas, self.size, self.pace)
+    }
+
+    /// Waits until it is time for a session's first turn, so that those that are paced are spread over the time that a turn takes:
+    /// callers do not all begin at the same moment.
+    pub async fn begin(&self, number: usize) {
+        let turn = Duration::from_micros(self.pace * self.deltas as u64);
+        tokio::time::sleep(turn.mul_f64(number as f64 / self.sessions as f64)).await;
     }
 
     /// The id of a session.

@@ -2,20 +2,21 @@
 
 use std::{fs, io};
 
-/// Microseconds of a clock tick: Linux tells CPU time in hundredths of a second everywhere.
-const TICK: u64 = 10_000;
-
-/// The CPU time that a process has used so far, of all its threads, in microseconds: its own and the kernel's for it.
+/// The CPU time that a process has used so far, in microseconds: its own and the kernel's for it. Of its threads those that run by
+/// now; it is what the scheduler counts in nanoseconds, because times in ticks (`/proc/PID/stat`) are samples, which miss what
+/// runs for some microseconds after each timer.
 ///
 /// # Errors
 /// If it is gone.
 pub fn cpu(pid: u32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // After the name, which may hold anything.
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-    let ticks =
-        |field: usize| fields.get(field).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
-    Ok((ticks(11) + ticks(12)) * TICK)
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // It may have ended by now.
+        let times = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+        let running = times.split_ascii_whitespace().next().and_then(|time| time.parse::<u64>().ok());
+        nanoseconds += running.unwrap_or_default();
+    }
+    Ok(nanoseconds / 1000)
 }
 
 /// The memory that a process has for itself, in bytes: what it does not share with files.

@@ -47,6 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// The turns of one session.
 async fn turns(job: Job, number: usize, mut client: Client, places: Arc<Semaphore>) -> Tally {
     let mut tally = Tally::default();
+    job.begin(number).await;
     for _ in 0..job.turns {
         let _place = places.acquire().await;
         let sent = clock::now();

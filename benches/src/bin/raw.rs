@@ -68,6 +68,7 @@ async fn session(
     turns: Turns,
 ) -> std::io::Result<Tally> {
     let mut tally = Tally::default();
+    job.begin(number).await;
     for _ in 0..job.turns {
         let (done, ended) = oneshot::channel();
         let turn = Turn { answer: String::new(), tally: Tally::default(), done: Some(done) };

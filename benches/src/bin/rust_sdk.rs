@@ -35,8 +35,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         sessions.push(Arc::new(client.create_session(config).await?));
     }
     let dialogue = Dialogue::ready().await?;
-    let turns: Vec<_> =
-        sessions.iter().map(|session| tokio::spawn(turns(job.clone(), session.clone()))).collect();
+    let turns: Vec<_> = (0..)
+        .zip(&sessions)
+        .map(|(number, session)| tokio::spawn(turns(job.clone(), number, session.clone())))
+        .collect();
     let mut tally = Tally::default();
     for one in turns {
         tally.add(one.await?);
@@ -46,7 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The turns of one session.
-async fn turns(job: Job, session: Arc<Session>) -> Tally {
+async fn turns(job: Job, number: usize, session: Arc<Session>) -> Tally {
     let mut tally = Tally::default();
     let (mut events, size) = (session.subscribe(), job.size);
     let listening = job.stream.then(|| {
@@ -65,6 +67,7 @@ async fn turns(job: Job, session: Arc<Session>) -> Tally {
             }
         })
     });
+    job.begin(number).await;
     for _ in 0..job.turns {
         let sent = clock::now();
         let prompt = MessageOptions::new(job.prompt()).with_wait_timeout(PATIENCE);

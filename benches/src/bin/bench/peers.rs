@@ -1,6 +1,6 @@
 //! The service and its peers: started in front of a stand-in, put under load, and measured.
 
-use std::{net::TcpListener, path::PathBuf};
+use std::{net::TcpListener, path::PathBuf, time::Duration};
 
 use copilot_grpc_bench::{
     job::{Job, Outcome},
@@ -12,6 +12,9 @@ use crate::{
     Result,
     program::{Load, Program},
 };
+
+/// How long a service may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who carries the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,11 +213,16 @@ pub(crate) fn free_port() -> Result<u16> {
 
 /// Waits until a service says that it is well.
 pub(crate) async fn serving(address: &str) -> Result<()> {
+    let healthy = tokio::time::timeout(START_TIMEOUT, healthy(address)).await;
+    healthy.unwrap_or_else(|_| Err("it did not become healthy in time".into()))
+}
+
+async fn healthy(address: &str) -> Result<()> {
     use tonic_health::pb::{
         HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
     };
     while TcpStream::connect(address).await.is_err() {
-        tokio::time::sleep(std::time::Duration::from_micros(500)).await;
+        tokio::time::sleep(Duration::from_micros(500)).await;
     }
     let channel = tonic::transport::Channel::from_shared(format!("http://{address}"))?.connect().await?;
     let mut watch = HealthClient::new(channel).watch(HealthCheckRequest::default()).await?.into_inner();
