@@ -113,7 +113,7 @@ impl Conversation {
                 Next::Say(Ok(None)) => self.requests = None,
                 Next::Say(Err(status)) => return Err(status),
                 Next::Watched(Watched::Update(update)) => {
-                    return Ok(Some(Down::Event(convert::session_event(&update))));
+                    return Ok(Some(Down::Event(convert::session_event(update))));
                 }
                 Next::Watched(Watched::TurnEnded(ticket, outcome)) => {
                     self.tell(|waiting| waiting.ticket == ticket, &outcome);

@@ -319,7 +319,7 @@ async fn next_of_turn(
     let message = |payload| Ok(pb::SendAndStreamResponse { payload: Some(payload) });
     let mut turn = turn?;
     Some(match turn.next().await {
-        Told::Update(update) => (message(Payload::Event(convert::session_event(&update))), Some(turn)),
+        Told::Update(update) => (message(Payload::Event(convert::session_event(update))), Some(turn)),
         Told::Ended(Ok(result)) => (message(Payload::Result(convert::turn_result(&result))), None),
         Told::Ended(Err(error)) => (Err(status::of_turn(&error)), None),
         Told::Lagged => {
@@ -337,7 +337,7 @@ async fn next_of_session(
     loop {
         return Some(match watch.next().await {
             Watched::Update(update) => {
-                let event = Some(convert::session_event(&update));
+                let event = Some(convert::session_event(update));
                 (Ok(pb::WatchSessionResponse { event }), Some(watch))
             }
             Watched::TurnEnded(..) => continue,

@@ -1,6 +1,6 @@
 //! What callers are told: sessions, results, failures and events as messages of the contract.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{borrow::Cow, str::FromStr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message as _;
@@ -170,7 +170,7 @@ pub(in crate::grpc) fn tool_call(call: &ToolCall) -> pb::ToolCall {
 /// An event of a stored history.
 pub(in crate::grpc) fn stored_event(session: &SessionId, event: Event) -> pb::SessionEvent {
     let cursor = Some(Cursor::after(session, &event.id));
-    session_event(&Update { event: Arc::new(event), cursor, asks: false })
+    session_event(Update { event: Arc::new(event), cursor, asks: false })
 }
 
 /// What came of a turn that failed, or of another message, in a stream that goes on.
@@ -189,150 +189,151 @@ pub(in crate::grpc) fn failure(
     }
 }
 
-/// An event, and where to go on from.
-pub(in crate::grpc) fn session_event(update: &Update) -> pb::SessionEvent {
+/// An event, and where to go on from. Its texts are moved, unless others hold it too.
+pub(in crate::grpc) fn session_event(update: Update) -> pb::SessionEvent {
     let Update { event, cursor: after, asks } = update;
+    let Event { id, timestamp: time, agent_id, ephemeral, kind, payload: what, .. } =
+        Arc::unwrap_or_clone(event);
     pb::SessionEvent {
-        event_id: event.id.clone(),
-        event_time: timestamp(&event.timestamp),
-        agent_id: event.agent_id.clone().unwrap_or_default(),
-        ephemeral: event.ephemeral,
+        event_id: id,
+        event_time: timestamp(&time),
+        agent_id: agent_id.unwrap_or_default(),
+        ephemeral,
         cursor: cursor(after.as_ref()),
-        payload: Some(payload(event, *asks)),
+        payload: Some(payload(kind, what, asks)),
     }
 }
 
-pub(in crate::grpc) fn payload(event: &Event, asks: bool) -> pb::session_event::Payload {
+fn payload(kind: Cow<'static, str>, payload: Payload, asks: bool) -> pb::session_event::Payload {
     use pb::session_event::Payload as Pb;
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    match &event.payload {
+    match payload {
         Payload::AssistantMessageDelta(event) => Pb::AssistantMessageDelta(pb::AssistantMessageDelta {
-            message_id: event.message_id.clone(),
-            text: event.delta_content.clone(),
+            message_id: event.message_id,
+            text: event.delta_content,
         }),
         Payload::AssistantReasoningDelta(event) => Pb::AssistantReasoningDelta(pb::AssistantReasoningDelta {
-            reasoning_id: event.reasoning_id.clone(),
-            text: event.delta_content.clone(),
+            reasoning_id: event.reasoning_id,
+            text: event.delta_content,
         }),
         Payload::ToolExecutionPartialResult(event) => Pb::ToolExecutionProgress(pb::ToolExecutionProgress {
-            tool_call_id: event.tool_call_id.clone(),
-            partial_output: event.partial_output.clone(),
+            tool_call_id: event.tool_call_id,
+            partial_output: event.partial_output,
             message: String::new(),
         }),
         Payload::ToolExecutionProgress(event) => Pb::ToolExecutionProgress(pb::ToolExecutionProgress {
-            tool_call_id: event.tool_call_id.clone(),
+            tool_call_id: event.tool_call_id,
             partial_output: String::new(),
-            message: event.progress_message.clone(),
+            message: event.progress_message,
         }),
         Payload::UserMessage(event) => Pb::UserMessage(pb::UserMessage {
-            message_id: text(&event.message_id),
-            content: event.content.clone(),
+            message_id: event.message_id.unwrap_or_default(),
+            content: event.content,
         }),
         Payload::AssistantMessage(event) => Pb::AssistantMessage(pb::AssistantMessage {
-            message_id: event.message_id.clone(),
-            content: event.content.clone(),
-            originating_message_id: text(&event.originating_message_id),
-            model: text(&event.model),
-            tool_requests: event.tool_requests.iter().map(tool_request).collect(),
+            message_id: event.message_id,
+            content: event.content,
+            originating_message_id: event.originating_message_id.unwrap_or_default(),
+            model: event.model.unwrap_or_default(),
+            tool_requests: event.tool_requests.into_iter().map(tool_request).collect(),
         }),
         Payload::AssistantReasoning(event) => Pb::AssistantReasoning(pb::AssistantReasoning {
-            reasoning_id: event.reasoning_id.clone(),
-            content: event.content.clone(),
+            reasoning_id: event.reasoning_id,
+            content: event.content,
         }),
         Payload::AssistantTurnStart(event) => {
-            Pb::AssistantTurnStart(pb::AssistantTurnStart { turn_id: event.turn_id.clone() })
+            Pb::AssistantTurnStart(pb::AssistantTurnStart { turn_id: event.turn_id })
         }
         Payload::AssistantTurnEnd(event) => {
-            Pb::AssistantTurnEnd(pb::AssistantTurnEnd { turn_id: event.turn_id.clone() })
+            Pb::AssistantTurnEnd(pb::AssistantTurnEnd { turn_id: event.turn_id })
         }
         Payload::AssistantTurnRetry(event) => Pb::AssistantTurnRetry(pb::AssistantTurnRetry {
-            turn_id: event.turn_id.clone(),
-            reason: text(&event.reason),
-            model: text(&event.model),
+            turn_id: event.turn_id,
+            reason: event.reason.unwrap_or_default(),
+            model: event.model.unwrap_or_default(),
         }),
         Payload::AssistantUsage(event) => Pb::AssistantUsage(assistant_usage(event)),
         Payload::ToolExecutionStart(event) => Pb::ToolExecutionStart(pb::ToolExecutionStart {
-            tool_call_id: event.tool_call_id.clone(),
-            name: event.tool_name.clone(),
+            tool_call_id: event.tool_call_id,
+            name: event.tool_name,
             arguments: Some(object(&event.arguments)),
         }),
         Payload::ToolExecutionComplete(event) => Pb::ToolExecutionComplete(pb::ToolExecutionComplete {
-            tool_call_id: event.tool_call_id.clone(),
+            tool_call_id: event.tool_call_id,
             success: event.success,
-            content: event.result.as_ref().map(|result| text(&result.content)).unwrap_or_default(),
-            error_message: event.error.as_ref().map(|error| text(&error.message)).unwrap_or_default(),
+            content: event.result.and_then(|result| result.content).unwrap_or_default(),
+            error_message: event.error.and_then(|error| error.message).unwrap_or_default(),
         }),
         Payload::PermissionRequested(event) => Pb::PermissionRequested(pb::PermissionRequested {
-            request_id: event.request_id.clone(),
             kind: event.kind().to_owned(),
             tool_call_id: event.tool_call_id().unwrap_or_default().to_owned(),
             details: Some(object(&event.permission_request)),
             awaits_answer: asks,
             subject: event.subject().to_owned(),
+            request_id: event.request_id,
         }),
         Payload::PermissionCompleted(event) => Pb::PermissionCompleted(pb::PermissionCompleted {
-            request_id: event.request_id.clone(),
-            tool_call_id: text(&event.tool_call_id),
+            request_id: event.request_id,
+            tool_call_id: event.tool_call_id.unwrap_or_default(),
             outcome: event.result.kind.clone(),
         }),
         Payload::ExternalToolRequested(event) => Pb::ToolCallRequested(pb::ToolCallRequested {
-            request_id: event.request_id.clone(),
-            tool_call_id: event.tool_call_id.clone(),
-            name: event.tool_name.clone(),
+            request_id: event.request_id,
+            tool_call_id: event.tool_call_id,
+            name: event.tool_name,
             arguments: Some(object(&event.arguments)),
         }),
         Payload::UserInputRequested(event) => Pb::UserInputRequested(pb::UserInputRequested {
-            request_id: event.request_id.clone(),
-            question: event.question.clone(),
-            choices: event.choices.clone(),
+            request_id: event.request_id,
+            question: event.question,
+            choices: event.choices,
             allow_freeform: event.allow_freeform.unwrap_or(true),
-            tool_call_id: text(&event.tool_call_id),
+            tool_call_id: event.tool_call_id.unwrap_or_default(),
         }),
         Payload::ElicitationRequested(event) => Pb::ElicitationRequested(pb::ElicitationRequested {
-            request_id: event.request_id.clone(),
-            message: event.message.clone(),
+            request_id: event.request_id,
+            message: event.message,
             schema: event.requested_schema.as_ref().map(object),
-            url: text(&event.url),
-            source: text(&event.elicitation_source),
+            url: event.url.unwrap_or_default(),
+            source: event.elicitation_source.unwrap_or_default(),
         }),
         Payload::ExitPlanModeRequested(event) => Pb::ExitPlanRequested(pb::ExitPlanRequested {
-            request_id: event.request_id.clone(),
-            summary: event.summary.clone(),
-            plan: event.plan_content.clone(),
-            actions: event.actions.clone(),
-            recommended_action: text(&event.recommended_action),
+            request_id: event.request_id,
+            summary: event.summary,
+            plan: event.plan_content,
+            actions: event.actions,
+            recommended_action: event.recommended_action.unwrap_or_default(),
         }),
         Payload::ExternalToolCompleted(event)
         | Payload::UserInputCompleted(event)
         | Payload::ElicitationCompleted(event)
         | Payload::ExitPlanModeCompleted(event) => {
-            Pb::RequestCompleted(pb::RequestCompleted { request_id: event.request_id.clone() })
+            Pb::RequestCompleted(pb::RequestCompleted { request_id: event.request_id })
         }
         Payload::SessionTitleChanged(event) => {
-            Pb::SessionTitleChanged(pb::SessionTitleChanged { title: event.title.clone() })
+            Pb::SessionTitleChanged(pb::SessionTitleChanged { title: event.title })
         }
-        Payload::SessionCompactionStart(event) => {
-            Pb::SessionCompactionStart(pb::SessionCompactionStart { trigger: text(&event.trigger) })
-        }
+        Payload::SessionCompactionStart(event) => Pb::SessionCompactionStart(pb::SessionCompactionStart {
+            trigger: event.trigger.unwrap_or_default(),
+        }),
         Payload::SessionCompactionComplete(event) => {
             Pb::SessionCompactionComplete(pb::SessionCompactionComplete {
                 success: event.success,
-                error_message: text(&event.error),
+                error_message: event.error.unwrap_or_default(),
                 tokens_before: event.pre_compaction_tokens.unwrap_or_default(),
                 tokens_after: event.post_compaction_tokens.unwrap_or_default(),
             })
         }
         Payload::SessionWarning(event) => Pb::SessionWarning(pb::SessionWarning {
-            r#type: text(&event.warning_type),
-            message: event.message.clone(),
+            r#type: event.warning_type.unwrap_or_default(),
+            message: event.message,
         }),
         Payload::SessionError(event) => Pb::SessionError(pb::SessionError {
-            r#type: event.error_type.clone(),
-            message: event.message.clone(),
+            r#type: event.error_type,
+            message: event.message,
             status_code: event.status_code.unwrap_or_default(),
-            error_code: text(&event.error_code),
+            error_code: event.error_code.unwrap_or_default(),
         }),
-        Payload::Abort(event) => Pb::Abort(pb::Abort { reason: text(&event.reason) }),
+        Payload::Abort(event) => Pb::Abort(pb::Abort { reason: event.reason.unwrap_or_default() }),
         Payload::SessionIdle(event) => Pb::SessionIdle(pb::SessionIdle { aborted: event.aborted }),
         Payload::SamplingRequested(data)
         | Payload::SessionLimitsExhaustedRequested(data)
@@ -343,22 +344,22 @@ pub(in crate::grpc) fn payload(event: &Event, asks: bool) -> pb::session_event::
         | Payload::SessionAutopilotStopped(data)
         | Payload::SessionShutdown(data)
         | Payload::Other(data) => {
-            Pb::Other(pb::Other { r#type: event.kind.clone().into_owned(), data: Some(object(data)) })
+            Pb::Other(pb::Other { r#type: kind.into_owned(), data: Some(object(&data)) })
         }
     }
 }
 
-pub(in crate::grpc) fn tool_request(request: &event::ToolRequest) -> pb::ToolRequest {
+pub(in crate::grpc) fn tool_request(request: event::ToolRequest) -> pb::ToolRequest {
     pb::ToolRequest {
-        tool_call_id: request.tool_call_id.clone(),
-        name: request.name.clone(),
+        tool_call_id: request.tool_call_id,
+        name: request.name,
         arguments: Some(object(&request.arguments)),
     }
 }
 
-pub(in crate::grpc) fn assistant_usage(usage: &event::Usage) -> pb::AssistantUsage {
+pub(in crate::grpc) fn assistant_usage(usage: event::Usage) -> pb::AssistantUsage {
     pb::AssistantUsage {
-        model: usage.model.clone().unwrap_or_default(),
+        model: usage.model.unwrap_or_default(),
         input_tokens: usage.input_tokens.unwrap_or_default(),
         output_tokens: usage.output_tokens.unwrap_or_default(),
         cache_read_tokens: usage.cache_read_tokens.unwrap_or_default(),
