@@ -39,7 +39,7 @@ pub fn bodies(stream: &[u8]) -> Vec<Bytes> {
         (Decoder::new(usize::MAX), BytesMut::from(stream), Vec::new());
     while let Ok(Some(item)) = decoder.decode(&mut buffer) {
         if let Item::Body(body) = item {
-            bodies.push(body);
+            bodies.push(body.take());
         }
     }
     bodies

@@ -1,7 +1,7 @@
 //! The same frames, however the bytes are cut.
 #![no_main]
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use copilot_grpc::jsonrpc::frame::{Decoder, Error, Item};
 use libfuzzer_sys::fuzz_target;
 
@@ -17,14 +17,17 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(decode_all(pieces), decode_all([stream]));
 });
 
-/// The items, and whether the stream ended between frames.
-fn decode_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Item>, Result<bool, Error>) {
+/// The bodies, and of those that are oversized their length and beginning; and whether the stream ended between frames.
+fn decode_all<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<(Option<usize>, Bytes)>, Result<bool, Error>) {
     let (mut decoder, mut buf, mut items) = (Decoder::new(MAX_FRAME), BytesMut::new(), Vec::new());
     for piece in pieces {
         buf.extend_from_slice(piece);
         loop {
             match decoder.decode(&mut buf) {
-                Ok(Some(item)) => items.push(item),
+                Ok(Some(Item::Body(body))) => items.push((None, body.take())),
+                Ok(Some(Item::Oversized { len, head })) => items.push((Some(len), head)),
                 Ok(None) => break,
                 Err(error) => return (items, Err(error)),
             }

@@ -231,10 +231,10 @@ struct Listener {
 }
 
 impl jsonrpc::Handler for Listener {
-    fn skimmed(&mut self, method: &str, params: &[u8]) -> bool {
+    fn skimmed(&mut self, method: &[u8], params: &[u8]) -> bool {
         match method {
-            "session.event" => self.sink.session_event(params),
-            "session.lifecycle" => event::is_of_no_end(params),
+            b"session.event" => self.sink.session_event(params),
+            b"session.lifecycle" => event::is_of_no_end(params),
             _ => false,
         }
     }

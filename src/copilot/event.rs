@@ -78,13 +78,16 @@ pub enum Payload {
 
 macro_rules! payloads {
     ($($kind:literal => $variant:ident,)*) => {
-        /// The kinds of event that have a [`Payload`] of their own.
-        const KNOWN_KINDS: &[&str] = &[$($kind),*];
+        /// Whether the facade itself has to see events of this kind, whoever else wants them: those that have a [`Payload`] of
+        /// their own.
+        pub fn is_known(kind: &str) -> bool {
+            matches!(kind, $($kind)|*)
+        }
 
         /// Reads an event of a known kind in one go.
-        fn parse_known(kind: &str, params: &[u8]) -> Option<Event> {
+        fn parse_known(kind: &str, event: &str) -> Option<Event> {
             match kind {
-                $($kind => whole(params, $kind, Payload::$variant),)*
+                $($kind => whole(event, $kind, Payload::$variant),)*
                 _ => None,
             }
         }
@@ -143,11 +146,6 @@ fn typed<T: DeserializeOwned>(data: &RawValue) -> Option<T> {
     serde_json::from_str(data.get()).ok()
 }
 
-/// Whether the facade itself has to see events of this kind, whoever else wants them.
-pub fn is_known(kind: &str) -> bool {
-    KNOWN_KINDS.contains(&kind)
-}
-
 /// What an event is about, read without building anything.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Peek<'a> {
@@ -175,14 +173,16 @@ impl Peek<'_> {
 /// Looks at the parameters of a `session.event` notification; `None` if they are not what they should be. Where they begin as
 /// the CLI writes them, only this beginning is looked at.
 pub fn peek(params: &[u8]) -> Option<Peek<'_>> {
-    skim(params).or_else(|| serde_json::from_slice(params).ok())
+    skim(params).map(|(peek, _)| peek).or_else(|| serde_json::from_slice(params).ok())
 }
 
-/// Session and kind, where they come first, as the CLI has it (observed).
-fn skim(params: &[u8]) -> Option<Peek<'_>> {
+/// Session and kind, where they come first, as the CLI has it (observed); and where the event begins.
+fn skim(params: &[u8]) -> Option<(Peek<'_>, usize)> {
     let (session_id, rest) = plain_text(params.strip_prefix(br#"{"sessionId":""#)?)?;
-    let (kind, _) = plain_text(rest.strip_prefix(br#","event":{"type":""#)?)?;
-    Some(Peek { session_id: session_id.into(), event: PeekKind { kind: kind.into() } })
+    let event = rest.strip_prefix(br#","event":"#)?;
+    let (kind, _) = plain_text(event.strip_prefix(br#"{"type":""#)?)?;
+    let peek = Peek { session_id: session_id.into(), event: PeekKind { kind: kind.into() } };
+    Some((peek, params.len() - event.len()))
 }
 
 /// The rest of a JSON string that has no escapes, and what follows it.
@@ -208,9 +208,9 @@ pub fn peek_head(head: &[u8]) -> Option<(&str, &str)> {
 }
 
 #[derive(Deserialize)]
-#[serde(bound(deserialize = "E: Deserialize<'de>"))]
-struct Envelope<E> {
-    event: E,
+struct Envelope<'a> {
+    #[serde(borrow)]
+    event: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -245,33 +245,36 @@ struct KnownEvent<T> {
 
 /// Reads the parameters of a `session.event` notification; `None` if they are not what they should be.
 pub fn parse(params: &[u8]) -> Option<Event> {
-    let known = skim(params).and_then(|peek| parse_known(peek.kind(), params));
-    known.or_else(|| {
+    parse_skimmed(params).or_else(|| {
         let Envelope { event } = serde_json::from_slice(params).ok()?;
-        typed_event(event, params.len())
+        parse_stored(event.get())
     })
 }
 
-/// Reads an event of a stored history; `None` if it is not what it should be.
+/// The same for one of a known kind, where it begins as the CLI writes it and nothing follows it.
+fn parse_skimmed(params: &[u8]) -> Option<Event> {
+    // All of it at once: that is faster than text by text.
+    let params = std::str::from_utf8(params).ok()?;
+    let (peek, start) = skim(params.as_bytes())?;
+    parse_known(peek.kind(), params[start..].strip_suffix('}')?)
+}
+
+/// Reads an event by itself, as of a stored history; `None` if it is not what it should be.
 pub fn parse_stored(event: &str) -> Option<Event> {
-    typed_event(serde_json::from_str(event).ok()?, event.len())
-}
-
-fn whole<T: DeserializeOwned>(params: &[u8], kind: &'static str, payload: fn(T) -> Payload) -> Option<Event> {
-    let Envelope { event } = serde_json::from_slice(params).ok()?;
-    let KnownEvent { id, timestamp, agent_id, ephemeral, data } = event;
-    let (kind, payload) = (kind.into(), payload(data));
-    Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: params.len() })
-}
-
-fn typed_event(event: RawEvent<'_>, weight: usize) -> Option<Event> {
-    let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = event;
+    let weight = event.len();
+    let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = serde_json::from_str(event).ok()?;
     let data = data.unwrap_or(RawValue::NULL);
     let (kind, payload) = match known_payload(&kind, data) {
         Some((kind, payload)) => (kind.into(), payload),
         None => (kind.into(), Payload::Other(typed(data)?)),
     };
     Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight })
+}
+
+fn whole<T: DeserializeOwned>(event: &str, kind: &'static str, payload: fn(T) -> Payload) -> Option<Event> {
+    let KnownEvent { id, timestamp, agent_id, ephemeral, data } = serde_json::from_str(event).ok()?;
+    let (kind, payload) = (kind.into(), payload(data));
+    Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: event.len() })
 }
 
 /// A text in what an event carries; empty if there is none.
@@ -504,7 +507,7 @@ mod tests {
     fn what_begins_as_the_cli_writes_it_is_not_read_further() {
         let check = |params: &str, expected: Option<(&str, &str)>| {
             let seen = skim(params.as_bytes());
-            assert_eq!(seen.as_ref().map(|peek| (&*peek.session_id, peek.kind())), expected, "{params}");
+            assert_eq!(seen.as_ref().map(|(peek, _)| (&*peek.session_id, peek.kind())), expected, "{params}");
         };
         check(r#"{"sessionId":"s","event":{"type":"a.b","data":{ not read"#, Some(("s", "a.b")));
         check(r#"{"sessionId":"s","event":{"type":"a.b""#, Some(("s", "a.b")));

@@ -9,13 +9,13 @@
 //! arrived, up to the frame limit; of a longer frame, [`HEAD`] bytes.
 
 use bytes::{Buf, Bytes, BytesMut};
-use std::io::Write;
+use std::{io::Write, ops::Deref};
 
 /// What the stream is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Item {
-    /// The body of a frame. It shares its allocation with its neighbours: copy what is to be kept for long.
-    Body(Bytes),
+#[derive(Debug)]
+pub enum Item<'a> {
+    /// The body of a frame.
+    Body(Body<'a>),
     /// A frame over the limit has gone by. The next one is not affected.
     Oversized {
         /// Its length in bytes, as declared and as discarded.
@@ -23,6 +23,47 @@ pub enum Item {
         /// Its first [`HEAD`] bytes, so that somebody can be told whose it was.
         head: Bytes,
     },
+}
+
+/// The body of a frame, where it was read to. Dropped, it is gone by: of most bodies nothing is wanted.
+#[derive(Debug)]
+pub struct Body<'a> {
+    buf: &'a mut BytesMut,
+    len: usize,
+}
+
+impl Body<'_> {
+    /// Takes it out of the buffer, with which it shares the allocation: copy what is to be kept for long.
+    pub fn take(mut self) -> Bytes {
+        let len = std::mem::take(&mut self.len);
+        let body = self.buf.split_to(len).freeze();
+        if len >= LARGE {
+            leave_allocation(self.buf);
+        }
+        body
+    }
+}
+
+impl Deref for Body<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buf[..self.len]
+    }
+}
+
+impl Drop for Body<'_> {
+    fn drop(&mut self) {
+        self.buf.advance(self.len);
+        if self.len >= LARGE {
+            leave_allocation(self.buf);
+        }
+    }
+}
+
+/// After a huge body: otherwise it would leave a huge buffer to this connection for the rest of its life.
+fn leave_allocation(buf: &mut BytesMut) {
+    *buf = BytesMut::from(&buf[..]);
 }
 
 /// Why the stream is lost: where the next frame begins cannot be known any more. Always the sender's fault.
@@ -79,11 +120,11 @@ impl Decoder {
         Self { max_frame, state: State::Header(Header::default()) }
     }
 
-    /// Takes the next item off the front of `buf`. `None`: read more into `buf`, then call again.
+    /// Finds the next item at the front of `buf`, which it leaves with it. `None`: read more into `buf`, then call again.
     ///
     /// # Errors
     /// The stream is lost, and every later call says so again.
-    pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Item>, Error> {
+    pub fn decode<'a>(&mut self, buf: &'a mut BytesMut) -> Result<Option<Item<'a>>, Error> {
         self.advance(buf).inspect_err(|&error| self.state = State::Failed(error))
     }
 
@@ -92,7 +133,7 @@ impl Decoder {
         matches!(self.state, State::Header(Header { size: 0, scanned: 0, .. }))
     }
 
-    fn advance(&mut self, buf: &mut BytesMut) -> Result<Option<Item>, Error> {
+    fn advance<'a>(&mut self, buf: &'a mut BytesMut) -> Result<Option<Item<'a>>, Error> {
         loop {
             match &mut self.state {
                 State::Header(header) => {
@@ -108,14 +149,8 @@ impl Decoder {
                     if buf.len() < len {
                         return Ok(None);
                     }
-                    let body = buf.split_to(len).freeze();
-                    if len >= LARGE {
-                        // The body takes its allocation along. Otherwise one huge frame would leave a huge
-                        // buffer to this connection for the rest of its life.
-                        *buf = BytesMut::from(&buf[..]);
-                    }
                     self.state = State::Header(Header::default());
-                    return Ok(Some(Item::Body(body)));
+                    return Ok(Some(Item::Body(Body { buf, len })));
                 }
                 State::Discard { len, left, head } => {
                     let here = buf.len().min(*left);
@@ -239,14 +274,30 @@ mod tests {
     /// Small, so that small inputs are oversized.
     const MAX: usize = 16;
 
+    /// What was found, taken out of the buffer.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum Found {
+        Body(Bytes),
+        Oversized { len: usize, head: Bytes },
+    }
+
+    impl From<Item<'_>> for Found {
+        fn from(item: Item<'_>) -> Self {
+            match item {
+                Item::Body(body) => Self::Body(body.take()),
+                Item::Oversized { len, head } => Self::Oversized { len, head },
+            }
+        }
+    }
+
     /// What a stream gives when it arrives in `pieces`: its items, and how it ended.
-    fn decode_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Item>, Result<bool, Error>) {
+    fn decode_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Found>, Result<bool, Error>) {
         let (mut decoder, mut buf, mut items) = (Decoder::new(MAX), BytesMut::new(), Vec::new());
         for piece in pieces {
             buf.extend_from_slice(piece);
             loop {
                 match decoder.decode(&mut buf) {
-                    Ok(Some(item)) => items.push(item),
+                    Ok(Some(item)) => items.push(item.into()),
                     Ok(None) => break,
                     Err(error) => return (items, Err(error)),
                 }
@@ -256,15 +307,15 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(stream: impl AsRef<[u8]>, items: &[Item], end: Result<bool, Error>) {
+    fn check(stream: impl AsRef<[u8]>, items: &[Found], end: Result<bool, Error>) {
         let expected = (items.to_vec(), end);
         let stream = stream.as_ref();
         assert_eq!(decode_all([stream]), expected, "in one piece");
         assert_eq!(decode_all(stream.chunks(1)), expected, "byte by byte");
     }
 
-    fn body(text: &'static str) -> Item {
-        Item::Body(Bytes::from_static(text.as_bytes()))
+    fn body(text: &'static str) -> Found {
+        Found::Body(Bytes::from_static(text.as_bytes()))
     }
 
     #[test]
@@ -282,7 +333,7 @@ mod tests {
         check("Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", &[body("{}")], whole);
         check(
             b"\xff: \xff\r\nContent-Length: 2\r\n\r\n\xff\xfe",
-            &[Item::Body(b"\xff\xfe"[..].into())],
+            &[Found::Body(b"\xff\xfe"[..].into())],
             whole,
         );
         check("Content-Length: 4\r\n\r\n\r\n\r\n", &[body("\r\n\r\n")], whole);
@@ -301,7 +352,7 @@ mod tests {
     #[test]
     fn a_frame_over_the_limit_goes_by_and_the_next_is_found() {
         let oversized =
-            |len, head: &str| Item::Oversized { len, head: Bytes::copy_from_slice(head.as_bytes()) };
+            |len, head: &str| Found::Oversized { len, head: Bytes::copy_from_slice(head.as_bytes()) };
         let next = "Content-Length: 2\r\n\r\n{}";
         check(
             format!("Content-Length: 16\r\n\r\n0123456789abcdef{next}"),
@@ -353,27 +404,39 @@ mod tests {
     #[test]
     fn an_error_is_final() {
         let (mut decoder, mut buf) = (Decoder::new(MAX), BytesMut::from("\r\n"));
-        assert_eq!(decoder.decode(&mut buf), Err(Error::NoContentLength));
+        assert_eq!(decoder.decode(&mut buf).unwrap_err(), Error::NoContentLength);
         buf.extend_from_slice(b"Content-Length: 2\r\n\r\n{}");
-        assert_eq!(decoder.decode(&mut buf), Err(Error::NoContentLength));
+        assert_eq!(decoder.decode(&mut buf).unwrap_err(), Error::NoContentLength);
     }
 
     #[test]
     fn a_claimed_length_allocates_nothing() {
         let mut buf = BytesMut::from("Content-Length: 268435456\r\n\r\n{");
         let before = buf.capacity();
-        assert_eq!(Decoder::new(usize::MAX).decode(&mut buf), Ok(None));
+        assert!(matches!(Decoder::new(usize::MAX).decode(&mut buf), Ok(None)));
         assert!(buf.capacity() <= before);
     }
 
     #[test]
     fn a_large_body_takes_its_allocation_along() {
-        let mut buf = BytesMut::from(&encode(&vec![b' '; 4 * LARGE])[..]);
-        buf.extend_from_slice(b"Cont");
-        assert!(matches!(Decoder::new(usize::MAX).decode(&mut buf), Ok(Some(Item::Body(_)))));
-        buf.reserve(1);
-        assert_eq!(&buf[..], b"Cont");
-        assert!(buf.capacity() < LARGE);
+        for wanted in [true, false] {
+            let mut buf = BytesMut::from(&encode(&vec![b' '; 4 * LARGE])[..]);
+            buf.extend_from_slice(b"Cont");
+            let Ok(Some(Item::Body(body))) = Decoder::new(usize::MAX).decode(&mut buf) else { panic!() };
+            let _body = wanted.then(|| body.take());
+            buf.reserve(1);
+            assert_eq!(&buf[..], b"Cont");
+            assert!(buf.capacity() < LARGE);
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_taken_is_gone_by() {
+        let mut buf = BytesMut::from("Content-Length: 2\r\n\r\n{}Content-Length: 3\r\n\r\n[1]");
+        let mut decoder = Decoder::new(MAX);
+        assert!(matches!(decoder.decode(&mut buf), Ok(Some(Item::Body(body))) if *body == *b"{}"));
+        assert!(matches!(decoder.decode(&mut buf), Ok(Some(Item::Body(body))) if *body == *b"[1]"));
+        assert!(buf.is_empty());
     }
 
     #[test]
@@ -381,7 +444,7 @@ mod tests {
         let mut buf = BytesMut::from("Content-Length: 2\r\n\r\n{}");
         let at = buf[21..].as_ptr();
         let Ok(Some(Item::Body(body))) = Decoder::new(MAX).decode(&mut buf) else { panic!("no body") };
-        assert_eq!(body.as_ptr(), at);
+        assert_eq!((body.as_ptr(), body.take().as_ptr()), (at, at));
     }
 
     #[test]
@@ -390,7 +453,8 @@ mod tests {
         for len in [0, 1, 9, 10, 11, 99, 100, 101, 12_345] {
             let body = vec![b'x'; len];
             let mut buf = BytesMut::from(&encode(&body)[..]);
-            assert_eq!(Decoder::new(len).decode(&mut buf), Ok(Some(Item::Body(body.into()))));
+            let found = Decoder::new(len).decode(&mut buf).map(|item| item.map(Found::from));
+            assert_eq!(found, Ok(Some(Found::Body(body.into()))));
             assert!(buf.is_empty());
         }
     }

@@ -16,7 +16,10 @@
 
 use super::message::{self, ErrorObject, Incoming, Malformed, Peek, RequestId};
 use super::pending::Pending;
-use super::{frame, frame::Item};
+use super::{
+    frame,
+    frame::{Body, Item},
+};
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,7 +42,7 @@ pub struct Peer(Arc<Link>);
 pub trait Handler: Send + 'static {
     /// The peer tells something, of which only the beginning has been looked at: `params` may not even be JSON. True: that
     /// was enough. False: it is read in full, and comes again as a [`notification`](Self::notification) or as what it is.
-    fn skimmed(&mut self, method: &str, params: &[u8]) -> bool {
+    fn skimmed(&mut self, method: &[u8], params: &[u8]) -> bool {
         let _ = (method, params);
         false
     }
@@ -395,13 +398,13 @@ impl<H: Handler> Reader<H> {
         }
     }
 
-    fn body(&mut self, body: Bytes) -> Result<(), Cause> {
+    fn body(&mut self, body: Body<'_>) -> Result<(), Cause> {
         if let Some((method, params)) = message::skim(&body)
             && self.handler.skimmed(method, params)
         {
             return Ok(());
         }
-        let body = message::repair(body);
+        let body = message::repair(body.take());
         match message::parse(&body)? {
             Incoming::Response { id, outcome } => {
                 self.shared.complete(id, outcome.map_err(Error::Rejected));
@@ -584,8 +587,9 @@ const ANSWER_QUEUE: usize = 4096;
 /// Bytes that go into one write, and from which on a frame is not copied. About a socket's send buffer.
 const BATCH: usize = 64 * 1024;
 
-/// Bytes that the read buffer grows by, if it cannot be reused. A streamed turn is about 77 KB.
-const READ_STEP: usize = 64 * 1024;
+/// Bytes that the read buffer grows by, if it cannot be reused. A streamed turn is about 77 KB, and where a frame of it is cut,
+/// its beginning is moved.
+const READ_STEP: usize = 256 * 1024;
 
 /// Room below which a read is not worth its system call.
 const READ_MIN: usize = 8 * 1024;

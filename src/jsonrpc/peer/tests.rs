@@ -25,11 +25,11 @@ impl Far {
             match self.decoder.decode(&mut self.buf).expect("our frames are right") {
                 Some(Item::Body(body)) => return Some(serde_json::from_slice(&body).unwrap()),
                 Some(oversized) => panic!("{oversized:?}"),
-                None if self.io.read_buf(&mut self.buf).await.unwrap() > 0 => {}
-                None => {
-                    assert!(self.decoder.is_between_frames());
-                    return None;
-                }
+                None => {}
+            }
+            if self.io.read_buf(&mut self.buf).await.unwrap() == 0 {
+                assert!(self.decoder.is_between_frames());
+                return None;
             }
         }
     }
@@ -305,8 +305,8 @@ async fn params_that_are_no_json_fail_their_request_only() {
 async fn what_was_skimmed_is_not_read_and_all_else_is() {
     struct Skimming(mpsc::Sender<(String, Bytes)>);
     impl Handler for Skimming {
-        fn skimmed(&mut self, method: &str, _: &[u8]) -> bool {
-            method == "dull"
+        fn skimmed(&mut self, method: &[u8], _: &[u8]) -> bool {
+            method == b"dull"
         }
 
         fn notification(&mut self, method: &str, params: Bytes) {
