@@ -5,7 +5,10 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Value, value::RawValue};
 
 /// An event of a session.
@@ -256,7 +259,43 @@ fn parse_skimmed(params: &[u8]) -> Option<Event> {
     // All of it at once: that is faster than text by text.
     let params = std::str::from_utf8(params).ok()?;
     let (peek, start) = skim(params.as_bytes())?;
-    parse_known(peek.kind(), params[start..].strip_suffix('}')?)
+    let event = params[start..].strip_suffix('}')?;
+    delta(event).or_else(|| parse_known(peek.kind(), event))
+}
+
+/// Reads a delta, if that is what it is, and its fields come as the CLI writes them (observed). Most events that are read are
+/// deltas, and this takes a quarter of the time.
+fn delta(event: &str) -> Option<Event> {
+    const OF_MESSAGE: &str = r#"{"type":"assistant.message_delta","data":{"messageId":"#;
+    const OF_REASONING: &str = r#"{"type":"assistant.reasoning_delta","data":{"reasoningId":"#;
+    let of_message = event.starts_with(OF_MESSAGE);
+    let mut json = event;
+    let whole = value(&mut json, if of_message { OF_MESSAGE } else { OF_REASONING })?;
+    let delta_content = value(&mut json, r#","deltaContent":"#)?;
+    let id = value(&mut json, r#"},"ephemeral":true,"id":"#)?;
+    let timestamp = value(&mut json, r#","timestamp":"#)?;
+    let _parent: IgnoredAny = value(&mut json, r#","parentId":"#)?;
+    if json != "}" {
+        return None;
+    }
+    let (kind, payload) = if of_message {
+        let delta = AssistantMessageDelta { message_id: whole, delta_content };
+        ("assistant.message_delta", Payload::AssistantMessageDelta(delta))
+    } else {
+        let delta = AssistantReasoningDelta { reasoning_id: whole, delta_content };
+        ("assistant.reasoning_delta", Payload::AssistantReasoningDelta(delta))
+    };
+    let (kind, weight) = (kind.into(), event.len());
+    Some(Event { id, timestamp, agent_id: None, ephemeral: true, kind, payload, weight })
+}
+
+/// Takes off a value that comes right after `before`.
+fn value<'a, T: Deserialize<'a>>(json: &mut &'a str, before: &str) -> Option<T> {
+    let rest = json.strip_prefix(before)?;
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter();
+    let value = values.next()?.ok()?;
+    *json = &rest[values.byte_offset()..];
+    Some(value)
 }
 
 /// Reads an event by itself, as of a stored history; `None` if it is not what it should be.
@@ -526,6 +565,23 @@ mod tests {
         let first = read(&format!("{kind},{data}"));
         assert!(matches!(first, Some(Event { payload: Payload::AssistantMessageDelta(_), .. })), "{first:?}");
         assert_eq!(first, read(&format!("{data},{kind}")));
+    }
+
+    #[test]
+    fn a_delta_is_read_the_same_whether_its_fields_come_as_usual_or_not() {
+        for (kind, whole) in
+            [("assistant.message_delta", "messageId"), ("assistant.reasoning_delta", "reasoningId")]
+        {
+            let data =
+                format!(r#""type":"{kind}","data":{{"{whole}":"m","deltaContent":"\"\ud83d\ude00 é"}}"#);
+            let usual = format!(r#"{{{data},"ephemeral":true,"id":"1","timestamp":"t","parentId":null}}"#);
+            let other = format!(r#"{{{data},"id":"1","timestamp":"t","ephemeral":true}}"#);
+            assert_eq!(delta(&other), None);
+            let read = delta(&usual).map(|event| Event { weight: other.len(), ..event });
+            assert_eq!(read, parse_stored(&other));
+            assert!(read.is_some());
+        }
+        assert_eq!(delta(r#"{"type":"assistant.message","data":{"messageId":"m"}}"#), None);
     }
 
     #[test]

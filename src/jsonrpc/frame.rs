@@ -174,6 +174,12 @@ impl Decoder {
 impl Header {
     /// Takes lines off `buf` up to the blank one, and returns the body's length. `None`: it is not there yet.
     fn read(&mut self, buf: &mut BytesMut) -> Result<Option<usize>, Error> {
+        if self.size == 0
+            && let Some((len, size)) = usual(buf)
+        {
+            buf.advance(size);
+            return Ok(Some(len));
+        }
         loop {
             let newline = memchr::memchr(b'\n', &buf[self.scanned..]);
             let line_len = newline.map_or(buf.len(), |at| self.scanned + at + 1);
@@ -211,6 +217,20 @@ impl Header {
     }
 }
 
+/// The body's length and the header block's own, if this is all of it, as every known peer writes it.
+fn usual(buf: &[u8]) -> Option<(usize, usize)> {
+    /// A length of so many digits fits everywhere.
+    const DIGITS: usize = 9;
+    let value = buf.strip_prefix(NAME)?;
+    let digits = value.iter().take(DIGITS).take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, rest) = value.split_at(digits);
+    if digits.is_empty() || !rest.starts_with(END) {
+        return None;
+    }
+    let len = digits.iter().fold(0, |len, digit| 10 * len + usize::from(digit - b'0'));
+    Some((len, NAME.len() + digits.len() + END.len()))
+}
+
 /// Digits only: `str::parse` alone would take a plus sign.
 fn parse_length(digits: &[u8]) -> Option<usize> {
     if !digits.iter().all(u8::is_ascii_digit) {
@@ -218,6 +238,12 @@ fn parse_length(digits: &[u8]) -> Option<usize> {
     }
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
+
+/// What a header block begins with, mostly: names are not case-sensitive, and spaces do not count.
+const NAME: &[u8] = b"Content-Length: ";
+
+/// The end of its last line, and the blank one.
+const END: &[u8] = b"\r\n\r\n";
 
 /// A frame around `body`.
 pub fn encode(body: &[u8]) -> Bytes {
@@ -237,8 +263,6 @@ pub(super) fn encode_with<E>(
     capacity: usize,
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
 ) -> Result<Bytes, E> {
-    const NAME: &str = "Content-Length: ";
-    const END: &str = "\r\n\r\n";
     /// The digits of `usize::MAX`.
     const DIGITS: usize = 20;
     const ROOM: usize = NAME.len() + DIGITS + END.len();
@@ -249,7 +273,10 @@ pub(super) fn encode_with<E>(
     let len = frame.len() - ROOM;
     let digits = len.checked_ilog10().unwrap_or(0) as usize + 1;
     let start = DIGITS - digits;
-    write!(&mut frame[start..ROOM], "{NAME}{len}{END}").expect("there is room for DIGITS digits");
+    let header = &mut frame[start..ROOM];
+    header[..NAME.len()].copy_from_slice(NAME);
+    write!(&mut header[NAME.len()..], "{len}").expect("there is room for DIGITS digits");
+    header[NAME.len() + digits..].copy_from_slice(END);
     let mut frame = Bytes::from(frame);
     frame.advance(start);
     Ok(frame)
