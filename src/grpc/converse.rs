@@ -17,6 +17,7 @@ use super::{
     convert::{self, Checks},
     pb::{self, converse_request::Payload as Up, converse_response::Payload as Down},
     status,
+    streamed::{ConverseResponse, Streamed},
 };
 use crate::session::{
     Deadline, Error, From, Outcome, SessionId, Sessions, Tenant, Ticket, Watch, Watched, hub::Filter,
@@ -57,6 +58,10 @@ struct Waiting {
     prompt_id: String,
 }
 
+fn down(payload: Down) -> pb::ConverseResponse {
+    pb::ConverseResponse { payload: Some(payload) }
+}
+
 /// What there is to do.
 enum Next {
     Say(Result<Option<pb::ConverseRequest>, Status>),
@@ -86,23 +91,21 @@ impl Conversation {
     }
 
     /// The responses.
-    pub(super) fn into_stream(self) -> impl Stream<Item = Result<pb::ConverseResponse, Status>> {
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<ConverseResponse, Status>> {
         stream::unfold(Some(self), |conversation| async {
             let mut conversation = conversation?;
             match conversation.next().await {
                 Ok(None) => None,
-                Ok(Some(payload)) => {
-                    Some((Ok(pb::ConverseResponse { payload: Some(payload) }), Some(conversation)))
-                }
+                Ok(Some(response)) => Some((Ok(response), Some(conversation))),
                 Err(status) => Some((Err(status), None)),
             }
         })
     }
 
-    async fn next(&mut self) -> Result<Option<Down>, Status> {
+    async fn next(&mut self) -> Result<Option<ConverseResponse>, Status> {
         loop {
             if let Some(response) = self.responses.pop_front() {
-                return Ok(Some(response));
+                return Ok(Some(Streamed::Message(down(response))));
             }
             if self.requests.is_none() && self.open.as_ref().is_none_or(|open| open.turns.waiting.is_empty())
             {
@@ -113,7 +116,7 @@ impl Conversation {
                 Next::Say(Ok(None)) => self.requests = None,
                 Next::Say(Err(status)) => return Err(status),
                 Next::Watched(Watched::Update(update)) => {
-                    return Ok(Some(Down::Event(convert::session_event(update))));
+                    return Ok(Some(Streamed::event(update, |event| down(Down::Event(event)))));
                 }
                 Next::Watched(Watched::TurnEnded(ticket, outcome)) => {
                     self.tell(|waiting| waiting.ticket == ticket, &outcome);

@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{pb::copilot_service_server::CopilotServiceServer, service::Service};
+use super::{pb_server::copilot_service_server::CopilotServiceServer, service::Service};
 use crate::backend::Readiness;
 
 /// The name under which the process alone is asked for.

@@ -12,22 +12,37 @@ mod health;
 pub mod server;
 mod service;
 mod status;
+pub mod streamed;
 
 pub use convert::Defaults;
 pub use status::DOMAIN;
 
-/// The generated types.
-#[allow(
-    missing_docs,
-    missing_debug_implementations,
-    unreachable_pub,
-    clippy::all,
-    clippy::unwrap_used,
-    rustdoc::all,
-    reason = "generated from the proto files, which have their own linter"
-)]
-pub mod pb {
-    tonic::include_proto!("copilot.v1");
+macro_rules! generated {
+    ($(#[$doc:meta])* $visibility:vis mod $name:ident, $file:literal) => {
+        $(#[$doc])*
+        #[allow(
+            missing_docs,
+            missing_debug_implementations,
+            unreachable_pub,
+            clippy::all,
+            clippy::unwrap_used,
+            rustdoc::all,
+            reason = "generated from the proto files, which have their own linter"
+        )]
+        $visibility mod $name {
+            include!(concat!(env!("OUT_DIR"), $file));
+        }
+    };
+}
+
+generated! {
+    /// The messages, and the client.
+    pub mod pb, "/copilot.v1.rs"
+}
+
+generated! {
+    /// The server, whose streams send what is [`streamed`].
+    mod pb_server, "/server/copilot.v1.rs"
 }
 
 /// The contract's descriptors, for reflection.

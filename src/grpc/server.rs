@@ -8,8 +8,8 @@ use tonic::{Status, body::Body, transport::Server};
 use tower::util::MapResponseLayer;
 
 use super::{
-    DESCRIPTORS, connection, convert::Defaults, health, pb::copilot_service_server::CopilotServiceServer,
-    service::Service, status,
+    DESCRIPTORS, connection, convert::Defaults, health,
+    pb_server::copilot_service_server::CopilotServiceServer, service::Service, status,
 };
 use crate::session::Sessions;
 

@@ -8,9 +8,10 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use super::{
     converse::Conversation,
     convert::{self, Checks, Defaults},
-    deadline,
-    pb::{self, copilot_service_server::CopilotService},
+    deadline, pb,
+    pb_server::copilot_service_server::CopilotService,
     status,
+    streamed::{ConverseResponse, SendAndStreamResponse, Streamed, WatchSessionResponse},
 };
 use crate::{
     backend::{Backend, Standing, State},
@@ -197,7 +198,7 @@ impl CopilotService for Service {
         Ok(Response::new(pb::SendAndWaitResponse { result: Some(convert::turn_result(&result)) }))
     }
 
-    type SendAndStreamStream = BoxStream<pb::SendAndStreamResponse>;
+    type SendAndStreamStream = BoxStream<SendAndStreamResponse>;
 
     async fn send_and_stream(
         &self,
@@ -210,7 +211,7 @@ impl CopilotService for Service {
         Ok(Response::new(Box::pin(stream::unfold(Some(turn), next_of_turn))))
     }
 
-    type ConverseStream = BoxStream<pb::ConverseResponse>;
+    type ConverseStream = BoxStream<ConverseResponse>;
 
     async fn converse(
         &self,
@@ -236,7 +237,7 @@ impl CopilotService for Service {
         Ok(Response::new(pb::RespondResponse {}))
     }
 
-    type WatchSessionStream = BoxStream<pb::WatchSessionResponse>;
+    type WatchSessionStream = BoxStream<WatchSessionResponse>;
 
     async fn watch_session(
         &self,
@@ -312,15 +313,17 @@ impl CopilotService for Service {
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The next message of a turn's stream. The stream owns the turn: when it is dropped, the turn ends.
-async fn next_of_turn(
-    turn: Option<Turn>,
-) -> Option<(Result<pb::SendAndStreamResponse, Status>, Option<Turn>)> {
+async fn next_of_turn(turn: Option<Turn>) -> Option<(Result<SendAndStreamResponse, Status>, Option<Turn>)> {
     use pb::send_and_stream_response::Payload;
-    let message = |payload| Ok(pb::SendAndStreamResponse { payload: Some(payload) });
+    let message = |payload| pb::SendAndStreamResponse { payload: Some(payload) };
     let mut turn = turn?;
     Some(match turn.next().await {
-        Told::Update(update) => (message(Payload::Event(convert::session_event(update))), Some(turn)),
-        Told::Ended(Ok(result)) => (message(Payload::Result(convert::turn_result(&result))), None),
+        Told::Update(update) => {
+            (Ok(Streamed::event(update, |event| message(Payload::Event(event)))), Some(turn))
+        }
+        Told::Ended(Ok(result)) => {
+            (Ok(Streamed::Message(message(Payload::Result(convert::turn_result(&result))))), None)
+        }
         Told::Ended(Err(error)) => (Err(status::of_turn(&error)), None),
         Told::Lagged => {
             turn.detach();
@@ -332,13 +335,13 @@ async fn next_of_turn(
 /// The next message of a watcher's stream.
 async fn next_of_session(
     watch: Option<Watch>,
-) -> Option<(Result<pb::WatchSessionResponse, Status>, Option<Watch>)> {
+) -> Option<(Result<WatchSessionResponse, Status>, Option<Watch>)> {
     let mut watch = watch?;
     loop {
         return Some(match watch.next().await {
             Watched::Update(update) => {
-                let event = Some(convert::session_event(update));
-                (Ok(pb::WatchSessionResponse { event }), Some(watch))
+                let message = |event| pb::WatchSessionResponse { event: Some(event) };
+                (Ok(Streamed::event(update, message)), Some(watch))
             }
             Watched::TurnEnded(..) => continue,
             Watched::Ended(error) => (Err(status::of(&error)), None),

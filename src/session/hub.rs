@@ -7,10 +7,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{key::SessionId, queue::Ticket};
@@ -110,6 +111,15 @@ pub struct Update {
     pub cursor: Option<Cursor>,
     /// Whether it is a request that waits for an answer of the session's callers.
     pub asks: bool,
+    /// Where several readers get it: its encoding, which whoever needs it first makes for all.
+    pub encoded: Option<Arc<OnceLock<Bytes>>>,
+}
+
+impl Update {
+    /// An event that is no request.
+    pub fn new(event: Arc<Event>, cursor: Option<Cursor>) -> Self {
+        Self { event, cursor, asks: false, encoded: None }
+    }
 }
 
 /// Not every event could be given: the reader fell too far behind, or an event was too large.
@@ -198,11 +208,15 @@ impl<E: Clone> Hub<E> {
 
     /// Queues an event for those who want it. Never waits.
     pub fn publish(&self, update: &Update, audience: Audience) {
-        self.tell(audience, |reader| {
-            if reader.filter.wants_update(update) {
-                reader.push(|queue| queue.push(update));
-            }
-        });
+        let wants =
+            |reader: &Arc<Shared<E>>| audience.includes(reader.scope) && reader.filter.wants_update(update);
+        let mut wanting = self.readers.iter().filter(|reader| wants(reader));
+        let Some(first) = wanting.next() else { return };
+        let Some(second) = wanting.next() else { return first.push(|queue| queue.push(update)) };
+        let shared = Update { encoded: Some(Arc::default()), ..update.clone() };
+        for reader in [first, second].into_iter().chain(wanting) {
+            reader.push(|queue| queue.push(&shared));
+        }
     }
 
     /// An event of this kind cannot be given to those who want it: what was queued before is still read first.
@@ -349,6 +363,7 @@ impl<E> Queue<E> {
             _ => {}
         }
         last.cursor.clone_from(&update.cursor);
+        last.encoded = None;
         true
     }
 }

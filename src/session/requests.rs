@@ -170,7 +170,6 @@ mod tests {
 
     use super::*;
     use crate::copilot::{
-        Event,
         answer::{Decision, UserInput},
         event,
     };
@@ -178,7 +177,7 @@ mod tests {
     fn update(kind: &str, data: &serde_json::Value) -> Update {
         let event = json!({"id": "e", "type": kind, "timestamp": "", "data": data});
         let event = event::parse_stored(&event.to_string()).unwrap();
-        Update { event: Arc::<Event>::new(event), cursor: None, asks: true }
+        Update { asks: true, ..Update::new(Arc::new(event), None) }
     }
 
     fn permission(id: &str) -> Update {

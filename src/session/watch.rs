@@ -244,7 +244,7 @@ impl Watch {
             self.given.insert(event.id.clone());
             if self.filter.wants(&event) {
                 let cursor = self.after.as_deref().map(|id| Cursor::after(self.session.id(), id));
-                self.backlog.push_back(Update { event: Arc::new(event), cursor, asks: false });
+                self.backlog.push_back(Update::new(Arc::new(event), cursor));
             }
         }
         self.history = if has_more { History::From(Some(cursor)) } else { History::Complete };

@@ -18,7 +18,7 @@ fn event(kind: &str, payload: Payload, weight: usize) -> Update {
         payload,
         weight,
     };
-    Update { event: Arc::new(event), cursor: None, asks: false }
+    Update::new(Arc::new(event), None)
 }
 
 fn delta(message: &str, text: &str) -> Update {
@@ -100,8 +100,23 @@ async fn a_joined_delta_does_not_change_what_other_readers_see() {
     let mut fast = hub.subscribe(Scope::Session, usual());
     for _ in 0..=JOIN_FROM {
         hub.publish(&delta("m", "x"), Audience::Turn(Some(turn)));
-        assert_eq!(fast.next().await, Item::Update(delta("m", "x")));
+        let Item::Update(told) = fast.next().await else { panic!("nothing was told") };
+        assert_eq!(told.event, delta("m", "x").event);
     }
+}
+
+#[tokio::test]
+async fn what_was_encoded_for_all_readers_is_not_told_of_a_joined_delta() {
+    let (mut hub, turn, mut slow) = one_turn();
+    let _other = hub.subscribe(Scope::Session, usual());
+    for _ in 0..=JOIN_FROM {
+        hub.publish(&delta("m", "x"), Audience::Turn(Some(turn)));
+    }
+    let mut told = Vec::new();
+    while let Some(Item::Update(update)) = slow.ready() {
+        told.push(update.encoded.is_some());
+    }
+    assert_eq!(told, [vec![true; JOIN_FROM - 1], vec![false]].concat());
 }
 
 #[tokio::test]

@@ -166,7 +166,7 @@ impl State {
         }
         let request = asks || answer::completed(&event.payload).is_some();
         let audience = if request { Audience::Everybody } else { self.audience(&event.kind) };
-        let update = Update { event, cursor: self.cursor.clone(), asks };
+        let update = Update { asks, ..Update::new(event, self.cursor.clone()) };
         self.hub.publish(&update, audience);
         update
     }

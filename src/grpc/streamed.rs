@@ -1,0 +1,122 @@
+//! What the streams send: messages of the contract, and events that several readers get, which are encoded once for all of them.
+
+use bytes::{Buf, BufMut, Bytes};
+use prost::{
+    DecodeError, Message,
+    encoding::{self, DecodeContext, WireType},
+};
+
+use super::{convert, pb};
+use crate::session::hub::Update;
+
+/// A message of `SendAndStream`.
+pub type SendAndStreamResponse = Streamed<pb::SendAndStreamResponse>;
+
+/// A message of `Converse`.
+pub type ConverseResponse = Streamed<pb::ConverseResponse>;
+
+/// A message of `WatchSession`.
+pub type WatchSessionResponse = Streamed<pb::WatchSessionResponse>;
+
+/// The field that holds the event, in all of them.
+const EVENT: u32 = 1;
+
+/// A message of a stream.
+#[derive(Debug)]
+pub enum Streamed<M> {
+    /// One that is still to be encoded.
+    Message(M),
+    /// One with nothing but this event, which is encoded already.
+    Event(Bytes),
+}
+
+impl<M> Streamed<M> {
+    /// A message with an event, which `wrap` puts into it where nobody else gets it.
+    pub(super) fn event(mut update: Update, wrap: impl FnOnce(pb::SessionEvent) -> M) -> Self {
+        match update.encoded.take() {
+            Some(encoded) => {
+                let encode = || convert::session_event(update).encode_to_vec().into();
+                Self::Event(encoded.get_or_init(encode).clone())
+            }
+            None => Self::Message(wrap(convert::session_event(update))),
+        }
+    }
+}
+
+impl<M: Default> Default for Streamed<M> {
+    fn default() -> Self {
+        Self::Message(M::default())
+    }
+}
+
+impl<M: Message + Default> Message for Streamed<M> {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        match self {
+            Self::Message(message) => message.encode_raw(buf),
+            Self::Event(event) => encoding::bytes::encode(EVENT, event, buf),
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        match self {
+            Self::Message(message) => message.encoded_len(),
+            Self::Event(event) => encoding::bytes::encoded_len(EVENT, event),
+        }
+    }
+
+    /// Not used: the server reads no message of its own.
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match self {
+            Self::Message(message) => message.merge_field(tag, wire_type, buf, context),
+            Self::Event(_) => encoding::skip_field(wire_type, tag, buf, context),
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        copilot::event,
+        session::hub::{Audience, Filter, Hub, Item, Kinds, Scope},
+    };
+
+    /// What so many readers of one event are sent.
+    fn told(readers: usize) -> Vec<WatchSessionResponse> {
+        let event =
+            r#"{"type":"abort","id":"e","timestamp":"2026-11-27T16:57:07.928Z","data":{"reason":"r"}}"#;
+        let event = event::parse_stored(event).unwrap();
+        let mut hub = Hub::<()>::default();
+        let filter = Filter { kinds: Kinds::Exactly(&["abort"]), sub_agents: true };
+        let mut readers: Vec<_> =
+            (0..readers).map(|_| hub.subscribe(Scope::Session, filter.clone())).collect();
+        hub.publish(&Update::new(event.into(), None), Audience::Everybody);
+        let mut told = Vec::new();
+        for reader in &mut readers {
+            let Some(Item::Update(update)) = reader.ready() else { panic!("nothing was told") };
+            told.push(Streamed::event(update, |event| pb::WatchSessionResponse { event: Some(event) }));
+        }
+        told
+    }
+
+    #[test]
+    fn readers_of_one_event_get_the_same_bytes_and_those_that_a_single_one_gets() {
+        let [alone] = &told(1)[..] else { panic!() };
+        assert!(matches!(alone, Streamed::Message(_)));
+        let [Streamed::Event(one), Streamed::Event(other)] = &told(2)[..] else { panic!() };
+        assert_eq!(one.as_ptr(), other.as_ptr());
+        let shared = WatchSessionResponse::Event(one.clone());
+        assert_eq!(shared.encoded_len(), alone.encoded_len());
+        assert_eq!(shared.encode_to_vec(), alone.encode_to_vec());
+    }
+}
