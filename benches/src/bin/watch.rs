@@ -1,4 +1,4 @@
-//! Opens streams, and leaves them open: `watch JOB`, one WatchSession for each of the job's sessions.
+//! Opens streams, and reads what comes: `watch JOB`, with as many WatchSession at once as the job says, spread over its sessions.
 
 use copilot_grpc::grpc::pb::{WatchSessionRequest, copilot_service_client::CopilotServiceClient};
 use copilot_grpc_bench::job::{Dialogue, Job, Tally};
@@ -12,11 +12,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let channel = Channel::from_shared(format!("http://{}", job.address))?.connect().await?;
         clients.push(CopilotServiceClient::new(channel));
     }
-    let mut streams = Vec::new();
-    for number in 0..job.sessions {
+    for number in 0..job.at_once {
         let client = &mut clients[number % job.connections];
-        let request = WatchSessionRequest { session_id: job.session(number), ..Default::default() };
-        streams.push(client.watch_session(request).await?.into_inner());
+        let session_id = job.session(number % job.sessions);
+        let request = WatchSessionRequest { session_id, ..Default::default() };
+        let mut stream = client.watch_session(request).await?.into_inner();
+        tokio::spawn(async move { while let Ok(Some(_)) = stream.message().await {} });
     }
     Dialogue::ready().await?.done(Tally::default()).await?;
     Ok(())

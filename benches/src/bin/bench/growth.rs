@@ -1,5 +1,7 @@
 //! How cost grows: with streams, sessions, CLIs, and with what is long.
 
+use std::time::Duration;
+
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, ListEventsRequest, ListSessionsRequest, SendAndWaitRequest, WatchSessionRequest,
     copilot_service_client::CopilotServiceClient,
@@ -19,6 +21,7 @@ const MB: f64 = 1e6;
 
 pub(crate) async fn measure(bench: &Bench) -> Result<()> {
     streams(bench).await?;
+    readers(bench).await?;
     sessions(bench).await?;
     clis(bench).await
 }
@@ -70,6 +73,30 @@ async fn streams(bench: &Bench) -> Result<()> {
             format!("{:.0}", peak as f64 / MB),
             format!("{:.1}", (peak - before) as f64 / count as f64 / 1024.0),
         ]);
+    }
+    table.print();
+    Ok(())
+}
+
+/// Readers of one session.
+async fn readers(bench: &Bench) -> Result<()> {
+    const DELTAS: usize = 2000;
+    let title = format!("Readers of one session: WatchSession, a turn of {DELTAS} deltas");
+    let mut table = Table::new(title, &["readers", "CPU a delta and reader, µs"]);
+    for count in [1, 10, 100, 1000] {
+        let (_stand_in, ports) = bench.stand_in(1).await?;
+        let (service, address) = bench.facade(&ports, &[]).await?;
+        let turns = |turns| Job { stream: false, deltas: DELTAS, ..job(&address, "read", 1, turns) };
+        Load::prepare(&mut bench.program("load"), &turns(1)).await?.run().await?;
+        let watch = Job { at_once: count, ..turns(0) };
+        let _watching = Load::prepare(&mut bench.program("watch"), &watch).await?;
+        let mut load = Load::prepare(&mut bench.program("load"), &Job { create: false, ..turns(5) }).await?;
+        let before = proc::cpu(service.pid())?;
+        load.run().await?;
+        // What was told last is still on its way to the readers.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let spent = proc::cpu(service.pid())? - before;
+        table.row(vec![count.to_string(), format!("{:.2}", spent as f64 / (5 * DELTAS * count) as f64)]);
     }
     table.print();
     Ok(())

@@ -38,7 +38,7 @@ pub(crate) async fn measure(bench: &Bench, runs: usize) -> Result<()> {
         let resting = proc::memory(facade.pid())?;
         sessions.push((resting.saturating_sub(empty)) as f64 / COUNT as f64);
         let mut watch = job("rest", COUNT, 0, true);
-        watch.create = false;
+        (watch.create, watch.at_once) = (false, COUNT);
         let watching = Load::prepare(&mut bench.program("watch"), &watch).await?;
         let watched = proc::memory(facade.pid())?;
         streams.push((watched.saturating_sub(resting)) as f64 / COUNT as f64);
