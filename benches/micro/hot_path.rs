@@ -31,6 +31,10 @@ fn messages(criterion: &mut Criterion) {
         group.bench_function("envelope", |bencher| bencher.iter(|| steps::envelope(black_box(body))));
         group.bench_function("peek", |bencher| bencher.iter(|| steps::peek(black_box(&params))));
         group.bench_function("parse", |bencher| bencher.iter(|| steps::parse(black_box(&params))));
+        let event = steps::parse(&params).expect("an event");
+        group.bench_function("encode", |bencher| {
+            bencher.iter_batched(|| event.clone(), steps::encode, BatchSize::SmallInput);
+        });
     }
 }
 

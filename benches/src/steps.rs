@@ -1,13 +1,18 @@
 //! The steps of the hot path, one by one, on the recorded turn: what the micro-benchmarks and the instruction counts run.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use copilot_grpc::{
     copilot::event,
+    grpc::pb::SessionEvent,
     jsonrpc::{
         frame::{Decoder, Item},
         message::{self, Incoming},
     },
+    session::hub::Update,
 };
+use prost::Message as _;
 
 use crate::recording::{Recording, Values};
 
@@ -70,4 +75,9 @@ pub fn peek(params: &[u8]) -> bool {
 /// Reads an event.
 pub fn parse(params: &[u8]) -> Option<event::Event> {
     event::parse(params)
+}
+
+/// Encodes an event as a caller is told it.
+pub fn encode(event: event::Event) -> Vec<u8> {
+    SessionEvent::from(Update::new(Arc::new(event), None)).encode_to_vec()
 }

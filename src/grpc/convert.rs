@@ -8,8 +8,7 @@ mod parse;
 pub use parse::Defaults;
 
 pub(super) use encode::{
-    MAX_NAME, cleanup, failure, history_token, model, session, session_event, stored_event, turn_failure,
-    turn_result,
+    MAX_NAME, cleanup, failure, history_token, model, session, stored_event, turn_failure, turn_result,
 };
 pub(super) use parse::Checks;
 

@@ -6,7 +6,7 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::{convert, pb};
+use super::pb;
 use crate::session::hub::Update;
 
 /// A message of `SendAndStream`.
@@ -35,10 +35,10 @@ impl<M> Streamed<M> {
     pub(super) fn event(mut update: Update, wrap: impl FnOnce(pb::SessionEvent) -> M) -> Self {
         match update.encoded.take() {
             Some(encoded) => {
-                let encode = || convert::session_event(update).encode_to_vec().into();
+                let encode = || pb::SessionEvent::from(update).encode_to_vec().into();
                 Self::Event(encoded.get_or_init(encode).clone())
             }
-            None => Self::Message(wrap(convert::session_event(update))),
+            None => Self::Message(wrap(update.into())),
         }
     }
 }

@@ -170,7 +170,7 @@ pub(in crate::grpc) fn tool_call(call: &ToolCall) -> pb::ToolCall {
 /// An event of a stored history.
 pub(in crate::grpc) fn stored_event(session: &SessionId, event: Event) -> pb::SessionEvent {
     let cursor = Some(Cursor::after(session, &event.id));
-    session_event(Update::new(Arc::new(event), cursor))
+    Update::new(Arc::new(event), cursor).into()
 }
 
 /// What came of a turn that failed, or of another message, in a stream that goes on.
@@ -190,17 +190,19 @@ pub(in crate::grpc) fn failure(
 }
 
 /// An event, and where to go on from. Its texts are moved, unless others hold it too.
-pub(in crate::grpc) fn session_event(update: Update) -> pb::SessionEvent {
-    let Update { event, cursor: after, asks, encoded: _ } = update;
-    let Event { id, timestamp: time, agent_id, ephemeral, kind, payload: what, .. } =
-        Arc::unwrap_or_clone(event);
-    pb::SessionEvent {
-        event_id: id,
-        event_time: timestamp(&time),
-        agent_id: agent_id.unwrap_or_default(),
-        ephemeral,
-        cursor: cursor(after.as_ref()),
-        payload: Some(payload(kind, what, asks)),
+impl From<Update> for pb::SessionEvent {
+    fn from(update: Update) -> Self {
+        let Update { event, cursor: after, asks, encoded: _ } = update;
+        let Event { id, timestamp: time, agent_id, ephemeral, kind, payload: what, .. } =
+            Arc::unwrap_or_clone(event);
+        Self {
+            event_id: id,
+            event_time: timestamp(&time),
+            agent_id: agent_id.unwrap_or_default(),
+            ephemeral,
+            cursor: cursor(after.as_ref()),
+            payload: Some(payload(kind, what, asks)),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 fn told(event: Event) -> pb::SessionEvent {
-    session_event(Update::new(Arc::new(event), None))
+    Update::new(Arc::new(event), None).into()
 }
 
 fn milliseconds_of(milliseconds: i32) -> prost_types::Duration {
@@ -530,7 +530,7 @@ fn a_permission_says_what_it_is_about_and_whether_somebody_has_to_answer() {
         let data = json!({"requestId": "p", "permissionRequest": request});
         for awaits_answer in [false, true] {
             let event = Arc::new(wire(json!({"type": "permission.requested", "data": data})));
-            let told = session_event(Update { asks: awaits_answer, ..Update::new(event, None) });
+            let told = pb::SessionEvent::from(Update { asks: awaits_answer, ..Update::new(event, None) });
             let Some(Pb::PermissionRequested(told)) = told.payload else { panic!("{told:?}") };
             assert_eq!((told.subject.as_str(), told.awaits_answer), (subject, awaits_answer), "{data}");
             assert_eq!(told.kind, request["kind"].as_str().unwrap());
@@ -551,7 +551,7 @@ fn a_place_in_the_history_is_told_with_every_event_and_read_again() {
     let session = session_id();
     let event = Arc::new(wire(json!({"type": "abort", "id": "e 2", "ephemeral": true, "data": {}})));
     let cursor = Some(Cursor::after(&session, "e 1"));
-    let told = session_event(Update::new(event.clone(), cursor));
+    let told = pb::SessionEvent::from(Update::new(event.clone(), cursor));
     assert_eq!(Cursor::event_id(&told.cursor, &session).as_deref(), Some("e 1"));
     // An event of a stored history is a place of its own.
     let told = stored_event(&session, Arc::unwrap_or_clone(event));

@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 
-use super::{super::encode::session_event, *};
+use super::*;
 use crate::{grpc::pb, session::hub::Update};
 
 #[test]
@@ -49,7 +49,7 @@ fn json_becomes_a_struct_with_nothing_lost() {
 fn deep_json_can_be_read_by_the_clients() {
     let deep = (0..60).fold(json!("x"), |inner, _| json!({"a": inner}));
     let event = wire(json!({"type": "brand.new", "data": deep}));
-    let event = session_event(Update::new(event.into(), None));
+    let event = pb::SessionEvent::from(Update::new(event.into(), None));
     assert_eq!(pb::SessionEvent::decode(&*event.encode_to_vec()), Ok(event));
 }
 
