@@ -6,6 +6,10 @@ use copilot_grpc::{app, backend::guard};
 
 use app::command::{Command, parse};
 
+/// Events are allocated by the thread that reads the CLI and freed by the one that tells the caller: it takes that well.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match parse(std::env::args_os(), &app::settings::Process) {
         Ok(Command::Serve(config)) => app::run(app::serve(*config)),
