@@ -39,7 +39,7 @@ pub(super) const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5 * 60)
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// A provider, with its key.
-    pub provider: Option<Provider>,
+    pub provider: Option<Arc<Provider>>,
     /// A GitHub token.
     pub github_token: Option<Secret>,
     /// Providers, of several that the session has: each takes the place of the one with its name.
@@ -246,7 +246,7 @@ impl Record {
     pub(super) fn blueprint(
         self,
         credentials: Credentials,
-        operator: Option<&Provider>,
+        operator: Option<&Arc<Provider>>,
     ) -> Result<Blueprint, Unusable> {
         credentials.fit(!self.options.models.is_empty())?;
         let missing = self.missing(&credentials, operator);
@@ -283,7 +283,7 @@ impl Record {
     }
 
     /// The fields that have to be brought again, and are not there.
-    fn missing(&self, credentials: &Credentials, operator: Option<&Provider>) -> Vec<&'static str> {
+    fn missing(&self, credentials: &Credentials, operator: Option<&Arc<Provider>>) -> Vec<&'static str> {
         let provider = match self.provider {
             ProviderOf::GitHub => true,
             ProviderOf::Operator | ProviderOf::Profile => {
@@ -329,12 +329,13 @@ mod tests {
     use super::*;
     use crate::copilot::{CustomAgent, InfiniteSession, McpTransport, Remote};
 
-    fn provider(key: &str) -> Provider {
-        Provider {
+    fn provider(key: &str) -> Arc<Provider> {
+        let provider = Provider {
             base_url: "http://127.0.0.1:1".into(),
             api_key: Some(Secret::new(key)),
             ..Provider::default()
-        }
+        };
+        provider.into()
     }
 
     fn mcp_server(headers: &[(&str, &str)]) -> McpServer {
@@ -347,7 +348,7 @@ mod tests {
     }
 
     fn named(name: &str, key: &str) -> NamedProvider {
-        NamedProvider { name: name.into(), provider: provider(key) }
+        NamedProvider { name: name.into(), provider: Arc::unwrap_or_clone(provider(key)) }
     }
 
     /// A session with two providers of its own, and an MCP server that needs a key.
@@ -364,7 +365,11 @@ mod tests {
         blueprint
     }
 
-    fn blueprint(provider: Option<Provider>, operators_provider: bool, token: Option<&str>) -> Blueprint {
+    fn blueprint(
+        provider: Option<Arc<Provider>>,
+        operators_provider: bool,
+        token: Option<&str>,
+    ) -> Blueprint {
         Blueprint {
             settings: Settings {
                 model: Some("m".into()),
@@ -439,7 +444,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_and_another_provider_is_never_taken_instead() {
-        let check = |before: Blueprint, operator: Option<&Provider>, fields: &[&'static str]| {
+        let check = |before: Blueprint, operator: Option<&Arc<Provider>>, fields: &[&'static str]| {
             let refused = stored(&before).blueprint(Credentials::default(), operator);
             assert_eq!(refused, Err(Unusable::Missing(Missing::Fields(fields.to_vec()))));
         };

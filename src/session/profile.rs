@@ -20,7 +20,7 @@ pub struct Profile {
     /// Its name.
     pub name: String,
     /// The provider of its sessions, which have no other.
-    pub provider: Option<Provider>,
+    pub provider: Option<Arc<Provider>>,
     /// The GitHub token of its sessions, which have no other.
     pub github_token: Option<Secret>,
     /// The models that its sessions may have; any, if there are none. `*` stands for any text, `?` for any character.
@@ -250,8 +250,8 @@ mod tests {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
-    fn provider(key: &str) -> Provider {
-        Provider { api_key: Some(Secret::new(key)), ..Provider::default() }
+    fn provider(key: &str) -> Arc<Provider> {
+        Provider { api_key: Some(Secret::new(key)), ..Provider::default() }.into()
     }
 
     fn mcp_server() -> McpServer {
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn credentials_of_the_callers_own_are_refused_where_the_profile_has_some() {
-        let own = |provider: Option<Provider>, token: Option<&str>| {
+        let own = |provider: Option<Arc<Provider>>, token: Option<&str>| {
             let github_token = token.map(Secret::new);
             blueprint(Settings { model: Some("m".into()), provider, github_token, ..Settings::default() })
         };
@@ -348,7 +348,8 @@ mod tests {
 
     #[test]
     fn providers_and_servers_and_skills_and_agents_of_the_callers_own_are_within_the_ceiling_too() {
-        let providers = vec![NamedProvider { name: "own".into(), provider: provider("own") }];
+        let providers =
+            vec![NamedProvider { name: "own".into(), provider: Arc::unwrap_or_clone(provider("own")) }];
         let mcp_servers = BTreeMap::from([("files".to_owned(), mcp_server())]);
         let agent = |model: &str| CustomAgent { model: Some(model.into()), ..CustomAgent::default() };
         let custom_agents = vec![CustomAgent::default(), agent("m"), agent("large")];

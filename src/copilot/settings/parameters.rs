@@ -66,7 +66,7 @@ impl<'a> Parameters<'a> {
             session_id,
             client_name: CLIENT_NAME,
             model: settings.model.as_deref(),
-            provider: settings.provider.as_ref(),
+            provider: settings.provider.as_deref(),
             git_hub_token: settings.github_token.as_ref(),
             reasoning_effort: settings.reasoning_effort.as_deref(),
             system_message: settings.system_message.on_the_wire(),
@@ -186,6 +186,8 @@ impl Default for EmptyOptions {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -198,13 +200,13 @@ mod tests {
     fn a_session_is_created_with_nothing_of_the_machine_and_only_what_the_caller_chose() {
         let settings = Settings {
             model: Some("m".into()),
-            provider: Some(Provider {
+            provider: Some(Arc::new(Provider {
                 kind: Some("azure".into()),
                 base_url: "http://127.0.0.1:1".into(),
                 api_key: Some(Secret::new("key")),
                 azure_api_version: Some("2024-10-21".into()),
                 ..Provider::default()
-            }),
+            })),
             ..Settings::default()
         };
         let parameters = serde_json::to_value(Parameters::new("s", &settings)).unwrap();

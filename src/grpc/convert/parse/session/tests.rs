@@ -247,7 +247,8 @@ fn what_is_0_or_empty_is_left_to_the_cli() {
 #[test]
 fn the_operators_provider_and_model_are_not_for_a_session_with_several_of_its_own() {
     let operator = Provider { base_url: "http://operator".into(), ..Provider::default() };
-    let defaults = Defaults { provider: Some(operator), model: Some("m".into()), ..Defaults::default() };
+    let defaults =
+        Defaults { provider: Some(operator.into()), model: Some("m".into()), ..Defaults::default() };
     let mut checks = Checks::default();
     let blueprint = checks.blueprint(request(), &defaults);
     assert_eq!((blueprint.settings.provider, blueprint.operators_provider), (None, false));
