@@ -88,6 +88,11 @@ impl Blueprint {
         }
     }
 
+    /// Whether it has models of several providers of its own.
+    fn has_models(&self) -> bool {
+        self.settings.options.as_ref().is_some_and(|options| !options.models.is_empty())
+    }
+
     /// Whether its GitHub token is that of its profile: where that has one, a session can have no other.
     fn has_profiles_token(&self) -> bool {
         self.profile.as_ref().is_some_and(|profile| profile.github_token.is_some())
@@ -95,7 +100,7 @@ impl Blueprint {
 
     /// The same with other credentials, where there are some.
     pub(super) fn with(&self, credentials: Credentials) -> Result<Self, Unfit> {
-        credentials.fit(!self.settings.options.models.is_empty())?;
+        credentials.fit(self.has_models())?;
         let mut changed = self.clone();
         if let Some(provider) = credentials.provider {
             changed.settings.provider = Some(provider);
@@ -213,7 +218,7 @@ impl Record {
             mcp_servers: open,
             secret_mcp_servers: secret.into_keys().collect(),
             skills: settings.skills.clone(),
-            options: settings.options.clone(),
+            options: settings.options.as_deref().cloned().unwrap_or_default(),
         }
     }
 
@@ -275,7 +280,7 @@ impl Record {
             tools: self.tools,
             mcp_servers,
             skills: self.skills,
-            options: self.options,
+            options: self.options.boxed(),
         };
         let request_timeout = self.request_timeout;
         let (labels, owner) = (self.labels, self.owner);
@@ -359,7 +364,8 @@ mod tests {
             provider: provider.into(),
             ..Default::default()
         };
-        blueprint.settings.options.models = vec![model("one"), model("two")];
+        let options = blueprint.settings.options.get_or_insert_default();
+        options.models = vec![model("one"), model("two")];
         blueprint.settings.providers = vec![named("one", key), named("two", key)];
         blueprint.settings.mcp_servers.insert("keyed".into(), mcp_server(&[("authorization", key)]));
         blueprint
@@ -400,7 +406,8 @@ mod tests {
                         ..InfiniteSession::default()
                     }),
                     ..Options::default()
-                },
+                }
+                .boxed(),
             },
             policy: Policy::allowing(&["shell".into()]),
             labels: BTreeMap::from([("team".into(), "blue".into())]),

@@ -84,7 +84,8 @@ impl Profile {
             None if self.models.is_empty() && self.provider.is_none() => None,
             None => Some(Excess::new("model", format!("name a model: {}", self.models()))),
         });
-        for (n, agent) in settings.options.custom_agents.iter().enumerate() {
+        let agents = settings.options.iter().flat_map(|options| &options.custom_agents);
+        for (n, agent) in agents.enumerate() {
             let excess = agent.model.as_ref().and_then(|model| self.admit_model(model).err());
             excesses.extend(excess.map(|excess| excess.within(&format!("custom_agents[{n}]"))));
         }
@@ -360,7 +361,7 @@ mod tests {
                 mcp_servers: mcp_servers.clone(),
                 skills: Some(Skills::default()),
                 tools: vec![Tool { name: "mine".into(), ..Tool::default() }],
-                options: Options { custom_agents: custom_agents.clone(), ..Options::default() },
+                options: Options { custom_agents: custom_agents.clone(), ..Options::default() }.boxed(),
                 ..Settings::default()
             })
         };

@@ -57,8 +57,8 @@ pub struct Settings {
     pub mcp_servers: BTreeMap<String, McpServer>,
     /// Where its skills are; `None` is a session without skills.
     pub skills: Option<Skills>,
-    /// What else it is given.
-    pub options: Options,
+    /// What else it is given. Boxed, because it is large, and mostly nothing.
+    pub options: Option<Box<Options>>,
 }
 
 impl Settings {

@@ -42,7 +42,7 @@ pub struct Parameters<'a> {
     #[serde(flatten)]
     skills: Option<SkillParameters<'a>>,
     #[serde(flatten)]
-    options: &'a Options,
+    options: Option<&'a Options>,
     streaming: bool,
     include_sub_agent_streaming_events: bool,
     tool_filter_precedence: &'static str,
@@ -83,7 +83,7 @@ impl<'a> Parameters<'a> {
                 disabled_skills: &skills.disabled,
                 included_builtin_skills: [],
             }),
-            options: &settings.options,
+            options: settings.options.as_deref(),
             streaming: true,
             include_sub_agent_streaming_events: true,
             tool_filter_precedence: "excluded",
@@ -343,7 +343,8 @@ mod tests {
                 additional_directories: vec!["/more".into()],
                 large_output: Some(LargeOutput { output_dir: Some("/out".into()), ..LargeOutput::default() }),
                 model_capabilities: Some(ModelCapabilities { supports: Supports { vision: true } }),
-            },
+            }
+            .boxed(),
             ..Settings::default()
         };
         let wire = serde_json::to_value(Parameters::new("s", &settings)).unwrap();

@@ -111,7 +111,7 @@ impl Checks {
             tools: self.tools(request.tools, mcp_servers.keys()),
             mcp_servers,
             skills: request.skills.map(|skills| self.skills(skills)),
-            options,
+            options: options.boxed(),
         };
         let owner = self.owner(request.owner);
         let operators_provider = !own_provider && settings.provider.is_some();

@@ -221,7 +221,8 @@ fn all_that_a_session_is_given_is_passed_on() {
                 output_dir: text("/out"),
             }),
             model_capabilities: None,
-        },
+        }
+        .boxed(),
         ..Settings::default()
     };
     let blueprint = parse(request()).unwrap();
@@ -241,7 +242,7 @@ fn what_is_0_or_empty_is_left_to_the_cli() {
         large_output: Some(LargeOutput::default()),
         ..Options::default()
     };
-    assert_eq!(settings(request).options, expected);
+    assert_eq!(settings(request).options, expected.boxed());
 }
 
 #[test]
