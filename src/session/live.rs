@@ -52,7 +52,7 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) struct State {
     /// The link that the session is attached to.
-    pub(super) link: Option<Arc<Link>>,
+    pub(super) link: Option<Link>,
     pub(super) create_time: String,
     pub(super) update_time: String,
     pub(super) title: String,
@@ -216,7 +216,7 @@ impl Session {
     }
 
     /// The link that it is attached to.
-    pub(super) fn attached(&self) -> Option<Arc<Link>> {
+    pub(super) fn attached(&self) -> Option<Link> {
         self.lock().link.clone()
     }
 

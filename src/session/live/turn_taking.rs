@@ -158,10 +158,7 @@ impl Session {
 
     /// Another prompt is to be sent into the turn that runs: which one it is, on which link, and what is heard of it. `None`:
     /// there is none, or it is too late.
-    pub(in crate::session) fn steer(
-        &self,
-        filter: &Filter,
-    ) -> Option<(Ticket, Arc<Link>, Subscriber<Outcome>)> {
+    pub(in crate::session) fn steer(&self, filter: &Filter) -> Option<(Ticket, Link, Subscriber<Outcome>)> {
         let mut state = self.lock();
         let link = state.link.clone()?;
         let current = state.current.as_mut()?;
