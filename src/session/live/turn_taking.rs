@@ -89,11 +89,10 @@ impl Session {
 
     /// The session now belongs to this turn.
     pub(in crate::session) fn begin(&self, ticket: Ticket, schema: Option<Schema>) -> Signals {
-        let current = Current::new(ticket, schema);
-        let signals = current.signals().clone();
         let mut state = self.lock();
+        let current = Current::new(ticket, schema, state.last_event.clone());
+        let signals = current.signals().clone();
         state.last_heard = Instant::now();
-        state.before_turn = state.last_event.clone();
         state.current = Some(Box::new(current));
         signals
     }
