@@ -9,7 +9,9 @@
 mod profiles;
 mod text;
 
-use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
+};
 
 use clap::ArgMatches;
 use zeroize::Zeroizing;
@@ -87,7 +89,7 @@ pub struct Config {
     /// What is logged: directives that `tracing_subscriber::EnvFilter` accepts.
     pub log_level: String,
     /// The provider of sessions whose request names none.
-    pub provider: Option<Provider>,
+    pub provider: Option<Arc<Provider>>,
     /// The model of sessions whose request names none. Given whenever `provider` is.
     pub model: Option<String>,
 }
@@ -361,7 +363,7 @@ fn state_dir(values: &mut Values<'_>) -> Option<PathBuf> {
 
 /// The operator's provider and model. The rules are the CLI's (`copilot help providers`): the base URL
 /// activates the provider, without which the other variables mean nothing, and a provider needs a model.
-fn provider(values: &mut Values<'_>) -> (Option<Provider>, Option<String>) {
+fn provider(values: &mut Values<'_>) -> (Option<Arc<Provider>>, Option<String>) {
     const BASE_URL: &str = "COPILOT_PROVIDER_BASE_URL";
     const MODEL: &str = "COPILOT_MODEL";
     let model = values.variable(MODEL, any);
@@ -398,7 +400,7 @@ fn provider(values: &mut Values<'_>) -> (Option<Provider>, Option<String>) {
             None,
         );
     }
-    (Some(provider), model)
+    (Some(provider.into()), model)
 }
 
 #[cfg(test)]

@@ -29,7 +29,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// It is a handle, of which there are two kinds. As [`Backend::connected`](super::Backend::connected) gives it, it is *in use*,
 /// and the CLI is not taken away under who holds it, unless that takes too long. What only remembers the link holds it
-/// [at rest](Self::at_rest).
+/// [at rest](Self::at_rest). A clone is of the same kind.
+#[derive(Clone)]
 pub struct Link {
     wire: Arc<Wire>,
     in_use: Option<TaskTrackerToken>,
@@ -112,8 +113,8 @@ impl Link {
     }
 
     /// The same link for who only remembers it.
-    pub fn at_rest(&self) -> Arc<Self> {
-        Arc::new(Self { wire: self.wire.clone(), in_use: None })
+    pub fn at_rest(&self) -> Self {
+        Self { wire: self.wire.clone(), in_use: None }
     }
 
     /// Resolves when nobody uses it. That nobody begins to is for the caller to see to.

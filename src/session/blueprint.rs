@@ -39,7 +39,7 @@ pub(super) const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5 * 60)
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// A provider, with its key.
-    pub provider: Option<Provider>,
+    pub provider: Option<Arc<Provider>>,
     /// A GitHub token.
     pub github_token: Option<Secret>,
     /// Providers, of several that the session has: each takes the place of the one with its name.
@@ -88,6 +88,11 @@ impl Blueprint {
         }
     }
 
+    /// Whether it has models of several providers of its own.
+    fn has_models(&self) -> bool {
+        self.settings.options.as_ref().is_some_and(|options| !options.models.is_empty())
+    }
+
     /// Whether its GitHub token is that of its profile: where that has one, a session can have no other.
     fn has_profiles_token(&self) -> bool {
         self.profile.as_ref().is_some_and(|profile| profile.github_token.is_some())
@@ -95,7 +100,7 @@ impl Blueprint {
 
     /// The same with other credentials, where there are some.
     pub(super) fn with(&self, credentials: Credentials) -> Result<Self, Unfit> {
-        credentials.fit(!self.settings.options.models.is_empty())?;
+        credentials.fit(self.has_models())?;
         let mut changed = self.clone();
         if let Some(provider) = credentials.provider {
             changed.settings.provider = Some(provider);
@@ -213,7 +218,7 @@ impl Record {
             mcp_servers: open,
             secret_mcp_servers: secret.into_keys().collect(),
             skills: settings.skills.clone(),
-            options: settings.options.clone(),
+            options: settings.options.as_deref().cloned().unwrap_or_default(),
         }
     }
 
@@ -246,7 +251,7 @@ impl Record {
     pub(super) fn blueprint(
         self,
         credentials: Credentials,
-        operator: Option<&Provider>,
+        operator: Option<&Arc<Provider>>,
     ) -> Result<Blueprint, Unusable> {
         credentials.fit(!self.options.models.is_empty())?;
         let missing = self.missing(&credentials, operator);
@@ -275,7 +280,7 @@ impl Record {
             tools: self.tools,
             mcp_servers,
             skills: self.skills,
-            options: self.options,
+            options: self.options.boxed(),
         };
         let request_timeout = self.request_timeout;
         let (labels, owner) = (self.labels, self.owner);
@@ -283,7 +288,7 @@ impl Record {
     }
 
     /// The fields that have to be brought again, and are not there.
-    fn missing(&self, credentials: &Credentials, operator: Option<&Provider>) -> Vec<&'static str> {
+    fn missing(&self, credentials: &Credentials, operator: Option<&Arc<Provider>>) -> Vec<&'static str> {
         let provider = match self.provider {
             ProviderOf::GitHub => true,
             ProviderOf::Operator | ProviderOf::Profile => {
@@ -329,12 +334,13 @@ mod tests {
     use super::*;
     use crate::copilot::{CustomAgent, InfiniteSession, McpTransport, Remote};
 
-    fn provider(key: &str) -> Provider {
-        Provider {
+    fn provider(key: &str) -> Arc<Provider> {
+        let provider = Provider {
             base_url: "http://127.0.0.1:1".into(),
             api_key: Some(Secret::new(key)),
             ..Provider::default()
-        }
+        };
+        provider.into()
     }
 
     fn mcp_server(headers: &[(&str, &str)]) -> McpServer {
@@ -347,7 +353,7 @@ mod tests {
     }
 
     fn named(name: &str, key: &str) -> NamedProvider {
-        NamedProvider { name: name.into(), provider: provider(key) }
+        NamedProvider { name: name.into(), provider: Arc::unwrap_or_clone(provider(key)) }
     }
 
     /// A session with two providers of its own, and an MCP server that needs a key.
@@ -358,13 +364,18 @@ mod tests {
             provider: provider.into(),
             ..Default::default()
         };
-        blueprint.settings.options.models = vec![model("one"), model("two")];
+        let options = blueprint.settings.options.get_or_insert_default();
+        options.models = vec![model("one"), model("two")];
         blueprint.settings.providers = vec![named("one", key), named("two", key)];
         blueprint.settings.mcp_servers.insert("keyed".into(), mcp_server(&[("authorization", key)]));
         blueprint
     }
 
-    fn blueprint(provider: Option<Provider>, operators_provider: bool, token: Option<&str>) -> Blueprint {
+    fn blueprint(
+        provider: Option<Arc<Provider>>,
+        operators_provider: bool,
+        token: Option<&str>,
+    ) -> Blueprint {
         Blueprint {
             settings: Settings {
                 model: Some("m".into()),
@@ -395,7 +406,8 @@ mod tests {
                         ..InfiniteSession::default()
                     }),
                     ..Options::default()
-                },
+                }
+                .boxed(),
             },
             policy: Policy::allowing(&["shell".into()]),
             labels: BTreeMap::from([("team".into(), "blue".into())]),
@@ -439,7 +451,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_and_another_provider_is_never_taken_instead() {
-        let check = |before: Blueprint, operator: Option<&Provider>, fields: &[&'static str]| {
+        let check = |before: Blueprint, operator: Option<&Arc<Provider>>, fields: &[&'static str]| {
             let refused = stored(&before).blueprint(Credentials::default(), operator);
             assert_eq!(refused, Err(Unusable::Missing(Missing::Fields(fields.to_vec()))));
         };

@@ -20,6 +20,8 @@ pub type Outcome = Result<Arc<TurnResult>, Arc<TurnError>>;
 #[derive(Debug)]
 pub(super) struct Current {
     ticket: Ticket,
+    /// When the latest event happened that was heard before it: all of its own are later, or of the same moment.
+    since: String,
     turn: Turn,
     /// What its answer must look like.
     schema: Option<Schema>,
@@ -72,9 +74,10 @@ pub(super) struct Progress {
 }
 
 impl Current {
-    pub(super) fn new(ticket: Ticket, schema: Option<Schema>) -> Self {
+    pub(super) fn new(ticket: Ticket, schema: Option<Schema>, since: String) -> Self {
         Self {
             ticket,
+            since,
             turn: Turn::default(),
             schema,
             sending: false,
@@ -88,6 +91,11 @@ impl Current {
 
     pub(super) fn ticket(&self) -> Ticket {
         self.ticket
+    }
+
+    /// From when on there may be events of it.
+    pub(super) fn since(&self) -> &str {
+        &self.since
     }
 
     pub(super) fn signals(&self) -> &Signals {
@@ -283,7 +291,7 @@ mod tests {
     use crate::{copilot::event, session::queue::Queue};
 
     fn current(schema: Option<Schema>) -> Current {
-        Current::new(Queue::new(1).join(()).unwrap().0, schema)
+        Current::new(Queue::new(1).join(()).unwrap().0, schema, String::new())
     }
 
     fn hear(current: &mut Current, kind: &str, data: Value) {

@@ -275,9 +275,12 @@ impl<E: Clone> Hub<E> {
         self.readers.iter().filter(|reader| audience.includes(reader.scope)).for_each(|reader| tell(reader));
     }
 
-    /// Forgets readers that have gone.
+    /// Forgets readers that have gone. Most sessions at rest have none, and then no room for any either.
     fn prune(&mut self) {
         self.readers.retain(|reader| !reader.is_dropped());
+        if self.readers.is_empty() {
+            self.readers = Vec::new();
+        }
     }
 }
 

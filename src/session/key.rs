@@ -91,6 +91,11 @@ impl SessionKey {
         self.id.as_str()
     }
 
+    /// The same, for who keeps it.
+    pub fn shared_cli_id(&self) -> Arc<str> {
+        self.id.0.clone()
+    }
+
     /// Whose it is.
     pub fn tenant(&self) -> Tenant {
         self.tenant

@@ -52,7 +52,7 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) struct State {
     /// The link that the session is attached to.
-    pub(super) link: Option<Arc<Link>>,
+    pub(super) link: Option<Link>,
     pub(super) create_time: String,
     pub(super) update_time: String,
     pub(super) title: String,
@@ -77,12 +77,10 @@ pub(super) struct State {
     cursor: Option<Cursor>,
     /// When the latest event happened that was heard.
     last_event: String,
-    /// The same when the turn began: all of its events are later, or of the same moment.
-    before_turn: String,
     /// The keeper link that is attached to it.
     pub(super) kept: Option<LinkId>,
-    /// What is missing, where the link was lost and the agent goes on.
-    pub(super) gap: Option<Gap>,
+    /// What is missing, where the link was lost and the agent goes on. Boxed, because that is rare.
+    pub(super) gap: Option<Box<Gap>>,
 }
 
 /// Whether the CLI has a session on disk.
@@ -130,7 +128,6 @@ impl Session {
                 approvals: Approvals::default(),
                 cursor: None,
                 last_event: String::new(),
-                before_turn: String::new(),
                 kept: None,
                 gap: None,
             }),
@@ -216,7 +213,7 @@ impl Session {
     }
 
     /// The link that it is attached to.
-    pub(super) fn attached(&self) -> Option<Arc<Link>> {
+    pub(super) fn attached(&self) -> Option<Link> {
         self.lock().link.clone()
     }
 

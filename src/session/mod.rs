@@ -112,7 +112,7 @@ struct Inner {
     registry: Arc<Registry>,
     limits: Limits,
     /// The operator's provider, for stored sessions that were created with it.
-    operator: Option<Provider>,
+    operator: Option<Arc<Provider>>,
     /// Sessions that were created by requests with an id.
     creations: Repeats<Creation>,
     /// Turns that were sent by requests with an id.
@@ -146,7 +146,7 @@ impl Sessions {
     /// that were created with the operator's default, `profiles` are what sessions may be under.
     pub fn new(
         limits: Limits,
-        operator: Option<Provider>,
+        operator: Option<Arc<Provider>>,
         profiles: Profiles,
         backends: backend::Setup,
     ) -> Self {

@@ -20,7 +20,7 @@ pub struct Profile {
     /// Its name.
     pub name: String,
     /// The provider of its sessions, which have no other.
-    pub provider: Option<Provider>,
+    pub provider: Option<Arc<Provider>>,
     /// The GitHub token of its sessions, which have no other.
     pub github_token: Option<Secret>,
     /// The models that its sessions may have; any, if there are none. `*` stands for any text, `?` for any character.
@@ -84,7 +84,8 @@ impl Profile {
             None if self.models.is_empty() && self.provider.is_none() => None,
             None => Some(Excess::new("model", format!("name a model: {}", self.models()))),
         });
-        for (n, agent) in settings.options.custom_agents.iter().enumerate() {
+        let agents = settings.options.iter().flat_map(|options| &options.custom_agents);
+        for (n, agent) in agents.enumerate() {
             let excess = agent.model.as_ref().and_then(|model| self.admit_model(model).err());
             excesses.extend(excess.map(|excess| excess.within(&format!("custom_agents[{n}]"))));
         }
@@ -250,8 +251,8 @@ mod tests {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
-    fn provider(key: &str) -> Provider {
-        Provider { api_key: Some(Secret::new(key)), ..Provider::default() }
+    fn provider(key: &str) -> Arc<Provider> {
+        Provider { api_key: Some(Secret::new(key)), ..Provider::default() }.into()
     }
 
     fn mcp_server() -> McpServer {
@@ -302,7 +303,7 @@ mod tests {
 
     #[test]
     fn credentials_of_the_callers_own_are_refused_where_the_profile_has_some() {
-        let own = |provider: Option<Provider>, token: Option<&str>| {
+        let own = |provider: Option<Arc<Provider>>, token: Option<&str>| {
             let github_token = token.map(Secret::new);
             blueprint(Settings { model: Some("m".into()), provider, github_token, ..Settings::default() })
         };
@@ -348,7 +349,8 @@ mod tests {
 
     #[test]
     fn providers_and_servers_and_skills_and_agents_of_the_callers_own_are_within_the_ceiling_too() {
-        let providers = vec![NamedProvider { name: "own".into(), provider: provider("own") }];
+        let providers =
+            vec![NamedProvider { name: "own".into(), provider: Arc::unwrap_or_clone(provider("own")) }];
         let mcp_servers = BTreeMap::from([("files".to_owned(), mcp_server())]);
         let agent = |model: &str| CustomAgent { model: Some(model.into()), ..CustomAgent::default() };
         let custom_agents = vec![CustomAgent::default(), agent("m"), agent("large")];
@@ -359,7 +361,7 @@ mod tests {
                 mcp_servers: mcp_servers.clone(),
                 skills: Some(Skills::default()),
                 tools: vec![Tool { name: "mine".into(), ..Tool::default() }],
-                options: Options { custom_agents: custom_agents.clone(), ..Options::default() },
+                options: Options { custom_agents: custom_agents.clone(), ..Options::default() }.boxed(),
                 ..Settings::default()
             })
         };

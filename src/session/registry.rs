@@ -21,7 +21,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Registry {
     max_sessions: usize,
-    sessions: Mutex<HashMap<Box<str>, Slot>>,
+    /// By the id that the CLI knows them by.
+    sessions: Mutex<HashMap<Arc<str>, Slot>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Registry {
         Arc::new(Ear { registry: self.clone(), backend })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Slot>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slot>> {
         // The map is whole after every statement.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -57,8 +58,8 @@ impl Registry {
         if sessions.len() >= self.max_sessions {
             return Err(Error::TooManySessions { limit: self.max_sessions });
         }
-        sessions
-            .insert(session.cli_id().into(), Slot { session: session.clone(), reserved: true, held: false });
+        let slot = Slot { session: session.clone(), reserved: true, held: false };
+        sessions.insert(session.key().shared_cli_id(), slot);
         Ok(Reservation { registry: self.clone(), session, kept: false })
     }
 
@@ -69,7 +70,8 @@ impl Registry {
         if sessions.contains_key(blank.cli_id()) {
             return None;
         }
-        sessions.insert(blank.cli_id().into(), Slot { session: blank.clone(), reserved: true, held: true });
+        let slot = Slot { session: blank.clone(), reserved: true, held: true };
+        sessions.insert(blank.key().shared_cli_id(), slot);
         Some(Reservation { registry: self.clone(), session: blank, kept: false })
     }
 
@@ -86,8 +88,8 @@ impl Registry {
             return Err(Error::TooManySessions { limit: self.max_sessions });
         }
         let session = Arc::new(session);
-        sessions
-            .insert(session.cli_id().into(), Slot { session: session.clone(), reserved: false, held: false });
+        let slot = Slot { session: session.clone(), reserved: false, held: false };
+        sessions.insert(session.key().shared_cli_id(), slot);
         Ok(session)
     }
 

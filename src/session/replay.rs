@@ -35,14 +35,21 @@ const LATEST: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     hasher: RandomState,
-    /// Since the agent last rested.
-    seen: HashSet<u64, BuildHasherDefault<Hashed>>,
-    /// Messages that are being written.
-    texts: HashMap<u64, Text, BuildHasherDefault<Hashed>>,
+    /// Boxed, because at rest there is nothing of it.
+    work: Option<Box<Work>>,
     /// Messages of which nothing more can come.
     finished: Latest,
     /// Events that are not pieces of messages.
     latest: Latest,
+}
+
+/// What has been seen since the agent last rested.
+#[derive(Debug, Default)]
+struct Work {
+    /// All events.
+    seen: HashSet<u64, BuildHasherDefault<Hashed>>,
+    /// Messages that are being written.
+    texts: HashMap<u64, Text, BuildHasherDefault<Hashed>>,
 }
 
 /// The hash of a key that is a hash.
@@ -105,13 +112,13 @@ impl Replay {
     /// Whether an event of this id has come.
     pub(super) fn has_seen(&self, id: &str) -> bool {
         let id = self.hasher.hash_one(id);
-        self.seen.contains(&id) || self.latest.contains(id)
+        self.work.as_ref().is_some_and(|work| work.seen.contains(&id)) || self.latest.contains(id)
     }
 
     /// The agent rests: nothing more can come of the messages that it was writing.
     pub(super) fn at_rest(&mut self) {
-        self.seen = HashSet::default();
-        for (message, _) in std::mem::take(&mut self.texts) {
+        let Some(work) = self.work.take() else { return };
+        for (message, _) in work.texts {
             self.finished.push(message);
         }
     }
@@ -123,12 +130,16 @@ impl Replay {
             return true;
         }
         let id = self.hasher.hash_one(id);
-        if self.latest.contains(id) || !self.seen.insert(id) {
+        if self.latest.contains(id) {
             return false;
         }
-        if self.seen.len() > MAX_SEEN {
-            self.seen.clear();
-            self.seen.insert(id);
+        let seen = &mut self.work.get_or_insert_default().seen;
+        if !seen.insert(id) {
+            return false;
+        }
+        if seen.len() > MAX_SEEN {
+            seen.clear();
+            seen.insert(id);
         }
         if !is_delta {
             self.latest.push(id);
@@ -139,10 +150,11 @@ impl Replay {
     /// Whether a delta is passed on.
     fn delta(&mut self, message: &str, delta: &str, repeated: bool) -> bool {
         let message = self.hasher.hash_one(message);
-        let text = match self.texts.get_mut(&message) {
+        let texts = &mut self.work.get_or_insert_default().texts;
+        let text = match texts.get_mut(&message) {
             Some(text) => text,
             None if self.finished.contains(message) => return false,
-            None => self.texts.entry(message).or_default(),
+            None => texts.entry(message).or_default(),
         };
         text.held |= repeated;
         if !text.held {
@@ -156,7 +168,7 @@ impl Replay {
     fn rest(&mut self, event: &Event, message: &str, whole: &str) -> Option<Arc<Event>> {
         let hash = self.hasher.hash_one(message);
         self.finished.push(hash);
-        let text = self.texts.remove(&hash).filter(|text| text.held)?;
+        let text = self.work.as_mut()?.texts.remove(&hash).filter(|text| text.held)?;
         let rest = whole.strip_prefix(text.passed_on.as_str()).filter(|rest| !rest.is_empty())?.to_owned();
         let (kind, payload) = match event.payload {
             Payload::AssistantReasoning(_) => {
@@ -310,6 +322,6 @@ mod tests {
             replay.at_rest();
         }
         assert_eq!((replay.finished.0.len(), replay.latest.0.len()), (LATEST, LATEST));
-        assert_eq!((replay.seen.capacity(), replay.texts.capacity()), (0, 0));
+        assert!(replay.work.is_none());
     }
 }

@@ -3,7 +3,7 @@
 //! They have neither flags nor variables. Keys and tokens do not stand in them: a file or a variable does, by its name, and
 //! is read once, here.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use toml::{Table, Value};
 use zeroize::Zeroizing;
@@ -42,7 +42,7 @@ pub(super) fn profiles(values: &mut Values<'_>) -> Vec<Profile> {
 fn profile(mut section: Section<'_, '_>, name: String) -> Profile {
     let policy = policy(&mut section);
     let profile = Profile {
-        provider: section.table("provider").map(provider),
+        provider: section.table("provider").map(|section| Arc::new(provider(section))),
         github_token: section.secret("github_token"),
         models: section.list("models", any).unwrap_or_default(),
         available_tools: section.list("available_tools", tool),

@@ -675,7 +675,7 @@ fn a_profile_is_read_whole() {
     let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let expected = crate::session::Profile {
         name: "p".into(),
-        provider: Some(Provider {
+        provider: Some(Arc::new(Provider {
             kind: Some("azure".into()),
             wire_api: Some("responses".into()),
             base_url: "https://models.example.com".into(),
@@ -684,7 +684,7 @@ fn a_profile_is_read_whole() {
             headers: BTreeMap::from([("X-Team".into(), Secret::new("blue"))]),
             max_prompt_tokens: Some(1000),
             ..Provider::default()
-        }),
+        })),
         github_token: Some(Secret::new("ghu_token")),
         models: list(&["gpt-5", "o*"]),
         available_tools: Some(list(&["bash", "mcp:*"])),

@@ -9,7 +9,7 @@ mod provider;
 mod system_message;
 mod tools;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Secret;
 
@@ -27,8 +27,8 @@ pub use tools::{McpServer, McpTransport, Remote, Tool};
 pub struct Settings {
     /// The model; `None` leaves it to the CLI.
     pub model: Option<String>,
-    /// A model provider other than GitHub Copilot.
-    pub provider: Option<Provider>,
+    /// A model provider other than GitHub Copilot. Shared, because it is large, and mostly the operator's or none.
+    pub provider: Option<Arc<Provider>>,
     /// The GitHub identity that pays for the session.
     pub github_token: Option<Secret>,
     /// How hard the model is to think, in the provider's words.
@@ -57,8 +57,8 @@ pub struct Settings {
     pub mcp_servers: BTreeMap<String, McpServer>,
     /// Where its skills are; `None` is a session without skills.
     pub skills: Option<Skills>,
-    /// What else it is given.
-    pub options: Options,
+    /// What else it is given. Boxed, because it is large, and mostly nothing.
+    pub options: Option<Box<Options>>,
 }
 
 impl Settings {
@@ -71,7 +71,8 @@ impl Settings {
 
     /// Replaces every secret of these settings that stands in `text`: some providers repeat the key in their errors.
     pub fn redact(&self, text: &str) -> String {
-        let providers = self.provider.iter().chain(self.providers.iter().map(|named| &named.provider));
+        let providers =
+            self.provider.as_deref().into_iter().chain(self.providers.iter().map(|named| &named.provider));
         let secrets = providers.flat_map(Provider::secrets);
         secrets
             .chain(self.mcp_servers.values().flat_map(McpServer::secrets))
@@ -89,7 +90,10 @@ mod tests {
     #[test]
     fn secrets_are_taken_out_of_texts() {
         let settings = Settings {
-            provider: Some(Provider { api_key: Some(Secret::new("sk-12345")), ..Provider::default() }),
+            provider: Some(Arc::new(Provider {
+                api_key: Some(Secret::new("sk-12345")),
+                ..Provider::default()
+            })),
             github_token: Some(Secret::new("ghu_abcdef")),
             providers: vec![NamedProvider {
                 name: "p".into(),

@@ -38,6 +38,13 @@ pub struct Options {
     pub model_capabilities: Option<ModelCapabilities>,
 }
 
+impl Options {
+    /// These options as [`Settings`](super::Settings) hold them: `None` where nothing is set.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+}
+
 /// A model of one of the session's own providers. The session knows it as `provider/id`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -42,7 +42,7 @@ pub struct Parameters<'a> {
     #[serde(flatten)]
     skills: Option<SkillParameters<'a>>,
     #[serde(flatten)]
-    options: &'a Options,
+    options: Option<&'a Options>,
     streaming: bool,
     include_sub_agent_streaming_events: bool,
     tool_filter_precedence: &'static str,
@@ -66,7 +66,7 @@ impl<'a> Parameters<'a> {
             session_id,
             client_name: CLIENT_NAME,
             model: settings.model.as_deref(),
-            provider: settings.provider.as_ref(),
+            provider: settings.provider.as_deref(),
             git_hub_token: settings.github_token.as_ref(),
             reasoning_effort: settings.reasoning_effort.as_deref(),
             system_message: settings.system_message.on_the_wire(),
@@ -83,7 +83,7 @@ impl<'a> Parameters<'a> {
                 disabled_skills: &skills.disabled,
                 included_builtin_skills: [],
             }),
-            options: &settings.options,
+            options: settings.options.as_deref(),
             streaming: true,
             include_sub_agent_streaming_events: true,
             tool_filter_precedence: "excluded",
@@ -186,6 +186,8 @@ impl Default for EmptyOptions {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -198,13 +200,13 @@ mod tests {
     fn a_session_is_created_with_nothing_of_the_machine_and_only_what_the_caller_chose() {
         let settings = Settings {
             model: Some("m".into()),
-            provider: Some(Provider {
+            provider: Some(Arc::new(Provider {
                 kind: Some("azure".into()),
                 base_url: "http://127.0.0.1:1".into(),
                 api_key: Some(Secret::new("key")),
                 azure_api_version: Some("2024-10-21".into()),
                 ..Provider::default()
-            }),
+            })),
             ..Settings::default()
         };
         let parameters = serde_json::to_value(Parameters::new("s", &settings)).unwrap();
@@ -341,7 +343,8 @@ mod tests {
                 additional_directories: vec!["/more".into()],
                 large_output: Some(LargeOutput { output_dir: Some("/out".into()), ..LargeOutput::default() }),
                 model_capabilities: Some(ModelCapabilities { supports: Supports { vision: true } }),
-            },
+            }
+            .boxed(),
             ..Settings::default()
         };
         let wire = serde_json::to_value(Parameters::new("s", &settings)).unwrap();

@@ -110,7 +110,8 @@ impl Session {
 impl State {
     /// From now on it is not heard all that happens in the turn.
     pub(in crate::session) fn open_gap(&mut self) {
-        self.gap = Some(Gap::since(&self.before_turn));
+        let since = self.current.as_deref().map_or(self.last_event.as_str(), Current::since);
+        self.gap = Some(Box::new(Gap::since(since)));
     }
 
     fn note(&mut self, event: &Event) {

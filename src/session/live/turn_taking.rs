@@ -89,11 +89,10 @@ impl Session {
 
     /// The session now belongs to this turn.
     pub(in crate::session) fn begin(&self, ticket: Ticket, schema: Option<Schema>) -> Signals {
-        let current = Current::new(ticket, schema);
-        let signals = current.signals().clone();
         let mut state = self.lock();
+        let current = Current::new(ticket, schema, state.last_event.clone());
+        let signals = current.signals().clone();
         state.last_heard = Instant::now();
-        state.before_turn = state.last_event.clone();
         state.current = Some(Box::new(current));
         signals
     }
@@ -158,10 +157,7 @@ impl Session {
 
     /// Another prompt is to be sent into the turn that runs: which one it is, on which link, and what is heard of it. `None`:
     /// there is none, or it is too late.
-    pub(in crate::session) fn steer(
-        &self,
-        filter: &Filter,
-    ) -> Option<(Ticket, Arc<Link>, Subscriber<Outcome>)> {
+    pub(in crate::session) fn steer(&self, filter: &Filter) -> Option<(Ticket, Link, Subscriber<Outcome>)> {
         let mut state = self.lock();
         let link = state.link.clone()?;
         let current = state.current.as_mut()?;

@@ -1,6 +1,6 @@
 //! New sessions.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
@@ -136,7 +136,8 @@ fn labels_are_passed_on_and_it_is_noted_whose_provider_it_is() {
     let labels = parse_all(request(), &Defaults::default()).unwrap().labels;
     assert_eq!(labels, BTreeMap::from([("team".into(), "blue".into()), ("a/b.c_d-E".into(), String::new())]));
     let operator = Provider { base_url: "http://localhost".into(), ..Provider::default() };
-    let defaults = Defaults { provider: Some(operator), model: Some("m".into()), ..Defaults::default() };
+    let defaults =
+        Defaults { provider: Some(operator.into()), model: Some("m".into()), ..Defaults::default() };
     check(request(), &defaults, false);
     check(pb::CreateSessionRequest::default(), &defaults, true);
     check(pb::CreateSessionRequest::default(), &Defaults::default(), false);
@@ -147,7 +148,7 @@ fn a_good_request_is_passed_on_whole() {
     let (settings, policy) = parse(request(), &Defaults::default()).unwrap();
     let expected = Settings {
         model: Some("gpt".into()),
-        provider: Some(Provider {
+        provider: Some(Arc::new(Provider {
             kind: Some("azure".into()),
             wire_api: Some("responses".into()),
             transport: None,
@@ -160,7 +161,7 @@ fn a_good_request_is_passed_on_whole() {
             wire_model: Some("deployment".into()),
             max_prompt_tokens: Some(1000),
             max_output_tokens: Some(100),
-        }),
+        })),
         github_token: Some(Secret::new("ghu_token")),
         reasoning_effort: Some("low".into()),
         system_message: SystemMessage::Customize {
@@ -196,14 +197,14 @@ fn what_a_request_does_not_say_is_left_to_the_cli() {
         pb::CreateSessionRequest { model: " gpt ".into(), provider: Some(bare), ..Default::default() };
     let (settings, _) = parse(request, &Defaults::default()).unwrap();
     let expected = Provider { base_url: "http://localhost".into(), ..Provider::default() };
-    assert_eq!((settings.provider, settings.model.as_deref()), (Some(expected), Some("gpt")));
+    assert_eq!((settings.provider.as_deref(), settings.model.as_deref()), (Some(&expected), Some("gpt")));
 }
 
 #[test]
 fn defaults_apply_only_where_the_request_is_silent() {
     let defaults = Defaults {
         model: Some("default-model".into()),
-        provider: Some(Provider { base_url: "http://default".into(), ..Provider::default() }),
+        provider: Some(Arc::new(Provider { base_url: "http://default".into(), ..Provider::default() })),
         available_tools: vec!["default-tool".into()],
         policy: Policy::allowing(&["read".into()]),
         request_timeout: None,
@@ -465,7 +466,7 @@ fn a_title_is_short_and_of_one_line() {
 
 #[test]
 fn a_profiles_defaults_come_before_the_operators_and_its_provider_has_no_other_model() {
-    let provider = |url: &str| Some(Provider { base_url: url.into(), ..Provider::default() });
+    let provider = |url: &str| Some(Arc::new(Provider { base_url: url.into(), ..Provider::default() }));
     let operator = Defaults {
         model: Some("theirs".into()),
         provider: provider("http://operator"),

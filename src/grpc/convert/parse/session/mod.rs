@@ -22,7 +22,7 @@ pub struct Defaults {
     /// The model.
     pub model: Option<String>,
     /// The provider.
-    pub provider: Option<Provider>,
+    pub provider: Option<Arc<Provider>>,
     /// The built-in tools.
     pub available_tools: Vec<String>,
     /// What tools may do.
@@ -85,7 +85,7 @@ impl Checks {
             self.wrong("provider", "cannot be there together with `providers`");
         }
         let provider = match request.provider {
-            Some(provider) => Some(self.provider(provider)),
+            Some(provider) => Some(self.provider(provider).into()),
             None if own_provider => None,
             None => defaults.provider.clone(),
         };
@@ -111,7 +111,7 @@ impl Checks {
             tools: self.tools(request.tools, mcp_servers.keys()),
             mcp_servers,
             skills: request.skills.map(|skills| self.skills(skills)),
-            options,
+            options: options.boxed(),
         };
         let owner = self.owner(request.owner);
         let operators_provider = !own_provider && settings.provider.is_some();
@@ -194,7 +194,7 @@ impl Checks {
     /// What a session never has stored with it.
     pub(in crate::grpc) fn credentials(&mut self, request: pb::ResumeSessionRequest) -> Credentials {
         Credentials {
-            provider: request.provider.map(|provider| self.provider(provider)),
+            provider: request.provider.map(|provider| self.provider(provider).into()),
             github_token: self.secret("github_token", request.github_token),
             providers: self.providers(request.providers),
             mcp_servers: self.mcp_servers(request.mcp_servers),

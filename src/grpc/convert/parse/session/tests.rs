@@ -221,7 +221,8 @@ fn all_that_a_session_is_given_is_passed_on() {
                 output_dir: text("/out"),
             }),
             model_capabilities: None,
-        },
+        }
+        .boxed(),
         ..Settings::default()
     };
     let blueprint = parse(request()).unwrap();
@@ -241,13 +242,14 @@ fn what_is_0_or_empty_is_left_to_the_cli() {
         large_output: Some(LargeOutput::default()),
         ..Options::default()
     };
-    assert_eq!(settings(request).options, expected);
+    assert_eq!(settings(request).options, expected.boxed());
 }
 
 #[test]
 fn the_operators_provider_and_model_are_not_for_a_session_with_several_of_its_own() {
     let operator = Provider { base_url: "http://operator".into(), ..Provider::default() };
-    let defaults = Defaults { provider: Some(operator), model: Some("m".into()), ..Defaults::default() };
+    let defaults =
+        Defaults { provider: Some(operator.into()), model: Some("m".into()), ..Defaults::default() };
     let mut checks = Checks::default();
     let blueprint = checks.blueprint(request(), &defaults);
     assert_eq!((blueprint.settings.provider, blueprint.operators_provider), (None, false));
