@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use foldhash::quality::RandomState;
+
 use super::{
     Load,
     error::Error,
@@ -21,8 +23,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Registry {
     max_sessions: usize,
-    /// By the id that the CLI knows them by.
-    sessions: Mutex<HashMap<Arc<str>, Slot>>,
+    /// By the id that the CLI knows them by. Each event looks for its session here.
+    sessions: Mutex<HashMap<Arc<str>, Slot, RandomState>>,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl Registry {
         Arc::new(Ear { registry: self.clone(), backend })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slot>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slot, RandomState>> {
         // The map is whole after every statement.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
