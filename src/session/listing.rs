@@ -1,13 +1,15 @@
 //! Lists of sessions: those that this process knows, and those that the CLIs have stored.
 //!
-//! Notes of all are read only where labels or the owner decide, and else of those that are on the page. What a CLI is asked, and
-//! how often, is its [`Stock`]'s affair.
+//! Any page may be anywhere among all of them, in four orders, and they change all the time. So for each page all are passed over,
+//! with a look at their times; more is made of those only that may be on it. Where labels or the owner decide, the notes of as many
+//! are read as it takes to fill the page, and else of those that are on it. What a CLI is asked, and how often, is its [`Stock`]'s
+//! affair.
 //!
 //! A CLI that cannot be asked makes a list shorter, not fail, unless it is the only one; the caller is told which.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::PoisonError,
+    collections::HashSet,
+    sync::{Arc, PoisonError},
 };
 
 use futures_util::future::join_all;
@@ -16,12 +18,18 @@ use tracing::warn;
 
 use super::{
     Sessions,
+    catalogue::{Catalogue, MAX_NOTES},
     error::Error,
-    key::{SessionId, SessionKey, Tenant},
-    list::{Listing, Page, Summary},
-    stock::Stock,
+    foremost::{Foremost, Listed},
+    key::{SessionKey, Tenant},
+    list::{Listing, Outline, Page, Summary},
+    live::Session,
+    stock::{Stock, is_ours, outline},
 };
 use crate::backend::{Backend, BackendId};
+
+/// Of how many stored sessions the notes are read at once, where they decide: all of them are still there when they are read.
+const MAX_CANDIDATES: usize = MAX_NOTES / 2;
 
 /// Stored sessions, and the CLI that has them.
 pub(super) type Found = (Backend, Vec<Summary>);
@@ -30,28 +38,98 @@ impl Sessions {
     /// A page of the sessions of a tenant, and where the next one starts. Of sessions that another server on the same CLIs
     /// has changed, it may tell what was so 3 s ago.
     pub async fn list(&self, tenant: Tenant, listing: &Listing) -> Result<Page, Error> {
-        let (mut stored, mut unreachable) = (HashMap::new(), Vec::new());
+        let mut clis = Clis::default();
         if listing.wanted.may_be_stored() {
-            let found =
-                self.ask_all(|stock| async move { stock.outlines(tenant, &listing.wanted).await }).await?;
-            (stored, unreachable) = (self.without_doubles(tenant, found.0), found.1);
+            clis.stocks = self.stocks();
+            clis.ask(|stock| async move { stock.look_at_list().await }).await?;
         }
-        let known: Vec<_> = self.inner.registry.all(tenant).iter().map(|session| session.summary()).collect();
-        let ids: HashSet<_> = known.iter().map(|session| session.id.clone()).collect();
-        stored.retain(|id, _| !ids.contains(id));
-        let mut all = Vec::with_capacity(stored.len());
-        let mut places = HashMap::with_capacity(stored.len());
-        for (id, (place, session)) in stored {
-            all.push(session);
-            places.insert(id, place);
+        let known = self.inner.registry.all(tenant);
+        let page = loop {
+            let mut page = known_ones(listing, &known);
+            if self.add_stored(tenant, listing, &known, &mut clis, &mut page).await? {
+                break page;
+            }
+        };
+        let (mut page, next) = listing.cut(page);
+        for stock in &clis.stocks {
+            stock.complete(tenant, &mut page).await?;
         }
-        all.extend(known.into_iter().filter(|session| listing.wanted.has(session)));
-        let (mut page, next) = listing.page(all);
-        for stock in self.stocks() {
-            let is_its = |session: &Summary| places.get(&session.id) == Some(&stock.backend.id());
-            stock.complete(tenant, &mut page, is_its).await?;
+        let sessions = page.into_iter().map(|listed| listed.session).collect();
+        Ok(Page { sessions, next, unreachable: clis.unreachable })
+    }
+
+    /// Adds to a page what is stored only. `false`: a CLI has been lost over it, so that none of its sessions may count.
+    async fn add_stored(
+        &self,
+        tenant: Tenant,
+        listing: &Listing,
+        known: &[Arc<Session>],
+        clis: &mut Clis,
+        page: &mut Foremost<'_>,
+    ) -> Result<bool, Error> {
+        if clis.stocks.is_empty() {
+            return Ok(true);
         }
-        Ok(Page { sessions: page, next, unreachable })
+        let known: HashSet<_> = known.iter().map(|session| session.cli_id()).collect();
+        let (mut after, mut count) = (listing.after.clone(), listing.size + 1);
+        loop {
+            let may_be = |cli_id: &str, session: Outline<'_>| {
+                page.has_room_for(session) && listing.wanted.may_have(session) && !known.contains(cli_id)
+            };
+            let mut found = listing.foremost(after.as_ref(), count);
+            self.find_stored(tenant, &clis.stocks, may_be, &mut found);
+            let mut found = found.into_sorted();
+            let is_end = found.len() < count;
+            let Some(last) = found.last().map(|last| listing.token(&last.session)) else { return Ok(true) };
+            if listing.wanted.needs_notes() {
+                if !clis.add_notes(tenant, &mut found).await? {
+                    return Ok(false);
+                }
+                found.retain(|listed| listing.wanted.has(&listed.session));
+            }
+            found.into_iter().for_each(|listed| page.add(listed));
+            page.settle();
+            if is_end || !page.has_room_at(last.place()) {
+                return Ok(true);
+            }
+            // The fewer of them are wanted, the more are looked at.
+            (after, count) = (Some(last), count.max(MAX_CANDIDATES.min(2 * count)));
+        }
+    }
+
+    /// Finds the first of the stored sessions that may be wanted.
+    fn find_stored(
+        &self,
+        tenant: Tenant,
+        stocks: &[Stock],
+        may_be: impl Fn(&str, Outline<'_>) -> bool,
+        found: &mut Foremost<'_>,
+    ) {
+        // All at once, so that each session is with exactly one of them. Everybody locks them in the order of the pool.
+        let catalogues: Vec<_> = stocks.iter().map(|stock| (stock.backend.id(), stock.lock())).collect();
+        for (own, catalogue) in &catalogues {
+            for (cli_id, card) in catalogue.cards() {
+                let session = card.outline(cli_id);
+                if !found.has_room_for(session) || !may_be(cli_id, session) || !is_ours(card) {
+                    continue;
+                }
+                let has = |other: &Catalogue| other.card(cli_id).is_some_and(is_ours);
+                let holders = catalogues.iter().filter(|(_, other)| has(other)).map(|(id, _)| *id);
+                let key = SessionKey::from_cli_id(cli_id).filter(|key| key.tenant() == tenant);
+                if let Some(key) = key.filter(|_| self.is_first(*own, cli_id, holders)) {
+                    found.add(Listed { session: outline(&key, card), stored_in: Some(*own) });
+                }
+            }
+        }
+    }
+
+    /// Whether everybody who asks for a session gets it from this one of the CLIs that have it.
+    fn is_first(&self, own: BackendId, cli_id: &str, holders: impl Iterator<Item = BackendId>) -> bool {
+        let holders: Vec<_> = holders.collect();
+        holders == [own] || {
+            let order = self.inner.pool.in_order(cli_id);
+            order.iter().map(Backend::id).find(|id| holders.contains(id)) == Some(own)
+        }
     }
 
     /// All stored sessions of a tenant, without titles; labels, owner and profile only `with_notes`. Those of CLIs that cannot
@@ -61,13 +139,14 @@ impl Sessions {
         tenant: Tenant,
         with_notes: bool,
     ) -> Result<Vec<Found>, Error> {
-        let all = self.ask_all(|stock| async move { stock.all(tenant, with_notes).await }).await?;
-        Ok(all.0)
+        let mut clis = Clis { stocks: self.stocks(), ..Clis::default() };
+        let stored = clis.ask(|stock| async move { stock.all(tenant, with_notes).await }).await?;
+        Ok(clis.stocks.into_iter().map(|stock| stock.backend).zip(stored).collect())
     }
 
     /// A session that is deleted is on no list any more.
     pub(super) fn strike_off(&self, backend: &Backend, key: &SessionKey) {
-        self.stock(backend).catalogue(|catalogue| catalogue.forget(key.cli_id(), Instant::now()));
+        self.stock(backend).lock().forget(key.cli_id(), Instant::now());
     }
 
     fn stock(&self, backend: &Backend) -> Stock {
@@ -83,51 +162,73 @@ impl Sessions {
     fn stocks(&self) -> Vec<Stock> {
         self.inner.pool.all().iter().map(|backend| self.stock(backend)).collect()
     }
+}
 
-    /// What the CLIs answer, and the names of those that do not.
+/// The CLIs that are asked for a list.
+#[derive(Default)]
+struct Clis {
+    stocks: Vec<Stock>,
+    /// The names of those that cannot be asked, which are not among the others.
+    unreachable: Vec<String>,
+}
+
+impl Clis {
+    /// What they answer. Those that do not are asked no more.
     ///
     /// # Errors
     /// If none answers.
-    async fn ask_all<A>(&self, question: impl Fn(Stock) -> A) -> Result<(Vec<Found>, Vec<String>), Error>
+    async fn ask<T, A>(&mut self, question: impl Fn(Stock) -> A) -> Result<Vec<T>, Error>
     where
-        A: Future<Output = Result<Vec<Summary>, Error>>,
+        A: Future<Output = Result<T, Error>>,
     {
-        let stocks = self.stocks();
-        let backends: Vec<_> = stocks.iter().map(|stock| stock.backend.clone()).collect();
-        let answers = join_all(stocks.into_iter().map(question)).await;
-        let (mut found, mut unreachable, mut problem) = (Vec::new(), Vec::new(), None);
-        for (backend, answer) in backends.into_iter().zip(answers) {
-            match answer {
-                Ok(answer) => found.push((backend, answer)),
+        let results = join_all(self.stocks.iter().cloned().map(question)).await;
+        let (mut answers, mut problem) = (Vec::new(), None);
+        for (stock, result) in std::mem::take(&mut self.stocks).into_iter().zip(results) {
+            match result {
+                Ok(answer) => {
+                    answers.push(answer);
+                    self.stocks.push(stock);
+                }
                 Err(error) => {
-                    warn!(backend = backend.name(), %error, "a CLI's sessions cannot be listed");
-                    unreachable.push(backend.name().to_owned());
+                    warn!(backend = stock.backend.name(), %error, "a CLI's sessions cannot be listed");
+                    self.unreachable.push(stock.backend.name().to_owned());
                     problem = problem.or(Some(error));
                 }
             }
         }
         match problem {
-            Some(error) if found.is_empty() => Err(error),
-            _ => Ok((found, unreachable)),
+            Some(error) if answers.is_empty() => Err(error),
+            _ => Ok(answers),
         }
     }
 
-    /// Stored sessions by their ids, with the CLI that has them: if there are two of one id, with the one which everybody gets.
-    fn without_doubles(&self, tenant: Tenant, found: Vec<Found>) -> HashMap<SessionId, (BackendId, Summary)> {
-        let mut sessions = HashMap::<_, (BackendId, Summary)>::new();
-        for (backend, stored) in found {
-            let own = backend.id();
-            for session in stored {
-                let ranks_before = |other: BackendId| {
-                    let key = SessionKey::new(tenant, session.id.clone());
-                    let order = self.inner.pool.in_order(key.cli_id());
-                    order.iter().map(Backend::id).find(|id| [own, other].contains(id)) == Some(own)
-                };
-                if sessions.get(&session.id).is_none_or(|(other, _)| ranks_before(*other)) {
-                    sessions.insert(session.id.clone(), (own, session));
-                }
-            }
-        }
-        sessions
+    /// Adds what is stored with sessions. `false`: a CLI has been lost over it.
+    async fn add_notes(&mut self, tenant: Tenant, found: &mut [Listed]) -> Result<bool, Error> {
+        let before = self.stocks.len();
+        let question = |stock: Stock| {
+            let keys = stock.keys(tenant, found);
+            async move { stock.look_at_notes(&keys.iter().map(SessionKey::cli_id).collect::<Vec<_>>()).await }
+        };
+        self.ask(question).await?;
+        self.stocks.iter().for_each(|stock| stock.add_notes(tenant, found));
+        Ok(self.stocks.len() == before)
     }
+}
+
+/// The first of the sessions that this process knows and that are wanted.
+fn known_ones<'a>(listing: &'a Listing, known: &[Arc<Session>]) -> Foremost<'a> {
+    let (wanted, mut page) = (&listing.wanted, listing.page());
+    for session in known {
+        let summary = session.summary_if(|outline| {
+            page.has_room_for(outline) && wanted.may_have(outline) && {
+                let blueprint = session.blueprint();
+                wanted.has_noted(&blueprint.labels, &blueprint.owner)
+            }
+        });
+        if let Some(session) = summary {
+            page.add(Listed { session, stored_in: None });
+        }
+    }
+    page.settle();
+    page
 }

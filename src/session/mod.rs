@@ -7,7 +7,7 @@
 //! session holds its queue, its [`current`] turn, and its readers in a [`hub`]; a [`runner`] task carries each turn from
 //! acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all
 //! of the session. What the agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`],
-//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`] and the catalogue are pure.
+//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`], [`foremost`] and the catalogue are pure.
 
 mod approvals;
 mod asking;
@@ -15,6 +15,7 @@ mod blueprint;
 mod catalogue;
 mod current;
 mod error;
+mod foremost;
 mod handle;
 mod history;
 mod home;

@@ -4,7 +4,7 @@
 //! 1.1 s. So it is asked for their ids and times, which takes 0.65 s, and at most once in [`FRESH`](super::catalogue::FRESH);
 //! for the rest only of those of which somebody wants to know it. A [`Catalogue`] remembers the answers.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::{
     catalogue::{Card, Catalogue},
     error::Error,
+    foremost::Listed,
     key::{SessionKey, Tenant},
-    list::{Selection, SessionState, Summary},
+    list::{SessionState, Summary},
     stored::records,
 };
 use crate::{
@@ -40,6 +41,7 @@ pub(super) struct Shelf {
 }
 
 /// The sessions that one CLI has stored.
+#[derive(Clone)]
 pub(super) struct Stock {
     pub(super) backend: Backend,
     pub(super) shelf: Arc<Shelf>,
@@ -48,7 +50,13 @@ pub(super) struct Stock {
 impl Stock {
     /// All of a tenant.
     pub(super) async fn all(&self, tenant: Tenant, with_notes: bool) -> Result<Vec<Summary>, Error> {
-        let mut stored = self.outlines(tenant, &Selection::default()).await?;
+        self.look_at_list().await?;
+        let mut stored: Vec<_> = self.catalogue(|catalogue| {
+            let ours = catalogue.cards().filter(|(_, card)| is_ours(card));
+            let ours = ours.filter_map(|(cli_id, card)| Some((SessionKey::from_cli_id(cli_id)?, card)));
+            let ours = ours.filter(|(key, _)| key.tenant() == tenant);
+            ours.map(|(key, card)| outline(&key, card)).collect()
+        });
         if with_notes {
             let keys: Vec<_> =
                 stored.iter().map(|session| SessionKey::new(tenant, session.id.clone())).collect();
@@ -64,63 +72,48 @@ impl Stock {
         Ok(stored)
     }
 
+    /// The keys of those of these sessions that are its own.
+    pub(super) fn keys(&self, tenant: Tenant, listed: &[Listed]) -> Vec<SessionKey> {
+        let own = listed.iter().filter(|listed| self.has(listed));
+        own.map(|listed| SessionKey::new(tenant, listed.session.id.clone())).collect()
+    }
+
+    fn has(&self, listed: &Listed) -> bool {
+        listed.stored_in == Some(self.backend.id())
+    }
+
+    /// Adds what is stored with those of these sessions that are its own, as far as it has been looked at.
+    pub(super) fn add_notes(&self, tenant: Tenant, listed: &mut [Listed]) {
+        let catalogue = self.lock();
+        for listed in listed.iter_mut().filter(|listed| self.has(listed)) {
+            let key = SessionKey::new(tenant, listed.session.id.clone());
+            if let Some(card) = catalogue.card(key.cli_id()) {
+                note(&mut listed.session, card);
+            }
+        }
+    }
+
     /// Adds what is known of the sessions of a page that are its own.
-    pub(super) async fn complete(
-        &self,
-        tenant: Tenant,
-        page: &mut Vec<Summary>,
-        is_its: impl Fn(&Summary) -> bool,
-    ) -> Result<(), Error> {
-        let own = page.iter().filter(|session| is_its(session));
-        let keys: Vec<_> = own.map(|session| SessionKey::new(tenant, session.id.clone())).collect();
+    pub(super) async fn complete(&self, tenant: Tenant, page: &mut Vec<Listed>) -> Result<(), Error> {
+        let keys = self.keys(tenant, page);
         if keys.is_empty() {
             return Ok(());
         }
         let stored: Vec<_> = keys.iter().map(SessionKey::cli_id).collect();
         self.look_at_notes(&stored).await?;
         self.look_at_faces(&stored).await?;
-        self.catalogue(|catalogue| {
-            page.retain_mut(|session| {
-                let key = SessionKey::new(tenant, session.id.clone());
-                // What has gone meanwhile is not on the page.
-                !is_its(session) || catalogue.card(key.cli_id()).is_some_and(|card| complete(session, card))
-            });
+        let catalogue = self.lock();
+        page.retain_mut(|listed| {
+            let key = SessionKey::new(tenant, listed.session.id.clone());
+            let complete = |card| complete(&mut listed.session, card);
+            // What has gone meanwhile is not on the page.
+            listed.stored_in != Some(self.backend.id()) || catalogue.card(key.cli_id()).is_some_and(complete)
         });
         Ok(())
     }
 
-    /// Those that are wanted, without what has not been needed to tell.
-    pub(super) async fn outlines(&self, tenant: Tenant, wanted: &Selection) -> Result<Vec<Summary>, Error> {
-        self.look_at_list().await?;
-        let mut outlines = self.catalogue(|catalogue| {
-            let ours = catalogue.cards().filter(|(_, card)| is_ours(card));
-            let outlines = ours.filter_map(|(cli_id, card)| {
-                let key = SessionKey::from_cli_id(cli_id).filter(|key| key.tenant() == tenant)?;
-                let outline = outline(&key, card);
-                wanted.may_have(&outline).then_some(outline)
-            });
-            outlines.collect::<Vec<_>>()
-        });
-        if wanted.needs_notes() {
-            let keys: Vec<_> =
-                outlines.iter().map(|session| SessionKey::new(tenant, session.id.clone())).collect();
-            self.look_at_notes(&keys.iter().map(SessionKey::cli_id).collect::<Vec<_>>()).await?;
-            self.catalogue(|catalogue| {
-                outlines.retain_mut(|session| {
-                    let key = SessionKey::new(tenant, session.id.clone());
-                    let card = catalogue.card(key.cli_id());
-                    card.is_some_and(|card| {
-                        note(session, card);
-                        wanted.has(session)
-                    })
-                });
-            });
-        }
-        Ok(outlines)
-    }
-
     /// Sees to it that the list of stored sessions is fresh, and that of each is known whether it is ours.
-    async fn look_at_list(&self) -> Result<(), Error> {
+    pub(super) async fn look_at_list(&self) -> Result<(), Error> {
         // Those who ask at the same time share one answer.
         let _turn = self.shelf.listing.lock().await;
         let link = self.backend.connected().await?;
@@ -175,19 +168,26 @@ impl Stock {
     }
 
     /// Sees to it that what is stored with these sessions is known here.
-    async fn look_at_notes(&self, cli_ids: &[&str]) -> Result<(), Error> {
+    pub(super) async fn look_at_notes(&self, cli_ids: &[&str]) -> Result<(), Error> {
         let asked = Instant::now();
-        let stale = self.catalogue(|catalogue| catalogue.without_notes(cli_ids, asked));
-        if !stale.is_empty() {
+        loop {
+            let stale = self.catalogue(|catalogue| catalogue.without_notes(cli_ids, asked));
+            if stale.is_empty() {
+                return Ok(());
+            }
             let records = records(&self.backend, &stale).await?;
+            // Where it holds too many by now, those go that were known before, so that some of these are asked for, too.
             self.catalogue(|catalogue| catalogue.take_notes(asked, &stale, records));
         }
-        Ok(())
     }
 
-    pub(super) fn catalogue<T>(&self, act: impl FnOnce(&mut Catalogue) -> T) -> T {
+    fn catalogue<T>(&self, act: impl FnOnce(&mut Catalogue) -> T) -> T {
+        act(&mut self.lock())
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Catalogue> {
         // What it holds is valid after every statement.
-        act(&mut self.shelf.catalogue.lock().unwrap_or_else(PoisonError::into_inner))
+        self.shelf.catalogue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -197,11 +197,12 @@ async fn face(link: Arc<Link>, cli_id: String) -> Result<(String, Option<Entry>)
     Ok((cli_id, answer.session))
 }
 
-fn is_ours(card: &Card) -> bool {
+pub(super) fn is_ours(card: &Card) -> bool {
     card.face().is_some_and(|face| face.client_name.as_deref() == Some(CLIENT_NAME))
 }
 
-fn outline(key: &SessionKey, card: &Card) -> Summary {
+/// What is told of a session by its list alone.
+pub(super) fn outline(key: &SessionKey, card: &Card) -> Summary {
     Summary {
         id: key.id().clone(),
         model: String::new(),
