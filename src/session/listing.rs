@@ -8,7 +8,7 @@
 //! A CLI that cannot be asked makes a list shorter, not fail, unless it is the only one; the caller is told which.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError},
 };
 
@@ -18,18 +18,15 @@ use tracing::warn;
 
 use super::{
     Sessions,
-    catalogue::{Catalogue, MAX_NOTES},
+    catalogue::Catalogue,
     error::Error,
     foremost::{Foremost, Listed},
     key::{SessionKey, Tenant},
     list::{Listing, Outline, Page, Summary},
     live::Session,
-    stock::{Stock, is_ours, outline},
+    stock::{NOTES_AT_ONCE, Stock, is_ours, note, outline},
 };
 use crate::backend::{Backend, BackendId};
-
-/// Of how many stored sessions the notes are read at once, where they decide: all of them are still there when they are read.
-const MAX_CANDIDATES: usize = MAX_NOTES / 2;
 
 /// Stored sessions, and the CLI that has them.
 pub(super) type Found = (Backend, Vec<Summary>);
@@ -93,7 +90,7 @@ impl Sessions {
                 return Ok(true);
             }
             // The fewer of them are wanted, the more are looked at.
-            (after, count) = (Some(last), count.max(MAX_CANDIDATES.min(2 * count)));
+            (after, count) = (Some(last), count.max(NOTES_AT_ONCE.min(2 * count)));
         }
     }
 
@@ -202,15 +199,16 @@ impl Clis {
         }
     }
 
-    /// Adds what is stored with sessions. `false`: a CLI has been lost over it.
-    async fn add_notes(&mut self, tenant: Tenant, found: &mut [Listed]) -> Result<bool, Error> {
+    /// Adds what is stored with sessions; those go that are gone. `false`: a CLI has been lost over it.
+    async fn add_notes(&mut self, tenant: Tenant, found: &mut Vec<Listed>) -> Result<bool, Error> {
         let before = self.stocks.len();
-        let question = |stock: Stock| {
-            let keys = stock.keys(tenant, found);
-            async move { stock.look_at_notes(&keys.iter().map(SessionKey::cli_id).collect::<Vec<_>>()).await }
-        };
-        self.ask(question).await?;
-        self.stocks.iter().for_each(|stock| stock.add_notes(tenant, found));
+        let listed = &**found;
+        let notes = self.ask(|stock| async move { stock.notes_of(tenant, listed).await }).await?;
+        let mut notes: HashMap<_, _> = notes.into_iter().flatten().collect();
+        found.retain_mut(|listed| {
+            let notes = notes.remove(&listed.session.id);
+            notes.map(|notes| note(&mut listed.session, notes)).is_some()
+        });
         Ok(self.stocks.len() == before)
     }
 }

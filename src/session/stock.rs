@@ -4,16 +4,19 @@
 //! 1.1 s. So it is asked for their ids and times, which takes 0.65 s, and at most once in [`FRESH`](super::catalogue::FRESH);
 //! for the rest only of those of which somebody wants to know it. A [`Catalogue`] remembers the answers.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::{
-    catalogue::{Card, Catalogue},
+    catalogue::{Card, Catalogue, MAX_NOTES, Notes},
     error::Error,
     foremost::Listed,
-    key::{SessionKey, Tenant},
+    key::{SessionId, SessionKey, Tenant},
     list::{SessionState, Summary},
     stored::records,
 };
@@ -31,6 +34,9 @@ const SHARE: usize = 5;
 
 /// How many sessions are asked for at once.
 const AT_ONCE: usize = 16;
+
+/// Of how many sessions the notes are read at once: they, and those that somebody else reads meanwhile, fit in.
+pub(super) const NOTES_AT_ONCE: usize = MAX_NOTES / 2;
 
 /// What is remembered of the sessions that one CLI has stored.
 #[derive(Debug, Default)]
@@ -58,39 +64,30 @@ impl Stock {
             ours.map(|(key, card)| outline(&key, card)).collect()
         });
         if with_notes {
-            let keys: Vec<_> =
-                stored.iter().map(|session| SessionKey::new(tenant, session.id.clone())).collect();
-            self.look_at_notes(&keys.iter().map(SessionKey::cli_id).collect::<Vec<_>>()).await?;
-            self.catalogue(|catalogue| {
-                for (session, key) in stored.iter_mut().zip(&keys) {
-                    if let Some(card) = catalogue.card(key.cli_id()) {
-                        note(session, card);
-                    }
-                }
-            });
+            let keys: Vec<_> = stored.iter().map(|one| SessionKey::new(tenant, one.id.clone())).collect();
+            let mut notes = self.notes(&keys).await?;
+            stored.iter_mut().for_each(|one| note(one, notes.remove(&one.id).unwrap_or_default()));
         }
         Ok(stored)
     }
 
     /// The keys of those of these sessions that are its own.
-    pub(super) fn keys(&self, tenant: Tenant, listed: &[Listed]) -> Vec<SessionKey> {
+    fn keys(&self, tenant: Tenant, listed: &[Listed]) -> Vec<SessionKey> {
         let own = listed.iter().filter(|listed| self.has(listed));
         own.map(|listed| SessionKey::new(tenant, listed.session.id.clone())).collect()
     }
 
-    fn has(&self, listed: &Listed) -> bool {
-        listed.stored_in == Some(self.backend.id())
+    /// What is stored with those of these sessions that are its own.
+    pub(super) async fn notes_of(
+        &self,
+        tenant: Tenant,
+        listed: &[Listed],
+    ) -> Result<HashMap<SessionId, Notes>, Error> {
+        self.notes(&self.keys(tenant, listed)).await
     }
 
-    /// Adds what is stored with those of these sessions that are its own, as far as it has been looked at.
-    pub(super) fn add_notes(&self, tenant: Tenant, listed: &mut [Listed]) {
-        let catalogue = self.lock();
-        for listed in listed.iter_mut().filter(|listed| self.has(listed)) {
-            let key = SessionKey::new(tenant, listed.session.id.clone());
-            if let Some(card) = catalogue.card(key.cli_id()) {
-                note(&mut listed.session, card);
-            }
-        }
+    fn has(&self, listed: &Listed) -> bool {
+        listed.stored_in == Some(self.backend.id())
     }
 
     /// Adds what is known of the sessions of a page that are its own.
@@ -99,17 +96,59 @@ impl Stock {
         if keys.is_empty() {
             return Ok(());
         }
-        let stored: Vec<_> = keys.iter().map(SessionKey::cli_id).collect();
-        self.look_at_notes(&stored).await?;
-        self.look_at_faces(&stored).await?;
+        let mut notes = self.notes(&keys).await?;
+        self.look_at_faces(&keys.iter().map(SessionKey::cli_id).collect::<Vec<_>>()).await?;
         let catalogue = self.lock();
         page.retain_mut(|listed| {
+            if !self.has(listed) {
+                return true;
+            }
             let key = SessionKey::new(tenant, listed.session.id.clone());
-            let complete = |card| complete(&mut listed.session, card);
             // What has gone meanwhile is not on the page.
-            listed.stored_in != Some(self.backend.id()) || catalogue.card(key.cli_id()).is_some_and(complete)
+            let Some(card) = catalogue.card(key.cli_id()).filter(|card| is_ours(card)) else { return false };
+            note(&mut listed.session, notes.remove(key.id()).unwrap_or_default());
+            show(&mut listed.session, card);
+            true
         });
         Ok(())
+    }
+
+    /// What is stored with these sessions, but for those that have gone.
+    async fn notes(&self, keys: &[SessionKey]) -> Result<HashMap<SessionId, Notes>, Error> {
+        let mut notes = HashMap::with_capacity(keys.len());
+        for keys in keys.chunks(NOTES_AT_ONCE) {
+            let asked = Instant::now();
+            loop {
+                match self.known_notes(keys, asked) {
+                    Ok(known) => break notes.extend(known),
+                    // By the time that they are known, some that were before may have had to make room.
+                    Err(stale) => {
+                        let records = records(&self.backend, &stale).await?;
+                        self.catalogue(|catalogue| catalogue.take_notes(asked, &stale, records));
+                    }
+                }
+            }
+        }
+        Ok(notes)
+    }
+
+    /// The same, if it is known of all of them.
+    ///
+    /// # Errors
+    /// Those of which it is not.
+    fn known_notes<'a>(
+        &self,
+        keys: &'a [SessionKey],
+        asked: Instant,
+    ) -> Result<Vec<(SessionId, Notes)>, Vec<&'a str>> {
+        let catalogue = self.lock();
+        let cli_ids: Vec<_> = keys.iter().map(SessionKey::cli_id).collect();
+        let stale = catalogue.without_notes(&cli_ids, asked);
+        let notes = |key: &SessionKey| {
+            let notes = catalogue.card(key.cli_id())?.notes()?;
+            Some((key.id().clone(), notes.clone()))
+        };
+        if stale.is_empty() { Ok(keys.iter().filter_map(notes).collect()) } else { Err(stale) }
     }
 
     /// Sees to it that the list of stored sessions is fresh, and that of each is known whether it is ours.
@@ -167,20 +206,6 @@ impl Stock {
         Ok(())
     }
 
-    /// Sees to it that what is stored with these sessions is known here.
-    pub(super) async fn look_at_notes(&self, cli_ids: &[&str]) -> Result<(), Error> {
-        let asked = Instant::now();
-        loop {
-            let stale = self.catalogue(|catalogue| catalogue.without_notes(cli_ids, asked));
-            if stale.is_empty() {
-                return Ok(());
-            }
-            let records = records(&self.backend, &stale).await?;
-            // Where it holds too many by now, those go that were known before, so that some of these are asked for, too.
-            self.catalogue(|catalogue| catalogue.take_notes(asked, &stale, records));
-        }
-    }
-
     fn catalogue<T>(&self, act: impl FnOnce(&mut Catalogue) -> T) -> T {
         act(&mut self.lock())
     }
@@ -217,20 +242,18 @@ pub(super) fn outline(key: &SessionKey, card: &Card) -> Summary {
     }
 }
 
-fn note(session: &mut Summary, card: &Card) {
-    let notes = card.notes().cloned().unwrap_or_default();
+/// Adds what is stored with a session.
+pub(super) fn note(session: &mut Summary, notes: Notes) {
     session.labels = notes.labels;
     session.model = notes.model;
     session.owner = notes.owner;
     session.profile = notes.profile;
 }
 
-/// Adds what is known of a session; whether it is still a session of ours.
-fn complete(session: &mut Summary, card: &Card) -> bool {
-    note(session, card);
+/// Adds what the CLI itself knows of a session.
+fn show(session: &mut Summary, card: &Card) {
     if let Some(face) = card.face() {
         session.title.clone_from(&face.title);
         session.working_directory.clone_from(&face.working_directory);
     }
-    is_ours(card)
 }
