@@ -12,7 +12,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::blueprint::Record;
+use super::{
+    blueprint::Record,
+    list::{Outline, SessionState},
+};
 use crate::{backend::LinkId, copilot::method::Entry};
 
 /// How long an answer counts. As long as that a change by another server may go unnoticed.
@@ -23,7 +26,7 @@ pub(super) const FRESH: Duration = Duration::from_secs(3);
 const DELETED: Duration = Duration::from_secs(120);
 
 /// How many sessions' notes are kept. At some hundred bytes each, or a few KiB with many labels.
-const MAX_NOTES: usize = 20_000;
+pub(super) const MAX_NOTES: usize = 20_000;
 
 /// What is remembered.
 #[derive(Debug, Default)]
@@ -84,6 +87,11 @@ impl Face {
 }
 
 impl Card {
+    pub(super) fn outline<'a>(&'a self, id: &'a str) -> Outline<'a> {
+        let (create_time, update_time) = (&*self.start_time, &*self.modified_time);
+        Outline { id, state: SessionState::Unloaded, create_time, update_time }
+    }
+
     /// What is remembered of it, be it fresh or not.
     pub(super) fn face(&self) -> Option<&Face> {
         self.face.as_ref().map(|(_, face)| face)

@@ -4,7 +4,10 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::key::SessionId;
+use super::{
+    foremost::{Foremost, Listed},
+    key::SessionId,
+};
 
 /// What is told of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,26 @@ pub struct Summary {
     pub working_directory: String,
     /// The operator's profile that it is under; empty if none.
     pub profile: String,
+}
+
+impl Summary {
+    pub(super) fn outline(&self) -> Outline<'_> {
+        Outline {
+            id: self.id.as_str(),
+            state: self.state,
+            create_time: &self.create_time,
+            update_time: &self.update_time,
+        }
+    }
+}
+
+/// What tells a session's place in a list. Lent: of most sessions nothing else is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outline<'a> {
+    pub(super) id: &'a str,
+    pub(super) state: SessionState,
+    pub(super) create_time: &'a str,
+    pub(super) update_time: &'a str,
 }
 
 /// A page of a list.
@@ -81,9 +104,8 @@ pub struct Span {
 
 impl Span {
     fn has(&self, time: &str) -> bool {
-        let time = moment(time);
-        self.from.as_deref().is_none_or(|from| time >= moment(from))
-            && self.until.as_deref().is_none_or(|until| time < moment(until))
+        self.from.as_deref().is_none_or(|from| moment(time) >= moment(from))
+            && self.until.as_deref().is_none_or(|until| moment(time) < moment(until))
     }
 }
 
@@ -96,15 +118,19 @@ fn moment(time: &str) -> &str {
 impl Selection {
     /// Whether a session is one of them.
     pub fn has(&self, session: &Summary) -> bool {
-        let labelled = self.labels.iter().all(|(name, value)| session.labels.get(name) == Some(value));
-        let owned = self.owner.as_ref().is_none_or(|owner| *owner == session.owner);
-        labelled && owned && self.may_have(session)
+        self.may_have(session.outline()) && self.has_noted(&session.labels, &session.owner)
     }
 
     /// The same as far as it can be told without the session's labels and owner.
-    pub(super) fn may_have(&self, session: &Summary) -> bool {
+    pub(super) fn may_have(&self, session: Outline<'_>) -> bool {
         let in_state = self.states.is_empty() || self.states.contains(&session.state);
-        in_state && self.created.has(&session.create_time) && self.updated.has(&session.update_time)
+        in_state && self.created.has(session.create_time) && self.updated.has(session.update_time)
+    }
+
+    /// The same as far as a session's labels and owner tell.
+    pub(super) fn has_noted(&self, labels: &BTreeMap<String, String>, owner: &str) -> bool {
+        let labelled = self.labels.iter().all(|(name, value)| labels.get(name) == Some(value));
+        labelled && self.owner.as_ref().is_none_or(|wanted| wanted == owner)
     }
 
     /// Whether it takes a session's labels or owner to tell.
@@ -124,6 +150,9 @@ impl Selection {
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 }
+
+/// Where a session is in a list: its time that counts, and its id.
+pub(super) type Place<'a> = (&'a str, &'a str);
 
 /// In what order sessions are listed. Those of one time are ordered by their ids.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -157,14 +186,15 @@ impl Order {
         }
     }
 
-    fn time(self, session: &Summary) -> &str {
+    /// The place of a session.
+    pub(super) fn place(self, session: Outline<'_>) -> Place<'_> {
         match self {
-            Self::Newest | Self::Oldest => &session.create_time,
-            Self::LatestChange | Self::EarliestChange => &session.update_time,
+            Self::Newest | Self::Oldest => (session.create_time, session.id),
+            Self::LatestChange | Self::EarliestChange => (session.update_time, session.id),
         }
     }
 
-    fn compare(self, a: (&str, &str), b: (&str, &str)) -> Ordering {
+    pub(super) fn compare(self, a: Place<'_>, b: Place<'_>) -> Ordering {
         match self {
             Self::Newest | Self::LatestChange => b.cmp(&a),
             Self::Oldest | Self::EarliestChange => a.cmp(&b),
@@ -200,6 +230,11 @@ impl PageToken {
         URL_SAFE_NO_PAD.encode(format!("2 {order} {wanted:x} {time} {id}"))
     }
 
+    /// The place of the session that it names.
+    pub(super) fn place(&self) -> Place<'_> {
+        (&self.time, &self.id)
+    }
+
     /// Whether it comes from a list of these sessions in this order.
     pub fn is_of(&self, wanted: &Selection, order: Order) -> bool {
         self.order == order.code() && self.wanted == wanted.fingerprint()
@@ -220,25 +255,31 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// The page of `sessions`, which are all that are wanted, and where the next one starts.
-    pub fn page(&self, mut sessions: Vec<Summary>) -> (Vec<Summary>, Option<PageToken>) {
-        let order = self.order;
-        if let Some(PageToken { time, id, .. }) = &self.after {
-            sessions.retain(|session| {
-                order.compare((order.time(session), session.id.as_str()), (time, id)).is_gt()
-            });
-        }
-        sessions
-            .sort_by(|a, b| order.compare((order.time(a), a.id.as_str()), (order.time(b), b.id.as_str())));
-        let more = sessions.len() > self.size;
-        sessions.truncate(self.size);
-        let next = sessions.last().filter(|_| more).map(|last| PageToken {
-            order: order.code(),
-            wanted: self.wanted.fingerprint(),
-            time: order.time(last).to_owned(),
-            id: last.id.as_str().to_owned(),
-        });
-        (sessions, next)
+    /// A page without sessions yet.
+    pub(super) fn page(&self) -> Foremost<'_> {
+        // One more than fit on it: whether there is another page.
+        self.foremost(self.after.as_ref(), self.size + 1)
+    }
+
+    /// The first `limit` after a place, none yet.
+    pub(super) fn foremost<'a>(&self, after: Option<&'a PageToken>, limit: usize) -> Foremost<'a> {
+        Foremost::new(self.order, after, limit)
+    }
+
+    /// What is on a page, and where the next one starts.
+    pub(super) fn cut(&self, page: Foremost<'_>) -> (Vec<Listed>, Option<PageToken>) {
+        let mut found = page.into_sorted();
+        let more = found.len() > self.size;
+        found.truncate(self.size);
+        let next = found.last().filter(|_| more).map(|last| self.token(&last.session));
+        (found, next)
+    }
+
+    /// The token of the page that starts after a session.
+    pub fn token(&self, last: &Summary) -> PageToken {
+        let (time, id) = self.order.place(last.outline());
+        let wanted = self.wanted.fingerprint();
+        PageToken { order: self.order.code(), wanted, time: time.to_owned(), id: id.to_owned() }
     }
 }
 
@@ -267,6 +308,18 @@ mod tests {
 
     fn listing(size: usize, after: Option<PageToken>) -> Listing {
         Listing { size, after, ..Listing::default() }
+    }
+
+    /// The page of these sessions, and where the next one starts.
+    fn page(listing: &Listing, sessions: &[Summary]) -> (Vec<Summary>, Option<PageToken>) {
+        let mut page = listing.page();
+        for session in sessions.iter().filter(|session| listing.wanted.has(session)) {
+            if page.has_room_for(session.outline()) {
+                page.add(Listed { session: session.clone(), stored_in: None });
+            }
+        }
+        let (page, next) = listing.cut(page);
+        (page.into_iter().map(|listed| listed.session).collect(), next)
     }
 
     #[test]
@@ -319,9 +372,9 @@ mod tests {
     #[test]
     fn pages_go_from_the_newest_to_the_oldest() {
         let all = vec![session("a", "2026-01-01"), session("c", "2026-01-03"), session("b", "2026-01-02")];
-        let (first, next) = listing(2, None).page(all.clone());
+        let (first, next) = page(&listing(2, None), &all);
         assert_eq!(ids(&first), ["c", "b"]);
-        let (second, next) = listing(2, next).page(all);
+        let (second, next) = page(&listing(2, next), &all);
         assert_eq!((ids(&second), next), (vec!["a"], None));
     }
 
@@ -341,7 +394,7 @@ mod tests {
             let mut listing = Listing { size: 1, order, ..Listing::default() };
             let mut found = String::new();
             loop {
-                let (page, next) = listing.page(all.to_vec());
+                let (page, next) = page(&listing, &all);
                 found.extend(ids(&page));
                 listing.after = next;
                 if listing.after.is_none() {
@@ -353,12 +406,32 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_any_size_hold_every_session_once_in_order_however_they_are_found() {
+        // All places but the last have two sessions each.
+        let mut all: Vec<_> = (0..99).map(|n| session(&format!("s{n}"), &format!("{:02}", n / 2))).collect();
+        let mut expected = all.clone();
+        expected.sort_by(|a, b| (&b.create_time, &b.id).cmp(&(&a.create_time, &a.id)));
+        for (size, step) in [(1, 2), (2, 5), (7, 1), (7, 98), (33, 10), (98, 4), (99, 7), (100, 13)] {
+            all.rotate_left(step);
+            all.sort_by_key(|session| session.id.as_str().len() * step % 3);
+            let (mut found, mut after) = (Vec::new(), None);
+            for _ in 0..99_usize.div_ceil(size) {
+                let (some, next) = page(&listing(size, after), &all);
+                assert!(some.len() == size || next.is_none(), "{size}");
+                found.extend(some);
+                after = next;
+            }
+            assert_eq!((ids(&found), after), (ids(&expected), None), "{size}");
+        }
+    }
+
+    #[test]
     fn a_page_is_not_upset_by_sessions_that_come_and_go() {
         let before = vec![session("a", "1"), session("b", "2"), session("c", "2"), session("d", "3")];
-        let (first, next) = listing(2, None).page(before);
+        let (first, next) = page(&listing(2, None), &before);
         assert_eq!(ids(&first), ["d", "c"]);
         let after = vec![session("a", "1"), session("b", "2"), session("new", "9")];
-        let (second, next) = listing(2, next).page(after);
+        let (second, next) = page(&listing(2, next), &after);
         assert_eq!((ids(&second), next), (vec!["b", "a"], None));
     }
 
@@ -378,8 +451,8 @@ mod tests {
 
     #[test]
     fn a_token_is_of_the_sessions_and_the_order_that_it_was_made_for() {
-        let all = || vec![session("a", "1"), session("b", "2")];
-        let token = listing(1, None).page(all()).1.unwrap();
+        let all = [session("a", "1"), session("b", "2")];
+        let token = page(&listing(1, None), &all).1.unwrap();
         let other = Selection { owner: Some("ann".into()), ..Selection::default() };
         assert!(token.is_of(&Selection::default(), Order::Newest));
         assert!(!token.is_of(&Selection::default(), Order::Oldest));

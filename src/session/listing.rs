@@ -1,51 +1,32 @@
 //! Lists of sessions: those that this process knows, and those that the CLIs have stored.
 //!
-//! To list 10,000 stored sessions with all that it knows of them takes a CLI 2.1 s, and to read the notes of all another
-//! 1.1 s. So it is asked for their ids and times, which takes 0.65 s, and at most once in [`FRESH`](super::catalogue::FRESH);
-//! for notes of all only where labels or the owner decide; for the rest only of those that are on the page. A
-//! [`Catalogue`] for each CLI remembers the answers.
+//! Any page may be anywhere among all of them, in four orders, and they change all the time. So for each page all are passed over,
+//! with a look at their times; more is made of those only that may be on it. Where labels or the owner decide, the notes of as many
+//! are read as it takes to fill the page, and else of those that are on it. What a CLI is asked, and how often, is its [`Stock`]'s
+//! affair.
 //!
 //! A CLI that cannot be asked makes a list shorter, not fail, unless it is the only one; the caller is told which.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
-use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
+use futures_util::future::join_all;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
     Sessions,
-    catalogue::{Card, Catalogue},
+    catalogue::Catalogue,
     error::Error,
-    key::{SessionId, SessionKey, Tenant},
-    list::{Listing, Page, Selection, SessionState, Summary},
-    stored::records,
+    foremost::{Foremost, Listed},
+    key::{SessionKey, Tenant},
+    list::{Listing, Outline, Page, Summary},
+    live::Session,
+    stock::{NOTES_AT_ONCE, Stock, is_ours, note, outline},
 };
-use crate::{
-    backend::{self, Backend, BackendId, Link},
-    copilot::{
-        Rejection,
-        method::{Entry, GetMetadata, Index, List},
-        settings::CLIENT_NAME,
-    },
-};
-
-/// Of one stored session the CLI tells in 1 ms, of all of them in 0.2 ms each: beyond this share of them, all are asked for.
-const SHARE: usize = 5;
-
-/// How many sessions are asked for at once.
-const AT_ONCE: usize = 16;
-
-/// What is remembered of the sessions that one CLI has stored.
-#[derive(Debug, Default)]
-pub(super) struct Shelf {
-    catalogue: Mutex<Catalogue>,
-    /// Held by whoever asks the CLI for a list.
-    listing: tokio::sync::Mutex<()>,
-}
+use crate::backend::{Backend, BackendId};
 
 /// Stored sessions, and the CLI that has them.
 pub(super) type Found = (Backend, Vec<Summary>);
@@ -54,28 +35,98 @@ impl Sessions {
     /// A page of the sessions of a tenant, and where the next one starts. Of sessions that another server on the same CLIs
     /// has changed, it may tell what was so 3 s ago.
     pub async fn list(&self, tenant: Tenant, listing: &Listing) -> Result<Page, Error> {
-        let (mut stored, mut unreachable) = (HashMap::new(), Vec::new());
+        let mut clis = Clis::default();
         if listing.wanted.may_be_stored() {
-            let found =
-                self.ask_all(|stock| async move { stock.outlines(tenant, &listing.wanted).await }).await?;
-            (stored, unreachable) = (self.without_doubles(tenant, found.0), found.1);
+            clis.stocks = self.stocks();
+            clis.ask(|stock| async move { stock.look_at_list().await }).await?;
         }
-        let known: Vec<_> = self.inner.registry.all(tenant).iter().map(|session| session.summary()).collect();
-        let ids: HashSet<_> = known.iter().map(|session| session.id.clone()).collect();
-        stored.retain(|id, _| !ids.contains(id));
-        let mut all = Vec::with_capacity(stored.len());
-        let mut places = HashMap::with_capacity(stored.len());
-        for (id, (place, session)) in stored {
-            all.push(session);
-            places.insert(id, place);
+        let known = self.inner.registry.all(tenant);
+        let page = loop {
+            let mut page = known_ones(listing, &known);
+            if self.add_stored(tenant, listing, &known, &mut clis, &mut page).await? {
+                break page;
+            }
+        };
+        let (mut page, next) = listing.cut(page);
+        for stock in &clis.stocks {
+            stock.complete(tenant, &mut page).await?;
         }
-        all.extend(known.into_iter().filter(|session| listing.wanted.has(session)));
-        let (mut page, next) = listing.page(all);
-        for stock in self.stocks() {
-            let is_its = |session: &Summary| places.get(&session.id) == Some(&stock.backend.id());
-            stock.complete(tenant, &mut page, is_its).await?;
+        let sessions = page.into_iter().map(|listed| listed.session).collect();
+        Ok(Page { sessions, next, unreachable: clis.unreachable })
+    }
+
+    /// Adds to a page what is stored only. `false`: a CLI has been lost over it, so that none of its sessions may count.
+    async fn add_stored(
+        &self,
+        tenant: Tenant,
+        listing: &Listing,
+        known: &[Arc<Session>],
+        clis: &mut Clis,
+        page: &mut Foremost<'_>,
+    ) -> Result<bool, Error> {
+        if clis.stocks.is_empty() {
+            return Ok(true);
         }
-        Ok(Page { sessions: page, next, unreachable })
+        let known: HashSet<_> = known.iter().map(|session| session.cli_id()).collect();
+        let (mut after, mut count) = (listing.after.clone(), listing.size + 1);
+        loop {
+            let may_be = |cli_id: &str, session: Outline<'_>| {
+                page.has_room_for(session) && listing.wanted.may_have(session) && !known.contains(cli_id)
+            };
+            let mut found = listing.foremost(after.as_ref(), count);
+            self.find_stored(tenant, &clis.stocks, may_be, &mut found);
+            let mut found = found.into_sorted();
+            let is_end = found.len() < count;
+            let Some(last) = found.last().map(|last| listing.token(&last.session)) else { return Ok(true) };
+            if listing.wanted.needs_notes() {
+                if !clis.add_notes(tenant, &mut found).await? {
+                    return Ok(false);
+                }
+                found.retain(|listed| listing.wanted.has(&listed.session));
+            }
+            found.into_iter().for_each(|listed| page.add(listed));
+            page.settle();
+            if is_end || !page.has_room_at(last.place()) {
+                return Ok(true);
+            }
+            // The fewer of them are wanted, the more are looked at.
+            (after, count) = (Some(last), count.max(NOTES_AT_ONCE.min(2 * count)));
+        }
+    }
+
+    /// Finds the first of the stored sessions that may be wanted.
+    fn find_stored(
+        &self,
+        tenant: Tenant,
+        stocks: &[Stock],
+        may_be: impl Fn(&str, Outline<'_>) -> bool,
+        found: &mut Foremost<'_>,
+    ) {
+        // All at once, so that each session is with exactly one of them. Everybody locks them in the order of the pool.
+        let catalogues: Vec<_> = stocks.iter().map(|stock| (stock.backend.id(), stock.lock())).collect();
+        for (own, catalogue) in &catalogues {
+            for (cli_id, card) in catalogue.cards() {
+                let session = card.outline(cli_id);
+                if !found.has_room_for(session) || !may_be(cli_id, session) || !is_ours(card) {
+                    continue;
+                }
+                let has = |other: &Catalogue| other.card(cli_id).is_some_and(is_ours);
+                let holders = catalogues.iter().filter(|(_, other)| has(other)).map(|(id, _)| *id);
+                let key = SessionKey::from_cli_id(cli_id).filter(|key| key.tenant() == tenant);
+                if let Some(key) = key.filter(|_| self.is_first(*own, cli_id, holders)) {
+                    found.add(Listed { session: outline(&key, card), stored_in: Some(*own) });
+                }
+            }
+        }
+    }
+
+    /// Whether everybody who asks for a session gets it from this one of the CLIs that have it.
+    fn is_first(&self, own: BackendId, cli_id: &str, holders: impl Iterator<Item = BackendId>) -> bool {
+        let holders: Vec<_> = holders.collect();
+        holders == [own] || {
+            let order = self.inner.pool.in_order(cli_id);
+            order.iter().map(Backend::id).find(|id| holders.contains(id)) == Some(own)
+        }
     }
 
     /// All stored sessions of a tenant, without titles; labels, owner and profile only `with_notes`. Those of CLIs that cannot
@@ -85,13 +136,14 @@ impl Sessions {
         tenant: Tenant,
         with_notes: bool,
     ) -> Result<Vec<Found>, Error> {
-        let all = self.ask_all(|stock| async move { stock.all(tenant, with_notes).await }).await?;
-        Ok(all.0)
+        let mut clis = Clis { stocks: self.stocks(), ..Clis::default() };
+        let stored = clis.ask(|stock| async move { stock.all(tenant, with_notes).await }).await?;
+        Ok(clis.stocks.into_iter().map(|stock| stock.backend).zip(stored).collect())
     }
 
     /// A session that is deleted is on no list any more.
     pub(super) fn strike_off(&self, backend: &Backend, key: &SessionKey) {
-        self.stock(backend).catalogue(|catalogue| catalogue.forget(key.cli_id(), Instant::now()));
+        self.stock(backend).lock().forget(key.cli_id(), Instant::now());
     }
 
     fn stock(&self, backend: &Backend) -> Stock {
@@ -107,246 +159,74 @@ impl Sessions {
     fn stocks(&self) -> Vec<Stock> {
         self.inner.pool.all().iter().map(|backend| self.stock(backend)).collect()
     }
+}
 
-    /// What the CLIs answer, and the names of those that do not.
+/// The CLIs that are asked for a list.
+#[derive(Default)]
+struct Clis {
+    stocks: Vec<Stock>,
+    /// The names of those that cannot be asked, which are not among the others.
+    unreachable: Vec<String>,
+}
+
+impl Clis {
+    /// What they answer. Those that do not are asked no more.
     ///
     /// # Errors
     /// If none answers.
-    async fn ask_all<A>(&self, question: impl Fn(Stock) -> A) -> Result<(Vec<Found>, Vec<String>), Error>
+    async fn ask<T, A>(&mut self, question: impl Fn(Stock) -> A) -> Result<Vec<T>, Error>
     where
-        A: Future<Output = Result<Vec<Summary>, Error>>,
+        A: Future<Output = Result<T, Error>>,
     {
-        let stocks = self.stocks();
-        let backends: Vec<_> = stocks.iter().map(|stock| stock.backend.clone()).collect();
-        let answers = join_all(stocks.into_iter().map(question)).await;
-        let (mut found, mut unreachable, mut problem) = (Vec::new(), Vec::new(), None);
-        for (backend, answer) in backends.into_iter().zip(answers) {
-            match answer {
-                Ok(answer) => found.push((backend, answer)),
+        let results = join_all(self.stocks.iter().cloned().map(question)).await;
+        let (mut answers, mut problem) = (Vec::new(), None);
+        for (stock, result) in std::mem::take(&mut self.stocks).into_iter().zip(results) {
+            match result {
+                Ok(answer) => {
+                    answers.push(answer);
+                    self.stocks.push(stock);
+                }
                 Err(error) => {
-                    warn!(backend = backend.name(), %error, "a CLI's sessions cannot be listed");
-                    unreachable.push(backend.name().to_owned());
+                    warn!(backend = stock.backend.name(), %error, "a CLI's sessions cannot be listed");
+                    self.unreachable.push(stock.backend.name().to_owned());
                     problem = problem.or(Some(error));
                 }
             }
         }
         match problem {
-            Some(error) if found.is_empty() => Err(error),
-            _ => Ok((found, unreachable)),
+            Some(error) if answers.is_empty() => Err(error),
+            _ => Ok(answers),
         }
     }
 
-    /// Stored sessions by their ids, with the CLI that has them: if there are two of one id, with the one which everybody gets.
-    fn without_doubles(&self, tenant: Tenant, found: Vec<Found>) -> HashMap<SessionId, (BackendId, Summary)> {
-        let mut sessions = HashMap::<_, (BackendId, Summary)>::new();
-        for (backend, stored) in found {
-            let own = backend.id();
-            for session in stored {
-                let ranks_before = |other: BackendId| {
-                    let key = SessionKey::new(tenant, session.id.clone());
-                    let order = self.inner.pool.in_order(key.cli_id());
-                    order.iter().map(Backend::id).find(|id| [own, other].contains(id)) == Some(own)
-                };
-                if sessions.get(&session.id).is_none_or(|(other, _)| ranks_before(*other)) {
-                    sessions.insert(session.id.clone(), (own, session));
-                }
+    /// Adds what is stored with sessions; those go that are gone. `false`: a CLI has been lost over it.
+    async fn add_notes(&mut self, tenant: Tenant, found: &mut Vec<Listed>) -> Result<bool, Error> {
+        let before = self.stocks.len();
+        let listed = &**found;
+        let notes = self.ask(|stock| async move { stock.notes_of(tenant, listed).await }).await?;
+        let mut notes: HashMap<_, _> = notes.into_iter().flatten().collect();
+        found.retain_mut(|listed| {
+            let notes = notes.remove(&listed.session.id);
+            notes.map(|notes| note(&mut listed.session, notes)).is_some()
+        });
+        Ok(self.stocks.len() == before)
+    }
+}
+
+/// The first of the sessions that this process knows and that are wanted.
+fn known_ones<'a>(listing: &'a Listing, known: &[Arc<Session>]) -> Foremost<'a> {
+    let (wanted, mut page) = (&listing.wanted, listing.page());
+    for session in known {
+        let summary = session.summary_if(|outline| {
+            page.has_room_for(outline) && wanted.may_have(outline) && {
+                let blueprint = session.blueprint();
+                wanted.has_noted(&blueprint.labels, &blueprint.owner)
             }
-        }
-        sessions
-    }
-}
-
-/// The sessions that one CLI has stored.
-struct Stock {
-    backend: Backend,
-    shelf: Arc<Shelf>,
-}
-
-impl Stock {
-    /// All of a tenant.
-    async fn all(&self, tenant: Tenant, with_notes: bool) -> Result<Vec<Summary>, Error> {
-        let mut stored = self.outlines(tenant, &Selection::default()).await?;
-        if with_notes {
-            let keys: Vec<_> =
-                stored.iter().map(|session| SessionKey::new(tenant, session.id.clone())).collect();
-            self.look_at_notes(&keys.iter().map(SessionKey::cli_id).collect::<Vec<_>>()).await?;
-            self.catalogue(|catalogue| {
-                for (session, key) in stored.iter_mut().zip(&keys) {
-                    if let Some(card) = catalogue.card(key.cli_id()) {
-                        note(session, card);
-                    }
-                }
-            });
-        }
-        Ok(stored)
-    }
-
-    /// Adds what is known of the sessions of a page that are its own.
-    async fn complete(
-        &self,
-        tenant: Tenant,
-        page: &mut Vec<Summary>,
-        is_its: impl Fn(&Summary) -> bool,
-    ) -> Result<(), Error> {
-        let own = page.iter().filter(|session| is_its(session));
-        let keys: Vec<_> = own.map(|session| SessionKey::new(tenant, session.id.clone())).collect();
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let stored: Vec<_> = keys.iter().map(SessionKey::cli_id).collect();
-        self.look_at_notes(&stored).await?;
-        self.look_at_faces(&stored).await?;
-        self.catalogue(|catalogue| {
-            page.retain_mut(|session| {
-                let key = SessionKey::new(tenant, session.id.clone());
-                // What has gone meanwhile is not on the page.
-                !is_its(session) || catalogue.card(key.cli_id()).is_some_and(|card| complete(session, card))
-            });
         });
-        Ok(())
-    }
-
-    /// Those that are wanted, without what has not been needed to tell.
-    async fn outlines(&self, tenant: Tenant, wanted: &Selection) -> Result<Vec<Summary>, Error> {
-        self.look_at_list().await?;
-        let mut outlines = self.catalogue(|catalogue| {
-            let ours = catalogue.cards().filter(|(_, card)| is_ours(card));
-            let outlines = ours.filter_map(|(cli_id, card)| {
-                let key = SessionKey::from_cli_id(cli_id).filter(|key| key.tenant() == tenant)?;
-                let outline = outline(&key, card);
-                wanted.may_have(&outline).then_some(outline)
-            });
-            outlines.collect::<Vec<_>>()
-        });
-        if wanted.needs_notes() {
-            let keys: Vec<_> =
-                outlines.iter().map(|session| SessionKey::new(tenant, session.id.clone())).collect();
-            self.look_at_notes(&keys.iter().map(SessionKey::cli_id).collect::<Vec<_>>()).await?;
-            self.catalogue(|catalogue| {
-                outlines.retain_mut(|session| {
-                    let key = SessionKey::new(tenant, session.id.clone());
-                    let card = catalogue.card(key.cli_id());
-                    card.is_some_and(|card| {
-                        note(session, card);
-                        wanted.has(session)
-                    })
-                });
-            });
+        if let Some(session) = summary {
+            page.add(Listed { session, stored_in: None });
         }
-        Ok(outlines)
     }
-
-    /// Sees to it that the list of stored sessions is fresh, and that of each is known whether it is ours.
-    async fn look_at_list(&self) -> Result<(), Error> {
-        // Those who ask at the same time share one answer.
-        let _turn = self.shelf.listing.lock().await;
-        let link = self.backend.connected().await?;
-        let (is_fresh, is_known) =
-            self.catalogue(|catalogue| (catalogue.is_fresh(link.id(), Instant::now()), catalogue.len() > 0));
-        if is_fresh {
-            return Ok(());
-        }
-        if !is_known {
-            return self.look_at_all(&link).await;
-        }
-        let asked = Instant::now();
-        match link.call(&Index { metadata_limit: 0 }).await {
-            Ok(index) => self.catalogue(|catalogue| catalogue.take_list(asked, index.sessions, false)),
-            // Older CLIs cannot.
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => {
-                return self.look_at_all(&link).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        let strangers: Vec<_> = self.catalogue(|catalogue| {
-            let strangers = catalogue.cards().filter(|(_, card)| card.face().is_none());
-            strangers.map(|(cli_id, _)| cli_id.to_owned()).collect()
-        });
-        self.look_at_faces(&strangers.iter().map(String::as_str).collect::<Vec<_>>()).await
-    }
-
-    /// Asks for all that the CLI knows of all sessions.
-    async fn look_at_all(&self, link: &Link) -> Result<(), Error> {
-        let asked = Instant::now();
-        let listed = link.call(&List {}).await?;
-        self.catalogue(|catalogue| catalogue.take_list(asked, listed.sessions, true));
-        Ok(())
-    }
-
-    /// Sees to it that what the CLI knows of these sessions is known here.
-    async fn look_at_faces(&self, cli_ids: &[&str]) -> Result<(), Error> {
-        let link = self.backend.connected().await?;
-        let asked = Instant::now();
-        let (stale, all) =
-            self.catalogue(|catalogue| (catalogue.without_face(cli_ids, asked), catalogue.len()));
-        if stale.len() > AT_ONCE && stale.len() * SHARE > all {
-            return self.look_at_all(&link).await;
-        }
-        let stale: Vec<_> = stale.into_iter().map(str::to_owned).collect();
-        let questions = stale.into_iter().map(|cli_id| face(link.clone(), cli_id));
-        let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
-        while let Some((cli_id, entry)) = answers.try_next().await? {
-            self.catalogue(|catalogue| catalogue.take_face(asked, &cli_id, entry));
-        }
-        Ok(())
-    }
-
-    /// Sees to it that what is stored with these sessions is known here.
-    async fn look_at_notes(&self, cli_ids: &[&str]) -> Result<(), Error> {
-        let asked = Instant::now();
-        let stale = self.catalogue(|catalogue| catalogue.without_notes(cli_ids, asked));
-        if !stale.is_empty() {
-            let records = records(&self.backend, &stale).await?;
-            self.catalogue(|catalogue| catalogue.take_notes(asked, &stale, records));
-        }
-        Ok(())
-    }
-
-    fn catalogue<T>(&self, act: impl FnOnce(&mut Catalogue) -> T) -> T {
-        // What it holds is valid after every statement.
-        act(&mut self.shelf.catalogue.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// What the CLI knows of a session, if there is one.
-async fn face(link: Arc<Link>, cli_id: String) -> Result<(String, Option<Entry>), backend::Error> {
-    let answer = link.call(&GetMetadata { session_id: &cli_id }).await?;
-    Ok((cli_id, answer.session))
-}
-
-fn is_ours(card: &Card) -> bool {
-    card.face().is_some_and(|face| face.client_name.as_deref() == Some(CLIENT_NAME))
-}
-
-fn outline(key: &SessionKey, card: &Card) -> Summary {
-    Summary {
-        id: key.id().clone(),
-        model: String::new(),
-        state: SessionState::Unloaded,
-        labels: Default::default(),
-        title: String::new(),
-        create_time: card.start_time.clone(),
-        update_time: card.modified_time.clone(),
-        working_directory: String::new(),
-        owner: String::new(),
-        profile: String::new(),
-    }
-}
-
-fn note(session: &mut Summary, card: &Card) {
-    let notes = card.notes().cloned().unwrap_or_default();
-    session.labels = notes.labels;
-    session.model = notes.model;
-    session.owner = notes.owner;
-    session.profile = notes.profile;
-}
-
-/// Adds what is known of a session; whether it is still a session of ours.
-fn complete(session: &mut Summary, card: &Card) -> bool {
-    note(session, card);
-    if let Some(face) = card.face() {
-        session.title.clone_from(&face.title);
-        session.working_directory.clone_from(&face.working_directory);
-    }
-    is_ours(card)
+    page.settle();
+    page
 }

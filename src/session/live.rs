@@ -19,7 +19,7 @@ use super::{
     hub::{Cursor, Hub},
     keeping::Gap,
     key::{SessionId, SessionKey},
-    list::{SessionState, Summary},
+    list::{Outline, SessionState, Summary},
     queue::Queue,
     replay::Replay,
     requests::Requests,
@@ -81,6 +81,17 @@ pub(super) struct State {
     pub(super) kept: Option<LinkId>,
     /// What is missing, where the link was lost and the agent goes on. Boxed, because that is rare.
     pub(super) gap: Option<Box<Gap>>,
+}
+
+impl State {
+    fn doing(&self) -> SessionState {
+        match (&self.link, self.queue.is_busy()) {
+            (_, true) if self.requests.is_waiting() => SessionState::Waiting,
+            (_, true) => SessionState::Running,
+            (Some(_), false) => SessionState::Idle,
+            (None, false) => SessionState::Unloaded,
+        }
+    }
 }
 
 /// Whether the CLI has a session on disk.
@@ -190,20 +201,25 @@ impl Session {
     }
 
     pub(super) fn summary(&self) -> Summary {
-        let blueprint = self.blueprint();
+        self.summary_of(&self.lock())
+    }
+
+    /// The same, if it is wanted by what tells its place in a list.
+    pub(super) fn summary_if(&self, wanted: impl FnOnce(Outline<'_>) -> bool) -> Option<Summary> {
         let state = self.lock();
-        let doing = match (&state.link, state.queue.is_busy()) {
-            (_, true) if state.requests.is_waiting() => SessionState::Waiting,
-            (_, true) => SessionState::Running,
-            (Some(_), false) => SessionState::Idle,
-            (None, false) => SessionState::Unloaded,
-        };
+        let (create_time, update_time) = (&*state.create_time, &*state.update_time);
+        let outline = Outline { id: self.id().as_str(), state: state.doing(), create_time, update_time };
+        wanted(outline).then(|| self.summary_of(&state))
+    }
+
+    fn summary_of(&self, state: &State) -> Summary {
+        let blueprint = self.blueprint();
         Summary {
             id: self.id().clone(),
             model: blueprint.settings.model.clone().unwrap_or_default(),
             labels: blueprint.labels.clone(),
             owner: blueprint.owner.clone(),
-            state: doing,
+            state: state.doing(),
             title: state.title.clone(),
             create_time: state.create_time.clone(),
             update_time: state.update_time.clone(),

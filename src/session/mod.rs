@@ -2,12 +2,12 @@
 //! Knows neither protobuf nor sockets.
 //!
 //! [`Sessions`] is the room's door; [`turns`] is the part of it that is about turns, [`stored`] and [`reuse`] those
-//! that deal with sessions that exist, [`listing`] lists what the CLI has stored, with a [`catalogue`] as its memory,
+//! that deal with sessions that exist, [`listing`] lists what each CLI's [`stock`] holds, with a [`catalogue`] as its memory,
 //! [`history`] reads its conversations, [`models`] tells which models there are, and the [`janitor`] clears up. A [`live`]
 //! session holds its queue, its [`current`] turn, and its readers in a [`hub`]; a [`runner`] task carries each turn from
 //! acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all
 //! of the session. What the agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`],
-//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`] and the catalogue are pure.
+//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`], [`foremost`] and the catalogue are pure.
 
 mod approvals;
 mod asking;
@@ -15,6 +15,7 @@ mod blueprint;
 mod catalogue;
 mod current;
 mod error;
+mod foremost;
 mod handle;
 mod history;
 mod home;
@@ -37,6 +38,7 @@ mod requests;
 mod reuse;
 mod runner;
 mod schema;
+mod stock;
 mod stored;
 pub mod turn;
 mod turns;
@@ -62,11 +64,11 @@ use crate::{
 };
 use blueprint::Record;
 use home::Home;
-use listing::Shelf;
 use live::Session;
 use models::Models;
 use registry::Registry;
 use repeats::{Accepted, Creation, Found, Key, Repeats};
+use stock::Shelf;
 use stored::{Stored, records, stored_in, stored_summary};
 
 pub use asking::Response;

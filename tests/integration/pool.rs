@@ -235,6 +235,38 @@ async fn a_list_is_of_all_clis_and_says_which_are_missing() {
 }
 
 #[tokio::test]
+async fn pages_of_any_size_hold_every_session_once_in_order_wherever_it_is() {
+    let clis = Clis::start(3).await;
+    let facade = clis.facade(clis.setup()).await;
+    let mut all = BTreeSet::new();
+    for n in 0..6 {
+        let (known, stored, double) = (format!("{n}-known"), format!("{n}-stored"), format!("{n}-double"));
+        create(&facade, &known).await.unwrap();
+        clis.0[n % 3].has(&stored, false, true);
+        for cli in &clis.0 {
+            // As if somebody had copied a home.
+            cli.has(&known, true, true);
+            cli.has(&double, false, true);
+        }
+        all.extend([known, stored, double]);
+    }
+    // They are all of one time, so that their ids order them.
+    let expected: Vec<_> = all.into_iter().rev().collect();
+    for page_size in [1, 2, 5, 17, 18, 19] {
+        let (mut found, mut page_token) = (Vec::new(), String::new());
+        for _ in 0..18_usize.div_ceil(page_size) {
+            let request =
+                ListSessionsRequest { page_size: page_size as i32, page_token, ..Default::default() };
+            let page = facade.client().list_sessions(request).await.unwrap().into_inner();
+            page_token = page.next_page_token;
+            assert!(page.sessions.len() == page_size || page_token.is_empty(), "{page_size}");
+            found.extend(page.sessions.into_iter().map(|session| session.session_id));
+        }
+        assert_eq!((found, page_token), (expected.clone(), String::new()), "{page_size}");
+    }
+}
+
+#[tokio::test]
 async fn a_sessions_events_count_from_its_own_cli_only() {
     let clis = Clis::start(2).await;
     let facade = Arc::new(clis.facade(clis.setup()).await);
