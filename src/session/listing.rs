@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
+use foldhash::quality::RandomState;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 use tracing::warn;
@@ -67,7 +68,7 @@ impl Sessions {
         if clis.stocks.is_empty() {
             return Ok(true);
         }
-        let known: HashSet<_> = known.iter().map(|session| session.cli_id()).collect();
+        let known: HashSet<_, RandomState> = known.iter().map(|session| session.cli_id()).collect();
         let (mut after, mut count) = (listing.after.clone(), listing.size + 1);
         loop {
             let may_be = |cli_id: &str, session: Outline<'_>| {
