@@ -1,22 +1,22 @@
 //! The ceiling: a tonic server with nothing behind it, which streams the messages of a turn from memory. Prints its port.
 //!
-//! It takes the calls of `load` and plays what the prompt says, as the stand-in does (all but the pace): so many times the
-//! same message, as the service would send it.
+//! It takes the calls of `load` and plays what the prompt says, as the stand-in does: so many times the same message, as the service
+//! would send it. Where they are paced, each tells the time.
 
-use std::{convert::Infallible, io::Write as _, pin::Pin, task::Poll};
+use std::{convert::Infallible, io::Write as _, pin::Pin, task::Poll, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     AssistantMessageDelta, SendAndStreamRequest, SendAndStreamResponse, SessionEvent, TurnResult,
     send_and_stream_response::Payload, session_event,
 };
-use futures_util::{Stream, stream};
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use copilot_grpc_bench::clock;
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::{net::TcpListener, time::sleep};
 use tonic::{
     Request, Response, Status,
     body::Body,
     server::{Grpc, NamedService, ServerStreamingService},
-    transport::Server,
+    transport::{Server, server::TcpIncoming},
 };
 use tonic_prost::ProstCodec;
 use tower::Service;
@@ -26,8 +26,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?.port());
     std::io::stdout().flush()?;
-    let server = Server::builder().tcp_nodelay(true).add_service(Bare);
-    server.serve_with_incoming(TcpListenerStream::new(listener)).await?;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Server::builder().add_service(Bare).serve_with_incoming(incoming).await?;
     Ok(())
 }
 
@@ -69,12 +69,25 @@ impl ServerStreamingService<SendAndStreamRequest> for SendAndStream {
             let number = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
             number.unwrap_or(usual)
         };
-        let (deltas, size) = (number("deltas", 5), number("size", 24));
-        let delta = SendAndStreamResponse { payload: Some(Payload::Event(delta("0".repeat(size)))) };
-        let result = TurnResult { content: "0 0".into(), ..Default::default() };
-        let result = SendAndStreamResponse { payload: Some(Payload::Result(result)) };
-        let messages = stream::iter((0..deltas).map(move |_| Ok(delta.clone())).chain([Ok(result)]));
-        Box::pin(async { Ok(Response::new(Box::pin(messages) as Self::ResponseStream)) })
+        let (deltas, size, pace) = (number("deltas", 5), number("size", 24), number("pace", 0));
+        let message = move |text| SendAndStreamResponse { payload: Some(Payload::Event(delta(text))) };
+        let result = |content| {
+            let result = TurnResult { content, ..Default::default() };
+            Ok(SendAndStreamResponse { payload: Some(Payload::Result(result)) })
+        };
+        let messages: Self::ResponseStream = if pace == 0 {
+            let delta = message("0".repeat(size));
+            Box::pin(stream::iter((0..deltas).map(move |_| Ok(delta.clone())).chain([result("0 0".into())])))
+        } else {
+            let received = clock::now();
+            let paced = stream::iter(0..deltas).then(move |_| async move {
+                sleep(Duration::from_micros(pace as u64)).await;
+                Ok(message(format!("{:<size$}", clock::now())))
+            });
+            let end = stream::once(async move { result(format!("{received} {}", clock::now())) });
+            Box::pin(paced.chain(end))
+        };
+        Box::pin(async { Ok(Response::new(messages)) })
     }
 }
 

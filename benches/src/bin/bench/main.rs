@@ -160,8 +160,8 @@ async fn compare(bench: &Bench, scenario: &Scenario, runs: usize, alone: bool) -
     let mut peers = vec![Peer::Facade];
     if !alone {
         peers.extend([Peer::Raw, Peer::RustSdk, Peer::Node]);
-        // It has nothing to wait for, and nothing to be late with.
-        if scenario.stream && scenario.pace == 0 {
+        // It has only streams.
+        if scenario.stream {
             peers.push(Peer::Bare);
         }
     }
