@@ -126,6 +126,12 @@ impl Link {
         self.wire.users.wait().await;
     }
 
+    /// Why nothing more can be called on it, if it is gone. Whoever remembers it for a session looks here first, under the
+    /// session's lock: the news that it is gone comes once, after this, and may have come already.
+    pub fn loss(&self) -> Option<Error> {
+        self.wire.peer.cause().map(|cause| Error::Lost { cause, written: true })
+    }
+
     /// Resolves when the link is gone.
     pub(super) async fn closed(&self) -> Arc<Cause> {
         self.wire.peer.closed().await

@@ -69,7 +69,7 @@ impl Session {
                 return debug!(session = %self.id(), %error, "the keeper link could not be attached");
             }
         }
-        if !self.lock().kept_by(keeper.id()) {
+        if !self.lock().kept_by(keeper) {
             // It was closed meanwhile, and would stay loaded.
             let _ = keeper.call(&Detach { session_id }).await;
         }
@@ -191,10 +191,10 @@ impl Drop for EndsGap<'_> {
 
 impl State {
     /// The keeper link is attached. False: the session is not loaded any more.
-    fn kept_by(&mut self, keeper: LinkId) -> bool {
+    fn kept_by(&mut self, keeper: &Link) -> bool {
         let loaded = self.link.is_some() || self.gap.is_some();
-        if loaded {
-            self.kept = Some(keeper);
+        if loaded && keeper.loss().is_none() {
+            self.kept = Some(keeper.id());
         }
         loaded
     }

@@ -211,6 +211,9 @@ impl Session {
             self.name(link, &title).await?;
         }
         let mut state = self.lock();
+        if let Some(lost) = link.loss() {
+            return Err(lost);
+        }
         state.autopilot = created.mode == "autopilot";
         if state.create_time.is_empty() {
             state.create_time.clone_from(&created.start_time);
