@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// How many sessions, and how many streams.
-const COUNT: usize = 5000;
+const COUNT: usize = 20_000;
 
 pub(crate) async fn measure(bench: &Bench, runs: usize) -> Result<()> {
     let (mut sessions, mut streams) = (Vec::new(), Vec::new());
@@ -19,7 +19,7 @@ pub(crate) async fn measure(bench: &Bench, runs: usize) -> Result<()> {
         let (facade, address) = bench.facade(&ports, &[]).await?;
         let job = |prefix: &str, sessions: usize, turns: usize, stream: bool| Job {
             address: address.clone(),
-            connections: 16,
+            connections: 32,
             prefix: prefix.into(),
             sessions,
             // What many turns at once take is kept for the next ones, and is not the sessions'.
