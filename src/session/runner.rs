@@ -315,6 +315,10 @@ impl Runner {
             }
             // Not the one that it began on: it may have gone on on another. Without one nothing of it goes on.
             let Some(link) = self.session.attached() else { return };
+            // A session that was deleted is not told that its link is gone.
+            if self.session.deleted().is_cancelled() && link.loss().is_some() {
+                return;
+            }
             if progress.agent_running {
                 self.stop_agent(&link).await;
             }

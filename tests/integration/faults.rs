@@ -1016,6 +1016,25 @@ async fn deleting_a_session_ends_its_running_and_waiting_turns() {
 }
 
 #[tokio::test]
+async fn a_deleted_sessions_turn_leaves_its_place_also_if_the_link_is_lost_right_then() {
+    let (cli, facade) = start().await;
+    let sending = send(&facade, "p");
+    cli.begin().await;
+    let delete = DeleteSessionRequest { session_id: "s".into(), allow_missing: false };
+    facade.client().delete_session(delete).await.unwrap();
+    cli.disconnect().await;
+    failure(sending).await;
+    let turns_that_run = async {
+        while let info = facade.client().get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner()
+            && info.backends[0].running_turns > 0
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the end of the deleted session's turn", turns_that_run).await;
+}
+
+#[tokio::test]
 async fn deleting_a_session_ends_a_turn_whose_prompt_is_on_its_way() {
     let (cli, facade) = start().await;
     let sending = send(&facade, "p");
