@@ -27,7 +27,7 @@ lint: tools ## format, clippy, doc and proto checks; warnings are errors
 fuzz: ## run both fuzz targets for a minute each; needs nightly and cargo-fuzz
 	@scripts/fuzz
 
-bench: ## print what the service costs, beside its peers and the real CLI; takes half an hour
+bench: ## print what the service costs, beside its peers and the real CLI; takes a quarter of an hour
 	@scripts/bench
 
 tools:

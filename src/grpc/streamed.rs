@@ -119,4 +119,18 @@ mod tests {
         assert_eq!(shared.encoded_len(), alone.encoded_len());
         assert_eq!(shared.encode_to_vec(), alone.encode_to_vec());
     }
+
+    #[test]
+    fn an_event_is_the_same_field_of_every_stream() {
+        let event = pb::SessionEvent { event_id: "e".into(), ..Default::default() };
+        let encoded = || Bytes::from(event.encode_to_vec());
+        let payload = Some(pb::send_and_stream_response::Payload::Event(event.clone()));
+        let turns = pb::SendAndStreamResponse { payload }.encode_to_vec();
+        assert_eq!(SendAndStreamResponse::Event(encoded()).encode_to_vec(), turns);
+        let payload = Some(pb::converse_response::Payload::Event(event.clone()));
+        let conversations = pb::ConverseResponse { payload }.encode_to_vec();
+        assert_eq!(ConverseResponse::Event(encoded()).encode_to_vec(), conversations);
+        let watchers = pb::WatchSessionResponse { event: Some(event.clone()) }.encode_to_vec();
+        assert_eq!(WatchSessionResponse::Event(encoded()).encode_to_vec(), watchers);
+    }
 }

@@ -1,6 +1,6 @@
 //! A session that the facade knows: what it was created with, who waits in its queue, which turn runs.
 //!
-//! All of its state is behind one lock that is held for moments only. At rest it is some kilobytes, and no task. [`hearing`] is
+//! All of its state is behind one lock that is held for moments only. At rest it is less than 2 KiB, and no task. [`hearing`] is
 //! what it hears from the CLI, [`turn_taking`] its queue and the turn that runs.
 
 mod hearing;
