@@ -23,7 +23,7 @@ use crate::support::{
     failure_of, fields_of,
     proxy::Proxy,
     real_cli::RealCli,
-    soon,
+    soon, until,
 };
 
 /// Calls the tool that the prompt names, and says what came of it.
@@ -457,15 +457,21 @@ async fn open_requests_survive_the_loss_of_the_connection_to_the_cli() {
     setup.cli_url = format!("127.0.0.1:{}", proxy.port);
     let facade = Arc::new(setup.start().await);
     facade.client().create_session(asking("s")).await.unwrap();
-    for (prompt, answer, expected) in [
-        ("run", decide(PermissionDecision::Allow), "from-the-tool"),
-        ("weather", text("sunny"), "It said: sunny"),
+    for (prompt, answer, expected, call) in [
+        ("run", decide(PermissionDecision::Allow), "from-the-tool", "bash"),
+        ("weather", text("sunny"), "It said: sunny", "weather"),
     ] {
         let mut watcher = facade.watch(watching("s")).await.unwrap();
         let turn = send(&facade, wait("s", prompt));
         let id = watcher.request().await;
-        // What is on its way to the CLI's disk gets there.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // From there the CLI takes it up again.
+        let is_stored = || {
+            let history = cli.history("s");
+            history.lines().any(|event| {
+                event.contains(r#""type":"tool.execution_start""#) && event.contains(&format!(r#""{call}""#))
+            })
+        };
+        until("the call is on the CLI's disk", is_stored).await;
         proxy.cut();
         facade.respond("s", &id, answer).await.unwrap();
         let answer = soon("the turn", turn).await.unwrap().unwrap();

@@ -1,6 +1,11 @@
 //! The real Copilot CLI, with no account and no network: its provider is a scripted model on loopback.
 
-use std::{net::TcpListener, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use copilot_grpc::backend::{
     discover,
@@ -59,6 +64,11 @@ impl RealCli {
     /// Where it listens.
     pub(crate) fn port(&self) -> u16 {
         self.process.port()
+    }
+
+    /// What of a session is on its disk, an event a line.
+    pub(crate) fn history(&self, session: &str) -> String {
+        history(&self.spec.home, session)
     }
 
     /// Ends it with SIGKILL.
@@ -134,8 +144,7 @@ impl LastingCli {
 
     /// Whether an event of this kind is in a session's history on disk.
     pub(crate) fn has_stored(&self, session: &str, kind: &str) -> bool {
-        let history = self.home.path().join("session-state").join(session).join("events.jsonl");
-        std::fs::read_to_string(history).is_ok_and(|history| history.contains(kind))
+        history(self.home.path(), session).contains(kind)
     }
 
     /// For so long it does nothing; then it goes on where it was.
@@ -146,6 +155,12 @@ impl LastingCli {
         sleep(time).await;
         kill_process(pid, Signal::CONT).unwrap();
     }
+}
+
+/// What of a session is on a CLI's disk; nothing if there is none.
+fn history(home: &Path, session: &str) -> String {
+    let history = home.join("session-state").join(session).join("events.jsonl");
+    std::fs::read_to_string(history).unwrap_or_default()
 }
 
 /// The connection token of those on ports that stay.
