@@ -38,7 +38,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    copilot::{Method as _, Rejection, Secret, method::Delete},
+    copilot::{
+        Method as _, Rejection, Secret,
+        method::{Abort, Compact, Delete},
+    },
     jsonrpc::Cause,
 };
 
@@ -209,6 +212,9 @@ pub enum Error {
 /// Methods that the CLI 1.0.102 never answers when one meets the other, of another connection, in a session; while it is well in
 /// all other respects (observed).
 const NEVER_ANSWERED: [&str; 2] = [Delete::NAME, "session.resume"];
+
+/// Methods that are not answered where an agent or a compaction does not stop, which is the session's trouble alone.
+const OF_ONE_SESSION: [&str; 2] = [Abort::NAME, Compact::NAME];
 
 /// What it may mean that a method is not answered.
 fn hint(method: &str) -> &'static str {

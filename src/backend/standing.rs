@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use super::{
-    Error, NEVER_ANSWERED,
+    Error, NEVER_ANSWERED, OF_ONE_SESSION,
     outlier::{Ejection, Outlier},
 };
 
@@ -93,7 +93,8 @@ impl Marks {
                 self.outlier(|outlier| outlier.answered(method))
             }
             // It says nothing of other sessions.
-            Err(Error::Timeout { method, .. }) if NEVER_ANSWERED.contains(method) => {}
+            Err(Error::Timeout { method, .. })
+                if NEVER_ANSWERED.contains(method) || OF_ONE_SESSION.contains(method) => {}
             Err(error @ (Error::Timeout { .. } | Error::Protocol { .. })) => {
                 self.judge(&error.to_string(), |outlier| outlier.failed(method, Instant::now()));
             }

@@ -26,6 +26,9 @@ pub enum Rejection {
     /// The history is too short to be summarized.
     #[error("there is nothing to compact")]
     NothingToCompact,
+    /// The compaction was ended by somebody.
+    #[error("the compaction was cancelled")]
+    CompactionCancelled,
     /// Another connection has the session's tools already.
     #[error("another connection to the CLI has the session's tools")]
     ToolsTaken,
@@ -47,6 +50,7 @@ impl Rejection {
             _ if says(&["Unhandled method"]) => Self::MethodMissing,
             _ if says(NOT_FOUND) => Self::SessionNotFound,
             _ if says(&["Nothing to compact"]) => Self::NothingToCompact,
+            _ if says(&["Compaction Cancelled"]) => Self::CompactionCancelled,
             _ if says(&["already registered by another connection"]) => Self::ToolsTaken,
             _ if says(&["Not authenticated", "token validation failed"]) => {
                 Self::Unauthenticated(reason.to_owned())
@@ -63,7 +67,11 @@ impl Rejection {
             Self::Unauthenticated(text) => Self::Unauthenticated(change(text)),
             Self::Connection(text) => Self::Connection(change(text)),
             Self::Internal(text) => Self::Internal(change(text)),
-            Self::SessionNotFound | Self::MethodMissing | Self::NothingToCompact | Self::ToolsTaken => self,
+            Self::SessionNotFound
+            | Self::MethodMissing
+            | Self::NothingToCompact
+            | Self::CompactionCancelled
+            | Self::ToolsTaken => self,
         }
     }
 }

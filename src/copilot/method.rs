@@ -142,6 +142,18 @@ pub struct Created {
     /// Its mode.
     #[serde(default)]
     pub mode: String,
+    /// Its model.
+    pub model_state: Option<ModelState>,
+}
+
+/// The model of a session.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelState {
+    /// Its id.
+    pub model_id: Option<String>,
+    /// How long it thinks.
+    pub reasoning_effort: Option<String>,
 }
 
 /// Puts a session's tools together, and says whether they can be, which else the first turn would.

@@ -10,6 +10,7 @@ pub mod method;
 mod secret;
 pub mod settings;
 pub mod version;
+pub mod withdraw;
 
 pub use answer::{Answer, RequestKind};
 pub use event::Event;

@@ -344,6 +344,7 @@ fn of_backend(error: &backend::Error) -> Problem {
             Rejection::Connection(_) => unavailable(),
             Rejection::SessionNotFound
             | Rejection::NothingToCompact
+            | Rejection::CompactionCancelled
             | Rejection::ToolsTaken
             | Rejection::Internal(_) => Problem::new(
                 Code::Internal,

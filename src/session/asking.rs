@@ -194,17 +194,19 @@ impl Session {
         let link = self.load().await.map_err(|cause| self.not_loaded(cause))?;
         let done = match answer {
             Answer::Permission(result) => {
-                link.call(&AnswerPermission { session_id, request_id, result }).await
+                self.call(&link, &AnswerPermission { session_id, request_id, result }).await
             }
-            Answer::ToolResult(result) => link.call(&AnswerToolCall { session_id, request_id, result }).await,
+            Answer::ToolResult(result) => {
+                self.call(&link, &AnswerToolCall { session_id, request_id, result }).await
+            }
             Answer::UserInput(response) => {
-                link.call(&AnswerUserInput { session_id, request_id, response }).await
+                self.call(&link, &AnswerUserInput { session_id, request_id, response }).await
             }
             Answer::Elicitation(result) => {
-                link.call(&AnswerElicitation { session_id, request_id, result }).await
+                self.call(&link, &AnswerElicitation { session_id, request_id, result }).await
             }
             Answer::ExitPlan(response) => {
-                link.call(&AnswerExitPlan { session_id, request_id, response }).await
+                self.call(&link, &AnswerExitPlan { session_id, request_id, response }).await
             }
         };
         let withdrawn =
@@ -229,9 +231,9 @@ impl Session {
             let (session_id, request_id) = (session.cli_id(), request_id.as_str());
             let response = &LimitsExhausted::Cancel;
             let refused = match refusal {
-                Refusal::Sampling => link.call(&RefuseSampling { session_id, request_id }).await,
+                Refusal::Sampling => session.call(&link, &RefuseSampling { session_id, request_id }).await,
                 Refusal::MoreCredits => {
-                    link.call(&AnswerLimitsExhausted { session_id, request_id, response }).await
+                    session.call(&link, &AnswerLimitsExhausted { session_id, request_id, response }).await
                 }
             };
             if let Err(error) = refused {

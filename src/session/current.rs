@@ -67,6 +67,8 @@ pub(super) struct Progress {
     pub(super) agent_running: bool,
     /// Whether a tool runs.
     pub(super) tool_running: bool,
+    /// Whether its prompt may wait in the CLI's queue.
+    pub(super) queued: bool,
     /// Whether an answer of the session's callers is awaited. The session knows.
     pub(super) waiting: bool,
     /// Whether the connection was lost that it ran on, and it may go on on another.
@@ -108,6 +110,7 @@ impl Current {
             settled: self.gone || self.turn.is_settled(),
             agent_running: self.turn.is_running(),
             tool_running: self.turn.is_tool_running(),
+            queued: self.is_queued(),
             waiting: false,
             adrift: self.adrift.is_some(),
         }
@@ -150,6 +153,23 @@ impl Current {
     /// The CLI surely does not have the prompt after all.
     pub(super) fn not_sent(&mut self) {
         self.sending = false;
+    }
+
+    /// The prompt was taken back from the CLI's queue: nothing will come of it.
+    pub(super) fn withdrawn(&mut self, cause: TurnCause) {
+        self.not_sent();
+        self.fail(cause);
+        self.gone = true;
+        self.signals.changed.notify_one();
+    }
+
+    /// Its message's id, if it may wait in the CLI's queue.
+    pub(super) fn queued_message(&self) -> Option<&str> {
+        self.turn.message_id().filter(|_| self.is_queued())
+    }
+
+    fn is_queued(&self) -> bool {
+        self.sending && !self.gone && self.turn.is_queued()
     }
 
     /// The CLI has the prompt.
@@ -221,9 +241,9 @@ impl Current {
         self.turn.is_running()
     }
 
-    /// Asks for its end. `None`: it is at its end already. The id is empty while the prompt is on its way.
+    /// Asks for its end. `None`: it is at rest already. The id is empty while the prompt is on its way.
     pub(super) fn abort(&self) -> Option<String> {
-        if self.concluded {
+        if self.concluded && (self.gone || !self.turn.is_running()) {
             return None;
         }
         self.signals.abort.cancel();
@@ -239,8 +259,9 @@ impl Current {
     /// What a failure would be now.
     pub(super) fn error(&self, cause: TurnCause) -> TurnError {
         let delivery = match &cause {
-            _ if self.turn.message_id().is_some() => Delivery::Delivered,
+            // Also where it was taken back.
             _ if !self.sending => Delivery::NotDelivered,
+            _ if self.turn.message_id().is_some() => Delivery::Delivered,
             TurnCause::Backend(error) if !error.may_have_been_delivered() => Delivery::NotDelivered,
             _ => Delivery::Unknown,
         };
@@ -362,7 +383,8 @@ mod tests {
         assert!(!aborting.steer());
         let mut given_up = running(None);
         given_up.fail(TurnCause::Cancelled);
-        assert!(!given_up.steer() && given_up.abort().is_none());
+        // The agent may still be at work on it.
+        assert!(!given_up.steer() && given_up.abort().as_deref() == Some("m"));
         let mut adrift = running(None);
         adrift.adrift("lost");
         assert!(!adrift.steer());

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Sessions,
+    at_work::is_busy,
     blueprint::Blueprint,
     error::Error,
     key::{SessionKey, Tenant},
@@ -22,13 +23,7 @@ use super::{
     profile::Profile,
     stored::stored_in,
 };
-use crate::{
-    backend::{self, Backend},
-    copilot::{
-        Rejection,
-        method::{IsProcessing, Processing},
-    },
-};
+use crate::backend::Backend;
 
 /// When sessions are closed and deleted. Nothing is, where nothing is said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,14 +263,11 @@ impl Sessions {
 
     /// Deletes a session that does nothing, also not for another server on the same CLI.
     async fn delete_idle(&self, backend: &Backend, key: &SessionKey) -> Result<bool, Error> {
-        let question = IsProcessing { session_id: key.cli_id() };
-        match backend.connected().await?.call(&question).await {
-            Ok(Processing { processing: true }) => return Ok(false),
-            Ok(_) | Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {}
-            Err(error) => return Err(error.into()),
+        let idle = !is_busy(&*backend.connected().await?, key.cli_id()).await?;
+        if idle {
+            self.delete_in(backend, key).await?;
         }
-        self.delete_in(backend, key).await?;
-        Ok(true)
+        Ok(idle)
     }
 }
 

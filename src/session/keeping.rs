@@ -63,7 +63,7 @@ impl Session {
         }
         let session_id = self.cli_id();
         let request_elicitation = self.blueprint().settings.elicitation;
-        match keeper.call(&Attach { session_id, request_elicitation }).await {
+        match self.call(keeper, &Attach { session_id, request_elicitation }).await {
             Ok(_) => {}
             Err(error) => {
                 return debug!(session = %self.id(), %error, "the keeper link could not be attached");
@@ -71,7 +71,7 @@ impl Session {
         }
         if !self.lock().kept_by(keeper) {
             // It was closed meanwhile, and would stay loaded.
-            let _ = keeper.call(&Detach { session_id }).await;
+            let _ = self.call(keeper, &Detach { session_id }).await;
         }
     }
 
@@ -79,7 +79,7 @@ impl Session {
     pub(super) async fn let_go(&self) {
         let kept = self.lock().kept.take();
         if let Some(keeper) = self.backend().keeper().filter(|keeper| Some(keeper.id()) == kept)
-            && let Err(error) = keeper.call(&Detach { session_id: self.cli_id() }).await
+            && let Err(error) = self.call(&keeper, &Detach { session_id: self.cli_id() }).await
         {
             debug!(session = %self.id(), %error, "the keeper link could not leave");
         }
@@ -159,7 +159,7 @@ impl Session {
                 max: PAGE,
                 include_ephemeral: true,
             };
-            let page: PersistedEvents = link.call(&question).await?;
+            let page: PersistedEvents = self.call(link, &question).await?;
             if page.cursor_status == "expired" {
                 return Err(Error::CursorExpired);
             }

@@ -69,6 +69,10 @@ pub(super) struct State {
     queue: Queue<oneshot::Sender<()>>,
     /// Boxed, because it is large, and at rest there is none.
     pub(super) current: Option<Box<Current>>,
+    /// The message that the agent is at work on, whoever sent it; empty if its id is not known.
+    pub(super) at_work_on: Option<Box<str>>,
+    /// Ends the compaction that has the session's place. Boxed, because that is rare.
+    pub(super) compaction: Option<Box<CancellationToken>>,
     pub(super) hub: Hub<Outcome>,
     pub(super) requests: Requests,
     /// What callers have approved for good.
@@ -88,9 +92,22 @@ impl State {
         match (&self.link, self.queue.is_busy()) {
             (_, true) if self.requests.is_waiting() => SessionState::Waiting,
             (_, true) => SessionState::Running,
-            (Some(_), false) => SessionState::Idle,
             (None, false) => SessionState::Unloaded,
+            // Another client of the CLI has something running in it.
+            (Some(_), false) if self.runs_for_others() => SessionState::Running,
+            (Some(_), false) => SessionState::Idle,
         }
+    }
+
+    /// Whether another client of the CLI has something running in it, as far as was heard.
+    pub(super) fn runs_for_others(&self) -> bool {
+        self.at_work_on.is_some() && !self.queue.is_busy()
+    }
+
+    /// The CLI does not have the session loaded for us any more.
+    pub(super) fn unloaded(&mut self) {
+        self.link = None;
+        self.at_work_on = None;
     }
 }
 
@@ -134,6 +151,8 @@ impl Session {
                 replay: Replay::default(),
                 queue: Queue::new(max_queued),
                 current: None,
+                at_work_on: None,
+                compaction: None,
                 hub: Hub::default(),
                 requests: Requests::default(),
                 approvals: Approvals::default(),

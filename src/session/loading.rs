@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::Value;
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -16,15 +17,45 @@ use crate::{
     copilot::{
         Method, Rejection,
         method::{
-            Abort, Create, Created, Delete, Destroy, Detach, Done, GetMetadata, IsProcessing,
-            RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata, UpdateOptions,
-            ValidateTools,
+            Create, Created, Delete, Destroy, Detach, Done, GetMetadata, GetSnapshot, IsProcessing,
+            ModelState, RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata,
+            UpdateOptions, ValidateTools,
         },
         settings::{EmptyOptions, Parameters},
     },
 };
 
 impl Session {
+    /// The session has another model, or thinks for longer, because another client of the CLI has seen to it, or the CLI itself. It
+    /// is to have it when it is loaded again, here or by another server.
+    pub(super) fn model_changed(self: &Arc<Self>, change: &Value) {
+        let text = |field: &str| change.get(field).and_then(Value::as_str).map(str::to_owned);
+        let effort = change.get("reasoningEffort").map(|_| text("reasoningEffort"));
+        if !self.has_model(text("newModel"), effort) {
+            return;
+        }
+        let session = self.clone();
+        self.tasks().spawn(async move {
+            let Some(link) = session.attached() else { return };
+            if let Err(error) = session.remember(&link).await {
+                debug!(session = %session.id(), %error, "a session's new model could not be stored with it");
+            }
+        });
+    }
+
+    /// Notes the model that it has, and how long it thinks, as far as they are known. Says whether that is news.
+    fn has_model(&self, model: Option<String>, effort: Option<Option<String>>) -> bool {
+        let blueprint = self.blueprint();
+        let mut changed = Blueprint::clone(&blueprint);
+        changed.settings.model = model.or(changed.settings.model);
+        changed.settings.reasoning_effort = effort.unwrap_or(changed.settings.reasoning_effort);
+        let news = changed != *blueprint;
+        if news {
+            self.redraw(changed);
+        }
+        news
+    }
+
     /// Changes its model and its notes, while no turn runs.
     pub(super) async fn update(&self, link: &Link, blueprint: Blueprint) -> Result<(), backend::Error> {
         let model = blueprint.settings.model.as_deref();
@@ -61,19 +92,29 @@ impl Session {
         }
     }
 
-    /// Calls the CLI for this session. It may quote a secret in its refusal, which is told to the caller.
+    /// Calls the CLI for this session. It may quote a secret in its refusal, which is told to the caller. Once the session is
+    /// deleted nothing is called any more: the CLI may have another one of this id.
     pub(super) async fn call<M: Method>(&self, link: &Link, params: &M) -> Result<M::Output, backend::Error> {
+        self.refuse_if_deleted()?;
         link.call(params).await.map_err(|error| self.redacted(error))
     }
 
     /// The same, with a time limit of its own.
-    async fn call_within<M: Method>(
+    pub(super) async fn call_within<M: Method>(
         &self,
         limit: Duration,
         link: &Link,
         params: &M,
     ) -> Result<M::Output, backend::Error> {
+        self.refuse_if_deleted()?;
         link.call_within(limit, params).await.map_err(|error| self.redacted(error))
+    }
+
+    fn refuse_if_deleted(&self) -> Result<(), backend::Error> {
+        if self.deleted().is_cancelled() {
+            return Err(backend::Error::Rejected(Rejection::SessionNotFound));
+        }
+        Ok(())
     }
 
     fn redacted(&self, error: backend::Error) -> backend::Error {
@@ -113,10 +154,14 @@ impl Session {
         if self.is_attached(&link) {
             return Ok(link);
         }
+        // It may have been deleted while it was waited for.
+        if self.deleted().is_cancelled() {
+            return Err(TurnCause::Deleted);
+        }
         debug!(session = %self.id(), "loading the session again");
         let stored = self.lock().stored;
         let loaded = match self.resume(&link, stored).await {
-            Ok(resumed) => self.complete(&link, resumed).await,
+            Ok(resumed) => self.resumed(&link, resumed).await,
             // The CLI has not stored it, because it holds no message, or lost its first turn: a new one is the same.
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) if stored < Stored::Yes => {
                 self.lock().stored = Stored::No;
@@ -144,13 +189,31 @@ impl Session {
         Ok(link)
     }
 
-    /// Stops an agent that goes on with a turn which was cut, because the CLI has not noticed that the link was lost. To a
-    /// session that does nothing it does nothing.
+    /// Stops an agent that goes on with a turn which was cut, because the CLI has not noticed that the link was lost, or a
+    /// compaction. To a session that does nothing it does nothing.
     async fn stop_abandoned(&self, link: &Link) {
         let abandoned = std::mem::take(&mut self.lock().abandoned);
-        if abandoned && let Err(error) = link.call(&Abort { session_id: self.cli_id() }).await {
-            debug!(session = %self.id(), %error, "the agent of a turn that was cut could not be stopped");
+        if !abandoned {
+            return;
         }
+        // Also what waits in the CLI's queue, which `session.abort` empties: before the compaction that it may wait for.
+        self.stop_agent(link).await;
+        if let Err(error) = self.stop_compaction(link).await {
+            debug!(session = %self.id(), %error, "a compaction that was cut could not be stopped");
+        }
+    }
+
+    /// It was loaded, as it is: with the model that it has by now, and maybe with another client's turn.
+    async fn resumed(self: &Arc<Self>, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
+        if let Some(ModelState { model_id, reasoning_effort }) = &created.model_state {
+            self.has_model(model_id.clone(), reasoning_effort.clone().map(Some));
+        }
+        self.complete(link, created).await?;
+        let ours = self.lock().current.as_deref().is_some_and(Current::is_sent);
+        if !ours {
+            self.look_at_others().await;
+        }
+        Ok(())
     }
 
     fn is_attached(&self, link: &Link) -> bool {
@@ -161,6 +224,7 @@ impl Session {
     pub(super) fn not_loaded(&self, cause: TurnCause) -> Error {
         match cause {
             TurnCause::NotFound(id) => Error::NotFound(id),
+            TurnCause::Deleted => Error::NotFound(self.id().clone()),
             TurnCause::Backend(error) => error.into(),
             cause => Error::Turn(Arc::new(TurnError::not_delivered(cause))),
         }
@@ -176,6 +240,7 @@ impl Session {
         let continue_pending_work = self.lock().current.as_deref().is_some_and(Current::is_under_way);
         let mut tries = 0..RESUME_TRIES;
         let mut parameters = self.parameters(&blueprint);
+        parameters.leave_model();
         loop {
             tries.next();
             let resume = Resume { parameters, continue_pending_work };
@@ -252,7 +317,12 @@ impl Session {
     /// server attaches at that moment cannot be known; then this ends with the limit.
     pub(super) async fn delete(&self, link: &Link) -> Result<Done, backend::Error> {
         let _loading = self.loading.lock().await;
-        delete(link, self.cli_id()).await
+        let deleted = delete(link, self.cli_id()).await?;
+        if deleted.success {
+            // While nobody can load it: what waits to do so would make it anew.
+            self.deleted().cancel();
+        }
+        Ok(deleted)
     }
 
     /// Leaves it, so that the CLI closes it.
@@ -268,9 +338,9 @@ impl Session {
         }
         self.let_go().await;
         let session_id = self.cli_id();
-        match link.call(&Detach { session_id }).await {
+        match self.call(&link, &Detach { session_id }).await {
             Err(backend::Error::Rejected(Rejection::MethodMissing)) => {
-                link.call(&Destroy { session_id }).await?
+                self.call(&link, &Destroy { session_id }).await?
             }
             left => left?,
         };
@@ -278,13 +348,22 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the CLI neither has the session loaded nor stored. In doubt it does.
+    /// Whether the CLI neither has the session loaded nor stored, or has another one of its id. In doubt it has it.
     pub(super) async fn is_gone_from_cli(&self) -> bool {
-        let Some(link) = self.lock().link.clone() else { return false };
+        let (link, create_time) = {
+            let state = self.lock();
+            (state.link.clone(), state.create_time.clone())
+        };
+        let Some(link) = link else { return false };
         let session_id = self.cli_id();
-        let loaded = link.call(&IsProcessing { session_id }).await;
-        matches!(loaded, Err(backend::Error::Rejected(Rejection::SessionNotFound)))
-            && self.is_not_stored(&link).await
+        match link.call(&IsProcessing { session_id }).await {
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => self.is_not_stored(&link).await,
+            Ok(_) => {
+                let snapshot = link.call(&GetSnapshot { session_id }).await;
+                snapshot.is_ok_and(|snapshot| snapshot.start_time != create_time)
+            }
+            Err(_) => false,
+        }
     }
 
     /// Whether the CLI says that it has not stored it.
@@ -295,7 +374,7 @@ impl Session {
 
     /// The CLI does not have the session loaded any more.
     pub(super) fn unloaded(&self) {
-        self.lock().link = None;
+        self.lock().unloaded();
     }
 }
 

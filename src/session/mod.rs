@@ -11,8 +11,10 @@
 
 mod approvals;
 mod asking;
+mod at_work;
 mod blueprint;
 mod catalogue;
+mod compaction;
 mod current;
 mod error;
 mod foremost;
@@ -59,9 +61,10 @@ use crate::{
     backend::{self, Backend, BackendId, Link, Pool},
     copilot::{
         Provider, Rejection,
-        method::{Compact, Compacted, Delete, Fork, Forked, GetMetadata, IsProcessing, Method},
+        method::{Delete, Fork, Forked, GetMetadata, IsProcessing, Method},
     },
 };
+use at_work::runs_for_others;
 use blueprint::Record;
 use home::Home;
 use live::Session;
@@ -309,13 +312,23 @@ impl Sessions {
     /// What there is to know of a session.
     pub async fn get(&self, tenant: Tenant, id: &SessionId) -> Result<Summary, Error> {
         let key = SessionKey::new(tenant, id.clone());
-        if let Some(session) = self.inner.registry.find(&key) {
-            return Ok(session.summary());
+        let (mut summary, backend) = match self.inner.registry.find(&key) {
+            Some(session) => {
+                session.check_others().await;
+                (session.summary(), session.backend())
+            }
+            None => {
+                let Stored { backend, entry } =
+                    self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+                let record = records(&backend, &[key.cli_id()]).await?.remove(key.cli_id());
+                (stored_summary(&key, entry, record), backend)
+            }
+        };
+        // What is not loaded for us may be for another client of the CLI.
+        if summary.state == SessionState::Unloaded && runs_for_others(&backend, key.cli_id()).await {
+            summary.state = SessionState::Running;
         }
-        let Stored { backend, entry } =
-            self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
-        let record = records(&backend, &[key.cli_id()]).await?.remove(key.cli_id());
-        Ok(stored_summary(&key, entry, record))
+        Ok(summary)
     }
 
     /// Loads a session, with these credentials where it has some of its own. If it is loaded already, it gets the new ones,
@@ -386,31 +399,6 @@ impl Sessions {
         }
         drop(place);
         Ok(session.summary())
-    }
-
-    /// Has the model summarize a session's history, after the turns that were accepted before.
-    ///
-    /// # Cancel safety
-    /// Dropping it may leave it summarized or not.
-    pub async fn compact(
-        &self,
-        tenant: Tenant,
-        id: &SessionId,
-        deadline: Deadline,
-    ) -> Result<Compacted, Error> {
-        self.refuse_if_draining()?;
-        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
-        let _place = session.place(deadline).await?;
-        let link = self.load_within(deadline, &session).await?;
-        let compact = Compact { session_id: session.cli_id() };
-        tokio::select! {
-            biased;
-            compacted = link.call_within(self.inner.limits.turn_timeout, &compact) => match compacted {
-                Err(backend::Error::Rejected(Rejection::NothingToCompact)) => Ok(Compacted::default()),
-                compacted => Ok(compacted?),
-            },
-            cause = deadline.passed() => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
-        }
     }
 
     /// Copies a session, after the turns that were accepted before. The copy has an id of its own, and the credentials.

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    current::Signals,
+    at_work::{SMALL_CALL, Stopped},
+    current::{Progress, Signals},
     error::TurnCause,
     live::{Place, Session},
     queue::Ticket,
@@ -27,7 +28,7 @@ use crate::{
     backend::{self, Link, admission::Entry},
     copilot::{
         Message, Rejection,
-        method::{Abort, IsProcessing, Processing, Send, Sent},
+        method::{Send, Sent},
     },
 };
 
@@ -43,8 +44,12 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// The pause before a session whose agent goes on is tried to be loaded again.
 const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long small calls to the CLI may take; it answers them within milliseconds.
-const SMALL_CALL: Duration = Duration::from_secs(10);
+/// How much earlier a turn is given up whose prompt still waits in the CLI's queue: to withdraw it takes 50 ms, and its caller is to
+/// hear that it never ran. Of a short time it is a quarter.
+const WITHDRAW_LEAD: Duration = Duration::from_millis(250);
+
+/// How long the caller of a turn that is given up before its deadline waits for its prompt to be withdrawn.
+const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
 
 /// A moment, and how long it was until then.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +73,11 @@ impl Deadline {
     /// The later of two.
     pub(super) fn later(self, other: Self) -> Self {
         if self.at >= other.at { self } else { other }
+    }
+
+    /// From when on a prompt that was not taken up is withdrawn: see [`WITHDRAW_LEAD`].
+    fn withdraw_at(self) -> Instant {
+        self.at - WITHDRAW_LEAD.min(self.after / 4)
     }
 
     /// Resolves at that moment.
@@ -143,12 +153,25 @@ impl Runner {
         if let Err(cause) = self.unless_stopped(&turn, self.entry.admitted()).await {
             return self.session.conclude(cause);
         }
-        let Some(link) = self.deliver(&turn).await else { return };
-        let mut link = link;
+        let Some(mut link) = self.deliver(&turn).await else { return };
         if let Err(cause) = self.unless_stopped(&turn, self.agent_ends(&mut link, &turn)).await.flatten() {
-            self.session.conclude(cause);
+            self.give_up(&link, cause).await;
         }
         self.settle(&turn).await;
+    }
+
+    /// Gives the turn up. A prompt that waits in the CLI's queue is withdrawn before its caller hears of it, as far as there is
+    /// time: then it never runs. If not, it is told that the CLI has it.
+    async fn give_up(&self, link: &Link, cause: TurnCause) {
+        let limit = self.deadline.get().at.min(Instant::now() + WITHDRAW_LIMIT);
+        match timeout_at(limit, self.session.withdraw(link)).await {
+            Ok(Ok(true)) => self.session.withdrawn(cause),
+            Ok(Ok(false)) | Err(_) => self.session.conclude(cause),
+            Ok(Err(error)) => {
+                debug!(session = %self.session.id(), %error, "a prompt could not be withdrawn");
+                self.session.conclude(cause);
+            }
+        }
     }
 
     /// Does something, unless there is a reason first to give the turn up.
@@ -258,8 +281,14 @@ impl Runner {
             {
                 return Err(TurnCause::Inactive(patience));
             }
+            let deadline = self.deadline.get();
+            if progress.queued && Instant::now() >= deadline.withdraw_at() {
+                return Err(TurnCause::Timeout(deadline.after));
+            }
             let check_at = last_heard.max(checked) + WATCHDOG;
-            let give_up_at = patience.map(|patience| last_heard + patience);
+            let withdraw_at = progress.queued.then(|| deadline.withdraw_at());
+            let give_up_at =
+                patience.map(|patience| last_heard + patience).into_iter().chain(withdraw_at).min();
             tokio::select! {
                 () = turn.changed.notified() => {}
                 () = sleep_until(give_up_at.unwrap_or(check_at)), if give_up_at.is_some() => {}
@@ -276,12 +305,11 @@ impl Runner {
     async fn take_up_again(&self) -> Option<Arc<Link>> {
         let reconnected = async {
             let link = self.load_again().await?;
-            let question = IsProcessing { session_id: self.session.cli_id() };
-            let Processing { processing } = link.call(&question).await.ok()?;
-            if !processing {
+            let at_work = self.session.is_at_work(&link).await.ok()?;
+            if !at_work {
                 self.session.catch_up(&link).await;
             }
-            processing.then_some(link)
+            at_work.then_some(link)
         };
         let reconnected = reconnected.await;
         self.session.landed(reconnected.is_some());
@@ -315,12 +343,14 @@ impl Runner {
             }
             // Not the one that it began on: it may have gone on on another. Without one nothing of it goes on.
             let Some(link) = self.session.attached() else { return };
-            // A session that was deleted is not told that its link is gone.
-            if self.session.deleted().is_cancelled() && link.loss().is_some() {
+            // With the session went all that ran in it, and the CLI may have another of its id by now.
+            if self.session.deleted().is_cancelled() {
                 return;
             }
-            if progress.agent_running {
-                self.stop_agent(&link).await;
+            // Nobody waits for what is being stopped.
+            self.entry.step_aside();
+            if self.stop(&link, progress).await == Stopped::Stuck {
+                return self.session.close_stuck().await;
             }
             // The answer to `session.abort` comes after the idle that it causes, so this mostly does not wait.
             if timeout(SETTLE_CHECK, turn.changed.notified()).await.is_err() {
@@ -335,23 +365,35 @@ impl Runner {
         if self.session.may_go_on()
             && let Some(link) = self.session.attached()
         {
-            self.stop_agent(&link).await;
+            self.session.stop_agent(&link).await;
         }
     }
 
-    async fn stop_agent(&self, link: &Link) {
-        let abort = Abort { session_id: self.session.cli_id() };
-        if let Err(error) = link.call_within(SMALL_CALL, &abort).await {
-            debug!(session = %self.session.id(), %error, "the agent could not be stopped");
+    /// Stops what is left of the turn in the CLI: a prompt that waits is withdrawn, so that nothing of another client's is stopped
+    /// that runs before it; what the agent is at work on is stopped.
+    async fn stop(&self, link: &Link, progress: Progress) -> Stopped {
+        if progress.queued && matches!(self.session.withdraw(link).await, Ok(true)) {
+            // How it ended is told already.
+            self.session.withdrawn(TurnCause::Cancelled);
+            return Stopped::Answered;
         }
+        if !progress.agent_running || self.session.another_runs() {
+            return Stopped::Answered;
+        }
+        self.session.stop_agent(link).await
     }
 
-    /// Asks the CLI whether the session is still busy.
+    /// Asks the CLI whether it has anything to do for the turn. If not, it has ended, and what tells of its end was lost or is on
+    /// its way: it is looked for in the CLI's memory.
     async fn check(&self, link: &Link) {
-        let question = IsProcessing { session_id: self.session.cli_id() };
-        match link.call_within(SMALL_CALL, &question).await {
-            Ok(Processing { processing: true }) => {}
-            Ok(Processing { processing: false }) => self.session.found_idle(),
+        match self.session.is_at_work(link).await {
+            Ok(true) => {}
+            Ok(false) => {
+                if self.session.progress().is_some_and(|(progress, _)| !progress.concluded) {
+                    self.session.catch_up(link).await;
+                }
+                self.session.found_idle();
+            }
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) => self.session.found_unloaded(),
             Err(error) => {
                 debug!(session = %self.session.id(), %error, "the CLI does not say whether it is busy")

@@ -262,6 +262,11 @@ impl Turn {
     pub fn found_idle(&mut self) -> Option<Ending> {
         match self.phase {
             Phase::Sending { .. } => None,
+            // It has left the CLI's queue without having been taken up: somebody has taken it out.
+            Phase::Running if !self.started && self.message_id.is_some() && self.loose_failure.is_none() => {
+                self.phase = Phase::Settled;
+                Some(Ending::Aborted)
+            }
             Phase::Running => {
                 let ending = self.resting_place(false, "the agent stopped without an answer");
                 self.phase = Phase::Settled;
@@ -288,6 +293,13 @@ impl Turn {
     /// another server sent.
     pub fn is_taken_up(&self) -> bool {
         self.started || self.is_sending() && self.perhaps_started
+    }
+
+    /// Whether the CLI has the prompt and the agent has not taken it up: it may wait in the CLI's queue, behind what another
+    /// client of the CLI has running, or behind a compaction.
+    pub fn is_queued(&self) -> bool {
+        let accepted = matches!(self.phase, Phase::Running | Phase::Settling { .. });
+        accepted && self.message_id.is_some() && !self.started
     }
 
     /// Whether the prompt is on its way.

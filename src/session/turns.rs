@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Sessions,
     asking::Response,
+    at_work::stop_whatever_runs,
     blueprint::Credentials,
     error::{Error, TurnCause, TurnError},
     handle::Turn,
@@ -17,6 +18,7 @@ use super::{
     repeats::{Accepted, Found, Key, RequestId, Share},
     runner::{Deadline, Runner, SharedDeadline},
     schema::Schema,
+    stored::Stored,
     watch::{From, Watch},
 };
 use crate::copilot::{
@@ -159,13 +161,23 @@ impl Sessions {
         }
     }
 
-    /// Stops the running turn of a session. `None`: none runs.
+    /// Stops what runs in a session: our turn, or compaction, or what another client of the CLI runs there. Gives the message's
+    /// id, empty where it is not known. `None`: nothing runs.
     pub async fn abort(&self, tenant: Tenant, id: &SessionId) -> Result<Option<String>, Error> {
         let key = SessionKey::new(tenant, id.clone());
-        match self.inner.registry.find(&key) {
-            Some(session) => Ok(session.abort()),
-            None if self.stored(&key).await?.is_some() => Ok(None),
-            None => Err(Error::NotFound(id.clone())),
+        let Some(session) = self.inner.registry.find(&key) else {
+            let Stored { backend, .. } =
+                self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+            let link = backend.connected().await?;
+            return Ok(stop_whatever_runs(&link, key.cli_id()).await?.then(String::new));
+        };
+        if let Some(stopped) = session.abort() {
+            return Ok(Some(stopped));
+        }
+        // While this place is held nothing of ours begins, and so nothing of ours is stopped by accident.
+        match session.try_place() {
+            Some(_place) => session.stop_others().await,
+            None => Ok(None),
         }
     }
 

@@ -228,7 +228,8 @@ impl Watch {
         let session_id = self.session.cli_id();
         let question =
             ReadEventLog { session_id, cursor: cursor.as_deref(), max: PAGE, include_ephemeral: false };
-        let PersistedEvents { events, cursor, has_more, cursor_status } = link.call(&question).await?;
+        let PersistedEvents { events, cursor, has_more, cursor_status } =
+            self.session.call(link, &question).await?;
         if cursor_status == "expired" {
             return Err(Error::CursorExpired);
         }

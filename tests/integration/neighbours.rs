@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest, Session,
+    CloseSessionRequest, CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest,
+    ListSessionsRequest, Session, UpdateSessionRequest,
 };
 use scripted_model::{Reply, Request};
 use tonic::{Code, Status};
@@ -91,4 +92,27 @@ async fn a_session_that_one_deletes_while_another_loads_it_is_gone_or_stuck_and_
             soon("a turn of another session", facade.send("bystander", "hello")).await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn a_model_that_one_server_sets_is_known_to_the_other_and_stays() {
+    let cli = RealCli::start(script).await;
+    let (one, other) = (cli.facade().await, cli.facade().await);
+    one.create("s").await;
+    for facade in [&one, &other] {
+        soon("a turn", facade.send("s", "hello")).await.unwrap();
+    }
+    let session = Session { session_id: "s".into(), model: "another".into(), ..Default::default() };
+    let update_mask = Some(prost_types::FieldMask { paths: vec!["model".into()] });
+    let update = UpdateSessionRequest { session: Some(session), update_mask };
+    other.client().update_session(update).await.unwrap();
+    soon("the news", async { while get(&one, "s").await.unwrap().model != "another" {} }).await;
+    // Also when it is loaded again, by whichever of them.
+    for facade in [&one, &other] {
+        let close = CloseSessionRequest { session_id: "s".into() };
+        facade.client().close_session(close).await.unwrap();
+    }
+    soon("a turn", one.send("s", "again")).await.unwrap();
+    assert_eq!(get(&one, "s").await.unwrap().model, "another");
+    assert_eq!(cli.model.calls().last().unwrap().request.model, "another");
 }

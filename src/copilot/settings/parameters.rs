@@ -55,6 +55,12 @@ pub struct Parameters<'a> {
 pub const CLIENT_NAME: &str = "copilot-grpc";
 
 impl<'a> Parameters<'a> {
+    /// Leaves the model as it is: the CLI knows which one the session has, also if another client has changed it (observed).
+    pub fn leave_model(&mut self) {
+        self.model = None;
+        self.reasoning_effort = None;
+    }
+
     /// Leaves the caller's tools to another connection: two cannot both have them (observed).
     pub fn leave_tools(&mut self) {
         self.tools.clear();

@@ -340,6 +340,7 @@ fn payload(kind: Cow<'static, str>, payload: Payload, asks: bool) -> pb::session
         Payload::SamplingRequested(data)
         | Payload::SessionLimitsExhaustedRequested(data)
         | Payload::SessionModeChanged(data)
+        | Payload::SessionModelChange(data)
         | Payload::SessionTaskComplete(data)
         | Payload::SessionStart(data)
         | Payload::SessionResume(data)

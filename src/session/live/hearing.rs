@@ -64,6 +64,9 @@ impl Session {
         let (rest, event) = state.replay.admit(event);
         for event in rest.into_iter().chain(event) {
             state.note(&event);
+            if let Payload::SessionModelChange(change) = &event.payload {
+                self.model_changed(change);
+            }
             let was_waiting = state.requests.is_waiting();
             let todo = self.to_do(state, &event);
             let update = state.publish(self.id(), event, todo.is_asked());
@@ -85,7 +88,7 @@ impl Session {
         if state.link.as_ref().is_none_or(|attached| attached.id() != link) {
             return;
         }
-        state.link = None;
+        state.unloaded();
         // A turn that has not been sent yet loses nothing: it is sent on the new link.
         if state.kept.is_some() && state.current.as_deref().is_some_and(Current::is_sent) {
             state.open_gap();
@@ -141,9 +144,15 @@ impl State {
             Payload::SessionModeChanged(changed) => {
                 self.autopilot = event::text(changed, "newMode") == "autopilot"
             }
-            Payload::UserMessage(_) => self.stored = self.stored.max(Stored::Perhaps),
-            Payload::SessionShutdown(_) => self.link = None,
+            Payload::UserMessage(message) => {
+                self.stored = self.stored.max(Stored::Perhaps);
+                if event.agent_id.is_none() {
+                    self.at_work_on = Some(message.message_id.as_deref().unwrap_or_default().into());
+                }
+            }
+            Payload::SessionShutdown(_) => self.unloaded(),
             Payload::SessionIdle(_) => {
+                self.at_work_on = None;
                 self.replay.at_rest();
                 if self.stored == Stored::Perhaps {
                     self.stored = Stored::Yes;

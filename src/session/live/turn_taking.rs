@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::{sync::oneshot, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
@@ -141,7 +142,25 @@ impl Session {
 
     /// The CLI says that the session does nothing.
     pub(in crate::session) fn found_idle(&self) {
+        self.lock().at_work_on = None;
         self.with_current(Current::found_idle);
+    }
+
+    /// The prompt of the turn was taken back from the CLI's queue.
+    pub(in crate::session) fn withdrawn(&self, cause: TurnCause) {
+        self.with_current(|current| current.withdrawn(cause));
+    }
+
+    /// Whether what the agent is at work on is another client's, and the prompt of the turn waits behind it.
+    pub(in crate::session) fn another_runs(&self) -> bool {
+        let state = self.lock();
+        let queued = state.current.as_deref().and_then(Current::queued_message);
+        queued.is_some_and(|ours| state.at_work_on.as_deref().is_some_and(|message| message != ours))
+    }
+
+    /// The turn's message, if it may wait in the CLI's queue.
+    pub(in crate::session) fn queued_message(&self) -> Option<String> {
+        self.lock().current.as_deref().and_then(Current::queued_message).map(str::to_owned)
     }
 
     /// The CLI says that it does not have the session loaded.
@@ -184,9 +203,32 @@ impl Session {
         self.lock().current.as_deref().is_some_and(Current::is_abandoned)
     }
 
-    /// Asks for the end of the running turn. `None`: none runs. The id is empty while the prompt is on its way.
+    /// Asks for the end of the running turn, or compaction. `None`: none runs. The id is empty while the prompt is on its way, and of
+    /// a compaction.
     pub(in crate::session) fn abort(&self) -> Option<String> {
-        self.lock().current.as_ref()?.abort()
+        let state = self.lock();
+        if let Some(compaction) = &state.compaction {
+            compaction.cancel();
+            return Some(String::new());
+        }
+        state.current.as_ref()?.abort()
+    }
+
+    /// What ran may go on although nothing is awaited of it: it is stopped when the session is loaded again.
+    pub(in crate::session) fn abandoned(&self) {
+        self.lock().abandoned = true;
+    }
+
+    /// A compaction has the session's place from now on. Cancelled when it is to end.
+    pub(in crate::session) fn compacting(&self) -> CancellationToken {
+        let stop = CancellationToken::new();
+        self.lock().compaction = Some(Box::new(stop.clone()));
+        stop
+    }
+
+    /// It is over.
+    pub(in crate::session) fn compacted(&self) {
+        self.lock().compaction = None;
     }
 
     /// What would be told to a caller that stops waiting for a turn now, while the turn goes on.

@@ -29,7 +29,10 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{facade::Setup, soon};
+use super::{
+    facade::{Setup, TestFacade},
+    soon,
+};
 
 /// A CLI that a test plays.
 pub(crate) struct FakeCli {
@@ -89,6 +92,8 @@ struct Session {
     /// On disk, which it is from its first message on.
     stored: bool,
     busy: bool,
+    /// The messages that wait.
+    queue: Vec<String>,
 }
 
 struct Connection {
@@ -267,7 +272,17 @@ impl FakeCli {
 
     /// Has a session, as if somebody else had created it.
     pub(crate) fn has(&self, session: &str, loaded: bool, stored: bool) {
-        self.shared.lock().sessions.insert(session.into(), Session { loaded, stored, busy: false });
+        self.shared.lock().sessions.insert(session.into(), Session { loaded, stored, ..Session::default() });
+    }
+
+    /// A message waits in a session's queue.
+    pub(crate) fn queue(&self, session: &str, message: &str) {
+        self.shared.lock().sessions.get_mut(session).unwrap().queue.push(message.into());
+    }
+
+    /// A session is busy, or not any more, without a word.
+    pub(crate) fn busy(&self, session: &str, busy: bool) {
+        self.shared.lock().sessions.get_mut(session).unwrap().busy = busy;
     }
 
     /// Does not have a session any more, as if somebody else had deleted it.
@@ -294,6 +309,12 @@ impl FakeCli {
         let turn = self.begin().await;
         turn.finish(pieces).await;
         turn.prompt
+    }
+
+    /// Plays a whole plain turn of a session, from its caller's prompt to its answer.
+    pub(crate) async fn turn_of(&self, facade: &TestFacade, session: &str) {
+        let (sent, _) = tokio::join!(facade.send(session, "hello"), self.turn(&["hi"]));
+        assert_eq!(sent.unwrap().content, "hi");
     }
 
     fn message_id(&self) -> String {
@@ -525,6 +546,26 @@ impl Call {
             "session.getMetadata" if stored => self.answer(json!({"session": entry(&session)})).await,
             "session.getMetadata" => self.answer(json!({})).await,
             "session.metadata.isProcessing" if loaded => self.answer(json!({"processing": busy})).await,
+            "session.metadata.snapshot" if loaded => {
+                self.answer(json!({"sessionId": session, "startTime": "2026-11-23T14:28:56.393Z"})).await;
+            }
+            "session.queue.pendingItems" if loaded => {
+                let queue = self.shared.lock().sessions[&session].queue.clone();
+                let items: Vec<_> =
+                    queue.iter().map(|id| json!({"id": format!("item-{id}"), "messageId": id})).collect();
+                self.answer(json!({"items": items, "steeringMessages": []})).await;
+            }
+            "session.queue.removeAt" if loaded => {
+                let removed = {
+                    let mut state = self.shared.lock();
+                    let queue = &mut state.sessions.get_mut(&session).unwrap().queue;
+                    let before = queue.len();
+                    queue.retain(|id| self.params["id"] != format!("item-{id}"));
+                    queue.len() < before
+                };
+                self.answer(json!({"removed": removed})).await;
+            }
+            "session.history.abortManualCompaction" if loaded => self.answer(json!({"aborted": false})).await,
             "session.list" => {
                 let listed = |state: &State| -> Vec<_> {
                     let stored = state.sessions.iter().filter(|(_, session)| session.stored);
@@ -555,6 +596,10 @@ impl Call {
             }
             "session.options.update"
             | "session.metadata.isProcessing"
+            | "session.metadata.snapshot"
+            | "session.queue.pendingItems"
+            | "session.queue.removeAt"
+            | "session.history.abortManualCompaction"
             | "session.abort"
             | "session.send"
             | "session.permissions.handlePendingPermissionRequest" => self.refuse(-32603, &not_found).await,
