@@ -1,12 +1,18 @@
 //! What is stopped, and what is not: a prompt that waits in the CLI is withdrawn, another client's turn is left alone, a compaction
 //! that is given up ends, and nothing is sent to a session that has been deleted.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use copilot_grpc::grpc::pb::{
-    AbortTurnRequest, BackendStanding, CloseSessionRequest, CompactSessionRequest, DeliveryState,
-    ErrorReason, GetServerInfoRequest, GetSessionRequest, SendAndWaitRequest, Session, SessionState,
-    TurnResult,
+    AbortTurnRequest, BackendStanding, CloseSessionRequest, CompactSessionRequest, CreateSessionRequest,
+    DeliveryState, ErrorReason, GetServerInfoRequest, GetSessionRequest, InfiniteSession, SendAndWaitRequest,
+    Session, SessionState, TurnResult,
 };
 use scripted_model::{Call, CallState, Reply, Request};
 use serde_json::json;
@@ -305,4 +311,41 @@ async fn two_servers_on_one_cli_do_not_stop_each_others_turns_by_a_deadline_and_
     check(&ended(hanging).await.unwrap_err(), Code::Aborted, ErrorReason::TurnAborted);
     goes_on(&cli, &other).await;
     assert!(cli.model.calls().iter().all(|call| call.request.prompt() != "second"));
+}
+
+#[tokio::test]
+async fn a_turn_that_hangs_in_a_compaction_ends_at_its_deadline_and_the_session_goes_on() {
+    let mended = Arc::new(AtomicBool::new(false));
+    let is_mended = mended.clone();
+    let cli = RealCli::start(move |request| match request.prompt() {
+        prompt if prompt.contains("respond only with the summary") && is_mended.load(Ordering::Relaxed) => {
+            Reply::text("a summary")
+        }
+        _ => script(request),
+    });
+    let cli = cli.await;
+    let facade = cli.facade().await;
+    // So little of the model's 128,000 tokens that a few prompts are too many.
+    let infinite_session = Some(InfiniteSession {
+        background_compaction_threshold: 0.02,
+        buffer_exhaustion_threshold: 0.03,
+        ..Default::default()
+    });
+    let request = CreateSessionRequest { session_id: "s".into(), infinite_session, ..Default::default() };
+    facade.client().create_session(request).await.unwrap();
+    let long = "a long prompt ".repeat(200);
+    let status = soon("a turn that waits for a compaction", async {
+        loop {
+            if let Err(status) = facade.send_and_wait(limited(&long, Duration::from_secs(3))).await {
+                return status;
+            }
+        }
+    });
+    let status = status.await;
+    check(&status, Code::DeadlineExceeded, ErrorReason::TurnTimeout);
+    assert!(cli.model.calls().iter().any(is_compaction));
+    facade.at_rest().await;
+    mended.store(true, Ordering::Relaxed);
+    soon("the next turn", facade.send("s", "next")).await.unwrap();
+    assert_eq!(get(&facade).await.state(), SessionState::Idle);
 }
