@@ -4,18 +4,20 @@
 //! conversation). So an event is first [`peek`]ed at, and only parsed if somebody wants it.
 
 mod data;
+mod lenient;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 
 pub use data::*;
+use lenient::Lenient;
 
 /// An event of a session.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +70,11 @@ pub enum Payload {
     ExitPlanModeCompleted(RequestCompleted),
     SamplingRequested(Value),
     SessionLimitsExhaustedRequested(Value),
+    AutoModeSwitchRequested(Value),
+    McpOauthRequired(Value),
+    McpHeadersRefreshRequired(Value),
+    CommandExecute(Value),
+    SessionMcpServerStatusChanged(Value),
     SessionStart(Value),
     SessionResume(Value),
     SessionTitleChanged(TitleChanged),
@@ -81,7 +88,7 @@ pub enum Payload {
     SessionShutdown(Value),
     SessionIdle(Idle),
     Abort(Abort),
-    /// Everything else, and a known kind whose data has another shape than we know.
+    /// Everything else, and a known kind that does not say what it is about.
     Other(Value),
 }
 
@@ -93,7 +100,7 @@ macro_rules! payloads {
             matches!(kind, $($kind)|*)
         }
 
-        /// Reads an event of a known kind in one go.
+        /// Reads an event of a known kind in one go, if all of it is as it should be.
         fn parse_known(kind: &str, event: &str) -> Option<Event> {
             match kind {
                 $($kind => whole(event, $kind, Payload::$variant),)*
@@ -103,9 +110,24 @@ macro_rules! payloads {
 
         fn known_payload(kind: &str, data: &RawValue) -> Option<(&'static str, Payload)> {
             match kind {
-                $($kind => typed(data).map(|data| ($kind, Payload::$variant(data))),)*
+                $($kind => {
+                    let payload = match typed(data) {
+                        Some(data) => Payload::$variant(data),
+                        None => lenient(data, Payload::$variant)?,
+                    };
+                    payload.says_of_what().then_some(($kind, payload))
+                })*
                 _ => None,
             }
+        }
+
+        /// The kinds, each with the fields of its data.
+        #[cfg(test)]
+        fn known_fields() -> Vec<(&'static str, &'static [&'static str])> {
+            fn fields<T: Lenient>(_: fn(T) -> Payload) -> &'static [&'static str] {
+                T::FIELDS
+            }
+            vec![$(($kind, fields(Payload::$variant))),*]
         }
     };
 }
@@ -136,6 +158,11 @@ payloads! {
     "exit_plan_mode.completed" => ExitPlanModeCompleted,
     "sampling.requested" => SamplingRequested,
     "session_limits_exhausted.requested" => SessionLimitsExhaustedRequested,
+    "auto_mode_switch.requested" => AutoModeSwitchRequested,
+    "mcp.oauth_required" => McpOauthRequired,
+    "mcp.headers_refresh_required" => McpHeadersRefreshRequired,
+    "command.execute" => CommandExecute,
+    "session.mcp_server_status_changed" => SessionMcpServerStatusChanged,
     "session.start" => SessionStart,
     "session.resume" => SessionResume,
     "session.title_changed" => SessionTitleChanged,
@@ -153,6 +180,63 @@ payloads! {
 
 fn typed<T: DeserializeOwned>(data: &RawValue) -> Option<T> {
     serde_json::from_str(data.get()).ok()
+}
+
+/// What can be read of data that are not all as they should be. `None`: of a request a part is no JSON that we can hold, such as
+/// arguments that are nested too deeply, so that what is asked for would be something else.
+fn lenient<T: Lenient>(data: &RawValue, payload: fn(T) -> Payload) -> Option<Payload> {
+    let (readable, whole) = readable(data);
+    let payload = payload(T::lenient(&readable).unwrap_or_default());
+    (whole || payload.request_id().is_none()).then_some(payload)
+}
+
+/// The data without those fields that are no JSON that we can hold; and whether these are all.
+fn readable(data: &RawValue) -> (Value, bool) {
+    if let Some(whole) = typed(data) {
+        return (whole, true);
+    }
+    let fields: HashMap<String, &RawValue> = serde_json::from_str(data.get()).unwrap_or_default();
+    let readable = fields.into_iter().filter_map(|(name, json)| Some((name, typed(json)?)));
+    (Value::Object(readable.collect()), false)
+}
+
+impl Payload {
+    /// Whether it says which message, call or request it is about, where it means nothing without.
+    fn says_of_what(&self) -> bool {
+        let id = match self {
+            Self::AssistantMessageDelta(delta) => &delta.message_id,
+            Self::AssistantReasoningDelta(delta) => &delta.reasoning_id,
+            Self::ToolExecutionStart(tool) => &tool.tool_call_id,
+            Self::ToolExecutionPartialResult(tool) => &tool.tool_call_id,
+            Self::ToolExecutionProgress(tool) => &tool.tool_call_id,
+            Self::ToolExecutionComplete(tool) => &tool.tool_call_id,
+            Self::PermissionCompleted(completed) => &completed.request_id,
+            Self::ExternalToolCompleted(completed)
+            | Self::UserInputCompleted(completed)
+            | Self::ElicitationCompleted(completed)
+            | Self::ExitPlanModeCompleted(completed) => &completed.request_id,
+            request => return request.request_id().is_none_or(|id| !id.is_empty()),
+        };
+        !id.is_empty()
+    }
+
+    /// The id of the request that it makes, if it is one; it is empty where that cannot be read.
+    pub fn request_id(&self) -> Option<&str> {
+        Some(match self {
+            Self::PermissionRequested(request) => &request.request_id,
+            Self::ExternalToolRequested(request) => &request.request_id,
+            Self::UserInputRequested(request) => &request.request_id,
+            Self::ElicitationRequested(request) => &request.request_id,
+            Self::ExitPlanModeRequested(request) => &request.request_id,
+            Self::SamplingRequested(request)
+            | Self::SessionLimitsExhaustedRequested(request)
+            | Self::AutoModeSwitchRequested(request)
+            | Self::McpOauthRequired(request)
+            | Self::McpHeadersRefreshRequired(request)
+            | Self::CommandExecute(request) => text(request, "requestId"),
+            _ => return None,
+        })
+    }
 }
 
 /// What an event is about, read without building anything.
@@ -238,6 +322,28 @@ struct RawEvent<'a> {
     data: Option<&'a RawValue>,
 }
 
+impl<'a> RawEvent<'a> {
+    /// Reads an event that is not all as it should be. Without a kind it is none.
+    fn lenient(event: &'a str) -> Option<Self> {
+        let mut json: HashMap<String, &RawValue> = serde_json::from_str(event).ok()?;
+        let data = json.remove("data");
+        let fields: Map<String, Value> =
+            json.into_iter().filter_map(|(name, json)| Some((name, typed(json)?))).collect();
+        Some(Self {
+            id: lenient::field(&fields, "id"),
+            kind: String::lenient(fields.get("type")?)?,
+            timestamp: lenient::field(&fields, "timestamp"),
+            // Whatever it is, it is not the main agent.
+            agent_id: fields.get("agentId").filter(|id| !id.is_null()).map(|id| match id {
+                Value::String(id) => id.clone(),
+                other => other.to_string(),
+            }),
+            ephemeral: lenient::field(&fields, "ephemeral"),
+            data,
+        })
+    }
+}
+
 /// An event whose kind is known, and so what its data are.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -307,11 +413,12 @@ fn value<'a, T: Deserialize<'a>>(json: &mut &'a str, before: &str) -> Option<T> 
 /// Reads an event by itself, as of a stored history; `None` if it is not what it should be.
 pub fn parse_stored(event: &str) -> Option<Event> {
     let weight = event.len();
-    let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = serde_json::from_str(event).ok()?;
+    let raw = serde_json::from_str(event).ok().or_else(|| RawEvent::lenient(event))?;
+    let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = raw;
     let data = data.unwrap_or(RawValue::NULL);
     let (kind, payload) = match known_payload(&kind, data) {
         Some((kind, payload)) => (kind.into(), payload),
-        None => (kind.into(), Payload::Other(typed(data)?)),
+        None => (kind.into(), Payload::Other(readable(data).0)),
     };
     Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight })
 }
@@ -319,7 +426,8 @@ pub fn parse_stored(event: &str) -> Option<Event> {
 fn whole<T: DeserializeOwned>(event: &str, kind: &'static str, payload: fn(T) -> Payload) -> Option<Event> {
     let KnownEvent { id, timestamp, agent_id, ephemeral, data } = serde_json::from_str(event).ok()?;
     let (kind, payload) = (kind.into(), payload(data));
-    Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: event.len() })
+    let event = Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: event.len() };
+    event.payload.says_of_what().then_some(event)
 }
 
 /// A text in what an event carries; empty if there is none.

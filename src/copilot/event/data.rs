@@ -1,7 +1,9 @@
 //! What events carry, as far as the facade knows it.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use super::lenient::{self, Lenient};
 
 macro_rules! data {
     ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })*) => {
@@ -11,6 +13,23 @@ macro_rules! data {
             #[serde(rename_all = "camelCase")]
             #[expect(missing_docs, reason = "the fields are the CLI's, by the names of session-events.schema.json")]
             pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
+
+            impl Lenient for $name {
+                #[cfg(test)]
+                const FIELDS: &'static [&'static str] = &[$(stringify!($field)),*];
+
+                fn lenient(json: &Value) -> Option<Self> {
+                    let names = [$(stringify!($field)),*];
+                    let by_itself = Map::from_iter([(lenient::camel_case(names[0]), json.clone())]);
+                    let fields = match json {
+                        Value::Object(fields) => fields,
+                        // What has a single field may come as that alone: a tool's result as a mere text.
+                        Value::String(_) if names.len() == 1 => &by_itself,
+                        _ => return None,
+                    };
+                    Some(Self { $($field: lenient::field(fields, stringify!($field)),)* })
+                }
+            }
         )*
     };
 }
@@ -54,6 +73,8 @@ data! {
         reasoning_tokens: Option<i64>,
         cost: Option<f64>,
         duration: Option<f64>,
+        finish_reason: Option<String>,
+        content_filter_triggered: Option<bool>,
     }
 
     /// A tool starts.

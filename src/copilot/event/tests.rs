@@ -1,3 +1,5 @@
+mod oddities;
+
 use serde_json::json;
 
 use super::*;

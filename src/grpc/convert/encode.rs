@@ -339,6 +339,11 @@ fn payload(kind: Cow<'static, str>, payload: Payload, asks: bool) -> pb::session
         Payload::SessionIdle(event) => Pb::SessionIdle(pb::SessionIdle { aborted: event.aborted }),
         Payload::SamplingRequested(data)
         | Payload::SessionLimitsExhaustedRequested(data)
+        | Payload::AutoModeSwitchRequested(data)
+        | Payload::McpOauthRequired(data)
+        | Payload::McpHeadersRefreshRequired(data)
+        | Payload::CommandExecute(data)
+        | Payload::SessionMcpServerStatusChanged(data)
         | Payload::SessionModeChanged(data)
         | Payload::SessionTaskComplete(data)
         | Payload::SessionStart(data)
