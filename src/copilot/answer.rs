@@ -366,9 +366,66 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::copilot::event;
 
     fn value(answer: &impl Serialize) -> Value {
         serde_json::to_value(answer).unwrap()
+    }
+
+    #[test]
+    fn a_request_that_does_not_say_what_it_asks_for_is_unintelligible() {
+        let check = |kind: &str, data: Value, expected: bool| {
+            let event = json!({"type": kind, "id": "e", "data": data}).to_string();
+            let event = event::parse_stored(&event).unwrap();
+            assert_eq!(is_intelligible(&event.payload), expected, "{event:?}");
+            assert!(refusal(kind).is_some());
+        };
+        for missing in [json!(null), json!({}), json!("shell"), json!({"kind": 7})] {
+            check("permission.requested", json!({"requestId": "r", "permissionRequest": missing}), false);
+        }
+        check("permission.requested", json!({"requestId": "r", "permissionRequest": {"kind": "new"}}), true);
+        check("external_tool.requested", json!({"requestId": "r", "toolName": null}), false);
+        check(
+            "external_tool.requested",
+            json!({"requestId": "r", "toolName": "t", "toolCallId": null}),
+            true,
+        );
+        check("user_input.requested", json!({"requestId": "r", "question": {"text": "?"}}), false);
+        check("user_input.requested", json!({"requestId": "r", "question": "?", "choices": null}), true);
+        check("user_input.requested", json!({"requestId": "r", "question": null, "choices": ["a"]}), true);
+        check("elicitation.requested", json!({"requestId": "r", "message": 7}), false);
+        check("elicitation.requested", json!({"requestId": "r", "requestedSchema": {}}), true);
+        check("exit_plan_mode.requested", json!({"requestId": "r"}), true);
+        check("user_input.requested", json!({"question": "?"}), false);
+    }
+
+    #[test]
+    fn a_question_without_choices_may_be_answered_freely() {
+        let question = json!({"requestId": "r", "question": "?", "choices": null, "allowFreeform": false});
+        let event = json!({"type": "user_input.requested", "id": "e", "data": question}).to_string();
+        let request = event::parse_stored(&event).unwrap().payload;
+        let answer = UserInput { answer: "blue".into(), was_freeform: false, dismissed: false };
+        let expected = UserInput { was_freeform: true, ..answer.clone() };
+        assert_eq!(fitting(&request, Answer::UserInput(answer)), Ok(Answer::UserInput(expected)));
+    }
+
+    #[test]
+    fn refusals_have_the_forms_that_the_cli_understands() {
+        let (session_id, request_id) = ("s", "r");
+        let check = |answer: Value, field: &str, expected: Value| {
+            assert_eq!(answer, json!({"sessionId": "s", "requestId": "r", field: expected}));
+        };
+        let result = &McpRefusal::Cancelled;
+        check(
+            value(&AnswerMcpLogin { session_id, request_id, result }),
+            "result",
+            json!({"kind": "cancelled"}),
+        );
+        let result = &McpRefusal::None;
+        check(value(&AnswerMcpHeaders { session_id, request_id, result }), "result", json!({"kind": "none"}));
+        let response = "no";
+        check(value(&AnswerAutoModeSwitch { session_id, request_id, response }), "response", json!("no"));
+        check(value(&AnswerCommand { session_id, request_id, error: "no" }), "error", json!("no"));
     }
 
     #[test]

@@ -435,6 +435,21 @@ pub fn text<'a>(data: &'a Value, field: &str) -> &'a str {
     data.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// The kind that tells of each message between the agent and the model, with its text. Few want it, and it may be large.
+pub const MODEL_MESSAGE: &str = "model.message";
+
+/// What the model said, if the event is a [`MODEL_MESSAGE`] that tells it: all of it, also where it was cut and no
+/// `assistant.message` comes (observed).
+pub fn model_message(event: &Event) -> Option<&str> {
+    match &event.payload {
+        Payload::Other(data) if event.kind == MODEL_MESSAGE => {
+            let message = data.get("message").filter(|message| text(message, "role") == "assistant")?;
+            message.get("content")?.as_str()
+        }
+        _ => None,
+    }
+}
+
 /// `session.lifecycle`, as far as it matters: it goes to every connection, for every session.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

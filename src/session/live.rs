@@ -71,6 +71,8 @@ pub(super) struct State {
     pub(super) current: Option<Box<Current>>,
     pub(super) hub: Hub<Outcome>,
     pub(super) requests: Requests,
+    /// The MCP servers of which it was told, since the agent last rested, that they do not start.
+    unstarted: Vec<String>,
     /// What callers have approved for good.
     pub(super) approvals: Approvals,
     /// After the last stored event.
@@ -136,6 +138,7 @@ impl Session {
                 current: None,
                 hub: Hub::default(),
                 requests: Requests::default(),
+                unstarted: Vec::new(),
                 approvals: Approvals::default(),
                 cursor: None,
                 last_event: String::new(),

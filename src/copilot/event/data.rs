@@ -185,6 +185,40 @@ data! {
     Abort { reason: Option<String>, }
 }
 
+/// How the model came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// It had said what it had to say.
+    Stop,
+    /// Its output limit cut it.
+    Length,
+    /// A content filter cut it.
+    ContentFilter,
+    /// It refused.
+    Refusal,
+    /// It wants tools to be called. Of a turn: that was all.
+    ToolOnly,
+    /// Something else. Of a turn: there is no text either.
+    Other,
+}
+
+impl Usage {
+    /// How the call ended, in one vocabulary: the CLI uses that of OpenAI, whatever the provider (observed), and tells a refusal by
+    /// an Anthropic model as `content_filter`. `None`: it does not say.
+    pub fn finish(&self) -> Option<FinishReason> {
+        let reason = self.finish_reason.as_deref().filter(|reason| !reason.is_empty());
+        Some(match (reason, self.content_filter_triggered) {
+            (Some("refusal"), _) => FinishReason::Refusal,
+            (Some("content_filter"), _) | (_, Some(true)) => FinishReason::ContentFilter,
+            (Some("stop" | "end_turn" | "stop_sequence"), _) => FinishReason::Stop,
+            (Some("length" | "max_tokens"), _) => FinishReason::Length,
+            (Some("tool_calls" | "function_call" | "tool_use"), _) => FinishReason::ToolOnly,
+            (Some(_), _) => FinishReason::Other,
+            (None, _) => return None,
+        })
+    }
+}
+
 impl PermissionRequested {
     /// What the permission is for.
     pub fn kind(&self) -> &str {

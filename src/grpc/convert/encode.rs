@@ -11,7 +11,7 @@ use super::json::object;
 use crate::{
     copilot::{
         Event,
-        event::{self, Payload},
+        event::{self, FinishReason, Payload},
         method::Model,
     },
     grpc::{pb, status::cut},
@@ -105,6 +105,19 @@ pub(in crate::grpc) fn turn_result(result: &TurnResult) -> pb::TurnResult {
         cursor: cursor(result.cursor.as_ref()),
         model: result.model.clone().unwrap_or_default(),
         structured_content: result.structured.as_ref().map(object),
+        finish_reason: finish_reason(result.finish_reason).into(),
+    }
+}
+
+fn finish_reason(reason: Option<FinishReason>) -> pb::FinishReason {
+    match reason {
+        None => pb::FinishReason::Unspecified,
+        Some(FinishReason::Stop) => pb::FinishReason::Stop,
+        Some(FinishReason::Length) => pb::FinishReason::Length,
+        Some(FinishReason::ContentFilter) => pb::FinishReason::ContentFilter,
+        Some(FinishReason::Refusal) => pb::FinishReason::Refusal,
+        Some(FinishReason::ToolOnly) => pb::FinishReason::ToolOnly,
+        Some(FinishReason::Other) => pb::FinishReason::Other,
     }
 }
 
@@ -366,6 +379,7 @@ pub(in crate::grpc) fn tool_request(request: event::ToolRequest) -> pb::ToolRequ
 
 pub(in crate::grpc) fn assistant_usage(usage: event::Usage) -> pb::AssistantUsage {
     pb::AssistantUsage {
+        finish_reason: finish_reason(usage.finish()).into(),
         model: usage.model.unwrap_or_default(),
         input_tokens: usage.input_tokens.unwrap_or_default(),
         output_tokens: usage.output_tokens.unwrap_or_default(),
