@@ -184,7 +184,7 @@ fn typed<T: DeserializeOwned>(data: &RawValue) -> Option<T> {
 
 /// What can be read of data that are not all as they should be. `None`: of a request a part is no JSON that we can hold, such as
 /// arguments that are nested too deeply, so that what is asked for would be something else.
-fn lenient<T: Lenient>(data: &RawValue, payload: fn(T) -> Payload) -> Option<Payload> {
+fn lenient<T: Lenient + Default>(data: &RawValue, payload: fn(T) -> Payload) -> Option<Payload> {
     let (readable, whole) = readable(data);
     let payload = payload(T::lenient(&readable).unwrap_or_default());
     (whole || payload.request_id().is_none()).then_some(payload)

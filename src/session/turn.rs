@@ -421,7 +421,10 @@ impl Turn {
     }
 
     fn error(&mut self, error: &event::SessionError) -> Option<Ending> {
-        let failure = AgentFailure::from(error);
+        let mut failure = AgentFailure::from(error);
+        if failure.message.is_empty() {
+            failure.message = "the Copilot CLI does not say why the turn failed".into();
+        }
         match &error.originating_message_id {
             Some(id) if self.is_mine(Some(id)) => self.end(Ending::Failed(failure)),
             Some(_) => None,

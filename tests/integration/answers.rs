@@ -15,6 +15,7 @@ use crate::support::{
     check,
     facade::{Streamed, TestFacade, wait},
     failure_of,
+    fake_cli::FakeCli,
     real_cli::{MODEL, RealCli},
     soon,
 };
@@ -187,4 +188,32 @@ async fn what_remains_of_a_turn_that_fails_has_all_parts() {
     let aborted = soon("the end", hanging).await.unwrap().unwrap_err();
     check(&aborted, Code::Aborted, ErrorReason::TurnAborted);
     assert_eq!(failure_of(&aborted).partial_content, "PART-ONE. ");
+}
+
+#[tokio::test]
+async fn a_part_that_was_cut_is_whole_though_the_cli_repeats_its_pieces() {
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().start().await;
+    facade.create("s").await;
+    let reading = async { Streamed::read(facade.stream("s", "p").await.unwrap()).await };
+    let playing = async {
+        let turn = cli.begin().await;
+        // As of a CLI that has fallen behind: an old piece comes again, and a new one after it.
+        for (n, text) in [(0, "PART-"), (1, "ONE "), (0, "PART-"), (2, "is long. ")] {
+            let data = json!({"messageId": "cut", "deltaContent": text});
+            let event = json!({"id": format!("d{n}"), "type": "assistant.message_delta", "ephemeral": true,
+                "timestamp": "2026-11-23T14:30:00.000Z", "data": data});
+            cli.notify("session.event", json!({"sessionId": "s", "event": event})).await;
+        }
+        turn.event("assistant.usage", json!({"finishReason": "length"})).ephemeral().await;
+        let said = json!({"message": {"role": "assistant", "content": "PART-ONE is long. "}});
+        turn.event("model.message", said).ephemeral().await;
+        turn.event("assistant.turn_end", json!({"turnId": "0"})).await;
+        turn.finish(&["PART-", "TWO."]).await;
+    };
+    let (streamed, ()) = soon("the turn", async { tokio::join!(reading, playing) }).await;
+    let whole = "PART-ONE is long. PART-TWO.";
+    assert_eq!((streamed.text().as_str(), streamed.end.as_ref().unwrap().content.as_str()), (whole, whole));
+    // What the model is told and says is not for those who did not ask for it.
+    assert!(!streamed.events.iter().any(|event| matches!(event.payload, Some(Payload::Other(_)))));
 }

@@ -73,7 +73,7 @@ data! {
         reasoning_tokens: Option<i64>,
         cost: Option<f64>,
         duration: Option<f64>,
-        finish_reason: Option<String>,
+        finish_reason: Option<FinishReason>,
         content_filter_triggered: Option<bool>,
     }
 
@@ -185,37 +185,37 @@ data! {
     Abort { reason: Option<String>, }
 }
 
-/// How the model came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the model came to its end, in the CLI's words: it uses those of OpenAI whatever the provider, and tells a refusal by a model
+/// of Anthropic's as `content_filter` (observed).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// It had said what it had to say.
+    #[serde(alias = "end_turn", alias = "stop_sequence")]
     Stop,
     /// Its output limit cut it.
+    #[serde(alias = "max_tokens")]
     Length,
     /// A content filter cut it.
     ContentFilter,
     /// It refused.
     Refusal,
     /// It wants tools to be called. Of a turn: that was all.
+    #[serde(rename = "tool_calls", alias = "function_call", alias = "tool_use")]
     ToolOnly,
     /// Something else. Of a turn: there is no text either.
+    #[serde(other)]
     Other,
 }
 
 impl Usage {
-    /// How the call ended, in one vocabulary: the CLI uses that of OpenAI, whatever the provider (observed), and tells a refusal by
-    /// an Anthropic model as `content_filter`. `None`: it does not say.
+    /// How the call ended; `None` if it does not say.
     pub fn finish(&self) -> Option<FinishReason> {
-        let reason = self.finish_reason.as_deref().filter(|reason| !reason.is_empty());
-        Some(match (reason, self.content_filter_triggered) {
-            (Some("refusal"), _) => FinishReason::Refusal,
-            (Some("content_filter"), _) | (_, Some(true)) => FinishReason::ContentFilter,
-            (Some("stop" | "end_turn" | "stop_sequence"), _) => FinishReason::Stop,
-            (Some("length" | "max_tokens"), _) => FinishReason::Length,
-            (Some("tool_calls" | "function_call" | "tool_use"), _) => FinishReason::ToolOnly,
-            (Some(_), _) => FinishReason::Other,
-            (None, _) => return None,
-        })
+        match self.finish_reason {
+            Some(FinishReason::Refusal) => Some(FinishReason::Refusal),
+            _ if self.content_filter_triggered == Some(true) => Some(FinishReason::ContentFilter),
+            reason => reason,
+        }
     }
 }
 

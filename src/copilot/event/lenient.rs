@@ -1,10 +1,13 @@
 //! Reading what is not as expected. The CLI sends optional fields as `null` (observed), and releases change types; an event
 //! is to have its effect all the same. So a field that cannot be read counts as absent.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::FinishReason;
+
 /// What can be read of JSON that is not exactly of its type.
-pub(super) trait Lenient: Default {
+pub(super) trait Lenient: Sized {
     /// Its fields, if it has some.
     #[cfg(test)]
     const FIELDS: &'static [&'static str] = &[];
@@ -14,7 +17,7 @@ pub(super) trait Lenient: Default {
 }
 
 /// A field, by its name in Rust.
-pub(super) fn field<T: Lenient>(fields: &Map<String, Value>, name: &str) -> T {
+pub(super) fn field<T: Lenient + Default>(fields: &Map<String, Value>, name: &str) -> T {
     fields.get(&camel_case(name)).and_then(T::lenient).unwrap_or_default()
 }
 
@@ -69,6 +72,12 @@ impl Lenient for i64 {
 impl Lenient for i32 {
     fn lenient(json: &Value) -> Option<Self> {
         i64::lenient(json)?.try_into().ok()
+    }
+}
+
+impl Lenient for FinishReason {
+    fn lenient(json: &Value) -> Option<Self> {
+        Self::deserialize(json).ok()
     }
 }
 

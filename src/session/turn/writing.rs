@@ -84,13 +84,18 @@ impl Writing {
         if self.part.message_id != message.message_id {
             self.end_part();
         }
-        let Part { cut, .. } = std::mem::take(&mut self.part);
+        let part = std::mem::take(&mut self.part);
         let calls_tools = !message.tool_requests.is_empty();
         let goes_on = !self.parts.is_empty() && !self.after_tools;
-        let content = std::mem::take(&mut self.parts) + &message.content;
+        let had_text = !is_blank(&self.parts) || self.has_text();
+        let adds_nothing = is_blank(&message.content) || self.is_notice(&part, message);
+        let mut content = std::mem::take(&mut self.parts);
+        if !(adds_nothing && had_text) {
+            content += &message.content;
+        }
         self.spoke = true;
-        self.added_nothing = !calls_tools && is_blank(&message.content) && !is_blank(&content);
-        if calls_tools && (cut || goes_on) {
+        self.added_nothing = !calls_tools && adds_nothing && !is_blank(&content);
+        if calls_tools && (part.cut || goes_on) {
             self.parts.clone_from(&content);
             self.after_tools = true;
         }
@@ -141,13 +146,23 @@ impl Writing {
     /// Whether the answer is whole, and if not, why.
     pub(super) fn finish_reason(&self, called_tools: bool) -> Option<FinishReason> {
         use FinishReason::{Other, Stop, ToolOnly};
-        let has_text = self.answer.as_ref().is_some_and(|answer| !is_blank(&answer.content));
+        let has_text = self.has_text();
         match self.finish {
             Some(Stop | ToolOnly) if has_text => Some(Stop),
             None | Some(Stop | ToolOnly) if called_tools && !has_text => Some(ToolOnly),
             Some(Stop | ToolOnly) => Some(Other),
             finish => finish,
         }
+    }
+
+    fn has_text(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| !is_blank(&answer.content))
+    }
+
+    /// Whether a message is the CLI's own word of a filter that has let nothing through: there are no deltas of it (observed).
+    fn is_notice(&self, part: &Part, message: &event::AssistantMessage) -> bool {
+        let was_written = part.message_id == message.message_id && !part.text.is_empty();
+        self.finish == Some(FinishReason::ContentFilter) && !was_written
     }
 
     fn end_part(&mut self) {

@@ -165,7 +165,7 @@ fn parts_are_an_answer_though_the_last_one_is_blank_and_the_cli_complains() {
         let complaint = json!({"errorType": "query", "message": "No response was returned."});
         let complaint = vec![event("session.error", complaint)];
         let rounds = [cut("a", &["A"]), last("b", blank, "stop"), complaint.clone()];
-        answer(&rounds, &format!("A{blank}"), Some(Stop));
+        answer(&rounds, "A", Some(Stop));
         // Where there is none, it is right.
         let steps = [Accepted, user(ME)].into_iter().chain(last("a", blank, "stop")).chain(complaint);
         let run = run(steps.chain([idle()]));
@@ -178,6 +178,18 @@ fn parts_are_an_answer_though_the_last_one_is_blank_and_the_cli_complains() {
             })
         );
     }
+}
+
+#[test]
+fn what_the_cli_says_of_a_filter_takes_nothing_back_either() {
+    let notice = "The model returned no content because the response was blocked by content filtering.";
+    let filtered = vec![ended("content_filter"), message(ME, notice)];
+    let before = calls("b", "the text ", "tool_calls");
+    answer(&[before.clone(), filtered.clone()], "the text ", Some(ContentFilter));
+    answer(&[cut("b", &["ONE "]), filtered.clone()], "ONE ", Some(ContentFilter));
+    answer(&[filtered], notice, Some(ContentFilter));
+    // What the model wrote before the filter stopped it is the answer.
+    answer(&[before, last("c", "half", "content_filter")], "half", Some(ContentFilter));
 }
 
 #[test]
