@@ -26,7 +26,7 @@
 //! 3. The reader never waits on a consumer. A slow one's text deltas are joined; if that is not enough, its stream ends
 //!    with `STREAM_LAGGED`. Nothing is skipped silently, and no other event is ever dropped.
 //! 4. The events of a session are delivered in wire order; a session is registered before `session.create` is written.
-//! 5. Every request that comes from the CLI is answered, also one that we do not understand.
+//! 5. Every request that comes from the CLI is answered, also one that we do not understand, or whose data we cannot read.
 //! 6. A dropped RPC leaves no pending call, no subscriber, no place in a queue, no running turn (unless it asked for
 //!    that), and never half a frame on the wire.
 //! 7. Only [`grpc`] knows protobuf, only [`jsonrpc`] knows framing.

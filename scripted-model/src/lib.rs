@@ -1,6 +1,7 @@
 //! A scripted OpenAI-compatible model server on loopback.
 //!
-//! A [`ModelServer`] answers `POST {base}/chat/completions`, streamed or whole, and `GET {base}/models`. What
+//! A [`ModelServer`] answers `POST {base}/chat/completions`, streamed or whole, and `GET {base}/models`; and texts also by
+//! Anthropic's `POST {base}/messages`. What
 //! it answers is a script: a function from the [`Request`] to a [`Reply`]. Every request is kept as a
 //! [`Call`], so that a test can ask what the model was sent and whether the client waited for the end of the
 //! answer.
@@ -23,6 +24,7 @@
 //! # }
 //! ```
 
+mod anthropic;
 mod call;
 mod demo;
 mod reply;

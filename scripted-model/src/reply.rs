@@ -31,11 +31,42 @@ pub struct Reply {
 
 #[derive(Debug, Clone)]
 enum Answer {
-    Text(Vec<String>),
-    ToolCall { name: String, arguments: Value },
+    Message(Message),
     Status { status: StatusCode, message: String },
     Hang,
     Close,
+}
+
+/// What the model says, in this order, and how it comes to its end.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Message {
+    reasoning: Option<String>,
+    pub(crate) chunks: Vec<String>,
+    call: Option<(String, Value)>,
+    finish_reason: Option<String>,
+}
+
+impl Message {
+    pub(crate) fn finish_reason(&self) -> &str {
+        let usual = if self.call.is_some() { "tool_calls" } else { "stop" };
+        self.finish_reason.as_deref().unwrap_or(usual)
+    }
+
+    /// The deltas of a stream, and all of it as one message.
+    fn on_the_wire(&self) -> (Vec<Value>, Value) {
+        let mut deltas: Vec<_> =
+            self.reasoning.iter().map(|reasoning| json!({"reasoning_content": reasoning})).collect();
+        deltas.extend(self.chunks.iter().map(|chunk| json!({"content": chunk})));
+        let text = (!self.chunks.is_empty()).then(|| self.chunks.concat());
+        let mut message = json!({"role": "assistant", "content": text});
+        if let Some((name, arguments)) = &self.call {
+            let function = json!({"name": name, "arguments": arguments.to_string()});
+            let calls = json!([{"index": 0, "id": id("call"), "type": "function", "function": function}]);
+            message["tool_calls"] = calls.clone();
+            deltas.push(json!({"tool_calls": calls}));
+        }
+        (deltas, message)
+    }
 }
 
 impl Reply {
@@ -46,12 +77,31 @@ impl Reply {
 
     /// A text, streamed in exactly these chunks.
     pub fn chunks(chunks: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self::new(Answer::Text(chunks.into_iter().map(Into::into).collect()))
+        let chunks = chunks.into_iter().map(Into::into).collect();
+        Self::new(Answer::Message(Message { chunks, ..Message::default() }))
+    }
+
+    /// Reasoning in `reasoning_content`, as some servers have it, and no text.
+    pub fn reasoning(text: impl Into<String>) -> Self {
+        Self::new(Answer::Message(Message { reasoning: Some(text.into()), ..Message::default() }))
     }
 
     /// A call of a tool, in one chunk, with a call id that no other call has.
     pub fn tool_call(name: impl Into<String>, arguments: Value) -> Self {
-        Self::new(Answer::ToolCall { name: name.into(), arguments })
+        Self::chunks([""; 0]).calling(name, arguments)
+    }
+
+    /// The same text, and then a call of a tool as in [`Self::tool_call`].
+    #[must_use]
+    pub fn calling(self, name: impl Into<String>, arguments: Value) -> Self {
+        self.with(|message| message.call = Some((name.into(), arguments)))
+    }
+
+    /// The same answer with another `finish_reason`, such as `length` or `content_filter`. The default is `tool_calls` with
+    /// a call of a tool, and else `stop`.
+    #[must_use]
+    pub fn finish(self, reason: impl Into<String>) -> Self {
+        self.with(|message| message.finish_reason = Some(reason.into()))
     }
 
     /// An error: this HTTP status, with a body like OpenAI's. The error's `code` is the status' name, such as
@@ -82,6 +132,21 @@ impl Reply {
         Self { pause, ..self }
     }
 
+    /// What the script says, if it says something in words.
+    pub(crate) fn message(&self) -> Option<&Message> {
+        match &self.answer {
+            Answer::Message(message) => Some(message),
+            Answer::Status { .. } | Answer::Hang | Answer::Close => None,
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Message)) -> Self {
+        if let Answer::Message(message) = &mut self.answer {
+            change(message);
+        }
+        self
+    }
+
     fn new(answer: Answer) -> Self {
         Self { answer, pause: Duration::ZERO }
     }
@@ -90,15 +155,9 @@ impl Reply {
     /// connection, so that whoever has read the end of the answer finds the call completed.
     pub(crate) async fn respond(self, request: &Request, guard: CallGuard) -> Response {
         let (deltas, message, finish_reason) = match self.answer {
-            Answer::Text(chunks) => {
-                let deltas: Vec<_> = chunks.iter().map(|chunk| json!({"content": chunk})).collect();
-                (deltas, json!({"role": "assistant", "content": chunks.concat()}), "stop")
-            }
-            Answer::ToolCall { name, arguments } => {
-                let function = json!({"name": name, "arguments": arguments.to_string()});
-                let calls = json!([{"index": 0, "id": id("call"), "type": "function", "function": function}]);
-                let message = json!({"role": "assistant", "content": null, "tool_calls": &calls});
-                (vec![json!({"tool_calls": calls})], message, "tool_calls")
+            Answer::Message(message) => {
+                let (deltas, whole) = message.on_the_wire();
+                (deltas, whole, message.finish_reason().to_owned())
             }
             Answer::Status { status, message } => {
                 guard.complete();
@@ -116,7 +175,7 @@ impl Reply {
             tokio::time::sleep(self.pause).await;
         }
         guard.complete();
-        json_response(StatusCode::OK, &completion.whole(message, finish_reason, usage))
+        json_response(StatusCode::OK, &completion.whole(message, &finish_reason, usage))
     }
 }
 
@@ -158,13 +217,13 @@ impl Completion {
         self,
         deltas: Vec<Value>,
         pause: Duration,
-        finish_reason: &'static str,
+        finish_reason: String,
         usage: Value,
         guard: CallGuard,
     ) -> Response {
         let mut last = self.object("chat.completion.chunk", json!([]));
         last["usage"] = usage;
-        let tail = [event(&self.chunk(json!({}), Some(finish_reason))), event(&last), event(&"[DONE]")];
+        let tail = [event(&self.chunk(json!({}), Some(&finish_reason))), event(&last), event(&"[DONE]")];
         let events = once((Duration::ZERO, event(&self.role())))
             .chain(deltas.into_iter().map(move |delta| (pause, event(&self.chunk(delta, None)))))
             .chain(tail.into_iter().map(|event| (Duration::ZERO, event)))
@@ -216,7 +275,7 @@ pub(crate) fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
-fn event_stream(events: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
+pub(crate) fn event_stream(events: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response()
 }
 

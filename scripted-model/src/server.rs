@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::call::CallGuard;
 use crate::reply::{error, json_response};
-use crate::{Call, Reply, Request};
+use crate::{Call, Reply, Request, anthropic};
 
 /// The largest request body, in bytes. A conversation is sent whole with every request, and clients let it
 /// grow far beyond axum's default of 2 MB.
@@ -117,6 +117,7 @@ struct Model {
 fn router(model: Model) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/messages", post(messages))
         .route("/v1/models", get(models))
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -132,6 +133,15 @@ async fn chat_completions(State(model): State<Model>, headers: HeaderMap, body: 
     };
     let guard = CallGuard::open(&model.calls, request.clone());
     (model.script)(&request).respond(&request, guard).await
+}
+
+async fn messages(State(model): State<Model>, headers: HeaderMap, body: Bytes) -> Response {
+    let request = match Request::parse(&headers, &body) {
+        Ok(request) => Arc::new(request),
+        Err(cause) => return error(StatusCode::BAD_REQUEST, &format!("not a messages request: {cause}")),
+    };
+    let guard = CallGuard::open(&model.calls, request.clone());
+    anthropic::respond(&(model.script)(&request), &request.model, guard)
 }
 
 async fn models() -> Response {

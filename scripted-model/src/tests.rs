@@ -87,6 +87,41 @@ async fn wait_for_state(server: &ModelServer, state: CallState) {
 }
 
 #[tokio::test]
+async fn a_text_may_end_in_a_call_or_be_cut() {
+    let server = ModelServer::start(|request| match request.prompt() {
+        "both" => Reply::text("look").calling("bash", json!({"command": "ls"})),
+        "think" => Reply::reasoning("hm"),
+        _ => Reply::text("half").finish("length"),
+    })
+    .await
+    .unwrap();
+    let said = async |prompt, finish| {
+        let chunks = chunks(&read(ask(&server, prompt, json!({})).await).await, finish);
+        chunks.into_iter().map(|mut chunk| chunk["choices"][0]["delta"].take()).collect::<Vec<_>>()
+    };
+    let both = said("both", "tool_calls").await;
+    assert_eq!(both.len(), 2);
+    assert_eq!(both[0]["content"], "look");
+    assert_eq!(both[1]["tool_calls"][0]["function"]["name"], "bash");
+    assert_eq!(said("think", "stop").await, [json!({"reasoning_content": "hm"})]);
+    assert_eq!(said("cut", "length").await, [json!({"content": "half"})]);
+}
+
+#[tokio::test]
+async fn a_text_is_told_in_anthropics_words_too() {
+    let server = ModelServer::start(|_| Reply::text("half of").finish("length")).await.unwrap();
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "?"}], "stream": true});
+    let response = read(send(&server, "POST", "/messages", &body.to_string()).await).await;
+    let events: Vec<Value> =
+        events(&response).into_iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+    let text: String = events.iter().filter_map(|event| event["delta"]["text"].as_str()).collect();
+    assert_eq!(text, "half of");
+    let end = events.iter().find(|event| event["type"] == "message_delta").unwrap();
+    assert_eq!(end["delta"]["stop_reason"], "max_tokens");
+    assert_eq!(events.last().unwrap()["type"], "message_stop");
+}
+
+#[tokio::test]
 async fn a_text_is_streamed_word_by_word() {
     let server = ModelServer::start(|_| Reply::text("one  two\nthree")).await.unwrap();
     let response = read(ask(&server, "say it", json!({})).await).await;

@@ -29,14 +29,29 @@ pub enum RequestKind {
 
 /// The request that an event tells of, if it is one that callers can answer: its kind and id.
 pub fn requested(payload: &Payload) -> Option<(RequestKind, &str)> {
-    Some(match payload {
-        Payload::PermissionRequested(request) => (RequestKind::Permission, &request.request_id),
-        Payload::ExternalToolRequested(request) => (RequestKind::ToolCall, &request.request_id),
-        Payload::UserInputRequested(request) => (RequestKind::UserInput, &request.request_id),
-        Payload::ElicitationRequested(request) => (RequestKind::Elicitation, &request.request_id),
-        Payload::ExitPlanModeRequested(request) => (RequestKind::ExitPlan, &request.request_id),
+    let kind = match payload {
+        Payload::PermissionRequested(_) => RequestKind::Permission,
+        Payload::ExternalToolRequested(_) => RequestKind::ToolCall,
+        Payload::UserInputRequested(_) => RequestKind::UserInput,
+        Payload::ElicitationRequested(_) => RequestKind::Elicitation,
+        Payload::ExitPlanModeRequested(_) => RequestKind::ExitPlan,
         _ => return None,
-    })
+    };
+    Some((kind, payload.request_id()?))
+}
+
+/// Whether it says what is asked for. If not, nobody can answer, and whoever did would not know what to.
+pub fn is_intelligible(payload: &Payload) -> bool {
+    match payload {
+        Payload::PermissionRequested(request) => !request.kind().is_empty(),
+        Payload::ExternalToolRequested(call) => !call.tool_name.is_empty(),
+        Payload::UserInputRequested(request) => !request.question.is_empty() || !request.choices.is_empty(),
+        Payload::ElicitationRequested(request) => {
+            !request.message.is_empty() || request.requested_schema.is_some() || request.url.is_some()
+        }
+        // A plan is told in messages, too.
+        payload => matches!(payload, Payload::ExitPlanModeRequested(_)),
+    }
 }
 
 /// The request that an event says is over.
@@ -60,7 +75,7 @@ pub fn fitting(request: &Payload, answer: Answer) -> Result<Answer, String> {
         }
         (Payload::UserInputRequested(request), Answer::UserInput(input)) if !input.dismissed => {
             let was_freeform = !request.choices.contains(&input.answer);
-            if was_freeform && request.allow_freeform == Some(false) {
+            if was_freeform && request.allow_freeform == Some(false) && !request.choices.is_empty() {
                 return Err(format!("it must be one of {}", request.choices.join(", ")));
             }
             Ok(Answer::UserInput(UserInput { was_freeform, ..input }))
@@ -86,6 +101,43 @@ fn check_form(request: &ElicitationRequested, elicited: &Elicited) -> Result<(),
     }
 }
 
+/// A request that callers are not asked, or cannot be, and so is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Of the kinds that callers are asked, but it does not say what it asks for.
+    Unintelligible(RequestKind),
+    /// An MCP server wants to use the model.
+    Sampling,
+    /// The session has used up its credits.
+    MoreCredits,
+    /// The model's limit is reached; another one may answer.
+    AutoModeSwitch,
+    /// An MCP server wants somebody to log in.
+    McpLogin,
+    /// An MCP server wants fresh headers.
+    McpHeaders,
+    /// A client's command is to be carried out.
+    Command,
+}
+
+/// How an event of this kind is refused, if it is a request (cli-protocol.md, 7.3).
+pub fn refusal(kind: &str) -> Option<Refusal> {
+    Some(match kind {
+        "permission.requested" => Refusal::Unintelligible(RequestKind::Permission),
+        "external_tool.requested" => Refusal::Unintelligible(RequestKind::ToolCall),
+        "user_input.requested" => Refusal::Unintelligible(RequestKind::UserInput),
+        "elicitation.requested" => Refusal::Unintelligible(RequestKind::Elicitation),
+        "exit_plan_mode.requested" => Refusal::Unintelligible(RequestKind::ExitPlan),
+        "sampling.requested" => Refusal::Sampling,
+        "session_limits_exhausted.requested" => Refusal::MoreCredits,
+        "auto_mode_switch.requested" => Refusal::AutoModeSwitch,
+        "mcp.oauth_required" => Refusal::McpLogin,
+        "mcp.headers_refresh_required" => Refusal::McpHeaders,
+        "command.execute" => Refusal::Command,
+        _ => return None,
+    })
+}
+
 /// An answer to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
@@ -102,6 +154,21 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// What is answered where nobody has, or can.
+    pub fn refusal(kind: RequestKind, reason: String) -> Self {
+        match kind {
+            RequestKind::Permission => Self::Permission(Decision::Reject { feedback: reason }),
+            RequestKind::ToolCall => Self::ToolResult(ToolResult::failure(reason)),
+            RequestKind::UserInput => Self::UserInput(UserInput::none()),
+            RequestKind::Elicitation => Self::Elicitation(Elicited::Cancel),
+            RequestKind::ExitPlan => Self::ExitPlan(PlanDecision {
+                approved: false,
+                selected_action: None,
+                feedback: Some(reason),
+            }),
+        }
+    }
+
     /// What it answers.
     pub fn kind(&self) -> RequestKind {
         match self {
@@ -253,6 +320,14 @@ answers! {
     AnswerExitPlan { response: &'a PlanDecision } => "session.ui.handlePendingExitPlanMode";
     /// Ends a session's work at its limit.
     AnswerLimitsExhausted { response: &'a LimitsExhausted } => "session.ui.handlePendingSessionLimitsExhausted";
+    /// Answers whether the model may be changed for a while: "yes", "yes_always" or "no".
+    AnswerAutoModeSwitch { response: &'a str } => "session.ui.handlePendingAutoModeSwitch";
+    /// Answers an MCP server that wants somebody to log in.
+    AnswerMcpLogin { result: &'a McpRefusal } => "session.mcp.oauth.handlePendingRequest";
+    /// Answers an MCP server that wants fresh headers.
+    AnswerMcpHeaders { result: &'a McpRefusal } => "session.mcp.headers.handlePendingHeadersRefreshRequest";
+    /// Answers a command that a client is to carry out: with what went wrong.
+    AnswerCommand { error: &'a str } => "session.commands.handlePendingCommand";
 }
 
 /// Refuses an MCP server the use of the model: an answer without a response. It is asked for whether anybody listens or
@@ -276,14 +351,81 @@ pub enum LimitsExhausted {
     Cancel,
 }
 
+/// What an MCP server gets of us that wants something: nothing.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum McpRefusal {
+    /// To [`AnswerMcpLogin`]: nobody logs in.
+    Cancelled,
+    /// To [`AnswerMcpHeaders`]: the headers that it has are all there are.
+    None,
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::copilot::event;
 
     fn value(answer: &impl Serialize) -> Value {
         serde_json::to_value(answer).unwrap()
+    }
+
+    #[test]
+    fn a_request_that_does_not_say_what_it_asks_for_is_unintelligible() {
+        let check = |kind: &str, data: Value, expected: bool| {
+            let event = json!({"type": kind, "id": "e", "data": data}).to_string();
+            let event = event::parse_stored(&event).unwrap();
+            assert_eq!(is_intelligible(&event.payload), expected, "{event:?}");
+            assert!(refusal(kind).is_some());
+        };
+        for missing in [json!(null), json!({}), json!("shell"), json!({"kind": 7})] {
+            check("permission.requested", json!({"requestId": "r", "permissionRequest": missing}), false);
+        }
+        check("permission.requested", json!({"requestId": "r", "permissionRequest": {"kind": "new"}}), true);
+        check("external_tool.requested", json!({"requestId": "r", "toolName": null}), false);
+        check(
+            "external_tool.requested",
+            json!({"requestId": "r", "toolName": "t", "toolCallId": null}),
+            true,
+        );
+        check("user_input.requested", json!({"requestId": "r", "question": {"text": "?"}}), false);
+        check("user_input.requested", json!({"requestId": "r", "question": "?", "choices": null}), true);
+        check("user_input.requested", json!({"requestId": "r", "question": null, "choices": ["a"]}), true);
+        check("elicitation.requested", json!({"requestId": "r", "message": 7}), false);
+        check("elicitation.requested", json!({"requestId": "r", "requestedSchema": {}}), true);
+        check("exit_plan_mode.requested", json!({"requestId": "r"}), true);
+        check("user_input.requested", json!({"question": "?"}), false);
+    }
+
+    #[test]
+    fn a_question_without_choices_may_be_answered_freely() {
+        let question = json!({"requestId": "r", "question": "?", "choices": null, "allowFreeform": false});
+        let event = json!({"type": "user_input.requested", "id": "e", "data": question}).to_string();
+        let request = event::parse_stored(&event).unwrap().payload;
+        let answer = UserInput { answer: "blue".into(), was_freeform: false, dismissed: false };
+        let expected = UserInput { was_freeform: true, ..answer.clone() };
+        assert_eq!(fitting(&request, Answer::UserInput(answer)), Ok(Answer::UserInput(expected)));
+    }
+
+    #[test]
+    fn refusals_have_the_forms_that_the_cli_understands() {
+        let (session_id, request_id) = ("s", "r");
+        let check = |answer: Value, field: &str, expected: Value| {
+            assert_eq!(answer, json!({"sessionId": "s", "requestId": "r", field: expected}));
+        };
+        let result = &McpRefusal::Cancelled;
+        check(
+            value(&AnswerMcpLogin { session_id, request_id, result }),
+            "result",
+            json!({"kind": "cancelled"}),
+        );
+        let result = &McpRefusal::None;
+        check(value(&AnswerMcpHeaders { session_id, request_id, result }), "result", json!({"kind": "none"}));
+        let response = "no";
+        check(value(&AnswerAutoModeSwitch { session_id, request_id, response }), "response", json!("no"));
+        check(value(&AnswerCommand { session_id, request_id, error: "no" }), "error", json!("no"));
     }
 
     #[test]

@@ -3,13 +3,21 @@
 //! Most events of a turn interest nobody, and they are the large ones (the system prompt, snapshots of the whole
 //! conversation). So an event is first [`peek`]ed at, and only parsed if somebody wants it.
 
-use std::borrow::Cow;
+mod data;
+mod lenient;
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Cow, collections::HashMap};
 
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
+
+pub use data::*;
+use lenient::Lenient;
 
 /// An event of a session.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +70,11 @@ pub enum Payload {
     ExitPlanModeCompleted(RequestCompleted),
     SamplingRequested(Value),
     SessionLimitsExhaustedRequested(Value),
+    AutoModeSwitchRequested(Value),
+    McpOauthRequired(Value),
+    McpHeadersRefreshRequired(Value),
+    CommandExecute(Value),
+    SessionMcpServerStatusChanged(Value),
     SessionStart(Value),
     SessionResume(Value),
     SessionTitleChanged(TitleChanged),
@@ -76,7 +89,7 @@ pub enum Payload {
     SessionShutdown(Value),
     SessionIdle(Idle),
     Abort(Abort),
-    /// Everything else, and a known kind whose data has another shape than we know.
+    /// Everything else, and a known kind that does not say what it is about.
     Other(Value),
 }
 
@@ -88,7 +101,7 @@ macro_rules! payloads {
             matches!(kind, $($kind)|*)
         }
 
-        /// Reads an event of a known kind in one go.
+        /// Reads an event of a known kind in one go, if all of it is as it should be.
         fn parse_known(kind: &str, event: &str) -> Option<Event> {
             match kind {
                 $($kind => whole(event, $kind, Payload::$variant),)*
@@ -98,9 +111,24 @@ macro_rules! payloads {
 
         fn known_payload(kind: &str, data: &RawValue) -> Option<(&'static str, Payload)> {
             match kind {
-                $($kind => typed(data).map(|data| ($kind, Payload::$variant(data))),)*
+                $($kind => {
+                    let payload = match typed(data) {
+                        Some(data) => Payload::$variant(data),
+                        None => lenient(data, Payload::$variant)?,
+                    };
+                    payload.says_of_what().then_some(($kind, payload))
+                })*
                 _ => None,
             }
+        }
+
+        /// The kinds, each with the fields of its data.
+        #[cfg(test)]
+        fn known_fields() -> Vec<(&'static str, &'static [&'static str])> {
+            fn fields<T: Lenient>(_: fn(T) -> Payload) -> &'static [&'static str] {
+                T::FIELDS
+            }
+            vec![$(($kind, fields(Payload::$variant))),*]
         }
     };
 }
@@ -131,6 +159,11 @@ payloads! {
     "exit_plan_mode.completed" => ExitPlanModeCompleted,
     "sampling.requested" => SamplingRequested,
     "session_limits_exhausted.requested" => SessionLimitsExhaustedRequested,
+    "auto_mode_switch.requested" => AutoModeSwitchRequested,
+    "mcp.oauth_required" => McpOauthRequired,
+    "mcp.headers_refresh_required" => McpHeadersRefreshRequired,
+    "command.execute" => CommandExecute,
+    "session.mcp_server_status_changed" => SessionMcpServerStatusChanged,
     "session.start" => SessionStart,
     "session.resume" => SessionResume,
     "session.title_changed" => SessionTitleChanged,
@@ -149,6 +182,63 @@ payloads! {
 
 fn typed<T: DeserializeOwned>(data: &RawValue) -> Option<T> {
     serde_json::from_str(data.get()).ok()
+}
+
+/// What can be read of data that are not all as they should be. `None`: of a request a part is no JSON that we can hold, such as
+/// arguments that are nested too deeply, so that what is asked for would be something else.
+fn lenient<T: Lenient + Default>(data: &RawValue, payload: fn(T) -> Payload) -> Option<Payload> {
+    let (readable, whole) = readable(data);
+    let payload = payload(T::lenient(&readable).unwrap_or_default());
+    (whole || payload.request_id().is_none()).then_some(payload)
+}
+
+/// The data without those fields that are no JSON that we can hold; and whether these are all.
+fn readable(data: &RawValue) -> (Value, bool) {
+    if let Some(whole) = typed(data) {
+        return (whole, true);
+    }
+    let fields: HashMap<String, &RawValue> = serde_json::from_str(data.get()).unwrap_or_default();
+    let readable = fields.into_iter().filter_map(|(name, json)| Some((name, typed(json)?)));
+    (Value::Object(readable.collect()), false)
+}
+
+impl Payload {
+    /// Whether it says which message, call or request it is about, where it means nothing without.
+    fn says_of_what(&self) -> bool {
+        let id = match self {
+            Self::AssistantMessageDelta(delta) => &delta.message_id,
+            Self::AssistantReasoningDelta(delta) => &delta.reasoning_id,
+            Self::ToolExecutionStart(tool) => &tool.tool_call_id,
+            Self::ToolExecutionPartialResult(tool) => &tool.tool_call_id,
+            Self::ToolExecutionProgress(tool) => &tool.tool_call_id,
+            Self::ToolExecutionComplete(tool) => &tool.tool_call_id,
+            Self::PermissionCompleted(completed) => &completed.request_id,
+            Self::ExternalToolCompleted(completed)
+            | Self::UserInputCompleted(completed)
+            | Self::ElicitationCompleted(completed)
+            | Self::ExitPlanModeCompleted(completed) => &completed.request_id,
+            request => return request.request_id().is_none_or(|id| !id.is_empty()),
+        };
+        !id.is_empty()
+    }
+
+    /// The id of the request that it makes, if it is one; it is empty where that cannot be read.
+    pub fn request_id(&self) -> Option<&str> {
+        Some(match self {
+            Self::PermissionRequested(request) => &request.request_id,
+            Self::ExternalToolRequested(request) => &request.request_id,
+            Self::UserInputRequested(request) => &request.request_id,
+            Self::ElicitationRequested(request) => &request.request_id,
+            Self::ExitPlanModeRequested(request) => &request.request_id,
+            Self::SamplingRequested(request)
+            | Self::SessionLimitsExhaustedRequested(request)
+            | Self::AutoModeSwitchRequested(request)
+            | Self::McpOauthRequired(request)
+            | Self::McpHeadersRefreshRequired(request)
+            | Self::CommandExecute(request) => text(request, "requestId"),
+            _ => return None,
+        })
+    }
 }
 
 /// What an event is about, read without building anything.
@@ -234,6 +324,28 @@ struct RawEvent<'a> {
     data: Option<&'a RawValue>,
 }
 
+impl<'a> RawEvent<'a> {
+    /// Reads an event that is not all as it should be. Without a kind it is none.
+    fn lenient(event: &'a str) -> Option<Self> {
+        let mut json: HashMap<String, &RawValue> = serde_json::from_str(event).ok()?;
+        let data = json.remove("data");
+        let fields: Map<String, Value> =
+            json.into_iter().filter_map(|(name, json)| Some((name, typed(json)?))).collect();
+        Some(Self {
+            id: lenient::field(&fields, "id"),
+            kind: String::lenient(fields.get("type")?)?,
+            timestamp: lenient::field(&fields, "timestamp"),
+            // Whatever it is, it is not the main agent.
+            agent_id: fields.get("agentId").filter(|id| !id.is_null()).map(|id| match id {
+                Value::String(id) => id.clone(),
+                other => other.to_string(),
+            }),
+            ephemeral: lenient::field(&fields, "ephemeral"),
+            data,
+        })
+    }
+}
+
 /// An event whose kind is known, and so what its data are.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -303,11 +415,12 @@ fn value<'a, T: Deserialize<'a>>(json: &mut &'a str, before: &str) -> Option<T> 
 /// Reads an event by itself, as of a stored history; `None` if it is not what it should be.
 pub fn parse_stored(event: &str) -> Option<Event> {
     let weight = event.len();
-    let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = serde_json::from_str(event).ok()?;
+    let raw = serde_json::from_str(event).ok().or_else(|| RawEvent::lenient(event))?;
+    let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = raw;
     let data = data.unwrap_or(RawValue::NULL);
     let (kind, payload) = match known_payload(&kind, data) {
         Some((kind, payload)) => (kind.into(), payload),
-        None => (kind.into(), Payload::Other(typed(data)?)),
+        None => (kind.into(), Payload::Other(readable(data).0)),
     };
     Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight })
 }
@@ -315,12 +428,28 @@ pub fn parse_stored(event: &str) -> Option<Event> {
 fn whole<T: DeserializeOwned>(event: &str, kind: &'static str, payload: fn(T) -> Payload) -> Option<Event> {
     let KnownEvent { id, timestamp, agent_id, ephemeral, data } = serde_json::from_str(event).ok()?;
     let (kind, payload) = (kind.into(), payload(data));
-    Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: event.len() })
+    let event = Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: event.len() };
+    event.payload.says_of_what().then_some(event)
 }
 
 /// A text in what an event carries; empty if there is none.
 pub fn text<'a>(data: &'a Value, field: &str) -> &'a str {
     data.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The kind that tells of each message between the agent and the model, with its text. Few want it, and it may be large.
+pub const MODEL_MESSAGE: &str = "model.message";
+
+/// What the model said, if the event is a [`MODEL_MESSAGE`] that tells it: all of it, also where it was cut and no
+/// `assistant.message` comes (observed).
+pub fn model_message(event: &Event) -> Option<&str> {
+    match &event.payload {
+        Payload::Other(data) if event.kind == MODEL_MESSAGE => {
+            let message = data.get("message").filter(|message| text(message, "role") == "assistant")?;
+            message.get("content")?.as_str()
+        }
+        _ => None,
+    }
 }
 
 /// `session.lifecycle`, as far as it matters: it goes to every connection, for every session.
@@ -332,294 +461,4 @@ pub struct Lifecycle {
     pub kind: String,
     /// The session.
     pub session_id: String,
-}
-
-macro_rules! data {
-    ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })*) => {
-        $(
-            $(#[$meta])*
-            #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-            #[serde(rename_all = "camelCase")]
-            #[expect(missing_docs, reason = "the fields are the CLI's, by the names of session-events.schema.json")]
-            pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
-        )*
-    };
-}
-
-data! {
-    /// The agent took a prompt up.
-    UserMessage { content: String, message_id: Option<String>, }
-
-    /// A message, whole. `content` is empty if it only calls tools.
-    AssistantMessage {
-        message_id: String,
-        content: String,
-        originating_message_id: Option<String>,
-        model: Option<String>,
-        #[serde(default)]
-        tool_requests: Vec<ToolRequest>,
-    }
-
-    /// The model wants to call a tool.
-    ToolRequest { tool_call_id: String, name: String, #[serde(default)] arguments: Value, }
-
-    /// A piece of a message.
-    AssistantMessageDelta { message_id: String, delta_content: String, }
-
-    /// The model's reasoning, whole.
-    AssistantReasoning { reasoning_id: String, content: String, }
-
-    /// A piece of the model's reasoning.
-    AssistantReasoningDelta { reasoning_id: String, delta_content: String, }
-
-    /// A round of the agent: one model call and its tools.
-    Round { turn_id: String, reason: Option<String>, model: Option<String>, }
-
-    /// What a model call cost. `duration` is in milliseconds.
-    Usage {
-        model: Option<String>,
-        input_tokens: Option<i64>,
-        output_tokens: Option<i64>,
-        cache_read_tokens: Option<i64>,
-        cache_write_tokens: Option<i64>,
-        reasoning_tokens: Option<i64>,
-        cost: Option<f64>,
-        duration: Option<f64>,
-    }
-
-    /// A tool starts.
-    ToolStart { tool_call_id: String, tool_name: String, #[serde(default)] arguments: Value, }
-
-    /// A tool's output so far: all of it each time (observed).
-    ToolPartialResult { tool_call_id: String, partial_output: String, }
-
-    /// Word of a tool's progress.
-    ToolProgress { tool_call_id: String, progress_message: String, }
-
-    /// A tool has ended.
-    ToolComplete { tool_call_id: String, success: bool, result: Option<ToolOutput>, error: Option<ToolError>, }
-
-    /// What a tool gave the model.
-    ToolOutput { content: Option<String>, }
-
-    /// Why a tool failed.
-    ToolError { message: Option<String>, }
-
-    /// A permission is needed. Nobody else answers unless `resolved_by_hook`.
-    PermissionRequested {
-        request_id: String,
-        permission_request: Value,
-        #[serde(default)]
-        resolved_by_hook: bool,
-    }
-
-    /// A permission was given or refused.
-    PermissionCompleted { request_id: String, tool_call_id: Option<String>, result: PermissionOutcome, }
-
-    /// What came of a permission request.
-    PermissionOutcome { kind: String, }
-
-    /// A tool of the caller's is called.
-    ExternalToolRequested {
-        request_id: String,
-        tool_call_id: String,
-        tool_name: String,
-        #[serde(default)]
-        arguments: Value,
-    }
-
-    /// The agent has a question.
-    UserInputRequested {
-        request_id: String,
-        question: String,
-        #[serde(default)]
-        choices: Vec<String>,
-        allow_freeform: Option<bool>,
-        tool_call_id: Option<String>,
-    }
-
-    /// An MCP server wants to know something, by a form or at a URL.
-    ElicitationRequested {
-        request_id: String,
-        message: String,
-        requested_schema: Option<Value>,
-        elicitation_source: Option<String>,
-        url: Option<String>,
-    }
-
-    /// The agent has a plan, and wants to carry it out.
-    ExitPlanModeRequested {
-        request_id: String,
-        summary: String,
-        #[serde(default)]
-        plan_content: String,
-        #[serde(default)]
-        actions: Vec<String>,
-        recommended_action: Option<String>,
-    }
-
-    /// A request was answered, or need not be any more.
-    RequestCompleted { request_id: String, }
-
-    /// The conversation got a title.
-    TitleChanged { title: String, }
-
-    /// The history is being summarized.
-    CompactionStart { trigger: Option<String>, }
-
-    /// The history was summarized.
-    CompactionComplete {
-        success: bool,
-        error: Option<String>,
-        pre_compaction_tokens: Option<i64>,
-        post_compaction_tokens: Option<i64>,
-    }
-
-    /// A warning.
-    Warning { warning_type: Option<String>, message: String, }
-
-    /// A turn has failed. Without `originating_message_id` (observed where no model could be called) it is the
-    /// running turn that failed.
-    SessionError {
-        error_type: String,
-        message: String,
-        error_code: Option<String>,
-        status_code: Option<i32>,
-        originating_message_id: Option<String>,
-    }
-
-    /// Nothing more to do. Never stored, and never repeated if missed.
-    Idle { #[serde(default)] aborted: bool, mode: Option<String>, }
-
-    /// The turn is being stopped.
-    Abort { reason: Option<String>, }
-}
-
-impl PermissionRequested {
-    /// What the permission is for.
-    pub fn kind(&self) -> &str {
-        self.text("kind").unwrap_or_default()
-    }
-
-    /// What it is about, for a rule's pattern: the command, path, URL or tool. Some kinds have nothing of the sort.
-    pub fn subject(&self) -> &str {
-        let field = match self.kind() {
-            "shell" => "fullCommandText",
-            "write" => "fileName",
-            "read" => "path",
-            "url" => "url",
-            "mcp" | "custom-tool" => "toolName",
-            _ => return "",
-        };
-        self.text(field).unwrap_or_default()
-    }
-
-    /// The tool call that needs it.
-    pub fn tool_call_id(&self) -> Option<&str> {
-        self.text("toolCallId")
-    }
-
-    fn text(&self, field: &str) -> Option<&str> {
-        self.permission_request.get(field).and_then(Value::as_str)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn params(event: &Value) -> Vec<u8> {
-        serde_json::to_vec(&json!({"sessionId": "s", "event": event})).unwrap()
-    }
-
-    #[test]
-    fn a_peek_sees_session_and_kind() {
-        let params =
-            params(&json!({"id": "1", "data": {"type": "decoy"}, "type": "assistant.message_delta"}));
-        let peek = peek(&params).unwrap();
-        assert_eq!((&*peek.session_id, peek.kind()), ("s", "assistant.message_delta"));
-        assert_eq!(super::peek(b"{}"), None);
-        assert_eq!(super::peek(b"not json"), None);
-    }
-
-    #[test]
-    fn what_begins_as_the_cli_writes_it_is_not_read_further() {
-        let check = |params: &str, expected: Option<(&str, &str)>| {
-            let seen = skim(params.as_bytes());
-            assert_eq!(seen.as_ref().map(|(peek, _)| (&*peek.session_id, peek.kind())), expected, "{params}");
-        };
-        check(r#"{"sessionId":"s","event":{"type":"a.b","data":{ not read"#, Some(("s", "a.b")));
-        check(r#"{"sessionId":"s","event":{"type":"a.b""#, Some(("s", "a.b")));
-        check(r#"{"sessionId":"s","event":{"type":"a.b"#, None);
-        check(r#"{"sessionId":"s","event":{"type":"a\"b","data":{}}}"#, None);
-        check(r#"{"sessionId":"\u0073","event":{"type":"a.b"}}"#, None);
-        check(r#"{"sessionId":"s", "event":{"type":"a.b"}}"#, None);
-        check(r#"{"sessionId":"s","event":{"id":"1","type":"a.b"}}"#, None);
-    }
-
-    #[test]
-    fn an_event_is_read_the_same_whether_its_kind_comes_first_or_not() {
-        let data = r#""data":{"messageId":"m","deltaContent":"hi"},"id":"1","timestamp":"t","agentId":"a""#;
-        let kind = r#""type":"assistant.message_delta""#;
-        let read = |event: &str| parse(format!(r#"{{"sessionId":"s","event":{{{event}}}}}"#).as_bytes());
-        let first = read(&format!("{kind},{data}"));
-        assert!(matches!(first, Some(Event { payload: Payload::AssistantMessageDelta(_), .. })), "{first:?}");
-        assert_eq!(first, read(&format!("{data},{kind}")));
-    }
-
-    #[test]
-    fn a_delta_is_read_the_same_whether_its_fields_come_as_usual_or_not() {
-        for (kind, whole) in
-            [("assistant.message_delta", "messageId"), ("assistant.reasoning_delta", "reasoningId")]
-        {
-            let data =
-                format!(r#""type":"{kind}","data":{{"{whole}":"m","deltaContent":"\"\ud83d\ude00 é"}}"#);
-            let usual = format!(r#"{{{data},"ephemeral":true,"id":"1","timestamp":"t","parentId":null}}"#);
-            let other = format!(r#"{{{data},"id":"1","timestamp":"t","ephemeral":true}}"#);
-            assert_eq!(delta(&other), None);
-            let read = delta(&usual).map(|event| Event { weight: other.len(), ..event });
-            assert_eq!(read, parse_stored(&other));
-            assert!(read.is_some());
-        }
-        assert_eq!(delta(r#"{"type":"assistant.message","data":{"messageId":"m"}}"#), None);
-    }
-
-    #[test]
-    fn of_a_sessions_life_only_its_end_matters() {
-        assert!(is_of_no_end(br#"{"type":"session.updated","sessionId":"s"}"#));
-        for news in [&br#"{"type":"session.deleted","sessionId":"s"}"#[..], br#"{"sessionId":"s"}"#, b"{}"] {
-            assert!(!is_of_no_end(news));
-        }
-    }
-
-    #[test]
-    fn known_events_are_typed_and_all_others_pass_through() {
-        let check = |kind: &str, data: Value, expected: Payload| {
-            let event =
-                parse(&params(&json!({"id": "1", "type": kind, "timestamp": "t", "data": data}))).unwrap();
-            assert_eq!(event.payload, expected);
-        };
-        check(
-            "assistant.message_delta",
-            json!({"messageId": "m", "deltaContent": "hi", "new": 1}),
-            Payload::AssistantMessageDelta(AssistantMessageDelta {
-                message_id: "m".into(),
-                delta_content: "hi".into(),
-            }),
-        );
-        check("session.idle", json!({}), Payload::SessionIdle(Idle::default()));
-        check("session.fresh", json!({"x": [1]}), Payload::Other(json!({"x": [1]})));
-        check("assistant.message_delta", json!({"messageId": 7}), Payload::Other(json!({"messageId": 7})));
-    }
-
-    #[test]
-    fn an_event_without_data_is_an_event() {
-        assert_eq!(
-            parse(&params(&json!({"type": "new.kind"}))).unwrap().payload,
-            Payload::Other(Value::Null)
-        );
-        assert_eq!(parse(&params(&json!({"data": {}}))), None);
-    }
 }

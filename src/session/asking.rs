@@ -19,13 +19,14 @@ use super::{
     requests::{Answered, Settlement},
 };
 use crate::{
-    backend,
+    backend::{self, Link},
     copilot::{
-        Answer, Event, Rejection, RequestKind,
+        Answer, Event, Rejection,
         answer::{
-            AnswerElicitation, AnswerExitPlan, AnswerLimitsExhausted, AnswerPermission, AnswerToolCall,
-            AnswerUserInput, Decision, Elicited, LimitsExhausted, PlanDecision, RefuseSampling, ToolResult,
-            UserInput, completed, requested,
+            self, AnswerAutoModeSwitch, AnswerCommand, AnswerElicitation, AnswerExitPlan,
+            AnswerLimitsExhausted, AnswerMcpHeaders, AnswerMcpLogin, AnswerPermission, AnswerToolCall,
+            AnswerUserInput, Decision, LimitsExhausted, McpRefusal, Refusal, RefuseSampling, ToolResult,
+            completed, is_intelligible, requested,
         },
         event::{self, Payload, PermissionRequested},
         method::Done,
@@ -43,17 +44,10 @@ pub(super) enum ToDo {
     Ask,
     /// Answer ourselves.
     Answer(Answer),
-    /// Refuse what callers are not asked for.
+    /// Refuse what callers are not asked, or cannot be.
     Refuse(Refusal),
     /// A request is over.
     Forget,
-}
-
-/// A refusal of what callers are not asked for.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Refusal {
-    Sampling,
-    MoreCredits,
 }
 
 impl ToDo {
@@ -76,19 +70,18 @@ impl Session {
     /// What an event makes us do.
     pub(super) fn to_do(&self, state: &State, event: &Event) -> ToDo {
         match &event.payload {
-            Payload::PermissionRequested(request) => self.permission(state, request),
-            Payload::SamplingRequested(_) => ToDo::Refuse(Refusal::Sampling),
-            Payload::SessionLimitsExhaustedRequested(_) => ToDo::Refuse(Refusal::MoreCredits),
-            payload if requested(payload).is_some() => ToDo::Ask,
+            // It is decided already, and only told.
+            Payload::PermissionRequested(request) if request.resolved_by_hook => ToDo::Nothing,
+            Payload::PermissionRequested(request) if is_intelligible(&event.payload) => {
+                self.permission(state, request)
+            }
+            payload if is_intelligible(payload) => ToDo::Ask,
             payload if completed(payload).is_some() => ToDo::Forget,
-            _ => ToDo::Nothing,
+            _ => answer::refusal(&event.kind).map_or(ToDo::Nothing, ToDo::Refuse),
         }
     }
 
     fn permission(&self, state: &State, request: &PermissionRequested) -> ToDo {
-        if request.resolved_by_hook {
-            return ToDo::Nothing;
-        }
         let blueprint = self.blueprint();
         let ceiling = blueprint.profile.as_ref().and_then(|profile| profile.policy.as_ref());
         let effect = match blueprint.policy.within(ceiling, request.kind(), request.subject()) {
@@ -149,7 +142,8 @@ impl Session {
                 };
                 if unanswered {
                     debug!(session = %self.id(), ?kind, ?patience, "nobody has answered a request");
-                    self.give_and_log(id, &default_answer(kind, patience)).await;
+                    let reason = format!("nobody answered within {patience:.0?}");
+                    self.give_and_log(id, &Answer::refusal(kind, reason)).await;
                     return;
                 }
                 // Somebody answered at the last moment.
@@ -219,29 +213,78 @@ impl Session {
         }
     }
 
+    /// Refuses a request at once: the agent would wait for an answer that nobody can give.
     fn refuse(self: &Arc<Self>, state: &State, refusal: Refusal, request: &Payload) {
-        let (Payload::SamplingRequested(request) | Payload::SessionLimitsExhaustedRequested(request)) =
-            request
-        else {
-            return;
+        let id = match request {
+            // Of what cannot be read as what it is, only this may be known.
+            Payload::Other(data) => event::text(data, "requestId"),
+            request => request.request_id().unwrap_or_default(),
         };
+        if id.is_empty() {
+            return warn!(session = %self.id(), ?refusal, "a request has no id that can be read, and cannot be refused");
+        }
+        // What another client's turn asks for is that client's.
+        let is_theirs =
+            state.current.is_none() && !matches!(refusal, Refusal::Sampling | Refusal::MoreCredits);
+        if is_theirs {
+            return;
+        }
+        match refusal {
+            Refusal::Unintelligible(kind) => {
+                warn!(session = %self.id(), ?kind, "a request does not say what it asks for, and is refused");
+            }
+            refusal => debug!(session = %self.id(), ?refusal, "a request is refused"),
+        }
         let Some(link) = state.link.clone() else { return };
-        let (session, request_id) = (self.clone(), event::text(request, "requestId").to_owned());
+        let (session, id) = (self.clone(), id.to_owned());
         self.tasks().spawn(async move {
-            let (session_id, request_id) = (session.cli_id(), request_id.as_str());
-            let response = &LimitsExhausted::Cancel;
-            let refused = match refusal {
-                Refusal::Sampling => session.call(&link, &RefuseSampling { session_id, request_id }).await,
-                Refusal::MoreCredits => {
-                    session.call(&link, &AnswerLimitsExhausted { session_id, request_id, response }).await
-                }
-            };
-            if let Err(error) = refused {
+            if let Err(error) = session.give_refusal(&link, &id, refusal).await {
                 warn!(session = %session.id(), ?refusal, %error, "a request could not be refused");
             }
         });
     }
+
+    async fn give_refusal(
+        self: &Arc<Self>,
+        link: &Link,
+        request_id: &str,
+        refusal: Refusal,
+    ) -> Result<(), backend::Error> {
+        let session_id = self.cli_id();
+        let refused = match refusal {
+            Refusal::Unintelligible(kind) => {
+                self.give_and_log(request_id, &Answer::refusal(kind, UNINTELLIGIBLE.to_owned())).await;
+                return Ok(());
+            }
+            Refusal::Sampling => self.call(link, &RefuseSampling { session_id, request_id }).await,
+            Refusal::MoreCredits => {
+                let response = &LimitsExhausted::Cancel;
+                self.call(link, &AnswerLimitsExhausted { session_id, request_id, response }).await
+            }
+            Refusal::AutoModeSwitch => {
+                self.call(link, &AnswerAutoModeSwitch { session_id, request_id, response: "no" }).await
+            }
+            Refusal::McpLogin => {
+                let result = &McpRefusal::Cancelled;
+                self.call(link, &AnswerMcpLogin { session_id, request_id, result }).await
+            }
+            Refusal::McpHeaders => {
+                let result = &McpRefusal::None;
+                self.call(link, &AnswerMcpHeaders { session_id, request_id, result }).await
+            }
+            Refusal::Command => {
+                self.call(link, &AnswerCommand { session_id, request_id, error: NO_COMMANDS }).await
+            }
+        };
+        refused.map(|_| ())
+    }
 }
+
+/// What the agent is told of a request that says nothing.
+const UNINTELLIGIBLE: &str = "the request could not be read: it does not say what it asks for";
+
+/// What the agent is told of a command that a client is to carry out.
+const NO_COMMANDS: &str = "no client of this session carries out commands";
 
 /// What callers say.
 impl Session {
@@ -299,19 +342,5 @@ impl State {
             let reason = format!("the tool {name:?} was not run: its caller has gone");
             Answer::ToolResult(ToolResult::failure(reason))
         });
-    }
-}
-
-/// What is answered where nobody has.
-fn default_answer(kind: RequestKind, patience: Duration) -> Answer {
-    let reason = format!("nobody answered within {patience:.0?}");
-    match kind {
-        RequestKind::Permission => Answer::Permission(Decision::Reject { feedback: reason }),
-        RequestKind::ToolCall => Answer::ToolResult(ToolResult::failure(reason)),
-        RequestKind::UserInput => Answer::UserInput(UserInput::none()),
-        RequestKind::Elicitation => Answer::Elicitation(Elicited::Cancel),
-        RequestKind::ExitPlan => {
-            Answer::ExitPlan(PlanDecision { approved: false, selected_action: None, feedback: Some(reason) })
-        }
     }
 }

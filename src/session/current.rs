@@ -11,7 +11,10 @@ use super::{
     schema::Schema,
     turn::{Ending, ToolCall, Turn, TurnResult},
 };
-use crate::copilot::Event;
+use crate::copilot::{
+    Event,
+    event::{self, FinishReason},
+};
 
 /// How a turn ended.
 pub type Outcome = Result<Arc<TurnResult>, Arc<TurnError>>;
@@ -150,6 +153,11 @@ impl Current {
         self.sending && !self.concluded && (self.turn.is_taken_up() || !agents)
     }
 
+    /// Whether events of this kind have to be heard though nobody reads them: the whole text of a part that was cut.
+    pub(super) fn needs(&self, kind: &str) -> bool {
+        kind == event::MODEL_MESSAGE && self.turn.is_cut()
+    }
+
     /// The CLI surely does not have the prompt after all.
     pub(super) fn not_sent(&mut self) {
         self.sending = false;
@@ -271,7 +279,10 @@ impl Current {
     fn answered(&mut self) {
         let mut result = self.turn.result();
         match self.schema.as_ref().map(|schema| schema.read(&result.content)) {
-            Some(Err(problem)) => self.fail(TurnCause::Mismatch(problem)),
+            Some(Err(problem)) => {
+                let why = result.finish_reason.and_then(why_cut).unwrap_or_default();
+                self.fail(TurnCause::Mismatch(format!("{problem}{why}")));
+            }
             Some(Ok(json)) => {
                 result.structured = Some(json);
                 self.conclude(Ok(result));
@@ -298,6 +309,16 @@ impl Current {
         if self.concluded || self.turn.is_settled() {
             self.signals.changed.notify_one();
         }
+    }
+}
+
+/// What an answer that is not whole is told with.
+fn why_cut(reason: FinishReason) -> Option<&'static str> {
+    match reason {
+        FinishReason::Length => Some("; the answer was cut by the model's output limit"),
+        FinishReason::ContentFilter => Some("; the answer was cut by a content filter"),
+        FinishReason::Refusal => Some("; the model refused"),
+        FinishReason::Stop | FinishReason::ToolOnly | FinishReason::Other => None,
     }
 }
 

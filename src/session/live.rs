@@ -75,6 +75,8 @@ pub(super) struct State {
     pub(super) compaction: Option<Box<CancellationToken>>,
     pub(super) hub: Hub<Outcome>,
     pub(super) requests: Requests,
+    /// The MCP servers of which it was told, since the agent last rested, that they do not start.
+    unstarted: Vec<String>,
     /// What callers have approved for good.
     pub(super) approvals: Approvals,
     /// After the last stored event.
@@ -155,6 +157,7 @@ impl Session {
                 compaction: None,
                 hub: Hub::default(),
                 requests: Requests::default(),
+                unstarted: Vec::new(),
                 approvals: Approvals::default(),
                 cursor: None,
                 last_event: String::new(),

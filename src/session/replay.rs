@@ -4,8 +4,9 @@
 //! with their ids, between the ones that are new (observed: an answer of 20,000 deltas at full speed came as 37,000). What
 //! is read from its memory after a lost link may have been told before, too. So an event whose id was seen is dropped. The
 //! new ones among the repeated may be out of order too, so from the first repetition on the deltas of that message are
-//! held back, and the rest of its text is given when the whole message comes. The text of the deltas then is the message's
-//! text, each piece once.
+//! held back, and the rest of its text is given when the whole message comes; of one that the model's output limit has cut
+//! that is what the model said, for it never comes as a message. The text of the deltas then is the message's text, each
+//! piece once.
 //!
 //! It is remembered beyond the end of a turn, because a repetition may come in the next one. Between turns that is some
 //! hundred bytes: the messages that were finished, and the latest of the other events.
@@ -20,7 +21,7 @@ use foldhash::quality::RandomState;
 
 use crate::copilot::{
     Event,
-    event::{AssistantMessageDelta, AssistantReasoningDelta, Payload},
+    event::{self, AssistantMessageDelta, AssistantReasoningDelta, Payload},
 };
 
 /// How many ids are remembered while the agent works; after that the older ones are forgotten, and the worst is a repeated
@@ -76,7 +77,14 @@ struct Text {
     /// What was passed on.
     passed_on: String,
     /// Whether its deltas are held back by now.
-    held: bool,
+    held: Option<Held>,
+}
+
+/// Of which message, and of whose, deltas are held back.
+#[derive(Debug)]
+struct Held {
+    message: String,
+    agent: Option<String>,
 }
 
 /// The latest of some things, by their hashes.
@@ -102,8 +110,9 @@ impl Replay {
         let piece = piece(&event.payload);
         let repeated = !self.is_new(&event.id, matches!(piece, Some((_, Piece::Delta(_)))));
         let (rest, admitted) = match piece {
-            Some((message, Piece::Delta(text))) => (None, self.delta(message, text, repeated)),
+            Some((message, Piece::Delta(text))) => (None, self.delta(event, message, text, repeated)),
             Some((message, Piece::Whole(text))) if !repeated => (self.rest(event, message, text), true),
+            None if !repeated => (self.rest_of_cut(event), true),
             _ => (None, !repeated),
         };
         (rest, admitted.then(|| event.clone()))
@@ -147,20 +156,27 @@ impl Replay {
         true
     }
 
+    /// Whether the rest of a text is to come.
+    pub(super) fn is_holding(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.texts.values().any(|text| text.held.is_some()))
+    }
+
     /// Whether a delta is passed on.
-    fn delta(&mut self, message: &str, delta: &str, repeated: bool) -> bool {
-        let message = self.hasher.hash_one(message);
+    fn delta(&mut self, event: &Event, id: &str, delta: &str, repeated: bool) -> bool {
+        let message = self.hasher.hash_one(id);
         let texts = &mut self.work.get_or_insert_default().texts;
         let text = match texts.get_mut(&message) {
             Some(text) => text,
             None if self.finished.contains(message) => return false,
             None => texts.entry(message).or_default(),
         };
-        text.held |= repeated;
-        if !text.held {
+        if repeated && text.held.is_none() {
+            text.held = Some(Held { message: id.to_owned(), agent: event.agent_id.clone() });
+        }
+        if text.held.is_none() {
             text.passed_on.push_str(delta);
         }
-        !text.held
+        text.held.is_none()
     }
 
     /// The rest of a message's text, if its deltas were held back. None, too, if what was passed on is not its
@@ -168,20 +184,44 @@ impl Replay {
     fn rest(&mut self, event: &Event, message: &str, whole: &str) -> Option<Arc<Event>> {
         let hash = self.hasher.hash_one(message);
         self.finished.push(hash);
-        let text = self.work.as_mut()?.texts.remove(&hash).filter(|text| text.held)?;
+        let text = self.work.as_mut()?.texts.remove(&hash)?;
+        text.held.as_ref()?;
         let rest = whole.strip_prefix(text.passed_on.as_str()).filter(|rest| !rest.is_empty())?.to_owned();
-        let (kind, payload) = match event.payload {
-            Payload::AssistantReasoning(_) => {
-                let delta = AssistantReasoningDelta { reasoning_id: message.into(), delta_content: rest };
-                ("assistant.reasoning_delta", Payload::AssistantReasoningDelta(delta))
-            }
-            _ => {
-                let delta = AssistantMessageDelta { message_id: message.into(), delta_content: rest };
-                ("assistant.message_delta", Payload::AssistantMessageDelta(delta))
-            }
+        let payload = match event.payload {
+            Payload::AssistantReasoning(_) => Payload::AssistantReasoningDelta(AssistantReasoningDelta {
+                reasoning_id: message.into(),
+                delta_content: rest,
+            }),
+            _ => Payload::AssistantMessageDelta(AssistantMessageDelta {
+                message_id: message.into(),
+                delta_content: rest,
+            }),
         };
-        Some(Arc::new(Event { kind: kind.into(), payload, ephemeral: true, ..event.clone() }))
+        Some(told_late(event, payload))
     }
+
+    /// The rest of a message's text, if its deltas were held back, and the event is what the model said, which was cut.
+    fn rest_of_cut(&mut self, event: &Event) -> Option<Arc<Event>> {
+        let whole = event::model_message(event)?;
+        let texts = &mut self.work.as_mut()?.texts;
+        let (hash, rest) = texts.iter().find_map(|(hash, text)| {
+            let is_theirs = text.held.as_ref()?.agent == event.agent_id;
+            Some((*hash, whole.strip_prefix(text.passed_on.as_str())?)).filter(|_| is_theirs)
+        })?;
+        let Held { message, .. } = texts.remove(&hash)?.held?;
+        self.finished.push(hash);
+        let delta = AssistantMessageDelta { message_id: message, delta_content: rest.to_owned() };
+        (!rest.is_empty()).then(|| told_late(event, Payload::AssistantMessageDelta(delta)))
+    }
+}
+
+/// The rest of a text, as it is told ahead of what made it known.
+fn told_late(event: &Event, payload: Payload) -> Arc<Event> {
+    let kind = match payload {
+        Payload::AssistantReasoningDelta(_) => "assistant.reasoning_delta",
+        _ => "assistant.message_delta",
+    };
+    Arc::new(Event { kind: kind.into(), payload, ephemeral: true, ..event.clone() })
 }
 
 /// A message, or a piece of it.
@@ -191,19 +231,16 @@ enum Piece<'a> {
 }
 
 fn piece(payload: &Payload) -> Option<(&str, Piece<'_>)> {
-    match payload {
-        Payload::AssistantMessageDelta(delta) => {
-            Some((&delta.message_id, Piece::Delta(&delta.delta_content)))
-        }
-        Payload::AssistantReasoningDelta(delta) => {
-            Some((&delta.reasoning_id, Piece::Delta(&delta.delta_content)))
-        }
-        Payload::AssistantMessage(message) => Some((&message.message_id, Piece::Whole(&message.content))),
-        Payload::AssistantReasoning(reasoning) => {
-            Some((&reasoning.reasoning_id, Piece::Whole(&reasoning.content)))
-        }
-        _ => None,
-    }
+    let piece = match payload {
+        Payload::AssistantMessageDelta(delta) => (&delta.message_id, Piece::Delta(&delta.delta_content)),
+        Payload::AssistantReasoningDelta(delta) => (&delta.reasoning_id, Piece::Delta(&delta.delta_content)),
+        Payload::AssistantMessage(message) => (&message.message_id, Piece::Whole(&message.content)),
+        Payload::AssistantReasoning(reasoning) => (&reasoning.reasoning_id, Piece::Whole(&reasoning.content)),
+        _ => return None,
+    };
+    // Messages of which nobody knows which they are, are not all the same one.
+    let (id, piece) = piece;
+    (!id.is_empty()).then_some((id, piece))
 }
 
 #[cfg(test)]
@@ -285,6 +322,50 @@ mod tests {
         );
         // The last ones come after all.
         check(&live().chain([99, 98]).collect::<Vec<_>>());
+    }
+
+    /// What the model said.
+    fn said(agent: Option<&str>, text: &str) -> Arc<Event> {
+        let said = serde_json::json!({"message": {"role": "assistant", "content": text}});
+        let said = event(&format!("{agent:?} {text}"), event::MODEL_MESSAGE, Payload::Other(said));
+        Arc::new(Event { agent_id: agent.map(Into::into), ..Event::clone(&said) })
+    }
+
+    #[test]
+    fn the_rest_of_a_message_that_was_cut_is_given_when_the_model_is_told_to_have_said_it() {
+        let mut replay = Replay::default();
+        for n in [0, 1] {
+            replay.admit(&delta(n));
+        }
+        assert!(!replay.is_holding());
+        for n in [0, 2] {
+            assert_eq!(replay.admit(&delta(n)), (None, None));
+        }
+        assert!(replay.is_holding());
+        for others in [said(Some("helper"), "0 1 2 "), said(None, "something else")] {
+            assert_eq!(replay.admit(&others), (None, Some(others.clone())));
+        }
+        let whole = said(None, "0 1 2 ");
+        let (rest, event) = replay.admit(&whole);
+        let rest = rest.unwrap();
+        assert_eq!((&*rest.kind, rest.ephemeral), ("assistant.message_delta", true));
+        let expected = AssistantMessageDelta { message_id: "m".into(), delta_content: "2 ".into() };
+        assert_eq!(rest.payload, Payload::AssistantMessageDelta(expected));
+        assert_eq!((event, replay.is_holding()), (Some(whole), false));
+        assert_eq!(replay.admit(&delta(3)), (None, None));
+    }
+
+    #[test]
+    fn messages_of_which_nobody_knows_which_they_are_are_not_the_same_one() {
+        let mut replay = Replay::default();
+        for n in ["a", "b"] {
+            let message = AssistantMessage { content: n.into(), ..AssistantMessage::default() };
+            let message = event(n, "assistant.message", Payload::AssistantMessage(message));
+            assert_eq!(replay.admit(&message), (None, Some(message)));
+        }
+        let piece = AssistantMessageDelta { message_id: String::new(), delta_content: "c".into() };
+        let piece = event("c", "assistant.message_delta", Payload::AssistantMessageDelta(piece));
+        assert_eq!(replay.admit(&piece), (None, Some(piece)));
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! One turn: a prompt, and all that the agent does to answer it. A pure state machine over the session's events.
 //!
 //! A turn is known by the message id that `session.send` returned. Its answer is the last message of the main agent
-//! that refers to this id. It ends with a `session.error` that refers to it, or with a `session.idle` after its
+//! that refers to this id, with the parts that it was cut into. It ends with a `session.error` that refers to it, or with a `session.idle` after its
 //! `user.message` was seen: an idle that comes earlier belongs to whatever ran before.
 //!
 //! The answer to `session.send` is not ordered against events (cli-protocol.md, trap 1), so events that come before it
 //! are kept until the id is known.
 
+mod writing;
+
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
+use self::writing::Writing;
 use super::hub::Cursor;
 use crate::copilot::{
     AgentFailure, Event,
-    event::{self, Payload},
+    event::{self, FinishReason, Payload},
 };
 
 /// How many events may come before the answer to `session.send`. A CLI that sends more has lost that answer.
@@ -37,11 +40,7 @@ pub struct Turn {
     steering: Steering,
     /// Whether the session came to rest while a prompt that was sent into the turn was awaited.
     rested: bool,
-    answer: Option<Answer>,
-    /// Whether the agent has said anything at all, if only which tools to call.
-    spoke: bool,
-    /// Text of the message that is being written.
-    partial: Partial,
+    writing: Writing,
     /// An error that did not say which message it is about: it counts if no answer follows.
     loose_failure: Option<AgentFailure>,
     usage: Usage,
@@ -107,18 +106,6 @@ impl Steering {
     }
 }
 
-#[derive(Debug)]
-struct Answer {
-    content: String,
-    model: Option<String>,
-}
-
-#[derive(Debug, Default)]
-struct Partial {
-    message_id: String,
-    text: String,
-}
-
 /// How the agent ended a turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -137,8 +124,10 @@ pub enum Ending {
 pub struct TurnResult {
     /// The turn's id.
     pub message_id: String,
-    /// The answer.
+    /// The answer, all parts of it.
     pub content: String,
+    /// Whether the answer is whole, and if not, why. `None`: the CLI does not say.
+    pub finish_reason: Option<FinishReason>,
     /// The model that gave it.
     pub model: Option<String>,
     /// What it cost.
@@ -156,7 +145,7 @@ pub struct TurnResult {
 pub struct Remains {
     /// The turn's id, if it is known.
     pub message_id: Option<String>,
-    /// The text of the last message as far as it had come.
+    /// The text of the last message as far as it had come, all parts of it.
     pub partial: String,
     /// The kind of the last event.
     pub last_event: Option<String>,
@@ -312,6 +301,11 @@ impl Turn {
         self.message_id.as_deref()
     }
 
+    /// Whether a part of its answer was cut, of which the whole text may come.
+    pub fn is_cut(&self) -> bool {
+        self.writing.is_cut()
+    }
+
     /// Whether a tool is running, so that silence is no sign of death.
     pub fn is_tool_running(&self) -> bool {
         self.tool_calls.iter().any(|call| call.success.is_none())
@@ -324,15 +318,12 @@ impl Turn {
 
     /// What came of it, if it was answered.
     pub fn result(&self) -> TurnResult {
-        let (content, model) = self
-            .answer
-            .as_ref()
-            .map(|answer| (answer.content.clone(), answer.model.clone()))
-            .unwrap_or_default();
+        let answer = self.writing.answer();
         TurnResult {
             message_id: self.message_id.clone().unwrap_or_default(),
-            content,
-            model,
+            content: answer.map(|answer| answer.content.clone()).unwrap_or_default(),
+            finish_reason: self.writing.finish_reason(!self.tool_calls.is_empty()),
+            model: answer.and_then(|answer| answer.model.clone()),
             usage: self.usage,
             tool_calls: self.tool_calls.clone(),
             structured: None,
@@ -342,10 +333,9 @@ impl Turn {
 
     /// What there is of it, if it was not.
     pub fn remains(&self) -> Remains {
-        let answered = self.answer.as_ref().map(|answer| answer.content.clone()).unwrap_or_default();
         Remains {
             message_id: self.message_id.clone(),
-            partial: if self.partial.text.is_empty() { answered } else { self.partial.text.clone() },
+            partial: self.writing.so_far(),
             last_event: self.last_event.clone().map(Cow::into_owned),
             usage: self.usage,
             running_tools: self.tool_calls.iter().filter(|call| call.success.is_none()).cloned().collect(),
@@ -356,12 +346,19 @@ impl Turn {
 
     fn advance(&mut self, event: &Event) -> Option<Ending> {
         match &event.payload {
-            Payload::AssistantUsage(usage) if self.started => self.usage.add(usage),
+            Payload::AssistantUsage(usage) if self.started => {
+                self.usage.add(usage);
+                if event.agent_id.is_none() {
+                    self.writing.model_call(usage);
+                }
+            }
             _ if event.agent_id.is_some() => {}
             Payload::SessionShutdown(_) => return self.end(Ending::Shutdown),
             Payload::UserMessage(message) => self.user_message(message),
             Payload::AssistantMessage(message) => self.assistant_message(message),
-            Payload::AssistantMessageDelta(delta) if self.started => self.delta(delta),
+            Payload::AssistantMessageDelta(delta) if self.started => self.writing.delta(delta),
+            Payload::AssistantTurnEnd(_) if self.started => self.writing.round_ended(),
+            Payload::Other(_) if event.kind == event::MODEL_MESSAGE => self.cut_part(event),
             Payload::ToolExecutionStart(tool) if self.started => self.tool_started(tool),
             Payload::ToolExecutionComplete(tool) => self.tool_ended(tool),
             Payload::Abort(_) => self.aborting = true,
@@ -384,6 +381,7 @@ impl Turn {
         if let Some(id) = &message.message_id {
             self.steering.taken_up(id);
         }
+        self.writing.prompted();
         if self.is_mine(message.message_id.as_ref()) {
             self.started = true;
         }
@@ -391,30 +389,27 @@ impl Turn {
 
     /// In mode "autopilot" the agent says at its end what it has done.
     fn task_complete(&mut self, done: &serde_json::Value) {
-        let summary = event::text(done, "summary");
-        if !summary.is_empty() {
-            let model = self.answer.take().and_then(|answer| answer.model);
-            self.answer = Some(Answer { content: summary.to_owned(), model });
-        }
+        let is_answer = self.writing.summary(event::text(done, "summary"));
+        self.answered(is_answer);
     }
 
     fn assistant_message(&mut self, message: &event::AssistantMessage) {
-        if !self.is_mine(message.originating_message_id.as_ref()) {
-            return;
-        }
-        self.partial.text.clear();
-        self.spoke = true;
-        // A message without text that calls tools is on the way to the answer, not the answer.
-        if !message.content.is_empty() || message.tool_requests.is_empty() {
-            self.answer = Some(Answer { content: message.content.clone(), model: message.model.clone() });
+        if self.is_mine(message.originating_message_id.as_ref()) {
+            let is_answer = self.writing.message(message);
+            self.answered(is_answer);
         }
     }
 
-    fn delta(&mut self, delta: &event::AssistantMessageDelta) {
-        if self.partial.message_id != delta.message_id {
-            self.partial = Partial { message_id: delta.message_id.clone(), text: String::new() };
+    fn answered(&mut self, is_answer: bool) {
+        if is_answer {
+            self.loose_failure = None;
         }
-        self.partial.text.push_str(&delta.delta_content);
+    }
+
+    fn cut_part(&mut self, event: &Event) {
+        if let Some(text) = event::model_message(event) {
+            self.writing.cut_part(text);
+        }
     }
 
     fn tool_started(&mut self, tool: &event::ToolStart) {
@@ -438,13 +433,16 @@ impl Turn {
     }
 
     fn error(&mut self, error: &event::SessionError) -> Option<Ending> {
-        let failure = AgentFailure::from(error);
+        let mut failure = AgentFailure::from(error);
+        if failure.message.is_empty() {
+            failure.message = "the Copilot CLI does not say why the turn failed".into();
+        }
         match &error.originating_message_id {
             Some(id) if self.is_mine(Some(id)) => self.end(Ending::Failed(failure)),
             Some(_) => None,
+            None if self.writing.added_nothing() => None,
             None => {
                 self.loose_failure = Some(failure);
-                self.answer = None;
                 None
             }
         }
@@ -482,13 +480,12 @@ impl Turn {
 
     /// How a turn has ended when the session has come to rest.
     fn resting_place(&mut self, aborted: bool, without_answer: &str) -> Ending {
-        match (self.loose_failure.take(), &self.answer) {
+        match self.loose_failure.take() {
             // The CLI sends an `abort` only where there was something to stop.
             _ if aborted || self.aborting => Ending::Aborted,
-            (_, Some(_)) => Ending::Answered,
-            (Some(failure), None) => Ending::Failed(failure),
-            (None, None) if self.spoke => Ending::Answered,
-            (None, None) => Ending::Failed(AgentFailure::other(without_answer)),
+            Some(failure) => Ending::Failed(failure),
+            None if self.writing.spoke() || self.writing.answer().is_some() => Ending::Answered,
+            None => Ending::Failed(AgentFailure::other(without_answer)),
         }
     }
 
@@ -510,11 +507,14 @@ impl Turn {
 
 impl Usage {
     fn add(&mut self, usage: &event::Usage) {
-        self.input_tokens += usage.input_tokens.unwrap_or_default();
-        self.output_tokens += usage.output_tokens.unwrap_or_default();
-        self.cache_read_tokens += usage.cache_read_tokens.unwrap_or_default();
-        self.cache_write_tokens += usage.cache_write_tokens.unwrap_or_default();
-        self.reasoning_tokens += usage.reasoning_tokens.unwrap_or_default();
+        self.input_tokens = self.input_tokens.saturating_add(usage.input_tokens.unwrap_or_default());
+        self.output_tokens = self.output_tokens.saturating_add(usage.output_tokens.unwrap_or_default());
+        self.cache_read_tokens =
+            self.cache_read_tokens.saturating_add(usage.cache_read_tokens.unwrap_or_default());
+        self.cache_write_tokens =
+            self.cache_write_tokens.saturating_add(usage.cache_write_tokens.unwrap_or_default());
+        self.reasoning_tokens =
+            self.reasoning_tokens.saturating_add(usage.reasoning_tokens.unwrap_or_default());
         self.cost += usage.cost.unwrap_or_default();
         self.model_calls += 1;
         self.model_milliseconds += usage.duration.unwrap_or_default();

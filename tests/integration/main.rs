@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
 mod admission;
+mod answers;
 mod architecture;
 mod cleanup;
 mod connections;
@@ -19,6 +20,7 @@ mod listing;
 mod models;
 mod modes;
 mod neighbours;
+mod oddities;
 mod overload;
 mod placement;
 mod pool;

@@ -11,7 +11,7 @@ use super::json::object;
 use crate::{
     copilot::{
         Event,
-        event::{self, Payload},
+        event::{self, FinishReason, Payload},
         method::Model,
     },
     grpc::{pb, status::cut},
@@ -105,6 +105,19 @@ pub(in crate::grpc) fn turn_result(result: &TurnResult) -> pb::TurnResult {
         cursor: cursor(result.cursor.as_ref()),
         model: result.model.clone().unwrap_or_default(),
         structured_content: result.structured.as_ref().map(object),
+        finish_reason: finish_reason(result.finish_reason).into(),
+    }
+}
+
+fn finish_reason(reason: Option<FinishReason>) -> pb::FinishReason {
+    match reason {
+        None => pb::FinishReason::Unspecified,
+        Some(FinishReason::Stop) => pb::FinishReason::Stop,
+        Some(FinishReason::Length) => pb::FinishReason::Length,
+        Some(FinishReason::ContentFilter) => pb::FinishReason::ContentFilter,
+        Some(FinishReason::Refusal) => pb::FinishReason::Refusal,
+        Some(FinishReason::ToolOnly) => pb::FinishReason::ToolOnly,
+        Some(FinishReason::Other) => pb::FinishReason::Other,
     }
 }
 
@@ -339,6 +352,11 @@ fn payload(kind: Cow<'static, str>, payload: Payload, asks: bool) -> pb::session
         Payload::SessionIdle(event) => Pb::SessionIdle(pb::SessionIdle { aborted: event.aborted }),
         Payload::SamplingRequested(data)
         | Payload::SessionLimitsExhaustedRequested(data)
+        | Payload::AutoModeSwitchRequested(data)
+        | Payload::McpOauthRequired(data)
+        | Payload::McpHeadersRefreshRequired(data)
+        | Payload::CommandExecute(data)
+        | Payload::SessionMcpServerStatusChanged(data)
         | Payload::SessionModeChanged(data)
         | Payload::SessionModelChange(data)
         | Payload::SessionTaskComplete(data)
@@ -362,6 +380,7 @@ pub(in crate::grpc) fn tool_request(request: event::ToolRequest) -> pb::ToolRequ
 
 pub(in crate::grpc) fn assistant_usage(usage: event::Usage) -> pb::AssistantUsage {
     pb::AssistantUsage {
+        finish_reason: finish_reason(usage.finish()).into(),
         model: usage.model.unwrap_or_default(),
         input_tokens: usage.input_tokens.unwrap_or_default(),
         output_tokens: usage.output_tokens.unwrap_or_default(),

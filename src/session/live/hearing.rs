@@ -49,7 +49,9 @@ impl Session {
     fn wants(&self, kind: &str) -> bool {
         let mut state = self.lock();
         state.last_heard = Instant::now();
-        event::is_known(kind) || state.hub.wants(kind, state.audience(kind))
+        let needed = || state.current.as_deref().is_some_and(|current| current.needs(kind));
+        let held = || kind == event::MODEL_MESSAGE && state.replay.is_holding();
+        event::is_known(kind) || state.hub.wants(kind, state.audience(kind)) || needed() || held()
     }
 
     fn apply(self: &Arc<Self>, event: &Arc<Event>) {
@@ -67,6 +69,7 @@ impl Session {
             if let Payload::SessionModelChange(change) = &event.payload {
                 self.model_changed(change);
             }
+            let warning = state.unstarted_server(&event);
             let was_waiting = state.requests.is_waiting();
             let todo = self.to_do(state, &event);
             let update = state.publish(self.id(), event, todo.is_asked());
@@ -76,6 +79,9 @@ impl Session {
             }
             if state.requests.is_waiting() != was_waiting {
                 state.changed();
+            }
+            if let Some(warning) = warning {
+                state.warn(warning);
             }
             state.conclude();
         }
@@ -154,6 +160,7 @@ impl State {
             Payload::SessionIdle(_) => {
                 self.at_work_on = None;
                 self.replay.at_rest();
+                self.unstarted.clear();
                 if self.stored == Stored::Perhaps {
                     self.stored = Stored::Yes;
                 }
@@ -179,6 +186,32 @@ impl State {
         let update = Update { asks, ..Update::new(event, self.cursor.clone()) };
         self.hub.publish(&update, audience);
         update
+    }
+
+    /// The warning that an MCP server does not start, if that is what the event says, and is news: the CLI tries some several
+    /// times, one that wants a login for example (observed).
+    fn unstarted_server(&mut self, event: &Arc<Event>) -> Option<Arc<Event>> {
+        let Payload::SessionMcpServerStatusChanged(server) = &event.payload else { return None };
+        let name = event::text(server, "serverName");
+        let why = match (event::text(server, "status"), event::text(server, "error")) {
+            ("needs-auth", _) => "it wants a login",
+            ("failed", "") => "the Copilot CLI does not say why",
+            ("failed", why) => why,
+            _ => return None,
+        };
+        if self.unstarted.iter().any(|known| known == name) {
+            return None;
+        }
+        self.unstarted.push(name.to_owned());
+        let message = format!("the MCP server {name:?} did not start, and its tools are missing: {why}");
+        let warning = event::Warning { warning_type: Some(UNSTARTED_SERVER.to_owned()), message };
+        let payload = Payload::SessionWarning(warning);
+        Some(Arc::new(Event { kind: "session.warning".into(), payload, ..Event::clone(event) }))
+    }
+
+    /// Tells of a warning of ours. It is for everybody: a server may not start before the agent has taken the prompt up.
+    fn warn(&self, warning: Arc<Event>) {
+        self.hub.publish(&Update::new(warning, self.cursor.clone()), Audience::Everybody);
     }
 
     /// A request is about to be answered: only from now on is the agent's silence its own.
@@ -230,7 +263,13 @@ impl State {
     }
 }
 
-/// Whether events of this kind may hold what a provider says. The agent's own words are left as they are.
+/// The type of the warning that an MCP server does not start.
+const UNSTARTED_SERVER: &str = "mcp_server_not_started";
+
+/// Whether events of this kind may hold what a provider or an MCP server says. The agent's own words are left as they are.
 pub(in crate::session) fn may_quote_a_secret(kind: &str) -> bool {
-    matches!(kind, "session.error" | "session.warning") || !event::is_known(kind)
+    const TOLD_BY_OTHERS: [&str; 3] =
+        ["session.error", "session.warning", "session.mcp_server_status_changed"];
+    let agents = event::is_known(kind) || kind == event::MODEL_MESSAGE;
+    TOLD_BY_OTHERS.contains(&kind) || !agents
 }

@@ -1,5 +1,7 @@
 //! Sequences of events, and how a turn takes them.
 
+mod answers;
+
 use proptest::{prelude::*, sample::Index};
 use serde_json::{Value, json};
 
@@ -217,6 +219,7 @@ fn a_turn_is_answered_by_the_last_message_when_the_session_comes_to_rest() {
     let expected = TurnResult {
         message_id: ME.into(),
         content: "Hello".into(),
+        finish_reason: None,
         model: Some("gpt".into()),
         usage: Usage {
             input_tokens: 10,
@@ -488,9 +491,9 @@ fn a_message_that_only_calls_tools_is_not_the_answer() {
     answered([Accepted, user(ME), message(ME, "hi"), wish(ME, ""), idle()], "hi");
     answered([Accepted, user(ME), wish(ME, ""), message(ME, "hi"), idle()], "hi");
     answered([Accepted, user(ME), wish(ME, "let me look"), wish(ME, ""), idle()], "let me look");
-    // What ends a turn without a word is an empty answer.
+    // What ends a turn without a word is an empty answer, but takes nothing back.
     answered([Accepted, user(ME), wish(ME, ""), idle()], "");
-    answered([Accepted, user(ME), wish(ME, "let me look"), message(ME, ""), idle()], "");
+    answered([Accepted, user(ME), wish(ME, "let me look"), message(ME, ""), idle()], "let me look");
 }
 
 #[test]
@@ -752,10 +755,10 @@ fn foreign() -> Vec<Step> {
         event("pending_messages.modified", json!({})),
         event("session.title_changed", json!({"title": "Hi"})),
         event("session.warning", json!({"warningType": "w", "message": "hm"})),
-        // Kinds that we know, in shapes that we do not.
-        event("session.error", json!({"boom": true})),
-        event("session.idle", json!({"aborted": "perhaps"})),
-        event("user.message", json!(null)),
+        // Kinds that we know, which do not say of what they tell.
+        event("tool.execution_start", json!({"boom": true})),
+        event("tool.execution_complete", json!({"toolCallId": 7, "success": false})),
+        event("assistant.message_delta", json!(null)),
     ]
 }
 

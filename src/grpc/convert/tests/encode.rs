@@ -94,7 +94,8 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
         (
             "assistant.usage",
             json!({"model": "gpt", "inputTokens": 1, "outputTokens": 2, "cacheReadTokens": 3,
-                "cacheWriteTokens": 4, "reasoningTokens": 5, "cost": 0.5, "duration": 250, "initiator": "u"}),
+                "cacheWriteTokens": 4, "reasoningTokens": 5, "cost": 0.5, "duration": 250, "initiator": "u",
+                "finishReason": "tool_calls", "contentFilterTriggered": false}),
             Pb::AssistantUsage(pb::AssistantUsage {
                 model: "gpt".into(),
                 input_tokens: 1,
@@ -104,6 +105,7 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
                 reasoning_tokens: 5,
                 cost: 0.5,
                 duration: Some(milliseconds_of(250)),
+                finish_reason: pb::FinishReason::ToolOnly.into(),
             }),
         ),
         (
@@ -394,6 +396,11 @@ fn events_without_a_field_of_their_own_keep_all_of_their_data() {
     for kind in [
         "sampling.requested",
         "session_limits_exhausted.requested",
+        "auto_mode_switch.requested",
+        "mcp.oauth_required",
+        "mcp.headers_refresh_required",
+        "command.execute",
+        "session.mcp_server_status_changed",
         "session.resume",
         "session.mode_changed",
         "session.task_complete",
@@ -401,8 +408,8 @@ fn events_without_a_field_of_their_own_keep_all_of_their_data() {
     ] {
         check(kind, json!({"reason": "x"}), fields([("reason", text("x"))]));
     }
-    // A kind that we know, in a shape that we do not.
-    check("session.idle", json!({"aborted": "yes"}), fields([("aborted", text("yes"))]));
+    // A kind that we know, which does not say of what it tells.
+    check("tool.execution_start", json!({"toolName": "yes"}), fields([("toolName", text("yes"))]));
 }
 
 #[test]
@@ -463,6 +470,7 @@ fn a_result_is_told_whole() {
     let result = TurnResult {
         message_id: "m".into(),
         content: "x".repeat(100_000),
+        finish_reason: Some(crate::copilot::event::FinishReason::Length),
         model: None,
         usage: Usage {
             input_tokens: 1,
@@ -505,6 +513,7 @@ fn a_result_is_told_whole() {
         cursor: cursor.as_str().into(),
         model: String::new(),
         structured_content: Some(fields([("command", text("ls"))])),
+        finish_reason: pb::FinishReason::Length.into(),
     };
     assert_eq!(turn_result(&result), expected);
     let bare = turn_result(&TurnResult { structured: None, cursor: None, ..result });

@@ -1,0 +1,263 @@
+//! Every known kind of event, each of its fields in every form that it may come in.
+
+use std::mem::{Discriminant, discriminant};
+
+use serde_json::{Value, json};
+
+use super::super::{Payload, known_fields, lenient, parse, text};
+use crate::copilot::answer::{completed, requested};
+
+/// The kinds with data of theirs, whole; and the field without which they mean nothing.
+fn samples() -> Vec<(&'static str, Option<&'static str>, Value)> {
+    let round = json!({"turnId": "0", "reason": "rate_limit", "model": "m"});
+    let completed = json!({"requestId": "r"});
+    vec![
+        ("user.message", None, json!({"content": "?", "messageId": "m"})),
+        (
+            "assistant.message",
+            None,
+            json!({"messageId": "a", "content": "hi", "originatingMessageId": "m", "model": "x",
+                "toolRequests": [{"toolCallId": "c", "name": "bash", "arguments": {"a": 1}}]}),
+        ),
+        ("assistant.message_delta", Some("messageId"), json!({"messageId": "a", "deltaContent": "h"})),
+        ("assistant.reasoning", None, json!({"reasoningId": "a", "content": "hm"})),
+        ("assistant.reasoning_delta", Some("reasoningId"), json!({"reasoningId": "a", "deltaContent": "h"})),
+        ("assistant.turn_start", None, round.clone()),
+        ("assistant.turn_end", None, round.clone()),
+        ("assistant.turn_retry", None, round),
+        (
+            "assistant.usage",
+            None,
+            json!({"model": "x", "inputTokens": 1, "outputTokens": 2, "cacheReadTokens": 3,
+                "cacheWriteTokens": 4, "reasoningTokens": 5, "cost": 0.5, "duration": 6.5,
+                "finishReason": "stop", "contentFilterTriggered": false}),
+        ),
+        (
+            "tool.execution_start",
+            Some("toolCallId"),
+            json!({"toolCallId": "c", "toolName": "bash", "arguments": {"a": 1}}),
+        ),
+        (
+            "tool.execution_partial_result",
+            Some("toolCallId"),
+            json!({"toolCallId": "c", "partialOutput": "half"}),
+        ),
+        (
+            "tool.execution_progress",
+            Some("toolCallId"),
+            json!({"toolCallId": "c", "progressMessage": "soon"}),
+        ),
+        (
+            "tool.execution_complete",
+            Some("toolCallId"),
+            json!({"toolCallId": "c", "success": true, "result": {"content": "done"}, "error": {"message": "no"}}),
+        ),
+        (
+            "permission.requested",
+            Some("requestId"),
+            json!({"requestId": "r", "permissionRequest": {"kind": "shell"}, "resolvedByHook": false}),
+        ),
+        (
+            "permission.completed",
+            Some("requestId"),
+            json!({"requestId": "r", "toolCallId": "c", "result": {"kind": "approved"}}),
+        ),
+        (
+            "external_tool.requested",
+            Some("requestId"),
+            json!({"requestId": "r", "toolCallId": "c", "toolName": "weather", "arguments": {"a": 1}}),
+        ),
+        ("external_tool.completed", Some("requestId"), completed.clone()),
+        (
+            "user_input.requested",
+            Some("requestId"),
+            json!({"requestId": "r", "question": "?", "choices": ["a"], "allowFreeform": true, "toolCallId": "c"}),
+        ),
+        ("user_input.completed", Some("requestId"), completed.clone()),
+        (
+            "elicitation.requested",
+            Some("requestId"),
+            json!({"requestId": "r", "message": "?", "requestedSchema": {}, "elicitationSource": "s", "url": "u"}),
+        ),
+        ("elicitation.completed", Some("requestId"), completed.clone()),
+        (
+            "exit_plan_mode.requested",
+            Some("requestId"),
+            json!({"requestId": "r", "summary": "s", "planContent": "p", "actions": ["interactive"],
+                "recommendedAction": "interactive"}),
+        ),
+        ("exit_plan_mode.completed", Some("requestId"), completed.clone()),
+        ("sampling.requested", Some("requestId"), completed.clone()),
+        ("session_limits_exhausted.requested", Some("requestId"), completed.clone()),
+        ("auto_mode_switch.requested", Some("requestId"), completed.clone()),
+        ("mcp.oauth_required", Some("requestId"), completed.clone()),
+        ("mcp.headers_refresh_required", Some("requestId"), completed.clone()),
+        ("command.execute", Some("requestId"), completed),
+        ("session.start", None, json!({"startTime": "t"})),
+        ("session.resume", None, json!({"resumeTime": "t"})),
+        ("session.title_changed", None, json!({"title": "T"})),
+        ("session.mode_changed", None, json!({"newMode": "plan"})),
+        (
+            "session.mcp_server_status_changed",
+            None,
+            json!({"serverName": "s", "status": "failed", "error": "e"}),
+        ),
+        ("session.task_complete", None, json!({"summary": "s"})),
+        ("session.autopilot_stopped", None, json!({"reason": "done"})),
+        ("session.compaction_start", None, json!({"trigger": "threshold"})),
+        (
+            "session.compaction_complete",
+            None,
+            json!({"success": true, "error": "e", "preCompactionTokens": 9, "postCompactionTokens": 1}),
+        ),
+        ("session.warning", None, json!({"warningType": "w", "message": "hm"})),
+        (
+            "session.error",
+            None,
+            json!({"errorType": "query", "message": "no", "errorCode": "e", "statusCode": 500,
+                "originatingMessageId": "m"}),
+        ),
+        ("session.shutdown", None, json!({"reason": "r"})),
+        ("session.idle", None, json!({"aborted": false, "mode": "interactive"})),
+        ("abort", None, json!({"reason": "user_initiated"})),
+    ]
+}
+
+/// What a field may come as; `None` is absent.
+fn forms() -> Vec<Option<Value>> {
+    vec![
+        None,
+        Some(Value::Null),
+        Some(json!(7)),
+        Some(json!(-1.5)),
+        Some(json!(1e300)),
+        Some(json!("text")),
+        Some(json!("")),
+        Some(json!({})),
+        Some(json!({"a": [null]})),
+        Some(json!([])),
+        Some(json!([null, 7, "a", {}])),
+        Some(json!(true)),
+    ]
+}
+
+fn read(event: &Value) -> Payload {
+    let params = json!({"sessionId": "s", "event": event}).to_string();
+    let event = parse(params.as_bytes()).unwrap_or_else(|| panic!("{params} is no event"));
+    event.payload
+}
+
+/// What an event does, beside what it tells.
+fn effect(payload: &Payload) -> (Discriminant<Payload>, Option<String>, Option<String>) {
+    let request = payload.request_id().map(ToOwned::to_owned);
+    (discriminant(payload), request, completed(payload).map(ToOwned::to_owned))
+}
+
+#[test]
+fn the_table_has_every_known_kind_and_every_field() {
+    let samples = samples();
+    let kinds: Vec<_> = samples.iter().map(|(kind, ..)| *kind).collect();
+    for (kind, fields) in known_fields() {
+        let (_, _, data) =
+            samples.iter().find(|(other, ..)| *other == kind).unwrap_or_else(|| panic!("{kind}"));
+        for field in fields {
+            assert!(data.get(lenient::camel_case(field)).is_some(), "{kind} has no {field}");
+        }
+    }
+    assert_eq!(kinds.len(), known_fields().len());
+}
+
+#[test]
+fn an_event_is_typed_and_has_its_effect_in_whatever_form_its_fields_come() {
+    for (kind, identity, whole) in samples() {
+        let expected = effect(&read(&json!({"type": kind, "id": "1", "timestamp": "t", "data": whole})));
+        for field in whole.as_object().unwrap().keys() {
+            for form in forms() {
+                let mut data = whole.clone();
+                match &form {
+                    Some(form) => data[field] = form.clone(),
+                    None => drop(data.as_object_mut().unwrap().remove(field)),
+                }
+                let payload = read(&json!({"type": kind, "id": "1", "timestamp": "t", "data": data}));
+                let read = format!("{kind}.{field} = {form:?}: {payload:?}");
+                if identity == Some(field.as_str()) {
+                    let is_id = form.and_then(|form| Some(!form.as_str()?.is_empty())).unwrap_or(false);
+                    assert_eq!(matches!(payload, Payload::Other(_)), !is_id, "{read}");
+                } else {
+                    assert!(!matches!(payload, Payload::Other(_)), "{read}");
+                    assert_eq!(effect(&payload), expected, "{read}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_is_typed_whatever_its_data_are_unless_it_has_to_say_of_what_it_tells() {
+    for (kind, identity, _) in samples() {
+        for data in forms() {
+            let mut event = json!({"type": kind, "id": "1"});
+            if let Some(data) = &data {
+                event["data"] = data.clone();
+            }
+            let payload = read(&event);
+            // What has a single field may come as that by itself.
+            let by_itself = data.as_ref().is_some_and(|data| *data == json!("text"));
+            if !by_itself {
+                assert_eq!(matches!(payload, Payload::Other(_)), identity.is_some(), "{kind}: {data:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_envelope_may_have_its_fields_in_any_form() {
+    for (kind, _, data) in samples() {
+        for field in ["id", "timestamp", "ephemeral", "parentId", "new", "agentId"] {
+            for form in forms().into_iter().flatten() {
+                let mut event = json!({"type": kind, "id": "1", "timestamp": "t", "data": data});
+                event[field] = form.clone();
+                let params = json!({"sessionId": "s", "event": event}).to_string();
+                let event = parse(params.as_bytes()).unwrap();
+                assert!(!matches!(event.payload, Payload::Other(_)), "{params}");
+                // What happened in something that cannot be read did not happen in the main agent.
+                let is_main = field != "agentId" || form.is_null();
+                assert_eq!(event.agent_id.is_none(), is_main, "{params}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_written_in_another_type_is_read_where_it_makes_sense() {
+    let usage = read(
+        &json!({"type": "assistant.usage", "data": {"inputTokens": 5.0, "outputTokens": "3", "cost": "1.5"}}),
+    );
+    let Payload::AssistantUsage(usage) = usage else { panic!("{usage:?}") };
+    assert_eq!((usage.input_tokens, usage.output_tokens, usage.cost), (Some(5), Some(3), Some(1.5)));
+    let tool = json!({"toolCallId": "c", "success": true, "result": "done", "error": "none"});
+    let tool = read(&json!({"type": "tool.execution_complete", "data": tool}));
+    let Payload::ToolExecutionComplete(tool) = tool else { panic!("{tool:?}") };
+    assert_eq!(tool.result.unwrap().content.as_deref(), Some("done"));
+    assert_eq!(tool.error.unwrap().message.as_deref(), Some("none"));
+    let question = json!({"requestId": "r", "question": "?", "choices": ["a", 1, null, "b"]});
+    let question = read(&json!({"type": "user_input.requested", "data": question}));
+    let Payload::UserInputRequested(question) = question else { panic!("{question:?}") };
+    assert_eq!(question.choices, ["a", "b"]);
+}
+
+#[test]
+fn a_request_with_a_part_that_nobody_can_hold_is_not_taken_for_one_without() {
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    let data = format!(r#"{{"requestId":"r","toolCallId":"c","toolName":"weather","arguments":{deep}}}"#);
+    let of_kind = |kind: &str| {
+        let params = format!(r#"{{"sessionId":"s","event":{{"type":"{kind}","data":{data},"id":"1"}}}}"#);
+        parse(params.as_bytes()).unwrap().payload
+    };
+    let request = of_kind("external_tool.requested");
+    let Payload::Other(known) = &request else { panic!("{request:?}") };
+    assert_eq!((text(known, "requestId"), requested(&request)), ("r", None));
+    // That a tool has started is told without.
+    let start = of_kind("tool.execution_start");
+    assert!(matches!(&start, Payload::ToolExecutionStart(tool) if tool.tool_name == "weather"), "{start:?}");
+}
