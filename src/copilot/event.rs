@@ -187,19 +187,31 @@ fn typed<T: DeserializeOwned>(data: &RawValue) -> Option<T> {
 /// What can be read of data that are not all as they should be. `None`: of a request a part is no JSON that we can hold, such as
 /// arguments that are nested too deeply, so that what is asked for would be something else.
 fn lenient<T: Lenient + Default>(data: &RawValue, payload: fn(T) -> Payload) -> Option<Payload> {
-    let (readable, whole) = readable(data);
+    let (readable, whole) = readable(data)?;
     let payload = payload(T::lenient(&readable).unwrap_or_default());
     (whole || payload.request_id().is_none()).then_some(payload)
 }
 
-/// The data without those fields that are no JSON that we can hold; and whether these are all.
-fn readable(data: &RawValue) -> (Value, bool) {
+/// The data without those fields that are no JSON that we can hold; and whether these are all. `None`: it has half an emoji, and
+/// is to be repaired first, lest the text around it be lost.
+fn readable(data: &RawValue) -> Option<(Value, bool)> {
     if let Some(whole) = typed(data) {
-        return (whole, true);
+        return Some((whole, true));
     }
-    let fields: HashMap<String, &RawValue> = serde_json::from_str(data.get()).unwrap_or_default();
-    let readable = fields.into_iter().filter_map(|(name, json)| Some((name, typed(json)?)));
-    (Value::Object(readable.collect()), false)
+    let is_half_an_emoji = |error: &serde_json::Error| error.to_string().contains("hex escape");
+    let fields: HashMap<String, &RawValue> = match serde_json::from_str(data.get()) {
+        Err(error) if is_half_an_emoji(&error) => return None,
+        fields => fields.unwrap_or_default(),
+    };
+    let mut readable = Map::new();
+    for (name, json) in fields {
+        match serde_json::from_str(json.get()) {
+            Ok(json) => drop(readable.insert(name, json)),
+            Err(error) if is_half_an_emoji(&error) => return None,
+            Err(_) => {}
+        }
+    }
+    Some((Value::Object(readable), false))
 }
 
 impl Payload {
@@ -420,7 +432,7 @@ pub fn parse_stored(event: &str) -> Option<Event> {
     let data = data.unwrap_or(RawValue::NULL);
     let (kind, payload) = match known_payload(&kind, data) {
         Some((kind, payload)) => (kind.into(), payload),
-        None => (kind.into(), Payload::Other(readable(data).0)),
+        None => (kind.into(), Payload::Other(readable(data)?.0)),
     };
     Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight })
 }

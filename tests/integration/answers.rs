@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use copilot_grpc::grpc::pb::{
     AbortTurnRequest, CreateSessionRequest, ErrorReason, FinishReason, Provider, SendAndWaitRequest,
-    TurnResult, session_event::Payload,
+    TurnResult, WatchSessionRequest, session_event::Payload,
 };
 use prost_types::{Struct, Value, value::Kind};
 use scripted_model::{Reply, Request};
@@ -173,17 +173,20 @@ async fn what_remains_of_a_turn_that_fails_has_all_parts() {
     let facade = Arc::new(cli.facade().await);
     let failed = ask(&facade, "fails").await.unwrap_err();
     assert_eq!(failure_of(&failed).partial_content, "PART-ONE. ");
+    facade.create("hangs").await;
+    let watching = WatchSessionRequest { session_id: "hangs".into(), ..Default::default() };
+    let mut watcher = facade.watch(watching).await.unwrap();
     let hanging = tokio::spawn({
         let facade = facade.clone();
-        async move { ask(&facade, "hangs").await }
+        async move { facade.send("hangs", "hangs").await }
     });
-    let hangs = |calls: &[scripted_model::Call]| {
-        let begun =
-            calls.iter().filter(|call| call.request.messages.iter().any(|it| it.content.ends_with("hangs")));
-        begun.count() == 2
+    // The second part has begun.
+    let second = |event: &Payload| match event {
+        Payload::AssistantTurnStart(round) => (round.turn_id == "1").then_some(()),
+        _ => None,
     };
-    soon("the second call", cli.model.wait_for(hangs)).await;
-    let abort = AbortTurnRequest { session_id: "hangs".into(), ..Default::default() };
+    watcher.find(second).await;
+    let abort = AbortTurnRequest { session_id: "hangs".into() };
     facade.client().abort_turn(abort).await.unwrap();
     let aborted = soon("the end", hanging).await.unwrap().unwrap_err();
     check(&aborted, Code::Aborted, ErrorReason::TurnAborted);

@@ -261,3 +261,15 @@ fn a_request_with_a_part_that_nobody_can_hold_is_not_taken_for_one_without() {
     let start = of_kind("tool.execution_start");
     assert!(matches!(&start, Payload::ToolExecutionStart(tool) if tool.tool_name == "weather"), "{start:?}");
 }
+
+#[test]
+fn an_event_with_half_an_emoji_is_repaired_before_it_is_read() {
+    for data in [
+        r#"{"messageId":"a","content":"half \ud83d"}"#,
+        r#"{"messageId":"a","content":"x","toolRequests":[{"name":"\ude00"}]}"#,
+        r#"{"\ud83d":1,"messageId":"a","content":"x"}"#,
+    ] {
+        let params = format!(r#"{{"sessionId":"s","event":{{"type":"assistant.message","data":{data}}}}}"#);
+        assert_eq!(parse(params.as_bytes()), None, "{data}");
+    }
+}
