@@ -117,6 +117,7 @@ fn samples() -> Vec<(&'static str, Option<&'static str>, Value)> {
             json!({"errorType": "query", "message": "no", "errorCode": "e", "statusCode": 500,
                 "originatingMessageId": "m"}),
         ),
+        ("session.model_change", None, json!({"newModel": "m", "reasoningEffort": "low"})),
         ("session.shutdown", None, json!({"reason": "r"})),
         ("session.idle", None, json!({"aborted": false, "mode": "interactive"})),
         ("abort", None, json!({"reason": "user_initiated"})),
