@@ -232,7 +232,7 @@ impl Session {
         let notes = UpdateClientMetadata { session_id: self.cli_id(), set };
         match self.call(link, &notes).await {
             // Older CLIs cannot; GetServerInfo says so.
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => Ok(()),
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => Ok(()),
             stored => stored.map(|_| ()),
         }
     }
@@ -269,7 +269,7 @@ impl Session {
         self.let_go().await;
         let session_id = self.cli_id();
         match link.call(&Detach { session_id }).await {
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => {
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => {
                 link.call(&Destroy { session_id }).await?
             }
             left => left?,

@@ -490,7 +490,7 @@ impl Sessions {
         };
         if !deleted.success {
             // A failure inside a success. That there was nothing to delete is as good as a deletion.
-            match Rejection::new(0, &deleted.error.unwrap_or_default()) {
+            match Rejection::new(Delete::NAME, 0, &deleted.error.unwrap_or_default()) {
                 Rejection::SessionNotFound => {}
                 failure => return Err(backend::Error::Rejected(failure).into()),
             }

@@ -168,7 +168,7 @@ impl Stock {
         match link.call(&Index { metadata_limit: 0 }).await {
             Ok(index) => self.catalogue(|catalogue| catalogue.take_list(asked, index.sessions, false)),
             // Older CLIs cannot.
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => {
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => {
                 return self.look_at_all(&link).await;
             }
             Err(error) => return Err(error.into()),
