@@ -52,7 +52,7 @@ pub async fn serve(
     let Setup { sessions, defaults, turn_timeout, max_message_size, max_connection_age } = setup;
     let (reporter, health) = tonic_health::server::health_reporter();
     let follower = tokio::spawn(health::follow(reporter, sessions.pool().readiness(), draining));
-    let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout })
+    let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout, max_message_size })
         .max_decoding_message_size(max_message_size)
         .max_encoding_message_size(usize::MAX);
     let reflection = || {

@@ -76,7 +76,8 @@ impl Session {
         link.call_within(limit, params).await.map_err(|error| self.redacted(error))
     }
 
-    fn redacted(&self, error: backend::Error) -> backend::Error {
+    /// What of an error may be told.
+    pub(super) fn redacted(&self, error: backend::Error) -> backend::Error {
         match error {
             backend::Error::Rejected(rejection) => {
                 backend::Error::Rejected(rejection.map(|text| self.blueprint().settings.redact(&text)))

@@ -15,6 +15,7 @@ mod blueprint;
 mod catalogue;
 mod current;
 mod error;
+mod explain;
 mod foremost;
 mod handle;
 mod history;

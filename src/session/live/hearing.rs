@@ -18,14 +18,20 @@ use super::{
 use crate::{
     backend::LinkId,
     copilot::{
-        Event, answer,
+        AgentFailure, Event, answer,
         event::{self, Payload},
+        failure,
     },
 };
 
 impl Session {
     /// Takes in the parameters of a `session.event` of this session. False: they make no sense.
     pub(in crate::session) fn hear(self: &Arc<Self>, kind: &str, params: &[u8]) -> bool {
+        if kind == failure::CALL_FAILED
+            && let Some(failure) = AgentFailure::of_call(params)
+        {
+            self.lock().call_failed = Some(Box::new(failure));
+        }
         if !self.wants(kind) {
             return true;
         }
@@ -145,6 +151,7 @@ impl State {
             Payload::SessionShutdown(_) => self.link = None,
             Payload::SessionIdle(_) => {
                 self.replay.at_rest();
+                self.call_failed = None;
                 if self.stored == Stored::Perhaps {
                     self.stored = Stored::Yes;
                 }
