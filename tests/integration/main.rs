@@ -7,6 +7,7 @@ mod architecture;
 mod cleanup;
 mod connections;
 mod converse;
+mod deadlines;
 mod deletions;
 mod delivery;
 mod discovery;
