@@ -49,6 +49,7 @@ methods! {
     ListModels<'_> => "models.list" -> ListedModels;
     ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
     SwitchModel<'_> => "session.model.switchTo" -> serde::de::IgnoredAny;
+    GetModel<'_> => "session.model.getCurrent" -> CurrentModel;
     SetName<'_> => "session.name.set" -> serde::de::IgnoredAny;
     Detach<'_> => "session.detach" -> Done;
     Destroy<'_> => "session.destroy" -> Done;
@@ -564,7 +565,8 @@ pub struct PersistedEvents {
     pub cursor_status: String,
 }
 
-/// Gives a loaded session another model.
+/// Gives a loaded session another model, or has the one that it has think more or less: the model has to be named in any case
+/// (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SwitchModel<'a> {
@@ -572,6 +574,25 @@ pub struct SwitchModel<'a> {
     pub session_id: &'a str,
     /// The model.
     pub model_id: &'a str,
+    /// How much it thinks; `None`: as before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_effort: Option<&'a str>,
+}
+
+/// Asks which model a loaded session has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GetModel<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// The answer to [`GetModel`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CurrentModel {
+    /// The model.
+    pub model_id: Option<String>,
 }
 
 /// Gives a loaded session a title for good: the CLI does not make one up after that. It takes more than the 100 characters

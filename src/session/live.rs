@@ -220,6 +220,7 @@ impl Session {
         Summary {
             id: self.id().clone(),
             model: blueprint.settings.model.clone().unwrap_or_default(),
+            reasoning_effort: blueprint.settings.reasoning_effort.clone().unwrap_or_default(),
             labels: blueprint.labels.clone(),
             owner: blueprint.owner.clone(),
             state: state.doing(),

@@ -16,23 +16,37 @@ use crate::{
     copilot::{
         Method, Rejection,
         method::{
-            Abort, Create, Created, Delete, Destroy, Detach, Done, GetMetadata, IsProcessing,
-            RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata, UpdateOptions,
-            ValidateTools,
+            Abort, Create, Created, CurrentModel, Delete, Destroy, Detach, Done, GetMetadata, GetModel,
+            IsProcessing, RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata,
+            UpdateOptions, ValidateTools,
         },
         settings::{EmptyOptions, Parameters},
     },
 };
 
 impl Session {
-    /// Changes its model and its notes, while no turn runs.
+    /// Changes its model, how much that thinks, and its notes, while no turn runs.
     pub(super) async fn update(&self, link: &Link, blueprint: Blueprint) -> Result<(), backend::Error> {
-        let model = blueprint.settings.model.as_deref();
-        if let Some(model_id) = model.filter(|_| model != self.blueprint().settings.model.as_deref()) {
-            self.call(link, &SwitchModel { session_id: self.cli_id(), model_id }).await?;
+        let before = self.blueprint();
+        let (before, now) = (&before.settings, &blueprint.settings);
+        if (&now.model, &now.reasoning_effort) != (&before.model, &before.reasoning_effort) {
+            let model_id = match &now.model {
+                Some(model) => model.clone(),
+                None => self.current_model(link).await?,
+            };
+            let reasoning_effort = now.reasoning_effort.as_deref();
+            let switch = SwitchModel { session_id: self.cli_id(), model_id: &model_id, reasoning_effort };
+            self.call(link, &switch).await?;
         }
         self.redraw(blueprint);
         self.remember(link).await
+    }
+
+    /// The model that the CLI has chosen for it.
+    async fn current_model(&self, link: &Link) -> Result<String, backend::Error> {
+        let CurrentModel { model_id } = self.call(link, &GetModel { session_id: self.cli_id() }).await?;
+        let problem = || "the session has no model".to_owned();
+        model_id.ok_or_else(|| backend::Error::Protocol { method: GetModel::NAME, problem: problem() })
     }
 
     /// Gives it a title. The CLI tells of it too, but not necessarily before it answers.

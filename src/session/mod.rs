@@ -140,6 +140,8 @@ pub struct Change {
     pub labels: Option<BTreeMap<String, String>>,
     /// Its model.
     pub model: Option<String>,
+    /// How much its model thinks.
+    pub reasoning_effort: Option<String>,
     /// Its title.
     pub title: Option<String>,
 }
@@ -378,6 +380,9 @@ impl Sessions {
                     .map_err(|excess| Error::Denied(vec![excess.within("session")]))?;
             }
             blueprint.settings.model = Some(model);
+        }
+        if change.reasoning_effort.is_some() {
+            blueprint.settings.reasoning_effort = change.reasoning_effort;
         }
         Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
         let link = self.load_within(deadline, &session).await?;

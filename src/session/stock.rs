@@ -231,6 +231,7 @@ pub(super) fn outline(key: &SessionKey, card: &Card) -> Summary {
     Summary {
         id: key.id().clone(),
         model: String::new(),
+        reasoning_effort: String::new(),
         state: SessionState::Unloaded,
         labels: Default::default(),
         title: String::new(),
@@ -246,6 +247,7 @@ pub(super) fn outline(key: &SessionKey, card: &Card) -> Summary {
 pub(super) fn note(session: &mut Summary, notes: Notes) {
     session.labels = notes.labels;
     session.model = notes.model;
+    session.reasoning_effort = notes.reasoning_effort;
     session.owner = notes.owner;
     session.profile = notes.profile;
 }

@@ -209,6 +209,7 @@ pub(super) fn stored_summary(key: &SessionKey, entry: Entry, record: Option<Reco
     Summary {
         id: key.id().clone(),
         model: record.model.unwrap_or_default(),
+        reasoning_effort: record.reasoning_effort.unwrap_or_default(),
         labels: record.labels,
         state: SessionState::Unloaded,
         title: entry.summary.unwrap_or_default(),
