@@ -155,7 +155,7 @@ impl Wire {
                 connected.protocol_version
             }
             // Older CLIs of protocol 3 have no `connect`; a ping tells the version of the protocol too.
-            Err(Error::Rejected(Rejection::MethodMissing)) => {
+            Err(Error::Rejected(Rejection::MethodMissing(_))) => {
                 self.call(CALL_TIMEOUT, &Ping {}).await?.protocol_version
             }
             Err(Error::Rejected(Rejection::Connection(problem))) => return Err(OpenError::Token(problem)),
@@ -186,7 +186,9 @@ impl fmt::Debug for Link {
 fn refusal(method: &'static str, error: jsonrpc::Error) -> Error {
     match error {
         jsonrpc::Error::Closed { cause, written } => Error::Lost { cause, written },
-        jsonrpc::Error::Rejected(error) => Error::Rejected(Rejection::new(error.code, &error.message)),
+        jsonrpc::Error::Rejected(error) => {
+            Error::Rejected(Rejection::new(method, error.code, &error.message))
+        }
         jsonrpc::Error::ResponseTooLarge { len } => Error::TooLarge { method, size: len },
         jsonrpc::Error::TooManyPending => Error::Overloaded,
         jsonrpc::Error::Encode(problem) => Error::Protocol { method, problem },

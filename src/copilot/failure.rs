@@ -3,6 +3,9 @@
 //! JSON-RPC errors are nearly all code -32603 with the reason in words, and the words differ from method to method, so
 //! they are matched loosely (cli-protocol.md, section 11). Failures of a turn come as `session.error` events instead.
 
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::event::SessionError;
 
 /// Why the CLI refused a request: each variant is a different thing to do.
@@ -17,9 +20,15 @@ pub enum Rejection {
     /// GitHub refused the session's token, or there is none.
     #[error("{0}")]
     Unauthenticated(String),
+    /// The model's provider refused, or failed, where the call needs the model.
+    #[error("{}", .0.message)]
+    Agent(AgentFailure),
+    /// The CLI could not write to its disk.
+    #[error("{0}")]
+    Storage(String),
     /// This CLI does not have the method.
-    #[error("the CLI does not know this method")]
-    MethodMissing,
+    #[error("this version of the Copilot CLI does not have {0}")]
+    MethodMissing(&'static str),
     /// The connection token is missing, wrong, or not expected: the operator's to mend.
     #[error("{0}")]
     Connection(String),
@@ -38,16 +47,16 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// Makes sense of a JSON-RPC error.
-    pub fn new(code: i64, message: &str) -> Self {
+    /// Makes sense of a JSON-RPC error, which a call of `method` got.
+    pub fn new(method: &'static str, code: i64, message: &str) -> Self {
         // "Request session.create failed with message: <reason>"
         let reason = message.split_once("failed with message: ").map_or(message, |(_, reason)| reason);
         let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
         match code {
-            -32601 => Self::MethodMissing,
+            -32601 => Self::MethodMissing(method),
             -32602 => Self::InvalidParameter(reason.to_owned()),
             -32003..=-32001 => Self::Connection(format!("{reason} ({code})")),
-            _ if says(&["Unhandled method"]) => Self::MethodMissing,
+            _ if says(&["Unhandled method"]) => Self::MethodMissing(method),
             _ if says(NOT_FOUND) => Self::SessionNotFound,
             _ if says(&["Nothing to compact"]) => Self::NothingToCompact,
             _ if says(&["Compaction Cancelled"]) => Self::CompactionCancelled,
@@ -55,8 +64,12 @@ impl Rejection {
             _ if says(&["Not authenticated", "token validation failed"]) => {
                 Self::Unauthenticated(reason.to_owned())
             }
-            _ if says(INVALID) => Self::InvalidParameter(reason.to_owned()),
-            _ => Self::Internal(reason.to_owned()),
+            _ if is_about_storage(reason) => Self::Storage(reason.to_owned()),
+            _ => match AgentFailure::of_provider(reason) {
+                Some(failure) => Self::Agent(failure),
+                None if says(INVALID) => Self::InvalidParameter(reason.to_owned()),
+                None => Self::Internal(reason.to_owned()),
+            },
         }
     }
 
@@ -67,8 +80,10 @@ impl Rejection {
             Self::Unauthenticated(text) => Self::Unauthenticated(change(text)),
             Self::Connection(text) => Self::Connection(change(text)),
             Self::Internal(text) => Self::Internal(change(text)),
+            Self::Agent(failure) => Self::Agent(AgentFailure { message: change(failure.message), ..failure }),
+            Self::Storage(text) => Self::Storage(change(text)),
             Self::SessionNotFound
-            | Self::MethodMissing
+            | Self::MethodMissing(_)
             | Self::NothingToCompact
             | Self::CompactionCancelled
             | Self::ToolsTaken => self,
@@ -76,10 +91,11 @@ impl Rejection {
     }
 }
 
-/// The last two are said by `session.resume` of a session that is being deleted (observed).
+/// The last three are said about a session that is being deleted, by `session.send` and `session.resume` (observed).
 const NOT_FOUND: &[&str] = &[
     "Session not found",
     "Session file not found",
+    "Unknown session",
     "event journal is unavailable",
     "unknown variant `destroy`",
 ];
@@ -93,6 +109,7 @@ const INVALID: &[&str] = &[
     "Minimum session limit",
     "conflicts with a built-in tool",
     "is not registered",
+    "Unknown built-in agent",
     "ENAMETOOLONG",
     "not a directory",
     "ENOENT",
@@ -122,6 +139,12 @@ pub enum AgentCause {
     RateLimit,
     /// The conversation is too long for the model.
     ContextLimit,
+    /// The provider's content filter refused the prompt.
+    ContentFiltered,
+    /// The provider failed, or could not be reached; later.
+    Unavailable,
+    /// The CLI could not write to its disk.
+    Storage,
     /// Anything else.
     Other,
 }
@@ -136,94 +159,193 @@ impl AgentFailure {
             status_code: None,
         }
     }
+
+    /// What the provider said to a call that needs the model. `None`: it is not from the provider.
+    fn of_provider(reason: &str) -> Option<Self> {
+        let message = reason.strip_prefix("host-rethrow: ").unwrap_or(reason);
+        let status_code = status_of(message);
+        if status_code.is_none() && !GIVEN_UP.iter().any(|words| message.starts_with(words)) {
+            return None;
+        }
+        let cause = cause("", status_code, message);
+        Some(Self { cause, message: message.to_owned(), error_type: String::new(), status_code })
+    }
 }
+
+/// The kind of the events that tell of a model call which failed: of each try, and also of calls outside of turns. They are in
+/// no schema, but there (observed).
+pub const CALL_FAILED: &str = "model.model_call_failure";
+
+/// The parameters of a `session.event` of the kind [`CALL_FAILED`].
+#[derive(Deserialize)]
+struct CallFailed {
+    event: CallFailedEvent,
+}
+
+#[derive(Deserialize)]
+struct CallFailedEvent {
+    data: CallFailedData,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CallFailedData {
+    model_call: ModelCall,
+}
+
+#[derive(Deserialize)]
+struct ModelCall {
+    #[serde(default)]
+    status: Option<i32>,
+    /// JSON in a text: what the provider said, often with its own code, or what the CLI makes of it.
+    error: String,
+}
+
+impl AgentFailure {
+    /// Why the model call failed that an event of the kind [`CALL_FAILED`] tells of.
+    pub fn of_call(params: &[u8]) -> Option<Self> {
+        let CallFailed { event } = serde_json::from_slice(params).ok()?;
+        let ModelCall { status, error } = event.data.model_call;
+        let said: Value = serde_json::from_str(&error).unwrap_or_default();
+        let message = said["message"].as_str().or(said.as_str()).unwrap_or(&error);
+        // All that was said decides, the code included.
+        let cause = match cause("", status, &error) {
+            AgentCause::Other if status.is_none() => AgentCause::Unavailable,
+            cause => cause,
+        };
+        let message = message[..message.floor_char_boundary(MAX_SAID)].to_owned();
+        Some(Self { cause, message, error_type: String::new(), status_code: status })
+    }
+
+    /// The same failure of a call for which the CLI gave up its retries without a word about the last of them, in the words of that.
+    pub fn in_words_of(self, last: Self) -> Self {
+        if self.status_code.is_some() || self.message.contains(LAST_ERROR) {
+            return self;
+        }
+        let message = format!("{} {LAST_ERROR}{}", self.message, last.message);
+        Self { message, ..last }
+    }
+}
+
+/// How much is kept of what a provider said, in bytes.
+const MAX_SAID: usize = 500;
+
+/// What the CLI puts before what was said last.
+const LAST_ERROR: &str = "Last error: ";
 
 impl From<&SessionError> for AgentFailure {
     fn from(error: &SessionError) -> Self {
-        let cause = match (error.error_type.as_str(), error.status_code) {
-            ("authentication" | "authorization", _) | (_, Some(401 | 403)) => AgentCause::Auth,
-            ("quota", _) | (_, Some(402)) => AgentCause::Quota,
-            ("rate_limit", _) | (_, Some(429)) => AgentCause::RateLimit,
-            ("context_limit", _) => AgentCause::ContextLimit,
-            // What the CLI itself finds too long it reports as a mere `query` (observed).
-            _ if error.message.contains("prompt budget") => AgentCause::ContextLimit,
-            // Without provider and GitHub login the CLI takes the prompt and then says this (observed).
-            _ if error.message.contains("No GitHub OAuth token") => AgentCause::Auth,
-            _ => AgentCause::Other,
-        };
+        let SessionError { error_type, message, status_code, .. } = error;
         Self {
-            cause,
-            message: error.message.clone(),
-            error_type: error.error_type.clone(),
-            status_code: error.status_code,
+            cause: cause(error_type, *status_code, message),
+            message: message.clone(),
+            error_type: error_type.clone(),
+            status_code: *status_code,
         }
     }
+}
+
+/// The HTTP status that a provider's words begin with in the CLI: "400 Invalid value", or after its own words and "Last error: ".
+fn status_of(message: &str) -> Option<i32> {
+    let words = message.rsplit_once(LAST_ERROR).map_or(message, |(_, words)| words);
+    let (status, _) = words.split_once(' ')?;
+    let status: i32 = status.parse().ok()?;
+    (400..600).contains(&status).then_some(status)
+}
+
+/// The words decide before the status: providers have many statuses for one thing, and the CLI passes on neither their code nor
+/// their type (observed).
+fn cause(error_type: &str, status: Option<i32>, message: &str) -> AgentCause {
+    let message = message.to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    let given_up = GIVEN_UP.iter().any(|words| message.starts_with(&words.to_lowercase()));
+    match (error_type, status) {
+        ("persistence", _) => AgentCause::Storage,
+        ("authentication" | "authorization", _) | (_, Some(401 | 403)) => AgentCause::Auth,
+        ("quota", _) | (_, Some(402)) => AgentCause::Quota,
+        ("context_limit", _) | (_, Some(413)) => AgentCause::ContextLimit,
+        _ if says(CONTEXT_LIMIT) => AgentCause::ContextLimit,
+        _ if says(CONTENT_FILTERED) => AgentCause::ContentFiltered,
+        // Some say the same of a rate, and when to come again.
+        _ if says(QUOTA) && !says(&["retry in", "try again in"]) => AgentCause::Quota,
+        ("rate_limit", _) | (_, Some(429)) => AgentCause::RateLimit,
+        (_, Some(408 | 500..)) => AgentCause::Unavailable,
+        _ if given_up => AgentCause::Unavailable,
+        _ if status.is_none() && is_about_storage(&message) => AgentCause::Storage,
+        // Without provider and GitHub login the CLI takes the prompt and then says this (observed).
+        _ if says(&["no github oauth token"]) => AgentCause::Auth,
+        _ => AgentCause::Other,
+    }
+}
+
+/// How the CLI begins to say that its retries were of no use, which it makes only where they might be: after 408, 409, 429 and 5xx,
+/// a cut or senseless stream, and a connection that fails (observed).
+const GIVEN_UP: &[&str] = &[
+    "Failed to get response from the AI model",
+    "Could not connect to provider",
+    "Could not connect to local model provider",
+];
+
+/// In what words providers, and the CLI itself, say that the conversation is too long. All words are in small letters.
+const CONTEXT_LIMIT: &[&str] = &[
+    // The CLI, before it asks and after (observed).
+    "prompt budget",
+    "rejected the prompt as too long",
+    // OpenAI, Azure and vLLM; Groq, Mistral.
+    "context_length_exceeded",
+    "maximum context length",
+    "reduce the length of the messages",
+    "exceeds the context window",
+    "input tokens exceed",
+    "maximum model length",
+    // llama.cpp; Ollama, LM Studio.
+    "exceed_context_size",
+    "available context size",
+    "exceeds the context size",
+    "exceeds context length",
+    "context length of only",
+    // Anthropic; Bedrock.
+    "prompt is too long",
+    "exceed context limit",
+    "input is too long",
+    // Gemini; GitHub's own; xAI.
+    "exceeds the maximum number of tokens",
+    "prompt token count of",
+    "maximum prompt length",
+];
+
+/// In what words they say that they do not like what the prompt says.
+const CONTENT_FILTERED: &[&str] = &[
+    // Azure.
+    "content management policy",
+    "content_filter",
+    "responsibleaipolicy",
+    // OpenAI.
+    "content_policy",
+    "safety system",
+    "violating our usage policy",
+    // Anthropic; Alibaba; Gemini.
+    "content filter",
+    "inappropriate content",
+    "prohibited_content",
+];
+
+/// In what words they say that the account has nothing left.
+const QUOTA: &[&str] = &[
+    "insufficient_quota",
+    "exceeded your current quota",
+    "billing hard limit",
+    "insufficient balance",
+    "credit balance is too low",
+];
+
+/// Whether it is about a disk that is full, or as full as it may be.
+fn is_about_storage(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["enospc", "no space left on device", "edquot", "quota exceeded (os error"]
+        .iter()
+        .any(|word| message.contains(word))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rejections_are_told_apart_by_their_words() {
-        let check =
-            |code, message: &str, expected: Rejection| assert_eq!(Rejection::new(code, message), expected);
-        let failed = |reason: &str| format!("Request session.x failed with message: {reason}");
-        check(-32601, "Unhandled method session.x", Rejection::MethodMissing);
-        check(-32603, "Unhandled method session.x", Rejection::MethodMissing);
-        for reason in
-            ["Session not found: s", "Session not found for sessionId: s", "Session file not found for s"]
-        {
-            check(-32603, &failed(reason), Rejection::SessionNotFound);
-        }
-        for reason in [
-            "Failed to load session events: Session not found: s",
-            "Session file is corrupted (line 9: unknown variant `destroy`, expected `routine` or `error`)",
-        ] {
-            check(-32603, &failed(reason), Rejection::SessionNotFound);
-        }
-        for reason in [
-            "Rejected session.create request with invalid sessionId: a b",
-            "Invalid provider configuration: missing field `baseUrl`",
-            "Directory does not exist: /x",
-            "External tool \"bash\" conflicts with a built-in tool of the same name.",
-            "Provider model 'a/b' is not registered",
-        ] {
-            check(-32603, &failed(reason), Rejection::InvalidParameter(reason.into()));
-        }
-        let reason = "External tool name clash: t already registered by another connection";
-        check(-32603, &failed(reason), Rejection::ToolsTaken);
-        let reason = "GitHub token validation failed: 401";
-        check(-32603, &failed(reason), Rejection::Unauthenticated(reason.into()));
-        check(
-            -32002,
-            "AUTHENTICATION_FAILED",
-            Rejection::Connection("AUTHENTICATION_FAILED (-32002)".into()),
-        );
-        check(-32603, &failed("Nothing to compact."), Rejection::NothingToCompact);
-        check(-32603, "boom", Rejection::Internal("boom".into()));
-    }
-
-    #[test]
-    fn failures_of_a_turn_are_told_apart_by_type_and_status() {
-        let check = |error_type: &str, status_code, message: &str, expected| {
-            let error = SessionError {
-                error_type: error_type.into(),
-                message: message.into(),
-                status_code,
-                ..SessionError::default()
-            };
-            assert_eq!(AgentFailure::from(&error).cause, expected);
-        };
-        check("authentication", Some(401), "", AgentCause::Auth);
-        check("query", Some(403), "", AgentCause::Auth);
-        check("quota", None, "", AgentCause::Quota);
-        check("query", Some(402), "", AgentCause::Quota);
-        check("rate_limit", Some(429), "", AgentCause::RateLimit);
-        check("context_limit", None, "", AgentCause::ContextLimit);
-        let budget = "Request exceeds the model's prompt budget after reserving output (3334692 tokens; limit 128000).";
-        check("query", None, budget, AgentCause::ContextLimit);
-        check("query", Some(400), "400 boom", AgentCause::Other);
-        check("query", None, "No GitHub OAuth token or Copilot HMAC key provided", AgentCause::Auth);
-    }
-}
+mod tests;

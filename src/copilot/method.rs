@@ -49,6 +49,7 @@ methods! {
     ListModels<'_> => "models.list" -> ListedModels;
     ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
     SwitchModel<'_> => "session.model.switchTo" -> serde::de::IgnoredAny;
+    GetModel<'_> => "session.model.getCurrent" -> ModelState;
     SetName<'_> => "session.name.set" -> serde::de::IgnoredAny;
     Detach<'_> => "session.detach" -> Done;
     Destroy<'_> => "session.destroy" -> Done;
@@ -146,7 +147,7 @@ pub struct Created {
     pub model_state: Option<ModelState>,
 }
 
-/// The model of a session.
+/// The model of a session, also the answer to [`GetModel`].
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelState {
@@ -576,7 +577,8 @@ pub struct PersistedEvents {
     pub cursor_status: String,
 }
 
-/// Gives a loaded session another model.
+/// Gives a loaded session another model, or has the one that it has think more or less: the model has to be named in any case
+/// (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SwitchModel<'a> {
@@ -584,6 +586,17 @@ pub struct SwitchModel<'a> {
     pub session_id: &'a str,
     /// The model.
     pub model_id: &'a str,
+    /// How much it thinks; `None`: as before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_effort: Option<&'a str>,
+}
+
+/// Asks which model a loaded session has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GetModel<'a> {
+    /// The session.
+    pub session_id: &'a str,
 }
 
 /// Gives a loaded session a title for good: the CLI does not make one up after that. It takes more than the 100 characters

@@ -16,6 +16,7 @@ use tonic::{Status, Streaming};
 use super::{
     convert::{self, Checks},
     pb::{self, converse_request::Payload as Up, converse_response::Payload as Down},
+    service::about,
     status,
     streamed::{ConverseResponse, Streamed},
 };
@@ -30,6 +31,7 @@ pub(super) struct Conversation {
     requests: Option<Streaming<pb::ConverseRequest>>,
     deadline: Option<Deadline>,
     turn_timeout: Duration,
+    max_message_size: usize,
     draining: CancellationToken,
     /// From the first message on.
     open: Option<Open>,
@@ -77,6 +79,7 @@ impl Conversation {
         requests: Streaming<pb::ConverseRequest>,
         deadline: Option<Deadline>,
         turn_timeout: Duration,
+        max_message_size: usize,
     ) -> Self {
         let draining = sessions.draining();
         Self {
@@ -84,6 +87,7 @@ impl Conversation {
             requests: Some(requests),
             deadline,
             turn_timeout,
+            max_message_size,
             draining,
             open: None,
             responses: VecDeque::new(),
@@ -114,7 +118,10 @@ impl Conversation {
             match self.wait().await {
                 Next::Say(Ok(Some(request))) => self.hear(request).await?,
                 Next::Say(Ok(None)) => self.requests = None,
-                Next::Say(Err(status)) => return Err(status),
+                // What tonic says about a message that it cannot read; on a stream no layer sees it.
+                Next::Say(Err(status)) => {
+                    return Err(status::of_transport(&status, self.max_message_size).unwrap_or(status));
+                }
                 Next::Watched(Watched::Update(update)) => {
                     return Ok(Some(Streamed::event(update, |event| down(Down::Event(event)))));
                 }
@@ -168,12 +175,9 @@ impl Conversation {
                 Ok(())
             }
             (Some(Up::Abort(_)), Some(open)) => {
-                let aborted = self.sessions.abort(Tenant::ONLY, &open.id).await;
-                self.say_failure(
-                    String::new(),
-                    String::new(),
-                    aborted.map(|_| ()).map_err(|it| status::of(&it)),
-                );
+                let aborted =
+                    about(&self.sessions, &open.id, self.sessions.abort(Tenant::ONLY, &open.id)).await;
+                self.say_failure(String::new(), String::new(), aborted.map(|_| ()));
                 Ok(())
             }
             (Some(Up::Open(_)), Some(_)) => Err(out_of_place("open", "comes only once, and first")),
@@ -189,8 +193,8 @@ impl Conversation {
         let id = checks.done(id).map_err(status::invalid)?;
         // Its turns are finished first when the server drains, so it is not the watcher that ends.
         let never = CancellationToken::new();
-        let watch = self.sessions.watch(Tenant::ONLY, &id, From::Now, filter, never).await;
-        let watch = watch.map_err(|error| status::of(&error))?;
+        let watch = self.sessions.watch(Tenant::ONLY, &id, From::Now, filter, never);
+        let watch = about(&self.sessions, &id, watch).await?;
         let session = Some(convert::session(watch.session()));
         self.responses.push_back(Down::Opened(pb::ConverseOpened { session }));
         self.open = Some(Open { id, watch, turns: Turns::default() });
@@ -209,7 +213,7 @@ impl Conversation {
             let request = send_request(request, &open.id);
             let (id, prompt) = checks.prompt(request, Filter::NOTHING, deadline);
             let id = checks.done(id).map_err(status::invalid)?;
-            self.sessions.send(Tenant::ONLY, &id, prompt).await.map_err(|error| status::of(&error))
+            about(&self.sessions, &id, self.sessions.send(Tenant::ONLY, &id, prompt)).await
         };
         match sent.await {
             Ok(turn) => {
@@ -230,8 +234,7 @@ impl Conversation {
             let request_id = checks.text("answer.request_id", request_id.clone());
             let response = checks.answer(answer);
             let response = checks.done(response).map_err(status::invalid)?;
-            let responded = self.sessions.respond(Tenant::ONLY, &id, &request_id, response).await;
-            responded.map_err(|error| status::of(&error))
+            about(&self.sessions, &id, self.sessions.respond(Tenant::ONLY, &id, &request_id, response)).await
         };
         let answered = answered.await;
         self.say_failure(String::new(), request_id, answered);

@@ -1,13 +1,15 @@
 //! The contract: `copilot.v1` over gRPC. The only room that knows tonic and prost.
 //!
 //! [`service`] has one short method for each RPC: parse, call the session room, encode. [`convert`] holds the parsing
-//! and encoding, [`status`] makes every error a rich one, [`deadline`] reads the caller's, [`connection`] takes the clients.
+//! and encoding, [`status`] makes every error a rich one, [`deadline`] reads the caller's and [`ending`] keeps it,
+//! [`connection`] takes the clients.
 
 pub mod client;
 mod connection;
 mod converse;
 mod convert;
 mod deadline;
+mod ending;
 mod health;
 pub mod server;
 mod service;

@@ -8,7 +8,7 @@ use tonic::{Status, body::Body, transport::Server};
 use tower::util::MapResponseLayer;
 
 use super::{
-    DESCRIPTORS, connection, convert::Defaults, health,
+    DESCRIPTORS, connection, convert::Defaults, ending::Ending, health,
     pb_server::copilot_service_server::CopilotServiceServer, service::Service, status,
 };
 use crate::session::Sessions;
@@ -52,7 +52,7 @@ pub async fn serve(
     let Setup { sessions, defaults, turn_timeout, max_message_size, max_connection_age } = setup;
     let (reporter, health) = tonic_health::server::health_reporter();
     let follower = tokio::spawn(health::follow(reporter, sessions.pool().readiness(), draining));
-    let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout })
+    let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout, max_message_size })
         .max_decoding_message_size(max_message_size)
         .max_encoding_message_size(usize::MAX);
     let reflection = || {
@@ -66,6 +66,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(MAX_CONCURRENT_STREAMS))
+        .layer(Ending { closing: closing.clone() })
         .layer(MapResponseLayer::new(move |response| enrich(response, max_message_size)))
         .add_service(service)
         .add_service(health)

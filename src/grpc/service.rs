@@ -26,6 +26,8 @@ pub(super) struct Service {
     pub(super) defaults: Defaults,
     /// The deadline of a turn that brings none.
     pub(super) turn_timeout: Duration,
+    /// The largest request, in bytes.
+    pub(super) max_message_size: usize,
 }
 
 impl Service {
@@ -39,7 +41,27 @@ impl Service {
         let deadline = |timeout| deadline::of_call(metadata, timeout, self.turn_timeout);
         let (id, prompt) = checks.prompt(request, filter, deadline);
         let id = checks.done(id).map_err(status::invalid)?;
-        self.sessions.send(Tenant::ONLY, &id, prompt).await.map_err(refused)
+        self.about(&id, self.sessions.send(Tenant::ONLY, &id, prompt)).await
+    }
+
+    async fn about<T>(
+        &self,
+        id: &SessionId,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Status> {
+        about(&self.sessions, id, call).await
+    }
+}
+
+/// What a call about a session comes to.
+pub(super) async fn about<T>(
+    sessions: &Sessions,
+    id: &SessionId,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Status> {
+    match call.await {
+        Ok(done) => Ok(done),
+        Err(error) => Err(refused(sessions.explain(Tenant::ONLY, id, error).await)),
     }
 }
 
@@ -97,8 +119,8 @@ impl CopilotService for Service {
         let credentials = checks.credentials(request);
         let id = checks.done(id).map_err(status::invalid)?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let resumed =
-            self.sessions.resume(Tenant::ONLY, &id, credentials, deadline).await.map_err(refused)?;
+        let resume = self.sessions.resume(Tenant::ONLY, &id, credentials, deadline);
+        let resumed = self.about(&id, resume).await?;
         Ok(Response::new(pb::ResumeSessionResponse { session: Some(convert::session(resumed)) }))
     }
 
@@ -113,7 +135,8 @@ impl CopilotService for Service {
         let change = checks.change(session, request.update_mask.unwrap_or_default());
         let id = checks.done(id).map_err(status::invalid)?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let updated = self.sessions.update(Tenant::ONLY, &id, change, deadline).await.map_err(refused)?;
+        let update = self.sessions.update(Tenant::ONLY, &id, change, deadline);
+        let updated = self.about(&id, update).await?;
         Ok(Response::new(pb::UpdateSessionResponse { session: Some(convert::session(updated)) }))
     }
 
@@ -122,7 +145,7 @@ impl CopilotService for Service {
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
         let id = session_id(&request.into_inner().session_id)?;
-        let session = self.sessions.get(Tenant::ONLY, &id).await.map_err(refused)?;
+        let session = self.about(&id, self.sessions.get(Tenant::ONLY, &id)).await?;
         Ok(Response::new(pb::GetSessionResponse { session: Some(convert::session(session)) }))
     }
 
@@ -148,7 +171,7 @@ impl CopilotService for Service {
         let (metadata, _, request) = request.into_parts();
         let id = session_id(&request.session_id)?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        self.sessions.close(Tenant::ONLY, &id, deadline).await.map_err(refused)?;
+        self.about(&id, self.sessions.close(Tenant::ONLY, &id, deadline)).await?;
         Ok(Response::new(pb::CloseSessionResponse {}))
     }
 
@@ -159,7 +182,7 @@ impl CopilotService for Service {
         let (metadata, _, request) = request.into_parts();
         let id = session_id(&request.session_id)?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let copy = self.sessions.fork(Tenant::ONLY, &id, deadline).await.map_err(refused)?;
+        let copy = self.about(&id, self.sessions.fork(Tenant::ONLY, &id, deadline)).await?;
         Ok(Response::new(pb::ForkSessionResponse { session: Some(convert::session(copy)) }))
     }
 
@@ -170,8 +193,8 @@ impl CopilotService for Service {
         let (metadata, _, request) = request.into_parts();
         let id = session_id(&request.session_id)?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let Compacted { messages_removed, tokens_removed } =
-            self.sessions.compact(Tenant::ONLY, &id, deadline).await.map_err(refused)?;
+        let compact = self.sessions.compact(Tenant::ONLY, &id, deadline);
+        let Compacted { messages_removed, tokens_removed } = self.about(&id, compact).await?;
         Ok(Response::new(pb::CompactSessionResponse { messages_removed, tokens_removed }))
     }
 
@@ -181,9 +204,13 @@ impl CopilotService for Service {
     ) -> Result<Response<pb::DeleteSessionResponse>, Status> {
         let request = request.into_inner();
         let id = session_id(&request.session_id)?;
-        match self.sessions.delete(Tenant::ONLY, &id).await {
+        let deleted = match self.sessions.delete(Tenant::ONLY, &id).await {
+            Err(error) => Err(self.sessions.explain(Tenant::ONLY, &id, error).await),
+            deleted => deleted,
+        };
+        match deleted {
             Err(Error::NotFound(_)) if request.allow_missing => {}
-            result => result.map_err(refused)?,
+            deleted => deleted.map_err(refused)?,
         }
         Ok(Response::new(pb::DeleteSessionResponse {}))
     }
@@ -219,7 +246,9 @@ impl CopilotService for Service {
     ) -> Result<Response<Self::ConverseStream>, Status> {
         let (metadata, _, requests) = request.into_parts();
         let deadline = deadline::of_stream(&metadata);
-        let conversation = Conversation::new(self.sessions.clone(), requests, deadline, self.turn_timeout);
+        let Self { sessions, turn_timeout, max_message_size, .. } = self;
+        let conversation =
+            Conversation::new(sessions.clone(), requests, deadline, *turn_timeout, *max_message_size);
         Ok(Response::new(Box::pin(conversation.into_stream())))
     }
 
@@ -233,7 +262,7 @@ impl CopilotService for Service {
         let request_id = checks.text("request_id", request.request_id);
         let response = checks.answer(request.answer);
         let (id, response) = checks.done(id.zip(response)).map_err(status::invalid)?;
-        self.sessions.respond(Tenant::ONLY, &id, &request_id, response).await.map_err(refused)?;
+        self.about(&id, self.sessions.respond(Tenant::ONLY, &id, &request_id, response)).await?;
         Ok(Response::new(pb::RespondResponse {}))
     }
 
@@ -250,7 +279,7 @@ impl CopilotService for Service {
         let filter = checks.filter(request.event_types, request.exclude_sub_agents);
         let id = checks.done(id).map_err(status::invalid)?;
         let closing = self.sessions.draining();
-        let watch = self.sessions.watch(Tenant::ONLY, &id, from, filter, closing).await.map_err(refused)?;
+        let watch = self.about(&id, self.sessions.watch(Tenant::ONLY, &id, from, filter, closing)).await?;
         Ok(Response::new(Box::pin(stream::unfold(Some(watch), next_of_session))))
     }
 
@@ -265,8 +294,8 @@ impl CopilotService for Service {
         let after = checks.history_token(&request.session_id, &request.page_token);
         let wanted = checks.filter(request.event_types, false);
         let id = checks.done(id).map_err(status::invalid)?;
-        let page = self.sessions.history(Tenant::ONLY, &id, after.as_ref(), size).await;
-        let (events, next) = page.map_err(refused)?;
+        let page = self.sessions.history(Tenant::ONLY, &id, after.as_ref(), size);
+        let (events, next) = self.about(&id, page).await?;
         let events = events.into_iter().filter(|event| wanted.wants(event));
         Ok(Response::new(pb::ListEventsResponse {
             events: events.map(|event| convert::stored_event(&id, event)).collect(),
@@ -293,7 +322,7 @@ impl CopilotService for Service {
         request: Request<pb::AbortTurnRequest>,
     ) -> Result<Response<pb::AbortTurnResponse>, Status> {
         let id = session_id(&request.into_inner().session_id)?;
-        let message_id = self.sessions.abort(Tenant::ONLY, &id).await.map_err(refused)?;
+        let message_id = self.about(&id, self.sessions.abort(Tenant::ONLY, &id)).await?;
         Ok(Response::new(pb::AbortTurnResponse { message_id }))
     }
 

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     backend,
     copilot::{AgentFailure, Rejection, failure::AgentCause},
-    session::{Delivery, Error, Excess, SessionId, Settlement, TurnCause, TurnError},
+    session::{Delivery, Error, Excess, Remains, SessionId, Settlement, TurnCause, TurnError},
 };
 
 /// `google.rpc.ErrorInfo.domain` of all our errors.
@@ -168,6 +168,7 @@ fn field_of(complaint: &str) -> &'static str {
         ("External tool", "tools"),
         ("Provider model", "session.model"),
         ("provider", "provider"),
+        ("excludedBuiltinAgents", "excluded_builtin_agents"),
     ];
     WORDS.iter().find(|(word, _)| complaint.contains(word)).map_or("", |(_, field)| field)
 }
@@ -291,12 +292,32 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
     .into_status()
 }
 
+/// What came of a turn whose caller's deadline has passed before the turn itself could say more.
+pub(super) fn turn_timed_out(after: Duration, delivery: Delivery) -> Status {
+    of_turn(&TurnError { cause: TurnCause::Timeout(after), delivery, remains: Remains::default() })
+}
+
+/// The caller's deadline has passed, in a call that is none of a turn.
+pub(super) fn timed_out(after: Duration) -> Status {
+    let message = format!("the call was given up after {after:.1?}, at its deadline");
+    Problem::new(Code::DeadlineExceeded, ErrorReason::TurnTimeout, message).into_status()
+}
+
+/// The server goes, and ends a stream that does not end by itself.
+pub(super) fn closing() -> Status {
+    draining(Error::Draining).into_status()
+}
+
+/// A failure of the agent's. Whether the call may be repeated is known to who made it.
 fn of_agent(failure: &AgentFailure) -> Problem {
     let (code, reason, retry) = match failure.cause {
         AgentCause::Auth => (Code::FailedPrecondition, ErrorReason::ProviderAuth, None),
         AgentCause::Quota => (Code::ResourceExhausted, ErrorReason::ProviderQuota, None),
         AgentCause::RateLimit => (Code::ResourceExhausted, ErrorReason::ProviderRateLimit, Some(RETRY_LATER)),
         AgentCause::ContextLimit => (Code::ResourceExhausted, ErrorReason::ContextLimit, None),
+        AgentCause::ContentFiltered => (Code::FailedPrecondition, ErrorReason::ContentFiltered, None),
+        AgentCause::Unavailable => (Code::Unavailable, ErrorReason::ProviderUnavailable, Some(RETRY_LATER)),
+        AgentCause::Storage => return storage(&failure.message),
         AgentCause::Other => (Code::Internal, ErrorReason::AgentError, None),
     };
     let problem = Problem::new(code, reason, format!("the agent failed: {}", failure.message));
@@ -309,6 +330,13 @@ fn of_agent(failure: &AgentFailure) -> Problem {
         Some(delay) => problem.retry_after(delay),
         None => problem,
     }
+}
+
+/// The CLI's disk is full.
+fn storage(words: &str) -> Problem {
+    let message =
+        format!("the Copilot CLI cannot write to its disk, and the operator has to make room: {words}");
+    Problem::new(Code::ResourceExhausted, ErrorReason::BackendStorage, message)
 }
 
 fn of_backend(error: &backend::Error) -> Problem {
@@ -337,8 +365,11 @@ fn of_backend(error: &backend::Error) -> Problem {
                 let message = format!("GitHub refused the session's token, or there is none: {reason}");
                 Problem::new(Code::FailedPrecondition, ErrorReason::ProviderAuth, message)
             }
-            Rejection::MethodMissing => {
+            Rejection::Agent(failure) => of_agent(failure),
+            Rejection::Storage(words) => storage(words),
+            Rejection::MethodMissing(method) => {
                 Problem::new(Code::Unimplemented, ErrorReason::CliMethodMissing, rejection)
+                    .metadata("method", method)
             }
             // The operator's to mend; the log says more.
             Rejection::Connection(_) => unavailable(),
@@ -378,9 +409,6 @@ pub(super) fn of_transport(status: &Status, max_message_size: usize) -> Option<S
         Code::Internal | Code::InvalidArgument => {
             let message = format!("the request cannot be read: {message}");
             Problem::new(Code::InvalidArgument, ErrorReason::MalformedRequest, message)
-        }
-        Code::Cancelled | Code::DeadlineExceeded => {
-            Problem::new(Code::DeadlineExceeded, ErrorReason::TurnTimeout, "the call's deadline has passed")
         }
         _ => return None,
     };

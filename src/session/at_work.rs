@@ -67,7 +67,7 @@ impl Session {
                 Ok(items.into_iter().find(|item| item.message_id.as_deref() == Some(message_id)))
             }
             // An older CLI: what waits in it cannot be told from what runs.
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => Ok(None),
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -168,7 +168,7 @@ pub(super) async fn is_busy(link: &Link, session_id: &str) -> Result<bool, backe
     }
     match link.call_within(SMALL_CALL, &PendingItems { session_id }).await {
         Ok(Pending { items }) => Ok(!items.is_empty()),
-        Err(backend::Error::Rejected(Rejection::MethodMissing | Rejection::SessionNotFound)) => Ok(false),
+        Err(backend::Error::Rejected(Rejection::MethodMissing(_) | Rejection::SessionNotFound)) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -176,7 +176,7 @@ pub(super) async fn is_busy(link: &Link, session_id: &str) -> Result<bool, backe
 async fn abort_compaction(link: &Link, session_id: &str) -> Result<bool, backend::Error> {
     match link.call_within(SMALL_CALL, &AbortCompaction { session_id }).await {
         Ok(Aborted { aborted }) => Ok(aborted),
-        Err(backend::Error::Rejected(Rejection::MethodMissing | Rejection::SessionNotFound)) => Ok(false),
+        Err(backend::Error::Rejected(Rejection::MethodMissing(_) | Rejection::SessionNotFound)) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -140,7 +140,7 @@ pub(super) struct Record {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) profile: String,
     pub(super) model: Option<String>,
-    reasoning_effort: Option<String>,
+    pub(super) reasoning_effort: Option<String>,
     system_message: SystemMessage,
     available_tools: Vec<String>,
     excluded_tools: Vec<String>,

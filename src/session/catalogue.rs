@@ -61,6 +61,7 @@ pub(super) struct Face {
 pub(super) struct Notes {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) model: String,
+    pub(super) reasoning_effort: String,
     pub(super) owner: String,
     pub(super) profile: String,
 }
@@ -70,6 +71,7 @@ impl From<Record> for Notes {
         Self {
             labels: record.labels,
             model: record.model.unwrap_or_default(),
+            reasoning_effort: record.reasoning_effort.unwrap_or_default(),
             owner: record.owner,
             profile: record.profile,
         }

@@ -403,6 +403,7 @@ mod tests {
             let summary = Summary {
                 id: super::super::SessionId::parse("s").unwrap(),
                 model: String::new(),
+                reasoning_effort: String::new(),
                 state: super::super::SessionState::Unloaded,
                 labels: Default::default(),
                 title: String::new(),

@@ -16,6 +16,8 @@ pub struct Summary {
     pub id: SessionId,
     /// Its model, if it was chosen.
     pub model: String,
+    /// How much that thinks, if it was chosen.
+    pub reasoning_effort: String,
     /// What it is doing.
     pub state: SessionState,
     /// Its owner's notes.
@@ -291,6 +293,7 @@ mod tests {
         Summary {
             id: SessionId::parse(id).unwrap(),
             model: String::new(),
+            reasoning_effort: String::new(),
             labels: BTreeMap::new(),
             owner: String::new(),
             state: SessionState::Idle,

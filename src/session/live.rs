@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     backend::{Link, LinkId},
-    copilot::method::Entry,
+    copilot::{AgentFailure, method::Entry},
 };
 
 pub(super) use hearing::may_quote_a_secret;
@@ -83,6 +83,8 @@ pub(super) struct State {
     cursor: Option<Cursor>,
     /// When the latest event happened that was heard.
     last_event: String,
+    /// Why the last model call failed. It is only needed where the CLI does not say so itself. Boxed, because that is rare.
+    pub(super) call_failed: Option<Box<AgentFailure>>,
     /// The keeper link that is attached to it.
     pub(super) kept: Option<LinkId>,
     /// What is missing, where the link was lost and the agent goes on. Boxed, because that is rare.
@@ -161,6 +163,7 @@ impl Session {
                 approvals: Approvals::default(),
                 cursor: None,
                 last_event: String::new(),
+                call_failed: None,
                 kept: None,
                 gap: None,
             }),
@@ -239,6 +242,7 @@ impl Session {
         Summary {
             id: self.id().clone(),
             model: blueprint.settings.model.clone().unwrap_or_default(),
+            reasoning_effort: blueprint.settings.reasoning_effort.clone().unwrap_or_default(),
             labels: blueprint.labels.clone(),
             owner: blueprint.owner.clone(),
             state: state.doing(),

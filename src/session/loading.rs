@@ -17,7 +17,7 @@ use crate::{
     copilot::{
         Method, Rejection,
         method::{
-            Create, Created, Delete, Destroy, Detach, Done, GetMetadata, GetSnapshot, IsProcessing,
+            Create, Created, Delete, Destroy, Detach, Done, GetMetadata, GetModel, GetSnapshot, IsProcessing,
             ModelState, RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata,
             UpdateOptions, ValidateTools,
         },
@@ -56,14 +56,28 @@ impl Session {
         news
     }
 
-    /// Changes its model and its notes, while no turn runs.
+    /// Changes its model, how much that thinks, and its notes, while no turn runs.
     pub(super) async fn update(&self, link: &Link, blueprint: Blueprint) -> Result<(), backend::Error> {
-        let model = blueprint.settings.model.as_deref();
-        if let Some(model_id) = model.filter(|_| model != self.blueprint().settings.model.as_deref()) {
-            self.call(link, &SwitchModel { session_id: self.cli_id(), model_id }).await?;
+        let before = self.blueprint();
+        let (before, now) = (&before.settings, &blueprint.settings);
+        if (&now.model, &now.reasoning_effort) != (&before.model, &before.reasoning_effort) {
+            let model_id = match &now.model {
+                Some(model) => model.clone(),
+                None => self.current_model(link).await?,
+            };
+            let reasoning_effort = now.reasoning_effort.as_deref();
+            let switch = SwitchModel { session_id: self.cli_id(), model_id: &model_id, reasoning_effort };
+            self.call(link, &switch).await?;
         }
         self.redraw(blueprint);
         self.remember(link).await
+    }
+
+    /// The model that the CLI has chosen for it.
+    async fn current_model(&self, link: &Link) -> Result<String, backend::Error> {
+        let ModelState { model_id, .. } = self.call(link, &GetModel { session_id: self.cli_id() }).await?;
+        let problem = || "the session has no model".to_owned();
+        model_id.ok_or_else(|| backend::Error::Protocol { method: GetModel::NAME, problem: problem() })
     }
 
     /// Gives it a title. The CLI tells of it too, but not necessarily before it answers.
@@ -117,7 +131,8 @@ impl Session {
         Ok(())
     }
 
-    fn redacted(&self, error: backend::Error) -> backend::Error {
+    /// What of an error may be told.
+    pub(super) fn redacted(&self, error: backend::Error) -> backend::Error {
         match error {
             backend::Error::Rejected(rejection) => {
                 backend::Error::Rejected(rejection.map(|text| self.blueprint().settings.redact(&text)))
@@ -297,7 +312,7 @@ impl Session {
         let notes = UpdateClientMetadata { session_id: self.cli_id(), set };
         match self.call(link, &notes).await {
             // Older CLIs cannot; GetServerInfo says so.
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => Ok(()),
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => Ok(()),
             stored => stored.map(|_| ()),
         }
     }
@@ -339,7 +354,7 @@ impl Session {
         self.let_go().await;
         let session_id = self.cli_id();
         match self.call(&link, &Detach { session_id }).await {
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => {
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => {
                 self.call(&link, &Destroy { session_id }).await?
             }
             left => left?,

@@ -17,6 +17,7 @@ mod catalogue;
 mod compaction;
 mod current;
 mod error;
+mod explain;
 mod foremost;
 mod handle;
 mod history;
@@ -142,6 +143,8 @@ pub struct Change {
     pub labels: Option<BTreeMap<String, String>>,
     /// Its model.
     pub model: Option<String>,
+    /// How much its model thinks.
+    pub reasoning_effort: Option<String>,
     /// Its title.
     pub title: Option<String>,
 }
@@ -391,6 +394,9 @@ impl Sessions {
             }
             blueprint.settings.model = Some(model);
         }
+        if change.reasoning_effort.is_some() {
+            blueprint.settings.reasoning_effort = change.reasoning_effort;
+        }
         Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
         let link = self.load_within(deadline, &session).await?;
         session.update(&link, blueprint).await?;
@@ -478,7 +484,7 @@ impl Sessions {
         };
         if !deleted.success {
             // A failure inside a success. That there was nothing to delete is as good as a deletion.
-            match Rejection::new(0, &deleted.error.unwrap_or_default()) {
+            match Rejection::new(Delete::NAME, 0, &deleted.error.unwrap_or_default()) {
                 Rejection::SessionNotFound => {}
                 failure => return Err(backend::Error::Rejected(failure).into()),
             }

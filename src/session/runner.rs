@@ -200,6 +200,7 @@ impl Runner {
                     continue;
                 }
                 Err(cause) => {
+                    let cause = self.session.explain(cause).await;
                     if let TurnCause::NotFound(_) = cause {
                         self.registry.forget(&self.session);
                     }
@@ -221,7 +222,8 @@ impl Runner {
                     // Where the link is lost, so is the agent, unless the keeper link keeps it going.
                     let lost = matches!(error, backend::Error::Lost { .. }) && !self.session.is_kept();
                     let delivered = error.may_have_been_delivered();
-                    self.session.conclude(error.into());
+                    let cause = self.session.explain(error.into()).await;
+                    self.session.conclude(cause);
                     if delivered {
                         self.session.unacknowledged();
                     } else {

@@ -168,7 +168,7 @@ impl Stock {
         match link.call(&Index { metadata_limit: 0 }).await {
             Ok(index) => self.catalogue(|catalogue| catalogue.take_list(asked, index.sessions, false)),
             // Older CLIs cannot.
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => {
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => {
                 return self.look_at_all(&link).await;
             }
             Err(error) => return Err(error.into()),
@@ -231,6 +231,7 @@ pub(super) fn outline(key: &SessionKey, card: &Card) -> Summary {
     Summary {
         id: key.id().clone(),
         model: String::new(),
+        reasoning_effort: String::new(),
         state: SessionState::Unloaded,
         labels: Default::default(),
         title: String::new(),
@@ -246,6 +247,7 @@ pub(super) fn outline(key: &SessionKey, card: &Card) -> Summary {
 pub(super) fn note(session: &mut Summary, notes: Notes) {
     session.labels = notes.labels;
     session.model = notes.model;
+    session.reasoning_effort = notes.reasoning_effort;
     session.owner = notes.owner;
     session.profile = notes.profile;
 }

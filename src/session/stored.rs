@@ -150,7 +150,7 @@ pub(super) async fn stored_in(backend: &Backend, key: &SessionKey) -> Result<Opt
 /// A session of ours that has no message, and so is on no disk, but loaded: another server has created it.
 async fn loaded_in(backend: &Backend, session_id: &str) -> Result<Option<Entry>, backend::Error> {
     let snapshot = match backend.connected().await?.call(&GetSnapshot { session_id }).await {
-        Err(backend::Error::Rejected(Rejection::SessionNotFound | Rejection::MethodMissing)) => {
+        Err(backend::Error::Rejected(Rejection::SessionNotFound | Rejection::MethodMissing(_))) => {
             return Ok(None);
         }
         snapshot => snapshot?,
@@ -182,7 +182,7 @@ pub(super) async fn records(
                     .filter_map(|answer| Some((answer.session_id, Record::read(&answer.metadata)?))),
             ),
             // Older CLIs cannot; GetServerInfo says so.
-            Err(backend::Error::Rejected(Rejection::MethodMissing)) => break,
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => break,
             Err(error) => return Err(error),
         }
     }
@@ -209,6 +209,7 @@ pub(super) fn stored_summary(key: &SessionKey, entry: Entry, record: Option<Reco
     Summary {
         id: key.id().clone(),
         model: record.model.unwrap_or_default(),
+        reasoning_effort: record.reasoning_effort.unwrap_or_default(),
         labels: record.labels,
         state: SessionState::Unloaded,
         title: entry.summary.unwrap_or_default(),

@@ -16,6 +16,7 @@ use super::hub::Cursor;
 use crate::copilot::{
     AgentFailure, Event,
     event::{self, FinishReason, Payload},
+    failure::AgentCause,
 };
 
 /// How many events may come before the answer to `session.send`. A CLI that sends more has lost that answer.
@@ -441,6 +442,8 @@ impl Turn {
             Some(id) if self.is_mine(Some(id)) => self.end(Ending::Failed(failure)),
             Some(_) => None,
             None if self.writing.added_nothing() => None,
+            // What cannot be stored cannot come to rest either: no `session.idle` comes, but more of these (observed).
+            None if failure.cause == AgentCause::Storage => self.end(Ending::Failed(failure)),
             None => {
                 self.loose_failure = Some(failure);
                 None

@@ -8,7 +8,9 @@ use copilot_grpc::grpc::pb::{
 };
 use tokio::time::Instant;
 use tonic::{Code, transport::Channel};
-use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::support::{
     check,
@@ -84,6 +86,28 @@ async fn calls_are_still_taken_for_a_while_after_health_says_no_unless_a_second_
     assert!(!stopped.is_finished());
     facade.facade.hurry();
     soon("the end", stopped).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watcher_of_health_is_told_why_it_ends_when_the_server_goes() {
+    let cli = FakeCli::start().await;
+    let facade = Arc::new(cli.setup().start().await);
+    let request = HealthCheckRequest { service: String::new() };
+    let mut health = HealthClient::new(facade.channel());
+    let mut watch = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(soon("the first", watch.message()).await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let stopped = stopping(&facade);
+    let end = async {
+        loop {
+            if let Err(status) = watch.message().await.map(|message| message.expect("no end without a word"))
+            {
+                return status;
+            }
+        }
+    };
+    check(&soon("the end of the stream", end).await, Code::Unavailable, ErrorReason::Draining);
+    // And so nothing is left that has to be cut.
+    assert!(soon("the end", stopped).await.unwrap() < Duration::from_secs(1));
 }
 
 #[tokio::test]

@@ -2,22 +2,30 @@
 
 use std::time::Duration;
 
+use bytes::BufMut as _;
 use copilot_grpc::grpc::pb::{
     ConverseAbort, ConverseAnswer, ConverseOpen, ConversePrompt, ConverseRequest, CreateSessionRequest,
     ErrorReason, OnDisconnect, RequestAnswer, SendMode, Tool, ToolResult, TurnResult,
     converse_request::Payload as Up, converse_response::Payload as Down, request_answer::Answer,
     session_event, tool_result::Content,
 };
+use prost::Message as _;
 use scripted_model::{CallState, Reply, Request};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{
+    Code, Status, Streaming,
+    codec::{Codec, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
+};
+use tonic_prost::ProstCodec;
 use tonic_types::pb as rpc;
 
 use crate::support::{
     check,
     facade::{TestFacade, request_id},
+    fake_cli::FakeCli,
     fields_of,
     real_cli::RealCli,
     soon,
@@ -30,6 +38,64 @@ fn script(request: &Request) -> Reply {
         ("slow", None) => Reply::text("a long story ".repeat(50)).every(Duration::from_millis(100)),
         ("hang", None) => Reply::hang(),
         (prompt, None) => Reply::text(format!("You said: {prompt}")),
+    }
+}
+
+/// Messages that are bytes.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = copilot_grpc::grpc::pb::ConverseResponse;
+    type Encoder = Self;
+    type Decoder = <ProstCodec<Self::Decode, Self::Decode> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<Self::Decode, Self::Decode>::default().decoder()
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(&*item);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_or_is_too_large_ends_the_stream_with_its_reason() {
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().flag("--max-message-size=64KiB").start().await;
+    facade.create("s").await;
+    let open = Up::Open(ConverseOpen { session_id: "s".into(), ..Default::default() });
+    let open = ConverseRequest { payload: Some(open) }.encode_to_vec();
+    for (bytes, code, reason) in [
+        (vec![0xff; 3], Code::InvalidArgument, ErrorReason::MalformedRequest),
+        (vec![0; 64 * 1024 + 1], Code::ResourceExhausted, ErrorReason::MessageTooLarge),
+    ] {
+        for before in [vec![], vec![open.clone()]] {
+            let mut client = tonic::client::Grpc::new(facade.channel());
+            client.ready().await.unwrap();
+            let messages = before.into_iter().chain([bytes.clone()]);
+            let request = tonic::Request::new(tokio_stream::iter(messages));
+            let path = PathAndQuery::from_static("/copilot.v1.CopilotService/Converse");
+            let mut down = client.streaming(request, path, Raw).await.unwrap().into_inner();
+            let end = async {
+                loop {
+                    if let Err(status) = down.message().await.map(|message| message.expect("an error")) {
+                        return status;
+                    }
+                }
+            };
+            check(&soon("the end of the stream", end).await, code, reason);
+        }
     }
 }
 

@@ -50,6 +50,12 @@ fn producers() -> Vec<(ErrorReason, Produced)> {
         (ErrorReason::ProviderQuota, Box::pin(agent_error("quota"))),
         (ErrorReason::ProviderRateLimit, Box::pin(agent_error("rate_limit"))),
         (ErrorReason::ContextLimit, Box::pin(agent_error("context_limit"))),
+        (ErrorReason::ProviderUnavailable, Box::pin(provider_error("503 overloaded", 503))),
+        (
+            ErrorReason::ContentFiltered,
+            Box::pin(provider_error("400 see our content management policy", 400)),
+        ),
+        (ErrorReason::BackendStorage, Box::pin(agent_error("persistence"))),
         (ErrorReason::AgentError, Box::pin(agent_error("query"))),
         (ErrorReason::CliProtocol, Box::pin(an_answer_that_makes_no_sense())),
         (ErrorReason::CliMethodMissing, Box::pin(a_cli_without_the_method())),
@@ -270,6 +276,16 @@ async fn agent_error(error_type: &'static str) -> Status {
     status
 }
 
+async fn provider_error(message: &'static str, status: i32) -> Status {
+    let (cli, facade) = start(&[]).await;
+    let sending = send(&facade, wait("s", "p"));
+    let turn = cli.begin().await;
+    let data = json!({"errorType": "query", "message": message, "statusCode": status, "originatingMessageId": turn.id});
+    turn.event("session.error", data).await;
+    turn.idle().await;
+    failure(sending).await
+}
+
 /// A list that the CLI cannot give.
 async fn list(respond: impl AsyncFnOnce(crate::support::fake_cli::Call)) -> Status {
     let (cli, facade) = start(&[]).await;
@@ -430,7 +446,8 @@ async fn a_failed_turn_is_told_by_the_agents_kind_of_error_and_the_providers_sta
         ("rate_limit", Some(429), Code::ResourceExhausted, ErrorReason::ProviderRateLimit),
         ("context_limit", None, Code::ResourceExhausted, ErrorReason::ContextLimit),
         ("query", Some(400), Code::Internal, ErrorReason::AgentError),
-        ("query", Some(500), Code::Internal, ErrorReason::AgentError),
+        ("query", Some(500), Code::Unavailable, ErrorReason::ProviderUnavailable),
+        ("query", Some(413), Code::ResourceExhausted, ErrorReason::ContextLimit),
         ("of next year", None, Code::Internal, ErrorReason::AgentError),
     ] {
         let sending = send(&facade, wait("s", "p"));
@@ -463,6 +480,18 @@ async fn a_session_that_cannot_be_created_is_told_by_the_clis_words() {
         (-32603, "Not authenticated", Code::FailedPrecondition, ErrorReason::ProviderAuth),
         (-32601, "Unhandled method session.create", Code::Unimplemented, ErrorReason::CliMethodMissing),
         (-32001, "AUTHENTICATION_REQUIRED", Code::Unavailable, ErrorReason::BackendUnavailable),
+        (
+            -32603,
+            "session construction failed: ENOSPC: No space left on device (os error 28)",
+            Code::ResourceExhausted,
+            ErrorReason::BackendStorage,
+        ),
+        (
+            -32603,
+            r#"session construction failed: Unknown built-in agent name in excludedBuiltinAgents: "x"."#,
+            Code::InvalidArgument,
+            ErrorReason::InvalidField,
+        ),
         (-32603, "the moon is full", Code::Internal, ErrorReason::CliProtocol),
         (-1, "", Code::Internal, ErrorReason::CliProtocol),
     ] {

@@ -90,6 +90,42 @@ fn last_key(calls: &[Call]) -> &str {
 }
 
 #[tokio::test]
+async fn how_hard_the_model_is_to_think_is_changed_with_and_without_its_model_and_stays_so() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    let asked = || cli.model.calls().last().unwrap().request.body["reasoning_effort"].clone();
+    let change = |id: &str, effort: &str| Session {
+        session_id: id.into(),
+        model: "mine".into(),
+        reasoning_effort: effort.into(),
+        ..Default::default()
+    };
+    create(&facade, CreateSessionRequest { session_id: "s".into(), ..Default::default() }).await;
+    // Before there is a message, and of a model that the operator has chosen.
+    assert_eq!(
+        update(&facade, change("s", "low"), &["reasoning_effort"]).await.unwrap().reasoning_effort,
+        "low"
+    );
+    soon("a turn", facade.send("s", "hello")).await.unwrap();
+    assert_eq!(asked(), "low");
+    let changed = update(&facade, change("s", "high"), &["model", "reasoning_effort"]).await.unwrap();
+    assert_eq!((changed.model.as_str(), changed.reasoning_effort.as_str()), ("mine", "high"));
+    soon("a turn", facade.send("s", "hello")).await.unwrap();
+    assert_eq!(asked(), "high");
+    // Loaded again, here and by another server.
+    close(&facade, "s").await.unwrap();
+    soon("a turn", facade.send("s", "hello")).await.unwrap();
+    assert_eq!(asked(), "high");
+    let facade = restarted(facade, cli.setup()).await;
+    assert_eq!(get(&facade, "s").await.reasoning_effort, "high");
+    soon("a turn", facade.send("s", "hello")).await.unwrap();
+    assert_eq!(asked(), "high");
+    let nothing = update(&facade, change("s", " "), &["reasoning_effort"]).await.unwrap_err();
+    check(&nothing, Code::InvalidArgument, ErrorReason::InvalidField);
+    assert_eq!(fields_of(&nothing), ["session.reasoning_effort"]);
+}
+
+#[tokio::test]
 async fn a_restarted_facade_lists_its_sessions_with_their_labels_and_goes_on_with_the_conversation() {
     let cli = RealCli::start(script).await;
     let facade = cli.facade().await;

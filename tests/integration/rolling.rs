@@ -4,15 +4,20 @@
 use std::{path::Path, process::Stdio, time::Duration};
 
 use scripted_model::Reply;
-use tokio::{io::AsyncReadExt as _, process::Command};
+use tokio::{io::AsyncReadExt as _, process::Command, sync::OnceCell};
 
 use crate::support::{real_cli::LastingCli, service::Service, soon};
 
-/// The Python that has the service's generated code; the first time it takes a while to make it.
-async fn python() -> String {
-    let made = Command::new(root().join("scripts/python")).stderr(Stdio::inherit()).output().await.unwrap();
-    assert!(made.status.success(), "scripts/python has failed: {}", made.status);
-    String::from_utf8(made.stdout).unwrap().trim().to_owned()
+/// The Python that has the service's generated code; the first time it takes a while to make it. Made once for all tests.
+pub(crate) async fn python() -> &'static str {
+    static PYTHON: OnceCell<String> = OnceCell::const_new();
+    let make = async || {
+        let made =
+            Command::new(root().join("scripts/python")).stderr(Stdio::inherit()).output().await.unwrap();
+        assert!(made.status.success(), "scripts/python has failed: {}", made.status);
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    };
+    PYTHON.get_or_init(make).await
 }
 
 const FLAGS: &[&str] = &["--drain-delay=1s", "--grace-period=20s"];

@@ -55,6 +55,7 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
     pb::Session {
         session_id: summary.id.to_string(),
         model: summary.model,
+        reasoning_effort: summary.reasoning_effort,
         labels: summary.labels.into_iter().collect(),
         state: state.into(),
         title: summary.title,

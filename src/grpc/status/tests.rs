@@ -124,7 +124,15 @@ fn rows() -> Vec<Row> {
         rejected(Rejection::SessionNotFound, (Internal, CliProtocol, &[])),
         rejected(Rejection::InvalidParameter(problem()), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         rejected(Rejection::Unauthenticated(problem()), (FailedPrecondition, ProviderAuth, &[])),
-        rejected(Rejection::MethodMissing, (Unimplemented, CliMethodMissing, &[])),
+        rejected(Rejection::MethodMissing("session.x"), (Unimplemented, CliMethodMissing, &[])),
+        rejected(
+            Rejection::Agent(AgentFailure {
+                cause: AgentCause::ContextLimit,
+                ..AgentFailure::other("too long")
+            }),
+            (ResourceExhausted, ContextLimit, &[]),
+        ),
+        rejected(Rejection::Storage(problem()), (ResourceExhausted, BackendStorage, &[])),
         rejected(Rejection::Connection(problem()), (Unavailable, BackendUnavailable, &[RETRY_INFO])),
         rejected(Rejection::Internal(problem()), (Internal, CliProtocol, &[])),
         // TurnCause
@@ -140,7 +148,7 @@ fn rows() -> Vec<Row> {
         turn(TurnCause::Backend(lost(true)), (Unavailable, TurnInterrupted, &[RETRY_INFO, TURN_FAILURE])),
         turn(TurnCause::Backend(lost(false)), (Unavailable, BackendUnavailable, &[RETRY_INFO, TURN_FAILURE])),
         turn(
-            TurnCause::Backend(Cli::Rejected(Rejection::MethodMissing)),
+            TurnCause::Backend(Cli::Rejected(Rejection::MethodMissing("session.x"))),
             (Unimplemented, CliMethodMissing, &[TURN_FAILURE]),
         ),
         turn(
@@ -155,6 +163,9 @@ fn rows() -> Vec<Row> {
             (ResourceExhausted, ProviderRateLimit, &[RETRY_INFO, TURN_FAILURE]),
         ),
         turn(agent(AgentCause::ContextLimit), (ResourceExhausted, ContextLimit, &[TURN_FAILURE])),
+        turn(agent(AgentCause::ContentFiltered), (FailedPrecondition, ContentFiltered, &[TURN_FAILURE])),
+        turn(agent(AgentCause::Unavailable), (Unavailable, ProviderUnavailable, &[RETRY_INFO, TURN_FAILURE])),
+        turn(agent(AgentCause::Storage), (ResourceExhausted, BackendStorage, &[TURN_FAILURE])),
         turn(agent(AgentCause::Other), (Internal, AgentError, &[TURN_FAILURE])),
         // tonic's own
         tonic(Code::Unimplemented, "", (Unimplemented, MethodUnknown, &[])),
@@ -169,8 +180,12 @@ fn rows() -> Vec<Row> {
             (InvalidArgument, MalformedRequest, &[]),
         ),
         tonic(Code::InvalidArgument, "bad timeout", (InvalidArgument, MalformedRequest, &[])),
-        tonic(Code::Cancelled, "Timeout expired", (DeadlineExceeded, TurnTimeout, &[])),
-        tonic(Code::DeadlineExceeded, "Timeout expired", (DeadlineExceeded, TurnTimeout, &[])),
+        row(timed_out(Duration::from_secs(1)), (DeadlineExceeded, TurnTimeout, &[])),
+        row(
+            turn_timed_out(Duration::from_secs(1), Delivery::Unknown),
+            (DeadlineExceeded, TurnTimeout, &[TURN_FAILURE]),
+        ),
+        row(closing(), (Unavailable, Draining, &[RETRY_INFO])),
     ]
 }
 
@@ -399,6 +414,21 @@ fn an_unknown_compression_is_not_an_unknown_method() {
     let tonic = Status::unimplemented("Content is compressed with `zstd` which isn't supported");
     let reason = of_transport(&tonic, 4).map(|status| detail::<rpc::ErrorInfo>(&status, ERROR_INFO).reason);
     assert_ne!(reason.as_deref(), Some("METHOD_UNKNOWN"));
+}
+
+#[test]
+fn a_missing_method_is_named() {
+    let status = of(&Error::Backend(Cli::Rejected(Rejection::MethodMissing("session.x"))));
+    assert!(status.message().contains("session.x"), "{status:?}");
+    assert_eq!(detail::<rpc::ErrorInfo>(&status, ERROR_INFO).metadata["method"], "session.x");
+}
+
+#[test]
+fn a_built_in_agent_that_is_unknown_is_a_wrong_field() {
+    let words = "Unknown built-in agent name in excludedBuiltinAgents: \"nonsense\".";
+    let status = of(&Error::Backend(Cli::Rejected(Rejection::InvalidParameter(words.into()))));
+    let wrong: rpc::BadRequest = detail(&status, BAD_REQUEST);
+    assert_eq!(wrong.field_violations[0].field, "excluded_builtin_agents");
 }
 
 #[test]

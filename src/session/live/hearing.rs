@@ -18,14 +18,20 @@ use super::{
 use crate::{
     backend::LinkId,
     copilot::{
-        Event, answer,
+        AgentFailure, Event, answer,
         event::{self, Payload},
+        failure,
     },
 };
 
 impl Session {
     /// Takes in the parameters of a `session.event` of this session. False: they make no sense.
     pub(in crate::session) fn hear(self: &Arc<Self>, kind: &str, params: &[u8]) -> bool {
+        if kind == failure::CALL_FAILED
+            && let Some(failure) = AgentFailure::of_call(params)
+        {
+            self.lock().call_failed = Some(Box::new(failure));
+        }
         if !self.wants(kind) {
             return true;
         }
@@ -161,6 +167,7 @@ impl State {
                 self.at_work_on = None;
                 self.replay.at_rest();
                 self.unstarted.clear();
+                self.call_failed = None;
                 if self.stored == Stored::Perhaps {
                     self.stored = Stored::Yes;
                 }

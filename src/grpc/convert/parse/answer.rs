@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
     super::json::{from_struct, from_value},
-    Checks, non_empty,
+    Checks, mime, non_empty,
 };
 use crate::{
     copilot::{
@@ -93,11 +93,12 @@ impl Checks {
             if image.data.is_empty() {
                 self.wrong(format!("{field}[{n}].data"), "is required");
             }
-            if !image.mime_type.starts_with("image/") {
+            let mime_type = mime::parse(&image.mime_type).filter(|mime_type| mime::is_image(mime_type));
+            if mime_type.is_none() {
                 self.wrong(format!("{field}[{n}].mime_type"), "must be of an image, such as `image/png`");
             }
             let data = STANDARD.encode(&image.data);
-            Image { data, mime_type: image.mime_type, description: image.description }
+            Image { data, mime_type: mime_type.unwrap_or_default(), description: image.description }
         });
         images.collect()
     }

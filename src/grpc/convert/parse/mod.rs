@@ -1,9 +1,11 @@
 //! Requests, parsed at the door: all that is wrong with one is said at once, by field. Nothing behind the door checks them
 //! again. [`session`] is about what a session is made of, [`turn`] about prompts and streams, [`list`] about pages and places
-//! in a history, [`answer`] about what the agent is answered.
+//! in a history, [`answer`] about what the agent is answered, [`mime`] about
+//! the types of what is attached.
 
 mod answer;
 mod list;
+mod mime;
 mod session;
 mod turn;
 

@@ -8,7 +8,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{Checks, non_empty};
+use super::{Checks, mime, non_empty};
 use crate::{
     copilot::{
         Attachment, Message,
@@ -169,14 +169,15 @@ impl Checks {
                     if blob.data.is_empty() {
                         self.wrong(field("blob.data"), "is required");
                     }
-                    if !blob.mime_type.contains('/') {
+                    let mime_type = mime::parse(&blob.mime_type);
+                    if mime_type.is_none() {
                         self.wrong(
                             field("blob.mime_type"),
                             "is required, such as `image/png` or `text/plain`",
                         );
                     }
                     let (data, display_name) = (STANDARD.encode(&blob.data), non_empty(blob.display_name));
-                    Attachment::Blob { data, mime_type: blob.mime_type, display_name }
+                    Attachment::Blob { data, mime_type: mime_type.unwrap_or_default(), display_name }
                 }
                 Kind::File(file) => {
                     let display_name = self.place(&field("file.path"), &file.path, file.display_name);

@@ -434,6 +434,7 @@ fn a_session_is_told_as_it_is() {
     let summary = |state| Summary {
         id: session_id(),
         model: "gpt".into(),
+        reasoning_effort: "low".into(),
         labels: BTreeMap::from([("team".into(), "blue".into())]),
         state,
         title: "Files".into(),
@@ -447,6 +448,7 @@ fn a_session_is_told_as_it_is() {
         let expected = pb::Session {
             session_id: "s".into(),
             model: "gpt".into(),
+            reasoning_effort: "low".into(),
             state: expected.into(),
             title: "Files".into(),
             labels: BTreeMap::from([("team".into(), "blue".into())]),

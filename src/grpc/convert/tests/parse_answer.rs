@@ -100,7 +100,7 @@ fn a_tool_has_come_to_text_to_json_or_to_nothing() {
 #[test]
 fn images_of_a_tool_are_passed_on_within_bounds() {
     let said = |images| tool_result(Some(Content::Text("see".into())), images);
-    let (answer, _) = parse(said(vec![image(1, "image/png")])).unwrap();
+    let (answer, _) = parse(said(vec![image(1, "IMAGE/Png; q=1")])).unwrap();
     let Answer::ToolResult(result) = answer else { panic!("{answer:?}") };
     let expected = Image { data: "AA==".into(), mime_type: "image/png".into(), description: "a dot".into() };
     assert_eq!(result.binary_results_for_llm, [expected]);

@@ -94,6 +94,7 @@ fn a_page_token_is_one_of_ours_or_empty() {
     let last = Summary {
         id: SessionId::parse("a").unwrap(),
         model: String::new(),
+        reasoning_effort: String::new(),
         labels: BTreeMap::new(),
         state: SessionState::Idle,
         title: String::new(),

@@ -155,7 +155,7 @@ fn attachments_are_passed_on_as_the_cli_knows_them() {
     let attachments = vec![
         attachment(Kind::Blob(Blob {
             data: b"hi".into(),
-            mime_type: "text/plain".into(),
+            mime_type: "TEXT/plain".into(),
             display_name: String::new(),
         })),
         attachment(Kind::File(File { path: "/w/a.rs".into(), display_name: String::new() })),

@@ -204,16 +204,25 @@ impl Checks {
     /// What is to change in a session.
     pub(in crate::grpc) fn change(&mut self, session: pb::Session, mask: prost_types::FieldMask) -> Change {
         if mask.paths.is_empty() {
-            self.wrong("update_mask", "is required: `labels`, `model`, `title`, or several of them");
+            self.wrong(
+                "update_mask",
+                "is required: `labels`, `model`, `reasoning_effort`, `title`, or several of them",
+            );
         }
         let mut change = Change::default();
         for path in &mask.paths {
             match path.as_str() {
                 "labels" => change.labels = Some(self.labels(session.labels.clone())),
                 "model" => change.model = Some(self.text("session.model", session.model.clone())),
+                "reasoning_effort" => {
+                    let effort = session.reasoning_effort.clone();
+                    change.reasoning_effort = Some(self.text("session.reasoning_effort", effort));
+                }
                 "title" => change.title = Some(self.title(&session.title)),
                 _ => {
-                    let advice = format!("{path:?} cannot be changed; `labels`, `model` and `title` can");
+                    let advice = format!(
+                        "{path:?} cannot be changed; `labels`, `model`, `reasoning_effort` and `title` can"
+                    );
                     self.wrong("update_mask", advice);
                 }
             }

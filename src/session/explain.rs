@@ -1,0 +1,83 @@
+//! What it means that the CLI refuses something about a session: mostly that the session was deleted meanwhile, by whomever.
+//!
+//! A call may meet a deletion at any moment, and the CLI complains of that in many ways (observed). So it is not its words that
+//! decide, but whether the session is still there.
+
+use super::{
+    Sessions,
+    error::{Error, TurnCause},
+    key::{SessionId, SessionKey, Tenant},
+    live::Session,
+};
+use crate::{
+    backend,
+    copilot::{AgentFailure, Rejection},
+};
+
+impl Sessions {
+    /// What an error of a call about this session is to its caller.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn explain(&self, tenant: Tenant, id: &SessionId, error: Error) -> Error {
+        let Some(rejection) = rejection(&error) else { return error };
+        let key = SessionKey::new(tenant, id.clone());
+        let known = self.inner.registry.find(&key);
+        if let Some(session) = &known {
+            if let Rejection::Agent(failure) = rejection {
+                return session.tell(failure.clone());
+            }
+            // A deletion that is under way comes to its end first.
+            drop(session.loading.lock().await);
+        }
+        match self.stored(&key).await {
+            Ok(None) => Error::NotFound(id.clone()),
+            Ok(Some(_)) if *rejection == Rejection::SessionNotFound => {
+                // Another client has closed it, or made it anew. The next call is to load it again.
+                if let Some(session) = known.filter(|session| session.queued() == 0) {
+                    session.unloaded();
+                }
+                let problem = format!("it does not have session {id} loaded any more: try again");
+                backend::Error::Unavailable { problem }.into()
+            }
+            Ok(Some(_)) | Err(_) => error,
+        }
+    }
+}
+
+impl Session {
+    /// Why a turn has failed that the CLI refuses: mostly because the session is deleted.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub(super) async fn explain(&self, cause: TurnCause) -> TurnCause {
+        if !matches!(cause, TurnCause::Backend(backend::Error::Rejected(_))) {
+            return cause;
+        }
+        drop(self.loading.lock().await);
+        let gone = self.deleted().is_cancelled() || self.is_gone_from_cli().await;
+        if gone { TurnCause::Deleted } else { cause }
+    }
+
+    /// Why the model refused, in the provider's words where the CLI has none. Retries that were of no use it reports without
+    /// their reason, where they were not for a turn (observed).
+    fn tell(&self, failure: AgentFailure) -> Error {
+        let failure = match self.lock().call_failed.take() {
+            Some(last) => failure.in_words_of(*last),
+            None => failure,
+        };
+        self.redacted(backend::Error::Rejected(Rejection::Agent(failure))).into()
+    }
+}
+
+/// The CLI's refusal, if the error is one.
+fn rejection(error: &Error) -> Option<&Rejection> {
+    match error {
+        Error::Backend(backend::Error::Rejected(rejection)) => Some(rejection),
+        Error::Turn(turn) => match &turn.cause {
+            TurnCause::Backend(backend::Error::Rejected(rejection)) => Some(rejection),
+            _ => None,
+        },
+        _ => None,
+    }
+}
