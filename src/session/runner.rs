@@ -16,17 +16,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
+    checking,
     current::Signals,
     error::TurnCause,
     live::{Place, Session},
     queue::Ticket,
     registry::Registry,
-    schema::Schema,
 };
 use crate::{
     backend::{self, Link, admission::Entry},
     copilot::{
-        Message, Rejection,
+        Message, Rejection, Schema,
         method::{Abort, IsProcessing, Processing, Send, Sent},
     },
 };
@@ -241,6 +241,10 @@ impl Runner {
             else {
                 return Ok(());
             };
+            if let Some((schema, answer)) = self.session.to_check() {
+                self.session.checked(checking::run(move || schema.read(&answer)).await);
+                continue;
+            }
             if progress.adrift {
                 if let Some(again) = self.take_up_again().await {
                     *link = again;

@@ -16,11 +16,10 @@ use super::{
     live::Session,
     repeats::{Accepted, Found, Key, RequestId, Share},
     runner::{Deadline, Runner, SharedDeadline},
-    schema::Schema,
     watch::{From, Watch},
 };
 use crate::copilot::{
-    Message,
+    Message, Schema,
     method::{Send, Sent},
 };
 
