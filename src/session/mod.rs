@@ -37,6 +37,7 @@ mod repeats;
 mod replay;
 mod requests;
 mod reuse;
+mod roots;
 mod runner;
 mod stock;
 mod stored;
@@ -85,6 +86,7 @@ pub use profile::{Excess, Profile, Profiles};
 pub use queue::Ticket;
 pub use repeats::RequestId;
 pub use requests::Settlement;
+pub use roots::Roots;
 pub use runner::Deadline;
 pub use turn::{Remains, ToolCall, TurnResult, Usage};
 pub use turns::Prompt;
@@ -121,6 +123,8 @@ struct Inner {
     /// What is remembered of each CLI's stored sessions.
     shelves: Mutex<HashMap<BackendId, Arc<Shelf>>>,
     profiles: Profiles,
+    /// Where the paths lead that requests name.
+    roots: Roots,
     models: Models,
     cleanup: Mutex<Option<Cleanup>>,
     /// Turns, and whatever else must be finished before the server may go.
@@ -144,11 +148,13 @@ pub struct Change {
 
 impl Sessions {
     /// Sets up the sessions, and starts the backends, of which there is at least one. `operator` is the provider of sessions
-    /// that were created with the operator's default, `profiles` are what sessions may be under.
+    /// that were created with the operator's default, `profiles` are what sessions may be under, `roots` where the paths lead
+    /// that requests name.
     pub fn new(
         limits: Limits,
         operator: Option<Arc<Provider>>,
         profiles: Profiles,
+        roots: Roots,
         backends: backend::Setup,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
@@ -164,6 +170,7 @@ impl Sessions {
                 creations: Repeats::default(),
                 accepted: Repeats::default(),
                 profiles,
+                roots,
                 models: Models::default(),
                 cleanup: Mutex::default(),
                 shelves: Mutex::default(),
@@ -207,6 +214,7 @@ impl Sessions {
         request: Option<RequestId>,
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
+        self.inner.roots.admit(roots::in_settings(&blueprint.settings)).await?;
         Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
         let begin = || self.begin_creation(tenant, id, blueprint, request.is_some());
         let Some(RequestId { id: request, fingerprint }) = &request else { return finished(begin()?).await };
@@ -330,6 +338,7 @@ impl Sessions {
         deadline: Deadline,
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
+        self.inner.roots.admit(roots::in_servers(&credentials.mcp_servers)).await?;
         let key = SessionKey::new(tenant, id.clone());
         let was_known = self.inner.registry.find(&key).is_some();
         let session = self.known(&key, credentials.clone()).await?;
@@ -358,6 +367,7 @@ impl Sessions {
         let changed = session.blueprint().with(credentials).map_err(Error::Unfit)?;
         if changed == *session.blueprint() {
             self.load_within(deadline, session).await?;
+            drop(place);
             return Ok(session.summary());
         }
         Record::of(&changed).write().ok_or(Error::TooMuchToStore)?;

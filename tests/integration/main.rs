@@ -4,6 +4,7 @@
 
 mod admission;
 mod architecture;
+mod bounds;
 mod cleanup;
 mod connections;
 mod converse;
@@ -14,6 +15,7 @@ mod fault_suite;
 mod faults;
 mod freezes;
 mod history;
+mod identity;
 mod links;
 mod listing;
 mod models;
