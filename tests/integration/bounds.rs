@@ -397,26 +397,27 @@ async fn a_session_that_cannot_be_loaded_with_new_credentials_keeps_and_uses_its
 
 #[tokio::test]
 async fn a_stored_session_that_bad_credentials_did_not_load_waits_for_good_ones_as_before() {
-    let cli = RealCli::start(|_| Reply::text("fine")).await;
-    let facade = cli.facade().await;
-    let provider = Provider { base_url: cli.model.base_url(), ..Default::default() };
-    let request = CreateSessionRequest {
-        session_id: "s".into(),
-        model: "m".into(),
-        provider: Some(provider.clone()),
-        ..Default::default()
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().start().await;
+    cli.has("s", false, true);
+    let waits = async || {
+        let refused = facade.send("s", "two").await.unwrap_err();
+        check(&refused, Code::FailedPrecondition, ErrorReason::SessionNotLoaded);
     };
-    facade.client().create_session(request).await.unwrap();
-    soon("a turn", facade.send("s", "one")).await.unwrap();
-    let other = cli.facade().await;
-    let bad = ResumeSessionRequest { provider: Some(provider.clone()), ..token("s") };
-    let refused = other.client().resume_session(bad).await.unwrap_err();
+    waits().await;
+    let both = ResumeSessionRequest { github_token: "ghu_token".into(), ..key("s", "k") };
+    let refused = facade.client().resume_session(both).await.unwrap_err();
     assert_eq!(fields_of(&refused), ["github_token"]);
-    let refused = other.send("s", "two").await.unwrap_err();
-    check(&refused, Code::FailedPrecondition, ErrorReason::SessionNotLoaded);
-    let good =
-        ResumeSessionRequest { session_id: "s".into(), provider: Some(provider), ..Default::default() };
-    let resumed = other.client().resume_session(good).await.unwrap().into_inner().session.unwrap();
+    waits().await;
+    cli.manual("session.resume");
+    let mut client = facade.client();
+    let resuming = tokio::spawn(async move { client.resume_session(token("s")).await });
+    cli.next("session.resume").await.refuse(-32603, "GitHub token validation failed: no").await;
+    assert!(soon("a refusal", resuming).await.unwrap().is_err());
+    waits().await;
+    cli.automatic("session.resume");
+    // A provider can be brought, which it could not be beside the token.
+    let resumed =
+        facade.client().resume_session(key("s", "good")).await.unwrap().into_inner().session.unwrap();
     assert_eq!(resumed.state(), SessionState::Idle);
-    soon("a turn", other.send("s", "two")).await.unwrap();
 }
