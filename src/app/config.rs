@@ -10,7 +10,13 @@ mod profiles;
 mod text;
 
 use std::{
-    fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
+    fmt,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{self, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
 };
 
 use clap::ArgMatches;
@@ -23,8 +29,8 @@ use crate::{
     session::{PERMISSION_KINDS, Profiles, Rules},
 };
 use text::{
-    BYTES, COUNT, DURATION, any, base_url, headers, list, listen_address, log_directives, one_of, tokens,
-    tool, truth, within,
+    BYTES, COUNT, DURATION, absolute_path, any, base_url, headers, list, listen_address, log_directives,
+    one_of, tokens, tool, truth, within,
 };
 
 /// How to serve. Every value has been checked; secrets are redacted in `Debug`.
@@ -48,6 +54,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Built-in tools of sessions whose request names none.
     pub available_tools: Vec<String>,
+    /// The folders that requests may name paths in; `None`: the one that our own CLIs work in.
+    pub roots: Option<Vec<PathBuf>>,
     /// What sessions may do whose request has no permission policy: of `PERMISSIONS`.
     pub allow_permissions: Vec<String>,
     /// The operator's profiles.
@@ -135,6 +143,20 @@ impl Config {
         config.filter(|_| mistakes.is_empty()).ok_or(ConfigError { mistakes })
     }
 
+    /// The folder that our own CLIs work in.
+    pub fn work_dir(&self) -> PathBuf {
+        self.state_dir.join("work")
+    }
+
+    /// The folders that requests may name paths in. Where CLIs of others work is not known.
+    pub fn roots(&self) -> Vec<PathBuf> {
+        match &self.roots {
+            Some(roots) => roots.clone(),
+            None if self.cli_url.is_empty() => path::absolute(self.work_dir()).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
     /// Reads everything before it gives up on anything, so that all mistakes are noted.
     fn read(values: &mut Values<'_>) -> Option<Self> {
         let allow_insecure_listen = values.read("allow_insecure_listen", truth);
@@ -149,6 +171,9 @@ impl Config {
         refuse_two_clis(values);
         let state_dir = state_dir(values);
         let available_tools = values.read("available_tools", |text| list(text, tool));
+        let roots = values.read("roots", |text| {
+            list(text, absolute_path).map(|roots| roots.into_iter().map(PathBuf::from).collect())
+        });
         let allow_permissions = values.read("allow_permissions", |text| list(text, one_of(PERMISSION_KINDS)));
         let profiles = profiles(values);
         let turn_timeout = values.read("turn_timeout", within(TURN_TIMEOUTS, DURATION));
@@ -180,6 +205,7 @@ impl Config {
             cli_path,
             state_dir: state_dir?,
             available_tools: available_tools.unwrap_or_default(),
+            roots,
             allow_permissions: allow_permissions.unwrap_or_default(),
             profiles,
             turn_timeout: turn_timeout?,

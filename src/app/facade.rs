@@ -28,7 +28,7 @@ use crate::{
         process::Spec,
     },
     grpc::{Defaults, server},
-    session::{Limits, Policy, Sessions},
+    session::{Limits, Policy, Roots, Sessions},
 };
 
 /// How long the last answers may take to reach their callers after the turns have ended.
@@ -90,6 +90,7 @@ impl Facade {
         look_up: impl Fn(&CliAddress) -> Addresses,
     ) -> Result<Self, StartError> {
         let (backends, home) = backends(&config, &guard, look_up)?;
+        let roots = Roots::new(config.roots());
         let listener = TcpListener::bind(config.listen)
             .await
             .and_then(|listener| Ok((listener.local_addr()?, listener)))
@@ -100,7 +101,7 @@ impl Facade {
             max_queued_turns: config.max_queued_turns,
             turn_timeout: config.turn_timeout,
         };
-        let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, backends);
+        let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, roots, backends);
         sessions.keep_clean(config.cleanup);
         let setup = server::Setup {
             sessions: sessions.clone(),
@@ -232,7 +233,7 @@ fn backends(
         return Ok((setup, None));
     }
     let path = std::env::var_os("PATH");
-    let cli = discover::find(config.cli_path.as_deref(), path.as_deref(), &roots())?;
+    let cli = discover::find(config.cli_path.as_deref(), path.as_deref(), &programs())?;
     let (state_dir, count) = (&config.state_dir, config.embedded_clis);
     info!(cli = %cli.display(), state_dir = %state_dir.display(), count, "running CLIs of our own");
     let lock = lock(state_dir)?;
@@ -245,7 +246,7 @@ fn backends(
             cli: cli.clone(),
             guard: guard.into(),
             home: state_dir.join(name(number)),
-            work_dir: state_dir.join("work"),
+            work_dir: config.work_dir(),
             env: Vec::new(),
             start_timeout: config.start_timeout,
         });
@@ -261,7 +262,7 @@ fn name(number: usize) -> String {
 }
 
 /// The folders whose `node_modules` may hold the CLI: where we are, and where the program is.
-fn roots() -> Vec<PathBuf> {
+fn programs() -> Vec<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let here = std::env::current_dir().into_iter();
     here.chain(program.ancestors().skip(1).map(Path::to_path_buf)).collect()

@@ -93,6 +93,13 @@ const SETTINGS: &[Setting] = &[
         help: "Built-in tools that a session gets when its request names none, separated by commas",
     },
     Setting {
+        key: "roots",
+        value: LIST,
+        default: None,
+        help: "Absolute folders that requests may name paths in, separated by commas; without it the work folder of the \
+               started CLIs, and none of CLIs at --cli-url",
+    },
+    Setting {
         key: "allow_permissions",
         value: LIST,
         default: None,

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{
     event::{ElicitationRequested, Payload},
     method::{Done, methods},
+    schema::{Schema, Unfit},
 };
 
 /// A kind of request.
@@ -70,8 +71,12 @@ pub fn completed(payload: &Payload) -> Option<&str> {
 pub fn fitting(request: &Payload, answer: Answer) -> Result<Answer, String> {
     match (request, answer) {
         (Payload::ElicitationRequested(request), Answer::Elicitation(elicited)) => {
-            check_form(request, &elicited)?;
-            Ok(Answer::Elicitation(elicited))
+            match (&request.requested_schema, &elicited) {
+                (Some(_), Elicited::Accept { content: None }) => {
+                    Err("the form has to be filled in to be accepted".into())
+                }
+                _ => Ok(Answer::Elicitation(elicited)),
+            }
         }
         (Payload::UserInputRequested(request), Answer::UserInput(input)) if !input.dismissed => {
             let was_freeform = !request.choices.contains(&input.answer);
@@ -90,14 +95,24 @@ pub fn fitting(request: &Payload, answer: Answer) -> Result<Answer, String> {
     }
 }
 
-fn check_form(request: &ElicitationRequested, elicited: &Elicited) -> Result<(), String> {
-    let Elicited::Accept { content } = elicited else { return Ok(()) };
-    // What is no schema is the MCP server's fault, and not the caller's.
-    let form = request.requested_schema.as_ref().and_then(|schema| jsonschema::validator_for(schema).ok());
-    let Some(form) = form else { return Ok(()) };
-    match content {
-        None => Err("the form has to be filled in to be accepted".into()),
-        Some(content) => form.validate(content).map_err(|error| error.to_string()),
+/// What an answer is to be checked with, where it fills in a form: the form's schema, and what is filled in.
+pub fn form<'a>(request: &'a Payload, answer: &'a Answer) -> Option<(&'a Value, &'a Value)> {
+    match (request, answer) {
+        (
+            Payload::ElicitationRequested(ElicitationRequested { requested_schema: Some(schema), .. }),
+            Answer::Elicitation(Elicited::Accept { content: Some(content) }),
+        ) => Some((schema, content)),
+        _ => None,
+    }
+}
+
+/// Whether a form is filled in as its schema wants it. What is no schema, or costs too much to check, is the MCP server's
+/// fault, and not the caller's. It takes its time: see [`Schema::check`].
+pub fn check_form(schema: &Value, content: &Value) -> Result<(), Unfit> {
+    let Ok(form) = Schema::new(schema) else { return Ok(()) };
+    match form.check(content) {
+        Err(Unfit::TooMuchWork) => Ok(()),
+        checked => checked,
     }
 }
 

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod event;
 pub mod failure;
 pub mod method;
+pub mod schema;
 mod secret;
 pub mod settings;
 pub mod version;
@@ -16,6 +17,7 @@ pub use answer::{Answer, RequestKind};
 pub use event::Event;
 pub use failure::{AgentFailure, Rejection};
 pub use method::{Attachment, Message, Method};
+pub use schema::Schema;
 pub use secret::Secret;
 pub use settings::{
     CustomAgent, InfiniteSession, LargeOutput, Limits, McpServer, McpTransport, ModelCapabilities,

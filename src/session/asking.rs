@@ -6,11 +6,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::Value;
 use tokio::{sync::oneshot, time::sleep};
 use tracing::{debug, warn};
 
 use super::{
     blueprint::DEFAULT_REQUEST_TIMEOUT,
+    checking,
     current::Current,
     error::Error,
     hub::Update,
@@ -26,7 +28,7 @@ use crate::{
             self, AnswerAutoModeSwitch, AnswerCommand, AnswerElicitation, AnswerExitPlan,
             AnswerLimitsExhausted, AnswerMcpHeaders, AnswerMcpLogin, AnswerPermission, AnswerToolCall,
             AnswerUserInput, Decision, LimitsExhausted, McpRefusal, Refusal, RefuseSampling, ToolResult,
-            completed, is_intelligible, requested,
+            check_form, completed, form, is_intelligible, requested,
         },
         event::{self, Payload, PermissionRequested},
         method::Done,
@@ -292,21 +294,45 @@ impl Session {
     ///
     /// # Cancel safety
     /// Once polled, the answer is given whether anybody waits for it or not.
-    pub(super) async fn respond(&self, id: &str, response: Response) -> Result<(), Error> {
-        let told = {
-            let mut state = self.lock();
-            let approved = response.for_session.then(|| state.requests.payload(id).cloned()).flatten();
-            let told = state.requests.answer(self.id(), id, response.answer)?;
-            state.answering();
-            if let Some(Payload::PermissionRequested(request)) = approved {
-                state.approvals.add(&request);
+    pub(super) async fn respond(self: &Arc<Self>, id: &str, response: Response) -> Result<(), Error> {
+        let missed = || Err(self.lock().requests.missed(self.id(), id));
+        let told = match self.form(id, &response.answer) {
+            None => self.answer(id, response)?,
+            Some((schema, content)) => {
+                let (session, request) = (self.clone(), id.to_owned());
+                let checked = self.tasks().spawn(async move {
+                    checking::run(move || check_form(&schema, &content)).await.map_err(|unfit| {
+                        Error::BadAnswer { request: request.clone(), problem: unfit.to_string() }
+                    })?;
+                    session.answer(&request, response)
+                });
+                let Ok(told) = checked.await else { return missed() };
+                told?
             }
-            told
         };
         match told.await {
             Ok(told) => told,
-            Err(_) => Err(self.lock().requests.missed(self.id(), id)),
+            Err(_) => missed(),
         }
+    }
+
+    /// What an answer to an open request is to be checked with.
+    fn form(&self, id: &str, answer: &Answer) -> Option<(Value, Value)> {
+        let state = self.lock();
+        let (schema, content) = form(state.requests.payload(id)?, answer)?;
+        Some((schema.clone(), content.clone()))
+    }
+
+    /// Answers an open request. The receiver hears what the CLI says to it.
+    fn answer(&self, id: &str, response: Response) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+        let mut state = self.lock();
+        let approved = response.for_session.then(|| state.requests.payload(id).cloned()).flatten();
+        let told = state.requests.answer(self.id(), id, response.answer)?;
+        state.answering();
+        if let Some(Payload::PermissionRequested(request)) = approved {
+            state.approvals.add(&request);
+        }
+        Ok(told)
     }
 
     /// A caller or a reader has gone: if it was the last one, nobody is left to run the tools that are called.

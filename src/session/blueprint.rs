@@ -113,7 +113,22 @@ impl Blueprint {
         changed.settings.providers.retain(|named| !brought(named));
         changed.settings.providers.extend(credentials.providers);
         changed.settings.mcp_servers.extend(credentials.mcp_servers);
+        one_payer(&changed.settings, self.settings.github_token.is_some())?;
         Ok(changed)
+    }
+}
+
+/// A session is paid for by a provider or by a GitHub token: the CLI refuses both together (observed). `token_is_old`: it is
+/// not the token that was brought.
+fn one_payer(settings: &Settings, token_is_old: bool) -> Result<(), Unfit> {
+    match (&settings.provider, &settings.github_token) {
+        (Some(_), Some(_)) if token_is_old => {
+            Err(Unfit { field: "provider", problem: "this session has a GitHub token, and cannot have both" })
+        }
+        (Some(_), Some(_)) => {
+            Err(Unfit { field: "github_token", problem: "this session has a provider, and cannot have both" })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -282,6 +297,7 @@ impl Record {
             skills: self.skills,
             options: self.options.boxed(),
         };
+        one_payer(&settings, self.github_token)?;
         let request_timeout = self.request_timeout;
         let (labels, owner) = (self.labels, self.owner);
         Ok(Blueprint { settings, policy, labels, owner, operators_provider, request_timeout, profile: None })
@@ -434,12 +450,10 @@ mod tests {
         };
         check(blueprint(None, false, None), Credentials::default());
         check(blueprint(Some(provider("operator")), true, None), Credentials::default());
-        let own = Credentials {
-            provider: Some(provider("own")),
-            github_token: Some(Secret::new("t")),
-            ..Credentials::default()
-        };
-        check(blueprint(Some(provider("own")), false, Some("t")), own);
+        let own = Credentials { provider: Some(provider("own")), ..Credentials::default() };
+        check(blueprint(Some(provider("own")), false, None), own);
+        let token = Credentials { github_token: Some(Secret::new("t")), ..Credentials::default() };
+        check(blueprint(None, false, Some("t")), token);
         let several = with_several("key");
         let credentials = Credentials {
             providers: several.settings.providers.clone(),
@@ -491,6 +505,22 @@ mod tests {
         };
         check(with_several("key"), one, "provider");
         check(blueprint(None, false, None), several, "providers");
+    }
+
+    #[test]
+    fn a_session_has_a_provider_or_a_github_token() {
+        let provider = || Credentials { provider: Some(provider("k")), ..Credentials::default() };
+        let token = || Credentials { github_token: Some(Secret::new("t")), ..Credentials::default() };
+        let both = || Credentials { provider: provider().provider, ..token() };
+        let check = |session: Blueprint, brought: Credentials, field| {
+            assert_eq!(session.with(brought).unwrap_err().field, field);
+        };
+        check(blueprint(provider().provider, false, None), token(), "github_token");
+        check(blueprint(provider().provider, true, None), token(), "github_token");
+        check(blueprint(None, false, Some("t")), provider(), "provider");
+        check(blueprint(None, false, None), both(), "github_token");
+        let stored = stored(&blueprint(provider().provider, false, None)).blueprint(both(), None);
+        assert!(matches!(stored, Err(Unusable::Unfit(unfit)) if unfit.field == "github_token"), "{stored:?}");
     }
 
     #[test]

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     error::{Delivery, TurnCause, TurnError},
     queue::Ticket,
-    schema::Schema,
     turn::{Ending, ToolCall, Turn, TurnResult},
 };
 use crate::copilot::{
-    Event,
+    Event, Schema,
     event::{self, FinishReason},
+    schema::Unfit,
 };
 
 /// How a turn ended.
@@ -28,6 +29,8 @@ pub(super) struct Current {
     turn: Turn,
     /// What its answer must look like.
     schema: Option<Schema>,
+    /// Its answer, while it is not known whether it is of the schema.
+    unchecked: Option<Box<TurnResult>>,
     /// Whether the CLI may have the prompt.
     sending: bool,
     /// Whether it is known how it ended.
@@ -85,6 +88,7 @@ impl Current {
             since,
             turn: Turn::default(),
             schema,
+            unchecked: None,
             sending: false,
             concluded: false,
             outcome: None,
@@ -150,7 +154,7 @@ impl Current {
     /// Whether an event of this kind can be part of it now.
     pub(super) fn can_have(&self, kind: &str) -> bool {
         let agents = kind.starts_with("assistant.") || kind.starts_with("tool.") || kind == "session.idle";
-        self.sending && !self.concluded && (self.turn.is_taken_up() || !agents)
+        self.sending && !self.is_over() && (self.turn.is_taken_up() || !agents)
     }
 
     /// Whether events of this kind have to be heard though nobody reads them: the whole text of a part that was cut.
@@ -199,7 +203,10 @@ impl Current {
 
     /// Nothing runs any more. While the prompt is on its way, the call that carries it knows better whether it arrived.
     pub(super) fn cut(&mut self, problem: &str) {
-        if self.concluded || !self.turn.is_sending() {
+        if self.unchecked.is_some() {
+            // Its answer is whole.
+            self.gone = true;
+        } else if self.concluded || !self.turn.is_sending() {
             self.fail(TurnCause::Interrupted(problem.to_owned()));
             self.gone = true;
             self.signals.changed.notify_one();
@@ -219,7 +226,7 @@ impl Current {
         if goes_on {
             return;
         }
-        let is_news = !self.concluded;
+        let is_news = !self.is_over();
         self.cut(&problem);
         // The CLI takes calls that it finds dangling for failed. What has become of them it does not know.
         if let Some(Err(error)) = self.outcome.as_mut().filter(|_| is_news) {
@@ -230,7 +237,7 @@ impl Current {
 
     /// Another prompt is sent into it. False: it is too late, or too early.
     pub(super) fn steer(&mut self) -> bool {
-        !self.concluded && self.adrift.is_none() && !self.signals.abort.is_cancelled() && self.turn.steer()
+        !self.is_over() && self.adrift.is_none() && !self.signals.abort.is_cancelled() && self.turn.steer()
     }
 
     /// What came of a prompt that was sent into it.
@@ -251,7 +258,7 @@ impl Current {
 
     /// Asks for its end. `None`: it is at rest already. The id is empty while the prompt is on its way.
     pub(super) fn abort(&self) -> Option<String> {
-        if self.concluded && (self.gone || !self.turn.is_running()) {
+        if self.is_over() && (self.gone || !self.turn.is_running()) {
             return None;
         }
         self.signals.abort.cancel();
@@ -277,23 +284,43 @@ impl Current {
     }
 
     fn answered(&mut self) {
-        let mut result = self.turn.result();
-        match self.schema.as_ref().map(|schema| schema.read(&result.content)) {
-            Some(Err(problem)) => {
-                let why = result.finish_reason.and_then(why_cut).unwrap_or_default();
-                self.fail(TurnCause::Mismatch(format!("{problem}{why}")));
-            }
-            Some(Ok(json)) => {
-                result.structured = Some(json);
-                self.conclude(Ok(result));
-            }
-            None => self.conclude(Ok(result)),
+        let result = self.turn.result();
+        match self.schema {
+            // Not here: it may take its time, and this is under the session's lock.
+            Some(_) if !self.concluded => self.unchecked = Some(Box::new(result)),
+            _ => self.conclude(Ok(result)),
         }
+    }
+
+    /// The answer that is to be checked before its callers are told of it, and the schema.
+    pub(super) fn to_check(&self) -> Option<(Schema, String)> {
+        Some((self.schema.clone()?, self.unchecked.as_ref()?.content.clone()))
+    }
+
+    /// What came of the check.
+    pub(super) fn checked(&mut self, answer: Result<Value, Unfit>) {
+        let Some(mut result) = self.unchecked.take() else { return };
+        match answer {
+            Ok(json) => {
+                result.structured = Some(json);
+                self.conclude(Ok(*result));
+            }
+            Err(unfit) => {
+                let why = result.finish_reason.and_then(why_cut).unwrap_or_default();
+                self.fail(TurnCause::Mismatch(format!("{unfit}{why}")));
+            }
+        }
+    }
+
+    /// Whether the agent has nothing more to do with it.
+    fn is_over(&self) -> bool {
+        self.concluded || self.unchecked.is_some()
     }
 
     fn conclude(&mut self, outcome: Result<TurnResult, TurnError>) {
         if !self.concluded {
             self.concluded = true;
+            self.unchecked = None;
             self.outcome = Some(outcome);
         }
     }
@@ -306,7 +333,7 @@ impl Current {
             Some(Ending::Shutdown) => self.fail(TurnCause::Interrupted(UNLOADED.into())),
             None => {}
         }
-        if self.concluded || self.turn.is_settled() {
+        if self.is_over() || self.turn.is_settled() {
             self.signals.changed.notify_one();
         }
     }
@@ -327,7 +354,7 @@ pub(super) const UNLOADED: &str = "the Copilot CLI unloaded the session";
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::{copilot::event, session::queue::Queue};
@@ -357,6 +384,10 @@ mod tests {
         hear(&mut current, "assistant.message", message);
         assert!(!current.progress().concluded);
         hear(&mut current, "session.idle", json!({}));
+        if let Some((schema, answer)) = current.to_check() {
+            assert!(!current.progress().concluded && !current.steer() && current.abort().is_none());
+            current.checked(schema.read(&answer));
+        }
         assert!(current.progress().concluded && current.progress().settled);
         let outcome = current.take_outcome().unwrap();
         assert!(current.take_outcome().is_none());
@@ -384,6 +415,19 @@ mod tests {
             assert!(matches!(&error.cause, TurnCause::Mismatch(problem) if !problem.is_empty()), "{error:?}");
             assert_eq!((error.delivery, &*error.remains.partial), (Delivery::Delivered, answer));
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_being_checked_is_not_lost_with_its_connection() {
+        let mut current = running(schema());
+        let message = json!({"messageId": "a", "content": r#"{"n": 3}"#, "originatingMessageId": "m"});
+        hear(&mut current, "assistant.message", message);
+        hear(&mut current, "session.idle", json!({}));
+        current.cut("lost");
+        let (schema, answer) = current.to_check().unwrap();
+        current.checked(schema.read(&answer));
+        assert_eq!(current.take_outcome().unwrap().unwrap().structured, Some(json!({"n": 3})));
+        assert!(current.progress().settled);
     }
 
     #[test]

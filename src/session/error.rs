@@ -47,8 +47,8 @@ pub enum Error {
         /// The profile.
         profile: String,
     },
-    /// The request goes beyond what the operator's profile allows.
-    #[error("the profile does not allow this: {}", describe(.0))]
+    /// The request goes beyond what the operator allows, in its profile or for all.
+    #[error("the operator does not allow this: {}", describe(.0))]
     Denied(Vec<Excess>),
     /// The place in the history is not there any more.
     #[error("this place in the history is not there any more: start from the beginning, or from now on")]

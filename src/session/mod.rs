@@ -14,6 +14,7 @@ mod asking;
 mod at_work;
 mod blueprint;
 mod catalogue;
+mod checking;
 mod compaction;
 mod current;
 mod error;
@@ -39,8 +40,8 @@ mod repeats;
 mod replay;
 mod requests;
 mod reuse;
+mod roots;
 mod runner;
-mod schema;
 mod stock;
 mod stored;
 pub mod turn;
@@ -56,7 +57,7 @@ use std::{
 use futures_util::future::join_all;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     backend::{self, Backend, BackendId, Link, Pool},
@@ -89,8 +90,8 @@ pub use profile::{Excess, Profile, Profiles};
 pub use queue::Ticket;
 pub use repeats::RequestId;
 pub use requests::Settlement;
+pub use roots::Roots;
 pub use runner::Deadline;
-pub use schema::Schema;
 pub use turn::{Remains, ToolCall, TurnResult, Usage};
 pub use turns::Prompt;
 pub use watch::{From, Watch, Watched};
@@ -126,6 +127,8 @@ struct Inner {
     /// What is remembered of each CLI's stored sessions.
     shelves: Mutex<HashMap<BackendId, Arc<Shelf>>>,
     profiles: Profiles,
+    /// Where the paths lead that requests name.
+    roots: Roots,
     models: Models,
     cleanup: Mutex<Option<Cleanup>>,
     /// Turns, and whatever else must be finished before the server may go.
@@ -151,11 +154,13 @@ pub struct Change {
 
 impl Sessions {
     /// Sets up the sessions, and starts the backends, of which there is at least one. `operator` is the provider of sessions
-    /// that were created with the operator's default, `profiles` are what sessions may be under.
+    /// that were created with the operator's default, `profiles` are what sessions may be under, `roots` where the paths lead
+    /// that requests name.
     pub fn new(
         limits: Limits,
         operator: Option<Arc<Provider>>,
         profiles: Profiles,
+        roots: Roots,
         backends: backend::Setup,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
@@ -171,6 +176,7 @@ impl Sessions {
                 creations: Repeats::default(),
                 accepted: Repeats::default(),
                 profiles,
+                roots,
                 models: Models::default(),
                 cleanup: Mutex::default(),
                 shelves: Mutex::default(),
@@ -214,6 +220,7 @@ impl Sessions {
         request: Option<RequestId>,
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
+        self.inner.roots.admit(roots::in_settings(&blueprint.settings)).await?;
         Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
         let begin = || self.begin_creation(tenant, id, blueprint, request.is_some());
         let Some(RequestId { id: request, fingerprint }) = &request else { return finished(begin()?).await };
@@ -276,7 +283,7 @@ impl Sessions {
         if created.is_err() {
             // Where the second half has failed, the first must not stay.
             let undone = session.delete(&link).await;
-            tracing::debug!(session = %session.id(), ok = undone.is_ok(), "a session could not be created");
+            debug!(session = %session.id(), ok = undone.is_ok(), "a session could not be created");
         }
         Ok(created?)
     }
@@ -335,10 +342,10 @@ impl Sessions {
     }
 
     /// Loads a session, with these credentials where it has some of its own. If it is loaded already, it gets the new ones,
-    /// after the turns that were accepted before.
+    /// after the turns that were accepted before. If it cannot be loaded with them, nothing has changed.
     ///
     /// # Cancel safety
-    /// Dropping it may leave the session loaded or not; the next call loads it where it must.
+    /// Dropping it leaves the session with the credentials that it had, loaded or not; the next call loads it where it must.
     pub async fn resume(
         &self,
         tenant: Tenant,
@@ -347,8 +354,24 @@ impl Sessions {
         deadline: Deadline,
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
+        self.inner.roots.admit(roots::in_servers(&credentials.mcp_servers)).await?;
         let key = SessionKey::new(tenant, id.clone());
+        let was_known = self.inner.registry.find(&key).is_some();
         let session = self.known(&key, credentials.clone()).await?;
+        let resumed = self.resume_known(&session, credentials, deadline).await;
+        if resumed.is_err() && !was_known {
+            // What it was taken up with may be what is wrong.
+            self.inner.registry.release(&session);
+        }
+        resumed
+    }
+
+    async fn resume_known(
+        &self,
+        session: &Arc<Session>,
+        credentials: Credentials,
+        deadline: Deadline,
+    ) -> Result<Summary, Error> {
         if let Some(profile) = &session.blueprint().profile {
             profile.admit(&credentials).map_err(Error::Denied)?;
         }
@@ -358,12 +381,25 @@ impl Sessions {
         }
         let place = session.place(deadline).await?;
         let changed = session.blueprint().with(credentials).map_err(Error::Unfit)?;
-        // Only while no turn runs: it takes the session off its link.
-        if changed != *session.blueprint() {
-            Record::of(&changed).write().ok_or(Error::TooMuchToStore)?;
-            session.rebuild(changed);
+        if changed == *session.blueprint() {
+            self.load_within(deadline, session).await?;
+            drop(place);
+            return Ok(session.summary());
         }
-        self.load_within(deadline, &session).await?;
+        Record::of(&changed).write().ok_or(Error::TooMuchToStore)?;
+        let was_loaded = session.is_loaded();
+        // Only while no turn runs: it takes the session off its link.
+        let trial = Trial::begin(session, changed);
+        match self.load_within(deadline, session).await {
+            Ok(_) => trial.keep(),
+            Err(error) => {
+                drop(trial);
+                if was_loaded && let Err(problem) = self.load_within(deadline, session).await {
+                    debug!(session = %session.id(), %problem, "a session could not be loaded as it was before");
+                }
+                return Err(error);
+            }
+        }
         drop(place);
         Ok(session.summary())
     }
@@ -518,6 +554,33 @@ impl Sessions {
 
     fn refuse_if_draining(&self) -> Result<(), Error> {
         if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
+    }
+}
+
+/// A session that is tried with other credentials. Dropping it gives the session back those that it had, with which it is
+/// loaded when it is next used.
+struct Trial<'a> {
+    session: &'a Session,
+    before: Option<Arc<Blueprint>>,
+}
+
+impl<'a> Trial<'a> {
+    fn begin(session: &'a Session, changed: Blueprint) -> Self {
+        let before = session.blueprint();
+        session.rebuild(changed);
+        Self { session, before: Some(before) }
+    }
+
+    fn keep(mut self) {
+        self.before = None;
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.session.rebuild(Blueprint::clone(&before));
+        }
     }
 }
 

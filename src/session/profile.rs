@@ -121,7 +121,17 @@ impl Profile {
         const OWN: &str = "has its own";
         let excesses = [
             excess("provider", provider.is_some() && self.provider.is_some(), OWN),
+            excess(
+                "provider",
+                provider.is_some() && self.provider.is_none() && self.github_token.is_some(),
+                "has a GitHub token of its own",
+            ),
             excess("github_token", github_token.is_some() && self.github_token.is_some(), OWN),
+            excess(
+                "github_token",
+                github_token.is_some() && self.github_token.is_none() && self.provider.is_some(),
+                "has a provider of its own",
+            ),
             excess(
                 "providers",
                 !providers.is_empty() && self.provider.is_some(),

@@ -126,6 +126,17 @@ impl Registry {
         }
     }
 
+    /// Takes a stored session, which could not be loaded, to be unknown again, unless somebody else has it by now. The caller
+    /// holds it once.
+    pub(super) fn release(&self, session: &Arc<Session>) {
+        let mut sessions = self.lock();
+        let is_ours = sessions.get(session.cli_id()).is_some_and(|slot| Arc::ptr_eq(&slot.session, session));
+        // With the registry's own; and it gives out no others meanwhile.
+        if is_ours && Arc::strong_count(session) == 2 {
+            sessions.remove(session.cli_id());
+        }
+    }
+
     pub(super) fn load(&self) -> Load {
         self.load_of(|_| true)
     }

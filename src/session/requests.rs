@@ -235,9 +235,14 @@ mod tests {
             Err(Error::WrongAnswer { kind: RequestKind::Permission, .. })
         ));
         let accept = |content| Answer::Elicitation(answer::Elicited::Accept { content });
-        for bad in [None, Some(json!({})), Some(json!({"n": "three"}))] {
-            let result = requests.answer(&session(), "f", accept(bad));
-            assert!(matches!(result, Err(Error::BadAnswer { .. })), "{result:?}");
+        let result = requests.answer(&session(), "f", accept(None));
+        assert!(matches!(result, Err(Error::BadAnswer { .. })), "{result:?}");
+        for (filled_in, is_right) in
+            [(json!({}), false), (json!({"n": "three"}), false), (json!({"n": 3}), true)]
+        {
+            let answer = accept(Some(filled_in));
+            let (schema, content) = answer::form(requests.payload("f").unwrap(), &answer).unwrap();
+            assert_eq!(answer::check_form(schema, content).is_ok(), is_right, "{content}");
         }
         assert!(requests.answer(&session(), "f", accept(Some(json!({"n": 3})))).is_ok());
         assert!(requests.is_waiting());

@@ -17,17 +17,17 @@ use tracing::{debug, warn};
 
 use super::{
     at_work::{SMALL_CALL, Stopped},
+    checking,
     current::{Progress, Signals},
     error::TurnCause,
     live::{Place, Session},
     queue::Ticket,
     registry::Registry,
-    schema::Schema,
 };
 use crate::{
     backend::{self, Link, admission::Entry},
     copilot::{
-        Message, Rejection,
+        Message, Rejection, Schema,
         method::{Send, Sent},
     },
 };
@@ -266,6 +266,10 @@ impl Runner {
             else {
                 return Ok(());
             };
+            if let Some((schema, answer)) = self.session.to_check() {
+                self.session.checked(checking::run(move || schema.read(&answer)).await);
+                continue;
+            }
             if progress.adrift {
                 if let Some(again) = self.take_up_again().await {
                     *link = again;

@@ -16,13 +16,13 @@ use super::{
     key::{SessionId, SessionKey, Tenant},
     live::Session,
     repeats::{Accepted, Found, Key, RequestId, Share},
+    roots,
     runner::{Deadline, Runner, SharedDeadline},
-    schema::Schema,
     stored::Stored,
     watch::{From, Watch},
 };
 use crate::copilot::{
-    Message,
+    Message, Schema,
     method::{Send, Sent},
 };
 
@@ -55,6 +55,7 @@ impl Sessions {
     /// The prompt is accepted or it is not; if it is, and nobody waits for it, its turn ends like a dropped one.
     pub async fn send(&self, tenant: Tenant, id: &SessionId, prompt: Prompt) -> Result<Turn, Error> {
         self.refuse_if_draining()?;
+        self.inner.roots.admit(roots::in_attachments(&prompt.message.attachments)).await?;
         let key = SessionKey::new(tenant, id.clone());
         let session = self.known(&key, Credentials::default()).await?;
         if prompt.message.steering

@@ -5,6 +5,7 @@
 mod admission;
 mod answers;
 mod architecture;
+mod bounds;
 mod cleanup;
 mod connections;
 mod converse;
@@ -17,6 +18,7 @@ mod fault_suite;
 mod faults;
 mod freezes;
 mod history;
+mod identity;
 mod links;
 mod listing;
 mod models;

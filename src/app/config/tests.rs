@@ -116,6 +116,7 @@ const ROWS: &[Row] = &[
     row!(cli_path = "bin/copilot", "'bin/copilot'" => r#"Some("bin/copilot")"#),
     row!(state_dir = "/var", "'/var'" => r#""/var""#),
     row!(available_tools = "bash, mcp:*,web.fetch", "['bash', 'mcp:*', 'web.fetch']" => r#"["bash", "mcp:*", "web.fetch"]"#),
+    row!(roots = "/a, /b/c", "['/a', '/b/c']" => r#"Some(["/a", "/b/c"])"#),
     row!(allow_permissions = "read,custom-tool", "'read, custom-tool'" => r#"["read", "custom-tool"]"#),
     row!(default_profile = "a", "'a'" => "a",
             seen |config| config.profiles.unnamed().map(|profile| profile.name.clone()).unwrap_or_default()),
@@ -189,6 +190,8 @@ fn without_any_source_the_defaults_count() {
     assert_eq!(config.max_connection_age, Some(Duration::from_secs(30 * 60)));
     assert_eq!(good(&["--max-connection-age=0s"], &[], "").max_connection_age, None);
     assert_eq!((config.log_format, config.log_level.as_str()), (LogFormat::Human, "info"));
+    assert_eq!(config.roots(), [config.work_dir()]);
+    assert!(good(&["--cli-url=cli:1"], &[], "").roots().is_empty());
     assert!(config.available_tools.is_empty() && config.allow_permissions.is_empty());
     assert!(!config.allow_insecure_listen);
     assert!(
@@ -340,6 +343,8 @@ fn a_toml_value_of_the_wrong_type_is_refused() {
         ("max_sessions = 1.5", "this is a TOML float: write max_sessions = \"COUNT\""),
         ("[listen]\nport = 1", "this is a TOML table"),
         ("available_tools = [1]", "every entry must be a string"),
+        ("roots = ['here']", "absolute paths"),
+        ("roots = ['/a/../b']", "absolute paths"),
     ] {
         let told = mistakes(&[], &[], file);
         assert!(told.contains(problem) && !told.contains('\n'), "{file}: {told}");

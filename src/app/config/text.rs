@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
+    path::{Component, Path},
     str::FromStr,
     time::Duration,
 };
@@ -42,6 +43,15 @@ pub(super) fn tool(name: &str) -> Result<String, String> {
         false => {
             Err("names of tools consist of letters, digits and _ : . * -, with commas between them".into())
         }
+    }
+}
+
+pub(super) fn absolute_path(path: &str) -> Result<String, String> {
+    let path = Path::new(path);
+    let is_plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
+    match is_plain {
+        true => Ok(path.to_string_lossy().into_owned()),
+        false => Err("write absolute paths of folders without `..`, with commas between them".into()),
     }
 }
 

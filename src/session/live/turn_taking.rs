@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -13,11 +14,13 @@ use super::{
         janitor::Rest,
         queue::Ticket,
         runner::Deadline,
-        schema::Schema,
     },
     Outcome, Session, Stored,
 };
-use crate::backend::{Link, LinkId};
+use crate::{
+    backend::{Link, LinkId},
+    copilot::{Schema, schema::Unfit},
+};
 
 /// What cut a turn whose link was lost right after its prompt had arrived.
 const LINK_LOST: &str = "the connection to the Copilot CLI was lost";
@@ -191,6 +194,16 @@ impl Session {
                 current.steered(message_id);
             }
         });
+    }
+
+    /// The answer of the running turn that is to be checked, and the schema.
+    pub(in crate::session) fn to_check(&self) -> Option<(Schema, String)> {
+        self.lock().current.as_ref()?.to_check()
+    }
+
+    /// What came of the check.
+    pub(in crate::session) fn checked(&self, answer: Result<Value, Unfit>) {
+        self.with_current(|current| current.checked(answer));
     }
 
     /// The turn whose connection was lost goes on, or not.

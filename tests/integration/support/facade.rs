@@ -64,7 +64,9 @@ impl Setup {
     }
 
     /// The same, where names lead to what the test says.
-    pub(crate) async fn start_where(self, look_up: impl Fn(&CliAddress) -> Addresses) -> TestFacade {
+    pub(crate) async fn start_where(mut self, look_up: impl Fn(&CliAddress) -> Addresses) -> TestFacade {
+        // Most tests have folders of their own, and other things to show.
+        self.variables.entry("COPILOT_GRPC_ROOTS".into()).or_insert_with(|| "/".into());
         let args =
             ["copilot-grpc", "--listen=127.0.0.1:0", "--state-dir=/nonexistent", "--cli-url", &self.cli_url];
         let args = args.into_iter().map(OsString::from).chain(self.flags.iter().map(OsString::from));

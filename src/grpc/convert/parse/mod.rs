@@ -17,9 +17,9 @@ use serde_json::Value as Json;
 
 use super::json::from_struct;
 use crate::{
-    copilot::Secret,
+    copilot::{Schema, Secret},
     grpc::status::Violation,
-    session::{Schema, SessionId},
+    session::SessionId,
 };
 
 pub use session::Defaults;
@@ -53,14 +53,16 @@ impl Checks {
     }
 
     /// A JSON schema, which is to describe an object.
-    pub(super) fn json_schema(&mut self, field: &str, schema: Struct) -> Json {
-        let schema = from_struct(schema);
-        if schema.get("type").is_none_or(|kind| kind != "object") {
+    pub(super) fn json_schema(&mut self, field: &str, schema: Struct) -> (Json, Option<Schema>) {
+        let json = from_struct(schema);
+        if json.get("type").is_none_or(|kind| kind != "object") {
             self.wrong(field, "must be a JSON schema with `\"type\": \"object\"`");
-        } else if let Err(error) = Schema::new(&schema) {
-            self.wrong(field, format!("is not a valid JSON schema: {error}"));
+            return (json, None);
         }
-        schema
+        let schema = Schema::new(&json);
+        let schema =
+            schema.map_err(|error| self.wrong(field, format!("cannot be used as a JSON schema: {error}")));
+        (json, schema.ok())
     }
 
     pub(super) fn one_of(&mut self, field: &str, value: String, allowed: &[&str]) -> Option<String> {

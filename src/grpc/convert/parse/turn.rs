@@ -16,7 +16,7 @@ use crate::{
     },
     grpc::pb,
     session::{
-        Deadline, Prompt, RequestId, Schema, SessionId,
+        Deadline, Prompt, RequestId, SessionId,
         hub::{Filter, Kinds},
     },
 };
@@ -51,18 +51,22 @@ impl Checks {
         let id = self.session_id(&request.session_id);
         let request_id = self.repeatable(&request);
         let (agent_mode, autopilot) = self.agent_mode(request.agent_mode);
-        let schema = request.response_schema.map(|schema| self.json_schema("response_schema", schema));
+        let (format, schema) = match request.response_schema {
+            Some(schema) => {
+                let (json, schema) = self.json_schema("response_schema", schema);
+                (Some(ResponseFormat::JsonSchema { name: SCHEMA_NAME, schema: json }), schema)
+            }
+            None => (None, None),
+        };
         let message = Message {
             prompt: self.say(request.prompt),
             attachments: self.attachments(request.attachments),
             request_headers: self.headers("request_headers", request.request_headers),
             agent_mode,
             steering: self.is_immediate(request.mode),
-            response_format: schema
-                .clone()
-                .map(|schema| ResponseFormat::JsonSchema { name: SCHEMA_NAME, schema }),
+            response_format: format,
         };
-        if message.steering && schema.is_some() {
+        if message.steering && message.response_format.is_some() {
             self.wrong(
                 "response_schema",
                 "cannot be had with SEND_MODE_IMMEDIATE: the answer is the running turn's",
@@ -74,7 +78,7 @@ impl Checks {
         if message.steering && request_id.is_some() {
             self.wrong("request_id", "cannot be had with SEND_MODE_IMMEDIATE: it has no turn of its own");
         }
-        if autopilot && schema.is_some() {
+        if autopilot && message.response_format.is_some() {
             // The agent ends with a summary, of which the schema is not told (observed).
             self.wrong("response_schema", "cannot be had with AGENT_MODE_AUTOPILOT");
         }
@@ -82,8 +86,7 @@ impl Checks {
         let prompt = Prompt {
             message,
             autopilot,
-            // What is wrong with it was said above.
-            schema: schema.and_then(|schema| Schema::new(&schema).ok()),
+            schema,
             deadline: deadline(timeout),
             inactivity: self.duration("inactivity_timeout", request.inactivity_timeout),
             detached: self.on_disconnect(request.on_disconnect),

@@ -30,7 +30,6 @@ fn request() -> pb::CreateSessionRequest {
         session_id: String::new(),
         model: "gpt".into(),
         provider: Some(provider()),
-        github_token: "ghu_token".into(),
         system_message: Some(system_message(pb::SystemMessageMode::Append, "be brief", &[])),
         available_tools: vec!["bash".into(), "builtin:view".into(), "builtin:*".into()],
         excluded_tools: vec!["builtin:task".into()],
@@ -162,7 +161,6 @@ fn a_good_request_is_passed_on_whole() {
             max_prompt_tokens: Some(1000),
             max_output_tokens: Some(100),
         })),
-        github_token: Some(Secret::new("ghu_token")),
         reasoning_effort: Some("low".into()),
         system_message: SystemMessage::Customize {
             content: Some("be brief".into()),
@@ -219,6 +217,11 @@ fn defaults_apply_only_where_the_request_is_silent() {
     let (own_settings, own_policy) = parse(request(), &Defaults::default()).unwrap();
     assert_eq!((settings, policy), (own_settings, own_policy));
 
+    let mut paid = request();
+    (paid.provider, paid.github_token) = (None, "ghu_token".into());
+    let (settings, _) = parse(paid, &Defaults::default()).unwrap();
+    assert_eq!((settings.provider, settings.github_token), (None, Some(Secret::new("ghu_token"))));
+
     // A policy without rules is a policy, and denies everything.
     let silent = pb::CreateSessionRequest::default();
     let strict = pb::CreateSessionRequest { permission_policy: Some(Default::default()), ..silent.clone() };
@@ -254,7 +257,9 @@ fn each_wrong_field_of_a_new_session_is_named_without_its_secret() {
         refuses("model", |request, _| request.model = model.into());
     }
     for token in ["hunter2 ", "hunter2\n", "hunter2\u{0}", " hunter2"] {
-        refuses("github_token", |request, _| request.github_token = token.into());
+        refuses("github_token", |request, _| {
+            (request.provider, request.github_token) = (None, token.into());
+        });
         refuses("provider.api_key", |_, provider| provider.api_key = token.into());
         refuses("provider.bearer_token", |_, provider| provider.bearer_token = token.into());
     }
@@ -317,10 +322,68 @@ fn each_wrong_field_of_a_new_session_is_named_without_its_secret() {
 #[test]
 fn a_secret_that_is_not_visible_ascii_is_refused() {
     for token in ["hunter2é", "hunter2\t", "\u{feff}hunter2", "hunter2…"] {
-        refuses("github_token", |request, _| request.github_token = token.into());
+        refuses("github_token", |request, _| {
+            (request.provider, request.github_token) = (None, token.into());
+        });
         refuses("provider.api_key", |_, provider| provider.api_key = token.into());
         refuses("provider.bearer_token", |_, provider| provider.bearer_token = token.into());
     }
+}
+
+#[test]
+fn a_session_is_paid_for_by_a_provider_or_by_a_github_token() {
+    refuses("github_token", |request, _| request.github_token = "ghu_token".into());
+    // Also where the provider is the operator's.
+    let defaults = Defaults {
+        model: Some("m".into()),
+        provider: Some(Arc::new(Provider { base_url: "http://default".into(), ..Provider::default() })),
+        ..Defaults::default()
+    };
+    let request = pb::CreateSessionRequest { github_token: "ghu_token".into(), ..Default::default() };
+    let violations = parse(request.clone(), &defaults).unwrap_err();
+    assert_eq!(violations[0].field, "github_token");
+    // A profile that pays with a token has nothing of the default provider.
+    let profile = Profile { github_token: Some(Secret::new("ghu_ours")), ..Profile::default() };
+    let under = defaults.under(&profile);
+    assert_eq!((under.provider, under.model), (None, None));
+    let both = pb::ResumeSessionRequest {
+        provider: Some(provider()),
+        github_token: "ghu_token".into(),
+        ..Default::default()
+    };
+    let mut checks = Checks::default();
+    checks.credentials(both);
+    assert_eq!(checks.done(Some(())).unwrap_err()[0].field, "github_token");
+}
+
+#[test]
+fn the_machines_own_identity_is_not_a_callers_to_use() {
+    let key_in_headers = |provider: &mut pb::Provider| {
+        (provider.api_key, provider.bearer_token) = (String::new(), String::new());
+        provider.headers = BTreeMap::from([("api-key".into(), SECRET.into())]);
+    };
+    refuses("provider.api_key", |_, provider| key_in_headers(provider));
+    let named = pb::NamedProvider {
+        name: "n".into(),
+        r#type: "azure".into(),
+        base_url: "https://x".into(),
+        ..Default::default()
+    };
+    let mut keyless = provider();
+    key_in_headers(&mut keyless);
+    let resume = pb::ResumeSessionRequest {
+        provider: Some(keyless),
+        providers: vec![named.clone()],
+        ..Default::default()
+    };
+    let mut checks = Checks::default();
+    checks.credentials(resume);
+    let named_fields = checks.done(Some(())).unwrap_err();
+    let fields: Vec<_> = named_fields.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(fields, ["provider.api_key", "providers[0].api_key"]);
+    let mut checks = Checks::default();
+    checks.providers(vec![pb::NamedProvider { bearer_token: "b".into(), ..named }]);
+    assert!(checks.done(Some(())).is_ok());
 }
 
 #[test]
@@ -380,6 +443,7 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
         "available_tools[0]",
         "available_tools[2]",
         "excluded_tools[0]",
+        "github_token",
         "github_token",
         "labels",
         "model",

@@ -32,12 +32,14 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// The same under a profile: what it says itself comes first. Its provider is not given the model of another.
+    /// The same under a profile: what it says itself comes first. Its provider, or GitHub where it has a token, is not given
+    /// the model of another.
     pub(in crate::grpc) fn under(&self, profile: &Profile) -> Self {
-        let own = profile.provider.is_some();
+        let ours = self.provider.clone().filter(|_| profile.github_token.is_none());
+        let elsewhere = profile.provider.is_some() || ours != self.provider;
         Self {
-            model: profile.default_model().or_else(|| self.model.clone().filter(|_| !own)),
-            provider: profile.provider.clone().or_else(|| self.provider.clone()),
+            model: profile.default_model().or_else(|| self.model.clone().filter(|_| !elsewhere)),
+            provider: profile.provider.clone().or(ours),
             available_tools: profile.available_tools.clone().unwrap_or_else(|| self.available_tools.clone()),
             policy: profile.policy.clone().unwrap_or_else(|| self.policy.clone()),
             request_timeout: self.request_timeout,
@@ -113,6 +115,12 @@ impl Checks {
             skills: request.skills.map(|skills| self.skills(skills)),
             options: options.boxed(),
         };
+        // The CLI refuses both together (observed).
+        if settings.provider.is_some() && settings.github_token.is_some() {
+            let whose =
+                if own_provider { "`provider`" } else { "the provider that is this server's default" };
+            self.wrong("github_token", format!("cannot be there together with {whose}"));
+        }
         let owner = self.owner(request.owner);
         let operators_provider = !own_provider && settings.provider.is_some();
         let request_timeout = self.request_timeout(request.request_timeout).or(defaults.request_timeout);
@@ -193,6 +201,9 @@ impl Checks {
 
     /// What a session never has stored with it.
     pub(in crate::grpc) fn credentials(&mut self, request: pb::ResumeSessionRequest) -> Credentials {
+        if request.provider.is_some() && !request.github_token.is_empty() {
+            self.wrong("github_token", "cannot be there together with `provider`");
+        }
         Credentials {
             provider: request.provider.map(|provider| self.provider(provider).into()),
             github_token: self.secret("github_token", request.github_token),

@@ -55,6 +55,11 @@ impl Checks {
     fn connection(&mut self, field: &str, provider: pb::NamedProvider) -> Provider {
         let field = |part: &str| format!("{field}.{part}");
         self.url(&field("base_url"), &provider.base_url);
+        // Without a key the CLI takes the machine's own identity at Azure, and sends its token to the URL (observed, also where
+        // headers hold a key). That identity is the operator's, who may give it away in his own configuration.
+        if provider.r#type == "azure" && provider.api_key.is_empty() && provider.bearer_token.is_empty() {
+            self.wrong(field("api_key"), "is required with type `azure`, or `bearer_token`");
+        }
         Provider {
             kind: self.one_of(&field("type"), provider.r#type, &["openai", "azure", "anthropic"]),
             wire_api: self.one_of(&field("wire_api"), provider.wire_api, &["completions", "responses"]),

@@ -54,7 +54,7 @@ impl Checks {
                 self.wrong(field("name"), problem);
             }
             Tool {
-                parameters: tool.parameters.map(|schema| self.json_schema(&field("parameters"), schema)),
+                parameters: tool.parameters.map(|schema| self.json_schema(&field("parameters"), schema).0),
                 timeout: self.duration(&field("timeout"), tool.timeout),
                 name: tool.name,
                 description: tool.description,

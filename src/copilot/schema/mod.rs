@@ -1,0 +1,125 @@
+//! JSON schemas of callers and of MCP servers, and whether an answer is of one. Pure.
+//!
+//! Both sides are somebody else's, so neither may cost much. [`bounds`] refuses a schema that expands too far when it is
+//! taken, before anything is compiled. What an answer then costs depends on both: a recursive schema of a few lines can
+//! take the age of the universe over an answer of a few lines. So a [`meter`] goes into each part of the schema, which
+//! counts the work, and ends it when there was enough. Nothing is ever fetched: references stay inside the schema, or
+//! lead to the published meta-schemas, which the validator holds.
+
+mod bounds;
+mod index;
+mod meter;
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jsonschema::{PatternOptions, Validator};
+use serde_json::Value;
+
+use meter::{COMPILING, EXPLAINING, JUDGING, METER, Meter, Work};
+
+/// The longest answer that is checked, in bytes. As JSON it takes 30 times as much memory at worst.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// A JSON schema that answers are checked with. Cheap to clone.
+#[derive(Clone)]
+pub struct Schema(Arc<Checker>);
+
+struct Checker {
+    validator: Validator,
+    work: Arc<Work>,
+    /// Held while an answer is checked: its work is counted in one place.
+    checking: Mutex<()>,
+}
+
+/// Why an answer is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It is not of the schema.
+    #[error("{0}")]
+    Mismatch(String),
+    /// To find out takes more than is allowed.
+    #[error("to check it takes more work than is allowed: simplify the schema, or ask for a shorter answer")]
+    TooMuchWork,
+}
+
+impl Schema {
+    /// Makes a checker of a schema; the error says what is wrong with it.
+    pub fn new(schema: &Value) -> Result<Self, String> {
+        let metered = bounds::admit(schema)?;
+        let work = Arc::new(Work::default());
+        let counter = work.clone();
+        work.allow(COMPILING);
+        let compile = || {
+            // Of the two engines for patterns the one whose time is linear: they are the caller's.
+            jsonschema::options()
+                .with_pattern_options(PatternOptions::regex().size_limit(bounds::MAX_PATTERN_BYTES))
+                .with_keyword(METER, move |_, costs, _| Ok(Box::new(Meter::new(costs, &counter))))
+                .build(&metered)
+        };
+        match catch_unwind(AssertUnwindSafe(compile)) {
+            Ok(Ok(validator)) => Ok(Self(Arc::new(Checker { validator, work, checking: Mutex::default() }))),
+            Ok(Err(error)) => Err(error.masked().to_string()),
+            Err(_) => Err(bounds::TOO_LARGE.into()),
+        }
+    }
+
+    /// Reads an answer, also one with a code fence around it. It takes up to 100 ms, and stack: see [`Self::STACK`].
+    pub fn read(&self, answer: &str) -> Result<Value, Unfit> {
+        let answer = unfenced(answer);
+        if answer.len() > MAX_ANSWER {
+            return Err(Unfit::TooMuchWork);
+        }
+        let json = serde_json::from_str(answer)
+            .map_err(|error| Unfit::Mismatch(format!("it is no JSON: {error}")))?;
+        self.check(&json).map(|()| json)
+    }
+
+    /// The stack that a thread needs which checks answers, in bytes.
+    pub const STACK: usize = meter::MAX_STACK + 1024 * 1024;
+
+    /// Whether JSON is of the schema. It takes up to 100 ms, and stack: see [`Self::STACK`].
+    pub fn check(&self, json: &Value) -> Result<(), Unfit> {
+        let checker = &*self.0;
+        let _checking = checker.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        if checker.within(JUDGING, |validator| validator.is_valid(json)).ok_or(Unfit::TooMuchWork)? {
+            return Ok(());
+        }
+        // What is wrong takes memory to say, and so there is less work for it.
+        let said = checker
+            .within(EXPLAINING, |validator| validator.validate(json).err().map(|error| describe(&error)));
+        Err(Unfit::Mismatch(said.flatten().unwrap_or_else(|| "it does not match, in many ways".into())))
+    }
+}
+
+impl Checker {
+    /// Has the validator do something; `None`: it took more work than that. The validator cannot be told to stop, and so the
+    /// meter unwinds it, which leaves it as it was.
+    fn within<T>(&self, work: u64, act: impl FnOnce(&Validator) -> T) -> Option<T> {
+        self.work.allow(work);
+        catch_unwind(AssertUnwindSafe(|| act(&self.validator))).ok()
+    }
+}
+
+fn describe(error: &jsonschema::ValidationError<'_>) -> String {
+    format!("at {:?}: {}", error.instance_path().to_string(), error.masked())
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Schema")
+    }
+}
+
+/// The text without the code fence that some models put around JSON.
+fn unfenced(answer: &str) -> &str {
+    let answer = answer.trim();
+    let inside = answer.strip_prefix("```").and_then(|rest| rest.strip_suffix("```"));
+    inside.map_or(answer, |rest| rest.strip_prefix("json").unwrap_or(rest))
+}
+
+#[cfg(test)]
+mod tests;
