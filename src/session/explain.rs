@@ -22,25 +22,22 @@ impl Sessions {
     pub async fn explain(&self, tenant: Tenant, id: &SessionId, error: Error) -> Error {
         let Some(rejection) = rejection(&error) else { return error };
         let key = SessionKey::new(tenant, id.clone());
-        let known = self.inner.registry.find(&key);
-        if let Some(session) = &known {
-            if let Rejection::Agent(failure) = rejection {
-                return session.tell(failure.clone());
-            }
-            // A deletion that is under way comes to its end first.
-            drop(session.loading.lock().await);
-        }
-        match self.stored(&key).await {
-            Ok(None) => Error::NotFound(id.clone()),
-            Ok(Some(_)) if *rejection == Rejection::SessionNotFound => {
+        let Some(session) = self.inner.registry.find(&key) else {
+            let gone = matches!(self.stored(&key).await, Ok(None));
+            return if gone { Error::NotFound(id.clone()) } else { error };
+        };
+        match rejection {
+            Rejection::Agent(failure) => session.tell(failure.clone()),
+            _ if session.is_gone().await => Error::NotFound(id.clone()),
+            Rejection::SessionNotFound => {
                 // Another client has closed it, or made it anew. The next call is to load it again.
-                if let Some(session) = known.filter(|session| session.queued() == 0) {
+                if session.queued() == 0 {
                     session.unloaded();
                 }
                 let problem = format!("it does not have session {id} loaded any more: try again");
                 backend::Error::Unavailable { problem }.into()
             }
-            Ok(Some(_)) | Err(_) => error,
+            _ => error,
         }
     }
 }
@@ -54,9 +51,13 @@ impl Session {
         if !matches!(cause, TurnCause::Backend(backend::Error::Rejected(_))) {
             return cause;
         }
+        if self.is_gone().await { TurnCause::Deleted } else { cause }
+    }
+
+    /// Whether it is deleted. A deletion that is under way comes to its end first.
+    async fn is_gone(&self) -> bool {
         drop(self.loading.lock().await);
-        let gone = self.deleted().is_cancelled() || self.is_gone_from_cli().await;
-        if gone { TurnCause::Deleted } else { cause }
+        self.deleted().is_cancelled() || self.is_gone_from_cli().await
     }
 
     /// Why the model refused, in the provider's words where the CLI has none. Retries that were of no use it reports without

@@ -329,8 +329,8 @@ async fn a_provider_that_keeps_failing_ends_the_turn_when_the_cli_gives_up() {
     let facade = Arc::new(facade);
     let cases = [
         ("status 429", Code::ResourceExhausted, ErrorReason::ProviderRateLimit),
-        ("status 500", Code::Internal, ErrorReason::AgentError),
-        ("close", Code::Internal, ErrorReason::AgentError),
+        ("status 500", Code::Unavailable, ErrorReason::ProviderUnavailable),
+        ("close", Code::Unavailable, ErrorReason::ProviderUnavailable),
     ];
     let turns = cases.map(|(prompt, code, reason)| {
         let facade = facade.clone();
