@@ -63,8 +63,10 @@ pub enum Source {
         port: u16,
         /// The connection token, if the CLI has one.
         token: Option<Secret>,
+        /// Whether there is a second link, so that the loss of one does not end what runs.
+        keeper: bool,
     },
-    /// The supervisor runs it.
+    /// The supervisor runs it. There is one link, the process's standard input and output, and it is lost with the process only.
     Embedded(process::Spec),
 }
 
@@ -77,8 +79,6 @@ pub struct Config {
     pub source: Source,
     /// The largest message taken from it, in bytes.
     pub max_frame: usize,
-    /// Whether there is a second link, so that the loss of one does not end what runs.
-    pub keeper: bool,
     /// How many turns it takes.
     pub turns: admission::Limits,
     /// When it is not trusted with new sessions.
@@ -97,11 +97,11 @@ impl Config {
 
     /// The same for another address, which is then its name.
     fn at(&self, address: SocketAddr) -> Self {
-        let token = match &self.source {
-            Source::External { token, .. } => token.clone(),
-            Source::Embedded(_) => None,
+        let (token, keeper) = match &self.source {
+            Source::External { token, keeper, .. } => (token.clone(), *keeper),
+            Source::Embedded(_) => (None, false),
         };
-        let source = Source::External { host: address.ip().to_string(), port: address.port(), token };
+        let source = Source::External { host: address.ip().to_string(), port: address.port(), token, keeper };
         Self { name: address.to_string(), source, ..self.clone() }
     }
 }

@@ -35,6 +35,7 @@ mod serve;
 mod sessions;
 mod settings;
 mod standing;
+mod stdio;
 mod support;
 mod turns;
 mod watching;
