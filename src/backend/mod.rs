@@ -31,7 +31,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
@@ -299,6 +299,8 @@ struct Inner {
 struct Shared {
     /// Since when there is no link, where there is none.
     missing_since: Mutex<Instant>,
+    /// Told when a link is asked for and there is none.
+    wanted: Notify,
     keeper: Mutex<Option<Arc<Link>>>,
     admission: Admission,
     marks: Arc<Marks>,
@@ -329,6 +331,7 @@ impl Backend {
         let (name, address) = (config.name.clone(), config.address());
         let shared = Arc::new(Shared {
             missing_since: Mutex::new(Instant::now()),
+            wanted: Notify::new(),
             keeper: Mutex::default(),
             admission: Admission::new(config.turns),
             marks: Arc::new(Marks::new(&name, config.ejection)),
@@ -386,7 +389,8 @@ impl Backend {
     }
 
     /// The link to call on. One that was lost lately is waited for: mostly it is soon there again. One that is missing because the
-    /// CLI is recycled is waited for until there is one, or the CLI cannot be started.
+    /// CLI is recycled is waited for until there is one, or the CLI cannot be started. Whether it is waited for or not, a CLI that
+    /// somebody else runs is soon looked for once more.
     ///
     /// # Errors
     /// As of [`link`](Self::link), once it has been missing for [`GRACE`].
@@ -394,19 +398,23 @@ impl Backend {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub async fn connected(&self) -> Result<Arc<Link>, Error> {
-        let mut state = self.inner.state.clone();
+        let (shared, mut state) = (&self.inner.shared, self.inner.state.clone());
         loop {
-            let limit = *Shared::lock(&self.inner.shared.missing_since) + GRACE;
-            let settled = state.wait_for(|state| !matches!(state, State::Connecting | State::Down { .. }));
-            let settled = timeout_at(limit, settled).await;
-            match settled.map(|state| state.map(|state| state.to_call_on())) {
-                Ok(Ok(Err(Error::Unavailable { .. }))) => {}
-                Ok(Ok(link)) => return link,
-                // The time is over, or the supervisor has ended.
-                Ok(Err(_)) | Err(_) => return self.link(),
-            }
-            // Its supervisor sees to it that this comes to an end.
-            let _ = state.wait_for(|state| !matches!(state, State::Recycling)).await;
+            let recycling = match &*state.borrow_and_update() {
+                settled @ (State::Ready(_) | State::Incompatible { .. }) => return settled.to_call_on(),
+                State::Recycling => true,
+                State::Connecting | State::Down { .. } => false,
+            };
+            // Anew for each attempt that failed.
+            shared.wanted.notify_one();
+            let limit = *Shared::lock(&shared.missing_since) + GRACE;
+            let changed = match recycling {
+                // Its supervisor sees to it that this comes to an end.
+                true => Ok(state.changed().await),
+                false => timeout_at(limit, state.changed()).await,
+            };
+            // The time is over, or the supervisor has ended.
+            let Ok(Ok(())) = changed else { return self.link() };
         }
     }
 

@@ -114,6 +114,11 @@ pub(super) async fn run(
     mut orders: mpsc::Receiver<Order>,
     stop: CancellationToken,
 ) {
+    // To start a CLI takes a second of CPU, and what keeps it from starting does not go away that soon.
+    let wanted = match config.source {
+        Source::External { .. } => Some(&status.shared.wanted),
+        Source::Embedded(_) => None,
+    };
     let mut pause = FIRST_PAUSE;
     while !stop.is_cancelled() {
         let began = Instant::now();
@@ -130,7 +135,7 @@ pub(super) async fn run(
         status.set(first_line(down));
         tokio::select! {
             () = stop.cancelled() => break,
-            () = sleep(pause) => {}
+            () = pause::rest(pause, wanted) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
