@@ -76,7 +76,7 @@ pub struct Config {
     pub max_message_size: usize,
     /// Largest JSON-RPC message taken from the CLI, in bytes.
     pub max_frame_size: usize,
-    /// Whether there is a second connection to the CLI, which keeps turns going when the first is lost.
+    /// Whether there is a second connection to a CLI at `cli_url`, which keeps turns going when the first is lost.
     pub keeper_link: bool,
     /// Time in which a started CLI must be ready.
     pub start_timeout: Duration,
@@ -283,8 +283,7 @@ const MESSAGE_SIZES: RangeInclusive<usize> = 64 * KIB..=256 * MIB;
 /// Below 1 MiB the history of an ordinary session fails; nothing that the CLI sends in earnest reaches 1 GiB.
 const FRAME_SIZES: RangeInclusive<usize> = MIB..=GIB;
 
-/// The connection token belongs to a CLI that we have not started; to ours we give one that nobody else
-/// knows.
+/// The connection token belongs to a CLI that we have not started; ours can be connected to by nobody.
 fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
     const FILE: &str = "cli_token_file";
     let external = values.origin("cli_url").is_some();

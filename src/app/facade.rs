@@ -208,7 +208,6 @@ fn backends(
         name,
         source,
         max_frame: config.max_frame_size,
-        keeper: config.keeper_link,
         turns,
         ejection: config.ejection,
     };
@@ -220,7 +219,8 @@ fn backends(
     };
     for (number, address) in config.cli_url.iter().enumerate() {
         let CliAddress { host, port, each } = address.clone();
-        let source = Source::External { host, port, token: config.cli_token.clone() };
+        let (token, keeper) = (config.cli_token.clone(), config.keeper_link);
+        let source = Source::External { host, port, token, keeper };
         if each {
             let (name, addresses) = (address.to_string(), look_up(address));
             let backend = backend(name.clone(), source);

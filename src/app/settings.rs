@@ -158,7 +158,8 @@ const SETTINGS: &[Setting] = &[
         key: "keeper_link",
         value: "true|false",
         default: Some("true"),
-        help: "Keep a second connection to the CLI, so that the loss of one does not end the turns",
+        help: "Keep a second connection to each CLI of --cli-url, so that the loss of one does not end the turns; a CLI that \
+               is started has one, its standard input and output",
     },
     Setting {
         key: "start_timeout",

@@ -4,10 +4,11 @@
 //! ends a running `sleep 300`: it would live on under init. This process stands in between. As a *child subreaper* it
 //! inherits such orphans, and ends them when the CLI is gone.
 //!
-//! It ends the CLI when its own standard input reaches its end. The facade holds the other end of that pipe and writes
-//! nothing to it, so every death of the facade, `kill -9` included, is noticed without any of the facade's code running.
+//! Its standard input and output are the CLI's: a socket whose other end is the facade's, and of which it neither reads nor
+//! writes a byte. It looks only whether the other end is still there, and ends the CLI when it is not. So every death of the
+//! facade, `kill -9` included, is noticed without any of the facade's code running.
 //!
-//! It knows processes only: nothing of ports, tokens or JSON-RPC.
+//! It knows processes only: nothing of what is said on that socket.
 //!
 //! ## Why a signal never hits a stranger
 //!
@@ -20,14 +21,19 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::process::CommandExt as _,
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
     thread,
     time::Duration,
 };
 
-use rustix::process::{self, Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    net::{Shutdown, shutdown},
+    process::{self, Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus},
+};
 use tokio::{
     signal::unix::{self, SignalKind},
     sync::oneshot,
@@ -44,10 +50,11 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// cannot be killed.
 const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
-/// The longest time from the end of standard input to the guard's own exit.
+/// The longest time from the loss of the facade to the guard's own exit.
 pub(crate) const LONGEST_END: Duration = GRACE.saturating_add(KILL_LIMIT).saturating_add(SWEEP_LIMIT);
 
-/// Runs `args` (a program and its arguments) until it exits or standard input ends; leaves no descendant behind.
+/// Runs `args` (a program and its arguments) on the same standard streams until it exits, or the other end of standard input is
+/// gone; leaves no descendant behind.
 ///
 /// The exit code is the program's own, or 128 plus the signal that ended it; 127 and 126 say that it was not found or
 /// could not be executed, as in a shell, and 125 that the guard itself failed.
@@ -80,7 +87,6 @@ fn guard(args: impl Iterator<Item = OsString>) -> io::Result<u8> {
         let mut told_to_end = ToldToEnd::listen()?;
 
         let child = leash::command(args)?
-            .stdin(Stdio::null())
             // Its own group: what is sent to the guard's is not sent to the CLI.
             .process_group(0)
             .spawn()?;
@@ -91,6 +97,9 @@ fn guard(args: impl Iterator<Item = OsString>) -> io::Result<u8> {
             () = children.cli_gone() => {}
             () = told_to_end.wait() => children.end_cli().await,
         }
+        // The facade is to know at once, although this process has the socket too, and perhaps a process that is hard to end.
+        // Where it is none, there is nobody to tell.
+        let _ = shutdown(io::stdin(), Shutdown::Both);
         children.sweep().await;
         Ok(children.exit_code())
     })
@@ -98,7 +107,7 @@ fn guard(args: impl Iterator<Item = OsString>) -> io::Result<u8> {
 
 /// What makes the guard end a running CLI.
 struct ToldToEnd {
-    stdin_ended: oneshot::Receiver<()>,
+    hung_up: oneshot::Receiver<()>,
     terminate: unix::Signal,
     interrupt: unix::Signal,
     hang_up: unix::Signal,
@@ -106,16 +115,15 @@ struct ToldToEnd {
 
 impl ToldToEnd {
     fn listen() -> io::Result<Self> {
-        let (ended, stdin_ended) = oneshot::channel();
-        // A thread of its own: standard input may be a file or a terminal, which cannot be polled everywhere. It ends
-        // with the process.
+        let (ended, hung_up) = oneshot::channel();
+        // A thread of its own: standard input may be a file or a terminal, which the runtime cannot poll everywhere. It ends with
+        // the process.
         thread::Builder::new().name("stdin".into()).spawn(move || {
-            let mut ignored = [0; 64];
-            while matches!(io::stdin().read(&mut ignored), Ok(1..)) {}
+            wait_for_hang_up();
             let _ = ended.send(());
         })?;
         Ok(Self {
-            stdin_ended,
+            hung_up,
             // By default these would kill the guard and free the tools.
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
@@ -125,10 +133,24 @@ impl ToldToEnd {
 
     async fn wait(&mut self) {
         tokio::select! {
-            _ = &mut self.stdin_ended => {}
+            _ = &mut self.hung_up => {}
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
             _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
+/// Returns when nobody holds the other end of standard input, whatever there is still to be read: that is for the CLI.
+fn wait_for_hang_up() {
+    let stdin = io::stdin();
+    let mut watched = [PollFd::new(&stdin, PollFlags::HUP)];
+    let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    loop {
+        match poll(&mut watched, None) {
+            Ok(_) if watched[0].revents().intersects(gone) => return,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
         }
     }
 }

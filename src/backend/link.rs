@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tracing::{debug, warn};
 
@@ -18,7 +21,7 @@ use crate::{
     jsonrpc::{self, Cause, Peer},
 };
 
-/// How long the CLI may take to connect and shake hands.
+/// How long a CLI that somebody else runs may take to connect and shake hands.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long any call may take that has no time limit of its own. The slowest that we know is creating a session, which
@@ -45,28 +48,43 @@ struct Wire {
     users: TaskTracker,
 }
 
+/// What a link is made with, but for the way to the CLI.
+pub(super) struct Ends {
+    pub(super) id: LinkId,
+    pub(super) options: jsonrpc::Options,
+    /// Where everything goes that the CLI tells.
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) marks: Arc<Marks>,
+}
+
 impl Link {
-    /// Connects and shakes hands. Everything that the CLI tells from then on goes to `sink`.
-    pub(super) async fn open(
-        id: LinkId,
+    /// Connects and shakes hands.
+    pub(super) async fn connect(
         (host, port): (&str, u16),
         token: Option<&Secret>,
-        options: jsonrpc::Options,
-        sink: Arc<dyn Sink>,
-        marks: Arc<Marks>,
+        ends: Ends,
     ) -> Result<Self, OpenError> {
         let open = async {
             let socket = TcpStream::connect((host, port))
                 .await
                 .map_err(|error| OpenError::Connect(error.to_string()))?;
             tune(&socket);
-            let peer = Peer::spawn(socket, Listener { sink }, options);
-            let users = TaskTracker::new();
-            let mut wire = Wire { id, peer, version: String::new(), protocol: 0, marks, users };
-            wire.shake_hands(token).await?;
-            Ok(Self { wire: Arc::new(wire), in_use: None })
+            Self::open(socket, token, ends).await
         };
         tokio::time::timeout(HANDSHAKE_TIMEOUT, open).await.unwrap_or(Err(OpenError::TimedOut))
+    }
+
+    /// Shakes hands, for which the CLI has as long as it is waited for.
+    pub(super) async fn open<IO>(io: IO, token: Option<&Secret>, ends: Ends) -> Result<Self, OpenError>
+    where
+        IO: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let Ends { id, options, sink, marks } = ends;
+        let peer = Peer::spawn(io, Listener { sink }, options);
+        let users = TaskTracker::new();
+        let mut wire = Wire { id, peer, version: String::new(), protocol: 0, marks, users };
+        wire.shake_hands(token).await?;
+        Ok(Self { wire: Arc::new(wire), in_use: None })
     }
 
     /// Which link this is.
@@ -149,15 +167,13 @@ impl Wire {
             extension_name: env!("CARGO_PKG_NAME"),
             extension_version: env!("CARGO_PKG_VERSION"),
         };
-        let protocol = match self.call(CALL_TIMEOUT, &Connect { token, client_info }).await {
+        let protocol = match self.ask(&Connect { token, client_info }).await {
             Ok(connected) => {
                 self.version = connected.version;
                 connected.protocol_version
             }
             // Older CLIs of protocol 3 have no `connect`; a ping tells the version of the protocol too.
-            Err(Error::Rejected(Rejection::MethodMissing(_))) => {
-                self.call(CALL_TIMEOUT, &Ping {}).await?.protocol_version
-            }
+            Err(Error::Rejected(Rejection::MethodMissing(_))) => self.ask(&Ping {}).await?.protocol_version,
             Err(Error::Rejected(Rejection::Connection(problem))) => return Err(OpenError::Token(problem)),
             Err(error) => return Err(error.into()),
         };
@@ -166,10 +182,13 @@ impl Wire {
     }
 
     async fn call<M: Method>(&self, limit: Duration, params: &M) -> Result<M::Output, Error> {
+        let answer = tokio::time::timeout(limit, self.ask(params));
+        answer.await.unwrap_or(Err(Error::Timeout { method: M::NAME, after: limit }))
+    }
+
+    async fn ask<M: Method>(&self, params: &M) -> Result<M::Output, Error> {
         let method = M::NAME;
-        let answer = tokio::time::timeout(limit, self.peer.request(method, params));
-        let result = answer.await.map_err(|_| Error::Timeout { method, after: limit })?;
-        let result = result.map_err(|error| refusal(method, error))?;
+        let result = self.peer.request(method, params).await.map_err(|error| refusal(method, error))?;
         serde_json::from_slice(&result)
             .map_err(|error| Error::Protocol { method, problem: error.to_string() })
     }
@@ -230,8 +249,29 @@ pub(super) enum OpenError {
         .0.map_or("of an unknown version".to_owned(), |version| version.to_string())
     )]
     Protocol(Option<u32>),
+    #[error(
+        "what it writes to its standard output is not JSON-RPC ({0}): let --cli-path name the `copilot` binary, or a script \
+         that leaves standard input and output to it"
+    )]
+    Babble(Arc<Cause>),
     #[error("{0}")]
     Call(#[from] Error),
+}
+
+impl OpenError {
+    /// Why the link to a CLI of our own was lost while the CLI ran.
+    pub(super) fn on_stdio(cause: Arc<Cause>) -> Self {
+        match *cause {
+            Cause::Frame(_) | Cause::Malformed(_) => Self::Babble(cause),
+            Cause::Eof
+            | Cause::EofInsideFrame
+            | Cause::Io { .. }
+            | Cause::PeerParseFailure(_)
+            | Cause::PeerMisbehaved(_)
+            | Cause::OversizedFrame { .. }
+            | Cause::Local => Self::Call(Error::Lost { cause, written: true }),
+        }
+    }
 }
 
 /// Passes on what the CLI tells.

@@ -31,7 +31,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
@@ -66,8 +66,10 @@ pub enum Source {
         port: u16,
         /// The connection token, if the CLI has one.
         token: Option<Secret>,
+        /// Whether there is a second link, so that the loss of one does not end what runs.
+        keeper: bool,
     },
-    /// The supervisor runs it.
+    /// The supervisor runs it. There is one link, the process's standard input and output, and it is lost with the process only.
     Embedded(process::Spec),
 }
 
@@ -80,8 +82,6 @@ pub struct Config {
     pub source: Source,
     /// The largest message taken from it, in bytes.
     pub max_frame: usize,
-    /// Whether there is a second link, so that the loss of one does not end what runs.
-    pub keeper: bool,
     /// How many turns it takes.
     pub turns: admission::Limits,
     /// When it is not trusted with new sessions.
@@ -100,11 +100,11 @@ impl Config {
 
     /// The same for another address, which is then its name.
     fn at(&self, address: SocketAddr) -> Self {
-        let token = match &self.source {
-            Source::External { token, .. } => token.clone(),
-            Source::Embedded(_) => None,
+        let (token, keeper) = match &self.source {
+            Source::External { token, keeper, .. } => (token.clone(), *keeper),
+            Source::Embedded(_) => (None, false),
         };
-        let source = Source::External { host: address.ip().to_string(), port: address.port(), token };
+        let source = Source::External { host: address.ip().to_string(), port: address.port(), token, keeper };
         Self { name: address.to_string(), source, ..self.clone() }
     }
 }
@@ -305,6 +305,8 @@ struct Inner {
 struct Shared {
     /// Since when there is no link, where there is none.
     missing_since: Mutex<Instant>,
+    /// Told when a link is asked for and there is none.
+    wanted: Notify,
     keeper: Mutex<Option<Arc<Link>>>,
     admission: Admission,
     marks: Arc<Marks>,
@@ -335,6 +337,7 @@ impl Backend {
         let (name, address) = (config.name.clone(), config.address());
         let shared = Arc::new(Shared {
             missing_since: Mutex::new(Instant::now()),
+            wanted: Notify::new(),
             keeper: Mutex::default(),
             admission: Admission::new(config.turns),
             marks: Arc::new(Marks::new(&name, config.ejection)),
@@ -392,7 +395,8 @@ impl Backend {
     }
 
     /// The link to call on. One that was lost lately is waited for: mostly it is soon there again. One that is missing because the
-    /// CLI is recycled is waited for until there is one, or the CLI cannot be started.
+    /// CLI is recycled is waited for until there is one, or the CLI cannot be started. Whether it is waited for or not, a CLI that
+    /// somebody else runs is soon looked for once more.
     ///
     /// # Errors
     /// As of [`link`](Self::link), once it has been missing for [`GRACE`].
@@ -400,19 +404,23 @@ impl Backend {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub async fn connected(&self) -> Result<Arc<Link>, Error> {
-        let mut state = self.inner.state.clone();
+        let (shared, mut state) = (&self.inner.shared, self.inner.state.clone());
         loop {
-            let limit = *Shared::lock(&self.inner.shared.missing_since) + GRACE;
-            let settled = state.wait_for(|state| !matches!(state, State::Connecting | State::Down { .. }));
-            let settled = timeout_at(limit, settled).await;
-            match settled.map(|state| state.map(|state| state.to_call_on())) {
-                Ok(Ok(Err(Error::Unavailable { .. }))) => {}
-                Ok(Ok(link)) => return link,
-                // The time is over, or the supervisor has ended.
-                Ok(Err(_)) | Err(_) => return self.link(),
-            }
-            // Its supervisor sees to it that this comes to an end.
-            let _ = state.wait_for(|state| !matches!(state, State::Recycling)).await;
+            let recycling = match &*state.borrow_and_update() {
+                settled @ (State::Ready(_) | State::Incompatible { .. }) => return settled.to_call_on(),
+                State::Recycling => true,
+                State::Connecting | State::Down { .. } => false,
+            };
+            // Anew for each attempt that failed.
+            shared.wanted.notify_one();
+            let limit = *Shared::lock(&shared.missing_since) + GRACE;
+            let changed = match recycling {
+                // Its supervisor sees to it that this comes to an end.
+                true => Ok(state.changed().await),
+                false => timeout_at(limit, state.changed()).await,
+            };
+            // The time is over, or the supervisor has ended.
+            let Ok(Ok(())) = changed else { return self.link() };
         }
     }
 

@@ -1,10 +1,14 @@
 //! One CLI of our own: started, waited for, ended.
 //!
-//! The facade's child is not the CLI but the [guard], which runs the CLI and ends it, with every tool that
-//! it started, as soon as the pipe to its standard input closes. The write end of that pipe is the *lifeline*: whoever
-//! holds the [`Process`] holds it, and however it is lost, by drop, panic or `kill -9`, the CLI ends.
+//! The CLI speaks JSON-RPC on its standard input and output, which are one end of a pair of sockets; the other end is ours. No port
+//! is open, so there is none that an agent's tool could connect to, and no token that it could find. A pair of sockets and not two
+//! pipes: a pipe can be opened in `/proc/PID/fd` by whoever runs as the same user, and a socket cannot.
 //!
-//! Knows the CLI's command line, environment and ready line; nothing of what is said on the port.
+//! The facade's child is not the CLI but the [guard], which runs the CLI and ends it, with every tool that it started, as soon as our
+//! end is closed. That end is the *lifeline*: the [`Process`] closes it, and however it is lost, by drop, panic or `kill -9`, the
+//! CLI ends.
+//!
+//! Knows the CLI's command line and environment; nothing of what is said.
 
 mod output;
 
@@ -12,25 +16,28 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fmt, fs, io,
-    os::unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+    net::Shutdown,
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _, net},
+    },
     path::{self, Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
 use tokio::{
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
-    sync::{oneshot, watch},
+    net::UnixStream,
+    process::{Child, ChildStderr, Command},
+    sync::watch,
     time::timeout,
 };
 use tracing::{debug, warn};
-use uuid::Uuid;
 
 use super::{
     discover::{self, Fitness},
     guard,
 };
-use crate::copilot::Secret;
 use output::Output;
 
 /// What to start, and where.
@@ -46,26 +53,25 @@ pub struct Spec {
     pub work_dir: PathBuf,
     /// Variables on top of the inherited ones. Those that this room sets win.
     pub env: Vec<(OsString, OsString)>,
-    /// How long it may take until it listens; about 0.4 s here, more on a cold disk.
+    /// How long it may take until it has shaken hands; less than a second here, more on a cold disk.
     pub start_timeout: Duration,
 }
 
-/// A running CLI that listens on a port of 127.0.0.1.
+/// A running CLI.
 ///
 /// Dropping it ends the CLI and all its children, soon and in the background; [`stop`](Self::stop) waits for that.
 #[derive(Debug)]
 pub struct Process {
-    port: u16,
-    token: Secret,
     cli_pid: Option<u32>,
     running: Running,
 }
 
 impl Process {
-    /// Starts a CLI and waits until it listens.
+    /// Starts a CLI, and waits until somebody has shaken hands with it over its standard input and output. What came of that is
+    /// returned with it; `None` is that the other end was closed, and then the CLI has ended or is about to.
     ///
-    /// It inherits the environment except for `COPILOT_GRPC_*`, the facade's own settings, and gets a connection token
-    /// of its own. The kernel chooses the port (`--port 0`), so starts do not race for one.
+    /// It inherits the environment except for `COPILOT_GRPC_*`, the facade's own settings, and the token for CLIs that somebody
+    /// else runs.
     ///
     /// # Errors
     ///
@@ -74,38 +80,33 @@ impl Process {
     /// # Cancel safety
     ///
     /// Dropping it ends what was started, in the background.
-    pub async fn start(spec: &Spec) -> Result<Self, StartError> {
+    pub async fn start<T, F>(
+        spec: &Spec,
+        shake_hands: impl FnOnce(UnixStream) -> F,
+    ) -> Result<(Self, T), StartError>
+    where
+        F: Future<Output = Option<T>>,
+    {
         match discover::fitness(&spec.cli) {
             Fitness::Executable => {}
             Fitness::Missing => return Err(StartError::NotFound(spec.cli.clone())),
             Fitness::NotExecutable => return Err(StartError::NotExecutable(spec.cli.clone())),
         }
-        let token = random_token();
-        let (mut running, ready) = Running::spawn(spec, &token)?;
+        let (mut running, stdio) = Running::spawn(spec)?;
 
-        let port = tokio::select! {
-            // A CLI that announced its port and ended at once has been ready.
+        let shaken = tokio::select! {
+            // A CLI that shook hands and ended at once has been ready.
             biased;
-            Ok(port) = ready => Some(port),
+            shaken = shake_hands(stdio) => shaken,
             exit = running.exited() => return Err(StartError::Exited(exit)),
-            () = tokio::time::sleep(spec.start_timeout) => None,
+            () = tokio::time::sleep(spec.start_timeout) => {
+                let last_lines = running.stop().await.last_lines;
+                return Err(StartError::NotReady { timeout: spec.start_timeout, last_lines });
+            }
         };
-        let Some(port) = port else {
-            let last_lines = running.stop().await.last_lines;
-            return Err(StartError::NotReady { timeout: spec.start_timeout, last_lines });
-        };
+        let Some(shaken) = shaken else { return Err(StartError::Exited(running.stop().await)) };
         let cli_pid = running.guard_pid.and_then(first_child);
-        Ok(Self { port, token, cli_pid, running })
-    }
-
-    /// The port on 127.0.0.1 on which the CLI listens.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// What the CLI demands as `token` in `connect`.
-    pub fn token(&self) -> &Secret {
-        &self.token
+        Ok((Self { cli_pid, running }, shaken))
     }
 
     /// The CLI's process number, for logs; known on Linux only. With npm's script in place of the binary, the script's.
@@ -138,7 +139,7 @@ impl Process {
 pub struct Exit {
     /// What ended it.
     pub status: Status,
-    /// Up to 20 last lines that it printed, oldest first, each of at most 500 bytes. For the operator: they are the CLI's
+    /// Up to 20 last lines of its standard error, oldest first, each of at most 500 bytes. For the operator: they are the CLI's
     /// words, about anything.
     pub last_lines: Vec<String>,
 }
@@ -208,10 +209,10 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
-    /// It ended before it listened. Its last lines say what it lacks.
+    /// It ended before it was ready. Its last lines say what it lacks.
     #[error("the Copilot CLI ended before it was ready; set up what it asks for. It ended with {0}")]
     Exited(Exit),
-    /// It runs but does not listen.
+    /// It runs but does not answer.
     #[error(
         "the Copilot CLI was not ready after {timeout:?} and was ended; allow it more time, or look at what it waits for{}",
         Printed(last_lines)
@@ -251,31 +252,28 @@ impl fmt::Display for Printed<'_> {
 /// A guard, ready or not.
 #[derive(Debug)]
 struct Running {
-    /// Nothing is ever written to it. Its end is the guard's order to end everything.
-    lifeline: Option<ChildStdin>,
+    lifeline: Lifeline,
     guard_pid: Option<u32>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
 impl Running {
     /// Starts the guard, and the task that reads the output and outlives the handle: it ends when the guard does.
-    fn spawn(spec: &Spec, token: &Secret) -> Result<(Self, oneshot::Receiver<u16>), StartError> {
+    fn spawn(spec: &Spec) -> Result<(Self, UnixStream), StartError> {
         for path in [&spec.home, &spec.work_dir] {
             create_private(path).map_err(|source| StartError::Folder { path: path.clone(), source })?;
         }
         let not_started = |source| StartError::Guard { path: spec.guard.clone(), source };
-        let mut guard = command(spec, token).and_then(|mut command| command.spawn()).map_err(not_started)?;
-        let (Some(lifeline), Some(stdout), Some(stderr)) =
-            (guard.stdin.take(), guard.stdout.take(), guard.stderr.take())
-        else {
-            // All three were asked for.
-            return Err(not_started(io::ErrorKind::BrokenPipe.into()));
-        };
+        let (lifeline, stdio, theirs) = Lifeline::new().map_err(not_started)?;
+        // The command holds the other end until it is dropped: nobody but the guard may.
+        let spawned = command(spec, theirs).and_then(|mut command| command.spawn());
+        let mut guard = spawned.map_err(not_started)?;
+        // It was asked for.
+        let stderr = guard.stderr.take().ok_or_else(|| not_started(io::ErrorKind::BrokenPipe.into()))?;
         let guard_pid = guard.id();
-        let (announce, ready) = oneshot::channel();
         let (report, exit) = watch::channel(None);
-        tokio::spawn(watch_over(guard, Output::new(stdout, stderr, announce), report));
-        Ok((Self { lifeline: Some(lifeline), guard_pid, exit }, ready))
+        tokio::spawn(watch_over(guard, Output::new(stderr), report));
+        Ok((Self { lifeline, guard_pid, exit }, stdio))
     }
 
     async fn exited(&mut self) -> Exit {
@@ -287,7 +285,7 @@ impl Running {
     }
 
     async fn stop(mut self) -> Exit {
-        drop(self.lifeline.take());
+        self.lifeline.end();
         match timeout(STOP_LIMIT, self.exited()).await {
             Ok(exit) => exit,
             Err(_) => {
@@ -301,6 +299,31 @@ impl Running {
     }
 }
 
+/// What a guard and its CLI live by. Once it is dropped they end, whoever else has the socket.
+#[derive(Debug)]
+struct Lifeline(net::UnixStream);
+
+impl Lifeline {
+    /// With what is said and heard over it, and with its other end.
+    fn new() -> io::Result<(Self, UnixStream, net::UnixStream)> {
+        let (ours, theirs) = net::UnixStream::pair()?;
+        let stdio = ours.try_clone()?;
+        stdio.set_nonblocking(true)?;
+        Ok((Self(ours), UnixStream::from_std(stdio)?, theirs))
+    }
+
+    fn end(&self) {
+        // It fails where the other end has gone first.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// The guard's own limits end it first, unless it is not scheduled at all.
 const STOP_LIMIT: Duration = guard::LONGEST_END.saturating_add(Duration::from_secs(2));
 
@@ -308,11 +331,7 @@ const STOP_LIMIT: Duration = guard::LONGEST_END.saturating_add(Duration::from_se
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Reads the output for as long as the guard lives, and reports its end.
-async fn watch_over(
-    mut guard: Child,
-    mut output: Output<ChildStdout, ChildStderr>,
-    report: watch::Sender<Option<Exit>>,
-) {
+async fn watch_over(mut guard: Child, mut output: Output<ChildStderr>, report: watch::Sender<Option<Exit>>) {
     let status = tokio::select! {
         status = guard.wait() => status,
         // Only a guard that is about to end has closed its output.
@@ -325,22 +344,21 @@ async fn watch_over(
     let _ = report.send(Some(Exit { status, last_lines: output.into_last_lines() }));
 }
 
-fn command(spec: &Spec, token: &Secret) -> io::Result<Command> {
+fn command(spec: &Spec, stdio: net::UnixStream) -> io::Result<Command> {
     // The working directory is another one: relative paths would change their meaning.
     let mut command = Command::new(path::absolute(&spec.guard)?);
     command
         .args(["guard", "--"])
         .arg(path::absolute(&spec.cli)?)
-        .args(["--headless", "--port", "0", "--no-auto-update"])
+        .args(["--headless", "--stdio", "--no-auto-update"])
         .current_dir(path::absolute(&spec.work_dir)?)
         .envs(spec.env.iter().map(|(name, value)| (name, value)))
         .env("COPILOT_HOME", path::absolute(&spec.home)?)
-        .env("COPILOT_CONNECTION_TOKEN", token.expose())
         // Never the operator's own login from the desktop's keyring.
         .env("COPILOT_DISABLE_KEYTAR", "1")
         .env("COPILOT_AUTO_UPDATE", "false")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdin(OwnedFd::from(stdio.try_clone()?))
+        .stdout(OwnedFd::from(stdio))
         .stderr(Stdio::piped())
         // Ctrl-C goes to the terminal's foreground group. The facade alone is to hear it: it lets turns finish first.
         .process_group(0);
@@ -353,12 +371,7 @@ fn command(spec: &Spec, token: &Secret) -> io::Result<Command> {
 
 /// The facade's settings: they may hold keys, and mean nothing to the CLI.
 fn is_ours(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(b"COPILOT_GRPC_")
-}
-
-/// 64 hexadecimal digits from the operating system's generator, 244 of their bits random.
-fn random_token() -> Secret {
-    Secret::new(format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()))
+    name.as_bytes().starts_with(b"COPILOT_GRPC_") || name == "COPILOT_CONNECTION_TOKEN"
 }
 
 /// Creates `path` and its missing parents for the owner only; one that exists is left as it is.
@@ -385,14 +398,6 @@ mod tests {
         check(1 << 8, Status::Code(1));
         check(137 << 8, Status::Signal(9));
         check(9, Status::Lost);
-    }
-
-    #[test]
-    fn tokens_are_long_hexadecimal_and_different() {
-        let (one, other) = (random_token(), random_token());
-        assert_ne!(one.expose(), other.expose());
-        assert_eq!(one.expose().len(), 64);
-        assert!(one.expose().bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 
     #[test]

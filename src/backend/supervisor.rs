@@ -1,24 +1,31 @@
 //! The life of a backend: start or find the CLI, connect, watch, and begin again when it is lost.
 //!
-//! A CLI is served by two links. The main one carries everything. The keeper is only attached to the sessions, because the CLI
-//! ends a session's turn when its last connection drops: with it, a main link that is lost and made anew costs nothing.
+//! A CLI of our own is served by one link, its standard input and output. The two end together: a link that does not answer any
+//! more is a process to be ended, and started anew.
+//!
+//! One that somebody else runs is served by two. The main one carries everything. The keeper is only attached to the sessions,
+//! because the CLI ends a session's turn when its last connection drops: with it, a main link that is lost and made anew costs
+//! nothing.
 //!
 //! A CLI that is to be recycled is ended when nobody uses its main link any more, and started again at once; until it is there,
 //! calls wait.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+mod embedded;
+mod keeper;
+mod pause;
+
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Config, Error, GRACE, Link, LinkId, Shared, Sink, Source, State,
-    link::OpenError,
-    process::{Process, Spec},
+    link::{Ends, OpenError},
     vitals::Life,
 };
 use crate::{
@@ -29,6 +36,7 @@ use crate::{
     },
     jsonrpc::{self, Cause},
 };
+use pause::{FIRST_PAUSE, LONGEST_PAUSE};
 
 /// How often the CLI is asked for a sign of life. It answers within a millisecond, also while 50 turns run (observed).
 const PING_INTERVAL: Duration = Duration::from_secs(2);
@@ -37,28 +45,12 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// starve the CLI for seconds; a false alarm then costs a new link and a look at what happened meanwhile, and no turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The same without a keeper link: here a false alarm ends the turns.
+/// The same without a keeper link: here a false alarm ends the turns. Nothing else is lost by it where the CLI is our own: its
+/// death is seen at once.
 const LONE_PATIENCE: Duration = Duration::from_secs(15);
-
-/// The same on the keeper link. Longer than it takes to give the main link up and to shake hands anew, or in vain: as long as the
-/// keeper link is there, a CLI that was frozen goes on with its turns.
-const KEEPER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The end of that time belongs to another ping: if it was we who did not run, the answer is there by now.
 const LAST_TRY: Duration = Duration::from_secs(1);
-
-/// The pause before the first new attempt; it doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest pause between attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// How long what is told on the keeper link may wait: all events come on it too, and are dropped. The CLI has to buffer nothing
-/// for it: 17 MB/s, the most that it was seen to write, is less in that time than the kernel takes.
-const KEEPER_READ_PAUSE: Duration = Duration::from_millis(10);
-
-/// The pause before the keeper link is tried again: nothing runs on it.
-const KEEPER_PAUSE: Duration = Duration::from_millis(500);
 
 /// A link that held this long starts the pauses anew.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
@@ -122,6 +114,11 @@ pub(super) async fn run(
     mut orders: mpsc::Receiver<Order>,
     stop: CancellationToken,
 ) {
+    // To start a CLI takes a second of CPU, and what keeps it from starting does not go away that soon.
+    let wanted = match config.source {
+        Source::External { .. } => Some(&status.shared.wanted),
+        Source::Embedded(_) => None,
+    };
     let mut pause = FIRST_PAUSE;
     while !stop.is_cancelled() {
         let began = Instant::now();
@@ -138,7 +135,7 @@ pub(super) async fn run(
         status.set(first_line(down));
         tokio::select! {
             () = stop.cancelled() => break,
-            () = sleep(pause) => {}
+            () = pause::rest(pause, wanted) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -189,55 +186,12 @@ async fn attempt(
 ) -> Ended {
     let connect = Connect { config, sink, status, stop };
     match &config.source {
-        Source::External { host, port, token } => {
+        Source::External { host, port, token, keeper } => {
             let address = Address { host, port: *port, token: token.as_ref() };
-            connect.serve(&address, std::future::pending(), orders).await
+            connect.external(&address, *keeper, orders).await
         }
-        Source::Embedded(spec) => embedded(connect, spec, orders).await,
+        Source::Embedded(spec) => connect.embedded(spec, orders).await,
     }
-}
-
-async fn embedded(connect: Connect<'_>, spec: &Spec, orders: &mut mpsc::Receiver<Order>) -> Ended {
-    // Not given up for `stop`: a start that is dropped ends its CLI in the background, and it is to be over when we are.
-    let started = Process::start(spec).await;
-    if connect.stop.is_cancelled() {
-        if let Ok(process) = started {
-            process.stop().await;
-        }
-        return Ended::Stopped;
-    }
-    let (status, name) = (connect.status, &connect.config.name);
-    let mut process = match started {
-        Ok(process) => process,
-        Err(error) => {
-            status.printed(error.last_lines());
-            return Ended::Failed(State::Down { problem: error.to_string() });
-        }
-    };
-    let pid = process.cli_pid();
-    info!(backend = name, port = process.port(), pid, "the CLI has started");
-    let life = Life::begin(pid, status.shared.admission.admitted());
-    Shared::lock(&status.shared.vitals).life = Some(life);
-    let (port, token) = (process.port(), process.token().clone());
-    let address = Address { host: "127.0.0.1", port, token: Some(&token) };
-    let ended = connect.serve(&address, process_end(&mut process), orders).await;
-    // Also where it only cannot be connected to: such a CLI is of no use, and its sessions are on disk.
-    let exit = process.stop().await;
-    let mut vitals = Shared::lock(&status.shared.vitals);
-    vitals.life = None;
-    match ended {
-        Ended::Failed(_) => {
-            vitals.last_lines.clone_from(&exit.last_lines);
-            warn!(backend = name, %exit, "the CLI has ended");
-        }
-        Ended::Recycled => vitals.recycled += 1,
-        Ended::Stopped => {}
-    }
-    ended
-}
-
-async fn process_end(process: &mut Process) -> String {
-    format!("it has ended with {}", process.exited().await.status)
 }
 
 /// Where a CLI listens.
@@ -245,6 +199,20 @@ struct Address<'a> {
     host: &'a str,
     port: u16,
     token: Option<&'a Secret>,
+}
+
+impl From<OpenError> for Ended {
+    fn from(error: OpenError) -> Self {
+        let problem = error.to_string();
+        Self::Failed(match error {
+            OpenError::Protocol(_) => State::Incompatible { problem },
+            OpenError::Connect(_)
+            | OpenError::TimedOut
+            | OpenError::Token(_)
+            | OpenError::Babble(_)
+            | OpenError::Call(_) => State::Down { problem },
+        })
+    }
 }
 
 /// What one attempt works with.
@@ -257,23 +225,26 @@ struct Connect<'a> {
 
 /// Why a link is not there any more.
 enum End {
-    /// It was lost, and is made anew.
-    Lost,
-    /// There is nothing to make it anew with.
+    /// The connection ended.
+    Closed(Arc<Cause>),
+    /// The CLI did not answer any more.
+    Silent(String),
+    /// It is not to be made anew.
     Over(Ended),
 }
 
 impl Connect<'_> {
-    /// Keeps links until they cannot be made anew, or the process behind them ends.
-    async fn serve(
+    /// Keeps links until they cannot be made anew.
+    async fn external(
         &self,
         address: &Address<'_>,
-        process_end: impl Future<Output = String>,
+        keeper: bool,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Ended {
+        let patience = if keeper { PATIENCE } else { LONE_PATIENCE };
         tokio::select! {
-            ended = self.keep_main(address, process_end, orders) => ended,
-            never = self.keep_keeper(address) => match never {},
+            ended = self.keep_main(address, patience, orders) => ended,
+            never = self.keep_keeper(address), if keeper => match never {},
             never = self.probe() => match never {},
         }
     }
@@ -281,23 +252,19 @@ impl Connect<'_> {
     async fn keep_main(
         &self,
         address: &Address<'_>,
-        process_end: impl Future<Output = String>,
+        patience: Duration,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Ended {
-        let mut process_end = std::pin::pin!(process_end);
         let mut opened = self.open(address, self.sink.clone(), Duration::ZERO).await;
         loop {
             let link = match opened {
                 Ok(Some(link)) => link,
                 Ok(None) => return Ended::Stopped,
-                Err(error @ OpenError::Protocol(_)) => {
-                    return Ended::Failed(State::Incompatible { problem: error.to_string() });
-                }
-                Err(error) => return Ended::Failed(State::Down { problem: error.to_string() }),
+                Err(error) => return error.into(),
             };
             self.announce(&link);
-            match self.watch(&link, process_end.as_mut(), orders).await {
-                End::Lost => opened = self.open_again(address, process_end.as_mut()).await,
+            match self.watch(&link, patience, orders).await {
+                End::Closed(_) | End::Silent(_) => opened = self.open_again(address).await,
                 End::Over(ended) => return ended,
             }
         }
@@ -311,30 +278,25 @@ impl Connect<'_> {
         read_pause: Duration,
     ) -> Result<Option<Arc<Link>>, OpenError> {
         let Address { host, port, token } = *address;
-        let (id, marks) = (LinkId::next(), self.status.shared.marks.clone());
-        let options =
-            jsonrpc::Options { max_frame: self.config.max_frame, read_pause, ..jsonrpc::Options::default() };
         tokio::select! {
             () = self.stop.cancelled() => Ok(None),
-            opened = Link::open(id, (host, port), token, options, sink, marks) => {
+            opened = Link::connect((host, port), token, self.ends(sink, read_pause)) => {
                 opened.map(|link| Some(Arc::new(link)))
             }
         }
     }
 
+    fn ends(&self, sink: Arc<dyn Sink>, read_pause: Duration) -> Ends {
+        let options =
+            jsonrpc::Options { max_frame: self.config.max_frame, read_pause, ..jsonrpc::Options::default() };
+        Ends { id: LinkId::next(), options, sink, marks: self.status.shared.marks.clone() }
+    }
+
     /// Opens the main link again: for as long as others wait for it, the CLI is given time.
-    async fn open_again(
-        &self,
-        address: &Address<'_>,
-        mut process_end: Pin<&mut impl Future<Output = String>>,
-    ) -> Result<Option<Arc<Link>>, OpenError> {
+    async fn open_again(&self, address: &Address<'_>) -> Result<Option<Arc<Link>>, OpenError> {
         let give_up = Instant::now() + GRACE;
         loop {
-            let opened = tokio::select! {
-                opened = self.open(address, self.sink.clone(), Duration::ZERO) => opened,
-                problem = &mut process_end => return Err(OpenError::Connect(problem)),
-            };
-            match opened {
+            match self.open(address, self.sink.clone(), Duration::ZERO).await {
                 Err(OpenError::Connect(_)) if Instant::now() < give_up => sleep(FIRST_PAUSE).await,
                 opened => return opened,
             }
@@ -342,33 +304,27 @@ impl Connect<'_> {
     }
 
     /// Waits for the main link's end.
-    async fn watch(
-        &self,
-        link: &Arc<Link>,
-        process_end: Pin<&mut impl Future<Output = String>>,
-        orders: &mut mpsc::Receiver<Order>,
-    ) -> End {
-        let patience = if self.config.keeper { PATIENCE } else { LONE_PATIENCE };
+    async fn watch(&self, link: &Arc<Link>, patience: Duration, orders: &mut mpsc::Receiver<Order>) -> End {
         let since = Instant::now();
-        let (end, problem) = tokio::select! {
-            // The process's end says more than the end of the connection that comes with it, but the connection's is
-            // what frees those who wait: whichever is first.
-            cause = link.closed() => (End::Lost, format!("the connection was lost: {cause}")),
-            problem = process_end => {
-                (End::Over(Ended::Failed(State::Down { problem: problem.clone() })), problem)
-            }
-            () = silence(link, patience) => (End::Lost, format!("it did not answer a ping for {patience:?}")),
-            () = self.stop.cancelled() => (End::Over(Ended::Stopped), String::new()),
-            () = self.vacate(link, orders) => (End::Over(Ended::Recycled), String::new()),
+        let end = tokio::select! {
+            cause = link.closed() => End::Closed(cause),
+            () = silence(link, patience) => End::Silent(format!("it did not answer a ping for {patience:?}")),
+            () = self.stop.cancelled() => End::Over(Ended::Stopped),
+            () = self.vacate(link, orders) => End::Over(Ended::Recycled),
             never = self.hold() => match never {},
+        };
+        let problem = match &end {
+            End::Closed(cause) => format!("the connection was lost: {cause}"),
+            End::Silent(problem) => problem.clone(),
+            End::Over(_) => String::new(),
         };
         link.close();
         let cause = link.closed().await;
         self.lost(link.id(), &problem, &cause);
-        if !matches!(end, End::Over(Ended::Stopped | Ended::Recycled)) && since.elapsed() < STABLE_AFTER {
-            self.status.shared.marks.flapped(&problem);
-        }
-        if let End::Lost = end {
+        if !matches!(end, End::Over(_)) {
+            if since.elapsed() < STABLE_AFTER {
+                self.status.shared.marks.flapped(&problem);
+            }
             warn!(backend = self.config.name, problem, "the link to the CLI was lost");
         }
         end
@@ -421,33 +377,6 @@ impl Connect<'_> {
         }
     }
 
-    /// Keeps a second link. What is told on it is told on the main one.
-    async fn keep_keeper(&self, address: &Address<'_>) -> std::convert::Infallible {
-        if !self.config.keeper {
-            return std::future::pending().await;
-        }
-        let mut state = self.status.state.subscribe();
-        loop {
-            // It fails when nobody asks any more; then this is dropped.
-            let _ = state.wait_for(|state| matches!(state, State::Ready(_))).await;
-            match self.open(address, Arc::new(Deaf), KEEPER_READ_PAUSE).await {
-                Ok(Some(link)) => {
-                    let kept = Kept { connect: self, link: link.clone() };
-                    *Shared::lock(&self.status.shared.keeper) = Some(link.clone());
-                    self.sink.keeper_up();
-                    tokio::select! {
-                        _ = link.closed() => {}
-                        () = silence(&link, KEEPER_PATIENCE) => {}
-                    }
-                    drop(kept);
-                }
-                Ok(None) => return std::future::pending().await,
-                Err(error) => debug!(backend = self.config.name, %error, "there is no keeper link"),
-            }
-            sleep(KEEPER_PAUSE).await;
-        }
-    }
-
     fn announce(&self, link: &Arc<Link>) {
         let missing = missing_features(link.cli_version());
         info!(
@@ -467,34 +396,6 @@ impl Connect<'_> {
         self.status.lost(problem);
         self.sink.link_lost(id, cause);
     }
-}
-
-/// A keeper link that is up.
-struct Kept<'a> {
-    connect: &'a Connect<'a>,
-    link: Arc<Link>,
-}
-
-impl Drop for Kept<'_> {
-    fn drop(&mut self) {
-        self.link.close();
-        *Shared::lock(&self.connect.status.shared.keeper) = None;
-        self.connect.sink.keeper_lost(self.link.id());
-    }
-}
-
-/// Hears nothing.
-struct Deaf;
-
-impl Sink for Deaf {
-    fn session_event(&self, _: &[u8]) -> bool {
-        true
-    }
-    fn event_dropped(&self, _: &str, _: &str) {}
-    fn session_deleted(&self, _: &str) {}
-    fn link_lost(&self, _: LinkId, _: &Arc<Cause>) {}
-    fn keeper_up(&self) {}
-    fn keeper_lost(&self, _: LinkId) {}
 }
 
 /// Resolves when the CLI owes a sign of life for too long.

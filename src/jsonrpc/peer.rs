@@ -161,6 +161,21 @@ pub enum Cause {
     Local,
 }
 
+impl Cause {
+    /// Whether the peer, or the way to it, is gone; otherwise one of the two sides did not want to go on.
+    pub fn is_disconnect(&self) -> bool {
+        match self {
+            Self::Eof | Self::EofInsideFrame | Self::Io { .. } => true,
+            Self::Frame(_)
+            | Self::Malformed(_)
+            | Self::PeerParseFailure(_)
+            | Self::PeerMisbehaved(_)
+            | Self::OversizedFrame { .. }
+            | Self::Local => false,
+        }
+    }
+}
+
 impl Peer {
     /// Starts a link over `io`. Needs a Tokio runtime around it.
     pub fn spawn<IO>(io: IO, handler: impl Handler, options: Options) -> Self

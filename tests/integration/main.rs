@@ -43,6 +43,7 @@ mod serve;
 mod sessions;
 mod settings;
 mod standing;
+mod stdio;
 mod stopping;
 mod support;
 mod turns;

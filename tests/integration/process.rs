@@ -10,20 +10,28 @@ use std::{
     ffi::OsString,
     fs,
     io::Write as _,
-    net::Ipv4Addr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
-use copilot_grpc::backend::{
-    discover,
-    process::{Exit, Process, Spec, StartError, Status},
+use bytes::Bytes;
+use copilot_grpc::{
+    backend::{
+        discover,
+        process::{Exit, Process, Spec, StartError, Status},
+    },
+    jsonrpc::{Handler, Options, Peer},
 };
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::TcpStream, time};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time,
+};
 
 const GUARD: &str = env!("CARGO_BIN_EXE_copilot-grpc");
 
@@ -101,6 +109,36 @@ impl Drop for Scene {
     }
 }
 
+/// Starts a CLI that is ready when it has written a line.
+async fn start(spec: &Spec) -> Result<Process, StartError> {
+    let line = async |mut stdio: UnixStream| loop {
+        match stdio.read_u8().await {
+            Ok(b'\n') => return Some(()),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    };
+    Process::start(spec, line).await.map(|(process, ())| process)
+}
+
+/// Starts the real CLI, and shakes hands with it.
+async fn start_real(spec: &Spec) -> Result<(Process, Peer), StartError> {
+    let connect = async |stdio| {
+        let peer = Peer::spawn(stdio, Deaf, Options::default());
+        let answer = peer.request("connect", &json!({})).await.ok()?;
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["protocolVersion"], 3, "{answer}");
+        Some(peer)
+    };
+    Process::start(spec, connect).await
+}
+
+struct Deaf;
+
+impl Handler for Deaf {
+    fn notification(&mut self, _: &str, _: Bytes) {}
+}
+
 /// Looks again and again until `done`; panics with `state` when that takes too long.
 async fn until(what: &str, done: impl Fn() -> bool, state: impl Fn() -> String) {
     let looking = async {
@@ -121,7 +159,7 @@ fn kill(pid: Pid) {
     kill_process(pid, Signal::KILL).unwrap();
 }
 
-const READY: &str = "echo 'CLI server listening on port 4242'; while :; do sleep 300; done";
+const READY: &str = "echo 'it starts' >&2; echo ready; while :; do sleep 300; done";
 
 /// As the agent's shell tool starts them: in sessions of their own. The second one ignores SIGTERM, and so does its child.
 const STUBBORN_TOOLS: &str = "setsid sleep 300 & setsid sh -c 'trap \"\" TERM; sleep 300; sleep 300' &";
@@ -132,8 +170,7 @@ const SLEEPS: usize = 3;
 #[tokio::test]
 async fn stop_ends_the_cli_and_its_tools() {
     let scene = Scene::new();
-    let process = Process::start(&scene.script(&format!("{STUBBORN_TOOLS} {READY}"))).await.unwrap();
-    assert_eq!(process.port(), 4242);
+    let process = start(&scene.script(&format!("{STUBBORN_TOOLS} {READY}"))).await.unwrap();
     scene.tools_run(SLEEPS).await;
     assert_eq!(process.stop().await.status, Status::Signal(15));
     assert_eq!(scene.alive(), HashMap::new(), "right after stop");
@@ -142,8 +179,7 @@ async fn stop_ends_the_cli_and_its_tools() {
 #[tokio::test]
 async fn a_cli_that_ignores_sigterm_is_killed() {
     let scene = Scene::new();
-    let process =
-        Process::start(&scene.script(&format!("trap '' TERM; {STUBBORN_TOOLS} {READY}"))).await.unwrap();
+    let process = start(&scene.script(&format!("trap '' TERM; {STUBBORN_TOOLS} {READY}"))).await.unwrap();
     scene.tools_run(SLEEPS).await;
     assert_eq!(process.stop().await.status, Status::Signal(9));
     assert_eq!(scene.alive(), HashMap::new(), "right after stop");
@@ -152,9 +188,8 @@ async fn a_cli_that_ignores_sigterm_is_killed() {
 #[tokio::test]
 async fn a_cli_has_time_to_end_by_itself() {
     let scene = Scene::new();
-    let script =
-        "trap 'sleep 0.3; echo saved; exit 3' TERM; echo listening on port 1; while :; do sleep 0.01; done";
-    let process = Process::start(&scene.script(script)).await.unwrap();
+    let script = "trap 'sleep 0.3; echo saved >&2; exit 3' TERM; echo ready; while :; do sleep 0.01; done";
+    let process = start(&scene.script(script)).await.unwrap();
     let exit = process.stop().await;
     assert_eq!(exit.status, Status::Code(3));
     assert_eq!(exit.last_lines.last().map(String::as_str), Some("saved"));
@@ -163,7 +198,7 @@ async fn a_cli_has_time_to_end_by_itself() {
 #[tokio::test]
 async fn drop_ends_the_cli_and_its_tools() {
     let scene = Scene::new();
-    let process = Process::start(&scene.script(&format!("{STUBBORN_TOOLS} {READY}"))).await.unwrap();
+    let process = start(&scene.script(&format!("{STUBBORN_TOOLS} {READY}"))).await.unwrap();
     scene.tools_run(SLEEPS).await;
     drop(process);
     scene.nothing_is_left().await;
@@ -172,12 +207,12 @@ async fn drop_ends_the_cli_and_its_tools() {
 #[tokio::test]
 async fn the_death_of_the_cli_ends_its_tools() {
     let scene = Scene::new();
-    let mut process = Process::start(&scene.script(&format!("{STUBBORN_TOOLS} {READY}"))).await.unwrap();
+    let mut process = start(&scene.script(&format!("{STUBBORN_TOOLS} {READY}"))).await.unwrap();
     scene.tools_run(SLEEPS).await;
     kill(number(process.cli_pid()));
     let exit = process.exited().await;
     assert_eq!(exit.status, Status::Signal(9));
-    assert_eq!(exit.last_lines, ["CLI server listening on port 4242"]);
+    assert_eq!(exit.last_lines, ["it starts"]);
     assert_eq!(scene.alive(), HashMap::new(), "right after the exit was reported");
     assert_eq!(process.exited().await, exit, "when asked again");
 }
@@ -186,7 +221,7 @@ async fn the_death_of_the_cli_ends_its_tools() {
 async fn the_death_of_the_facade_ends_the_cli_and_its_tools() {
     let scene = Scene::new();
     let spec = scene.script(&format!("{STUBBORN_TOOLS} {READY}"));
-    // In the facade's place: a shell that holds the lifeline and is killed.
+    // In the facade's place: a program that holds the other end of the guard's standard input and is killed.
     let mut facade = Command::new("sh")
         .args(["-c", r#"sleep 301 | "$0" guard -- "$1""#])
         .args([Path::new(GUARD), &spec.cli])
@@ -207,7 +242,7 @@ async fn the_death_of_the_facade_ends_the_cli_and_its_tools() {
 async fn a_signal_to_the_guard_ends_the_cli_and_its_tools() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let scene = Scene::new();
-        let mut process = Process::start(&scene.script(&format!("{STUBBORN_TOOLS} {READY}"))).await.unwrap();
+        let mut process = start(&scene.script(&format!("{STUBBORN_TOOLS} {READY}"))).await.unwrap();
         scene.tools_run(SLEEPS).await;
         kill_process(guard_of(&process), signal).unwrap();
         assert_eq!(process.exited().await.status, Status::Signal(15), "{signal:?}");
@@ -218,8 +253,7 @@ async fn a_signal_to_the_guard_ends_the_cli_and_its_tools() {
 #[tokio::test]
 async fn the_violent_death_of_the_guard_ends_the_cli() {
     let scene = Scene::new();
-    let mut process =
-        Process::start(&scene.script("echo listening on port 1; exec sleep 300")).await.unwrap();
+    let mut process = start(&scene.script("echo ready; exec sleep 300")).await.unwrap();
     kill(guard_of(&process));
     assert_eq!(process.exited().await.status, Status::Lost);
     scene.nothing_is_left().await;
@@ -230,7 +264,7 @@ async fn giving_up_a_start_ends_what_was_started() {
     let scene = Scene::new();
     let spec = scene.script(&format!("{STUBBORN_TOOLS} while :; do sleep 300; done"));
     tokio::select! {
-        _ = Process::start(&spec) => panic!("it never gets ready"),
+        _ = start(&spec) => panic!("it never gets ready"),
         () = scene.tools_run(SLEEPS) => {}
     }
     scene.nothing_is_left().await;
@@ -239,18 +273,49 @@ async fn giving_up_a_start_ends_what_was_started() {
 #[tokio::test]
 async fn a_later_cli_does_not_hold_the_lifeline_of_an_earlier_one() {
     let (scene, later) = (Scene::new(), Scene::new());
-    let process = Process::start(&scene.script(READY)).await.unwrap();
-    let _other = Process::start(&later.script(READY)).await.unwrap();
+    let process = start(&scene.script(READY)).await.unwrap();
+    let _other = start(&later.script(READY)).await.unwrap();
     drop(process);
     scene.nothing_is_left().await;
     assert!(!later.alive().is_empty());
 }
 
 #[tokio::test]
+async fn the_other_end_closes_with_the_cli_whoever_else_holds_it() {
+    let scene = Scene::new();
+    // A tool that has the CLI's own streams, and lives for as long as the sweeping does not get at it.
+    let script = "setsid sleep 300 & echo ready; read line; kill -9 $$";
+    let greeted = async |mut stdio: UnixStream| {
+        let mut ready = [0; 6];
+        stdio.read_exact(&mut ready).await.ok().map(|_| stdio)
+    };
+    let (mut process, mut stdio) = Process::start(&scene.script(script), greeted).await.unwrap();
+    scene.tools_run(1).await;
+    stdio.write_all(b"now\n").await.unwrap();
+    assert_eq!(stdio.read(&mut [0; 8]).await.unwrap(), 0);
+    assert_eq!(process.exited().await.status, Status::Signal(9));
+}
+
+#[tokio::test]
+async fn nothing_but_sockets_is_given_to_the_cli_which_nobody_else_can_open() {
+    let scene = Scene::new();
+    let process = start(&scene.script("echo ready; exec sleep 300")).await.unwrap();
+    let cli = number(process.cli_pid());
+    for descriptor in [0, 1] {
+        let path = format!("/proc/{cli}/fd/{descriptor}");
+        let target = fs::read_link(&path).unwrap();
+        assert!(target.to_str().unwrap().starts_with("socket:"), "{target:?}");
+        // Not even by the same user, who could open a pipe.
+        let error = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NXIO.raw_os_error()), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn orphans_are_reaped_while_the_cli_runs() {
     let scene = Scene::new();
     let orphans = "for i in 1 2 3; do sh -c 'setsid sleep 0.1 &'; done;";
-    let process = Process::start(&scene.script(&format!("{orphans} {READY}"))).await.unwrap();
+    let process = start(&scene.script(&format!("{orphans} {READY}"))).await.unwrap();
     let guard = guard_of(&process);
     let children = || fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
     until("only the CLI is left", || children().split_ascii_whitespace().count() == 1, children).await;
@@ -259,9 +324,9 @@ async fn orphans_are_reaped_while_the_cli_runs() {
 #[tokio::test]
 async fn a_cli_that_never_gets_ready_is_ended_with_its_tools() {
     let scene = Scene::new();
-    let script = format!("{STUBBORN_TOOLS} echo waiting for a licence; while :; do sleep 300; done");
+    let script = format!("{STUBBORN_TOOLS} echo waiting for a licence >&2; while :; do sleep 300; done");
     let spec = Spec { start_timeout: Duration::from_secs(1), ..scene.script(&script) };
-    let error = Process::start(&spec).await.unwrap_err();
+    let error = start(&spec).await.unwrap_err();
     assert!(
         matches!(&error, StartError::NotReady { last_lines, .. } if last_lines == &["waiting for a licence"]),
         "{error}"
@@ -272,20 +337,19 @@ async fn a_cli_that_never_gets_ready_is_ended_with_its_tools() {
 #[tokio::test]
 async fn a_cli_that_ends_early_is_quoted() {
     let scene = Scene::new();
-    let error = Process::start(&scene.script("echo 'no provider' >&2; exit 7")).await.unwrap_err();
+    let error = start(&scene.script("echo 'no provider' >&2; exit 7")).await.unwrap_err();
     let quoted = Exit { status: Status::Code(7), last_lines: vec!["no provider".into()] };
     assert!(matches!(&error, StartError::Exited(exit) if exit == &quoted), "{error}");
     scene.nothing_is_left().await;
 }
 
 #[tokio::test]
-async fn a_cli_that_prints_garbage_and_floods_its_output_still_gets_ready() {
+async fn a_cli_that_floods_its_log_with_garbage_still_gets_ready() {
     let scene = Scene::new();
-    // An endless line, bytes that are not text, more than a pipe holds; on both streams, before and after.
-    let flood = r"head -c 300000 /dev/zero; printf '\377\376\n'; head -c 300000 /dev/zero >&2; echo >&2;";
-    let script = format!("{flood} echo listening on port 5; {flood} echo after the flood; exit 0");
-    let mut process = Process::start(&scene.script(&script)).await.unwrap();
-    assert_eq!(process.port(), 5);
+    // An endless line, bytes that are not text, more than a pipe holds; before and after.
+    let flood = r"(head -c 300000 /dev/zero; printf '\377\376\n'; head -c 300000 /dev/zero; echo) >&2;";
+    let script = format!("{flood} echo ready; {flood} echo after the flood >&2; exit 0");
+    let mut process = start(&scene.script(&script)).await.unwrap();
     let exit = process.exited().await;
     assert_eq!(exit.status, Status::Code(0));
     assert!(exit.last_lines.iter().any(|line| line == "after the flood"), "{exit:?}");
@@ -295,50 +359,47 @@ async fn a_cli_that_prints_garbage_and_floods_its_output_still_gets_ready() {
 #[tokio::test]
 async fn a_path_that_cannot_be_run_is_refused() {
     let scene = Scene::new();
-    let error = Process::start(&scene.spec(scene.at("absent"))).await.unwrap_err();
+    let error = start(&scene.spec(scene.at("absent"))).await.unwrap_err();
     assert!(matches!(error, StartError::NotFound(_)), "{error}");
 
-    let error = Process::start(&scene.spec(scene.dir.path().into())).await.unwrap_err();
+    let error = start(&scene.spec(scene.dir.path().into())).await.unwrap_err();
     assert!(matches!(error, StartError::NotExecutable(_)), "{error}");
 
     let spec = scene.script("");
     fs::write(&spec.cli, "#!/no/such/interpreter\n").unwrap();
-    let error = Process::start(&spec).await.unwrap_err();
+    let error = start(&spec).await.unwrap_err();
     assert!(matches!(&error, StartError::Exited(exit) if exit.status == Status::Code(127)), "{error}");
     assert!(error.to_string().contains("cannot run"), "{error}");
 }
 
 #[tokio::test]
-async fn the_cli_gets_its_token_and_folders_but_none_of_our_settings() {
+async fn the_cli_gets_its_folders_but_none_of_our_settings_and_no_token() {
     let scene = Scene::new();
-    let mut spec = scene.script("env; pwd; echo listening on port 1");
+    let mut spec = scene.script("");
+    spec.env.push(("COPILOT_CONNECTION_TOKEN".into(), "secret".into()));
     spec.env.push(("COPILOT_GRPC_KEY".into(), "secret".into()));
     spec.env.push(("COPILOT_HOME".into(), "/elsewhere".into()));
     // All of the environment, not only the 20 lines that are kept.
-    fs::write(&spec.cli, "#!/bin/sh\n(env; pwd) >$TEST_MARK/seen; echo listening on port 1; sleep 300\n")
-        .unwrap();
-    let process = Process::start(&spec).await.unwrap();
+    fs::write(&spec.cli, "#!/bin/sh\n(env; pwd) >$TEST_MARK/seen; echo ready; sleep 300\n").unwrap();
+    let _process = start(&spec).await.unwrap();
     let seen = fs::read_to_string(scene.at("seen")).unwrap();
     let has = |line: String| assert!(seen.lines().any(|seen| seen == line), "{line} is not in {seen}");
     has(format!("COPILOT_HOME={}", scene.at("home").display()));
-    has(format!("COPILOT_CONNECTION_TOKEN={}", process.token().expose()));
     has("COPILOT_DISABLE_KEYTAR=1".into());
     has("COPILOT_AUTO_UPDATE=false".into());
     has(scene.at("work").display().to_string());
-    assert!(!seen.contains("COPILOT_GRPC_"), "{seen}");
-    assert!(!format!("{process:?}").contains(process.token().expose()));
+    assert!(!seen.contains("COPILOT_GRPC_") && !seen.contains("COPILOT_CONNECTION_TOKEN"), "{seen}");
 }
 
 #[tokio::test]
-async fn the_real_cli_listens_and_ends() {
+async fn the_real_cli_shakes_hands_and_ends() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let cli = discover::find(None, None, &[root]).unwrap();
     for end in ["stop", "kill"] {
         let scene = Scene::new();
         let mut spec = scene.spec(cli.clone());
         spec.env.extend(provider());
-        let mut process = Process::start(&spec).await.unwrap();
-        TcpStream::connect((Ipv4Addr::LOCALHOST, process.port())).await.unwrap();
+        let (mut process, peer) = start_real(&spec).await.unwrap();
         let status = match end {
             "stop" => process.stop().await.status,
             _ => {
@@ -348,6 +409,7 @@ async fn the_real_cli_listens_and_ends() {
         };
         assert_eq!(status, if end == "stop" { Status::Code(0) } else { Status::Signal(9) });
         assert_eq!(scene.alive(), HashMap::new(), "right after {end}");
+        assert!(peer.closed().await.is_disconnect());
     }
 }
 
@@ -357,7 +419,7 @@ async fn npms_script_leaves_no_cli_behind() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let mut spec = scene.spec(root.join("node_modules/.bin/copilot"));
     spec.env.extend(provider());
-    let process = Process::start(&spec).await.unwrap();
+    let (process, _peer) = start_real(&spec).await.unwrap();
     assert!(scene.alive().len() >= 3, "guard, script and CLI: {:?}", scene.alive());
     process.stop().await;
     assert_eq!(scene.alive(), HashMap::new(), "right after stop");
@@ -380,7 +442,7 @@ async fn the_real_clis_complaint_reaches_the_operator() {
     let mut spec = scene.spec(discover::find(None, None, &[root]).unwrap());
     spec.env.push(("COPILOT_OFFLINE".into(), "true".into()));
     spec.env.push(("COPILOT_PROVIDER_BASE_URL".into(), "".into()));
-    let error = Process::start(&spec).await.unwrap_err();
+    let error = start_real(&spec).await.unwrap_err();
     assert!(matches!(&error, StartError::Exited(exit) if exit.status == Status::Code(1)), "{error}");
     assert!(error.to_string().contains("COPILOT_PROVIDER_BASE_URL"), "{error}");
 }

@@ -4,16 +4,20 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use copilot_grpc::{
     backend::addresses::Addresses,
-    grpc::pb::{BackendStanding, BackendState, ErrorReason, TurnResult, WatchSessionRequest, session_event},
+    grpc::pb::{
+        BackendStanding, BackendState, CreateSessionRequest, ErrorReason, TurnResult, WatchSessionRequest,
+        session_event,
+    },
 };
 use futures_util::{StreamExt as _, stream};
 use scripted_model::{ModelServer, Reply};
 use serde_json::json;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{net::TcpSocket, sync::mpsc, task::JoinHandle, time::Instant};
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -22,8 +26,9 @@ use crate::{
     support::{
         check,
         facade::{Setup, TestFacade},
+        fake_cli::{self, FakeCli},
         server::{Server, said},
-        soon,
+        soon, until,
     },
 };
 
@@ -351,6 +356,30 @@ async fn a_cli_whose_connections_do_not_hold_gets_no_new_sessions() {
         let id = create(&facade, "").await.unwrap();
         assert_eq!(clis.created(&id), [1]);
     }
+}
+
+#[tokio::test]
+async fn a_cli_that_was_away_for_long_is_found_soon_after_it_is_asked_for() {
+    // Nobody else gets it: it is not listened on, but taken.
+    let reserved = TcpSocket::new_v4().unwrap();
+    reserved.set_reuseaddr(true).unwrap();
+    reserved.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = reserved.local_addr().unwrap().port();
+    let setup =
+        Setup { cli_url: format!("127.0.0.1:{port}"), ..Setup::default() }.flag("--keeper-link=false");
+    let facade = setup.start_unready().await;
+    let failures = || facade.facade.sessions().pool().all()[0].vitals().failures;
+    // From the seventh on nobody would look for 6.4 seconds.
+    until("the attempts are few and far between", || failures() == 7).await;
+    let cli = FakeCli::start_at(port, fake_cli::Options::default()).await;
+    let began = Instant::now();
+    let refused = facade.client().create_session(CreateSessionRequest::default()).await;
+    if let Err(status) = refused {
+        check(&status, Code::Unavailable, ErrorReason::BackendUnavailable);
+    }
+    cli.connected(1).await;
+    facade.serving("").await;
+    assert!(began.elapsed() < Duration::from_secs(4), "after {:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use copilot_grpc_bench::{
 };
 use scripted_model::{ModelServer, Reply};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt as _, time::timeout};
 
 /// How many pieces the model's answer has.
 const PIECES: usize = 5;
@@ -37,20 +37,20 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         ("COPILOT_PROVIDER_BASE_URL", model.base_url()),
         ("COPILOT_MODEL", "scripted".to_owned()),
     ];
-    let cli = Process::start(&Spec {
+    let spec = Spec {
         cli: cli.into(),
         guard: guard.into(),
         home: folder.path().join("home"),
         work_dir: folder.path().join("work"),
         env: offline.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         start_timeout: Duration::from_secs(60),
-    })
-    .await?;
-    let (from_cli, mut to_cli) = TcpStream::connect(("127.0.0.1", cli.port())).await?.into_split();
+    };
+    let (cli, stdio) = Process::start(&spec, async |stdio| Some(stdio)).await?;
+    let (from_cli, mut to_cli) = stdio.into_split();
     let mut reader = Reader::new(from_cli);
     let provider = json!({"type": "openai", "baseUrl": model.base_url()});
     let requests = [
-        ("connect", json!({"token": cli.token().expose()})),
+        ("connect", json!({})),
         (
             "session.create",
             json!({"sessionId": ID, "model": "scripted", "streaming": true, "provider": provider}),

@@ -8,11 +8,15 @@
 //!
 //! `stand_in LISTENERS STORED` has so many ports, each of them a CLI of its own with so many sessions, `stored-0` and so on. A
 //! session whose id ends with `events-1000` has so many events in its history. A line on standard input cuts all connections.
+//!
+//! With `--stdio` it is a CLI of the service's own: it prints nothing, and its only connection is its standard input and output, which
+//! have to be one end of a pair of sockets.
 
 use std::{
     collections::HashMap,
     fmt::Write as _,
     io::Write as _,
+    os::{fd::AsFd as _, unix},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -28,11 +32,8 @@ use copilot_grpc_bench::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, UnixStream},
     sync::Notify,
     time::sleep,
 };
@@ -64,11 +65,14 @@ struct Session {
 
 struct Connection {
     number: u64,
-    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    writer: tokio::sync::Mutex<Box<dyn AsyncWrite + Send + Unpin>>,
 }
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
+    if std::env::args().any(|arg| arg == "--stdio") {
+        return Arc::new(StandIn::new(0, Arc::default())).serve_stdio().await;
+    }
     let mut args = std::env::args().skip(1);
     let mut count = |usual| args.next().map_or(usual, |count| count.parse().expect("a count"));
     let (listeners, stored) = (count(1), count(0));
@@ -76,15 +80,7 @@ async fn main() -> std::io::Result<()> {
     for _ in 0..listeners {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         ports.push(listener.local_addr()?.port().to_string());
-        let stand_in = StandIn {
-            recording: Recording::load(),
-            sessions: Mutex::new(
-                (0..stored).map(|number| (format!("stored-{number}"), Session::stored())).collect(),
-            ),
-            turns: AtomicU64::new(1),
-            cut: cut.clone(),
-        };
-        tokio::spawn(Arc::new(stand_in).listen(listener));
+        tokio::spawn(Arc::new(StandIn::new(stored, cut.clone())).listen(listener));
     }
     println!("{}", ports.join(" "));
     std::io::stdout().flush()?;
@@ -103,6 +99,17 @@ impl Session {
 }
 
 impl StandIn {
+    /// With so many sessions stored.
+    fn new(stored: usize, cut: Arc<Notify>) -> Self {
+        let stored = (0..stored).map(|number| (format!("stored-{number}"), Session::stored()));
+        Self {
+            recording: Recording::load(),
+            sessions: Mutex::new(stored.collect()),
+            turns: AtomicU64::new(1),
+            cut,
+        }
+    }
+
     fn sessions(&self) -> MutexGuard<'_, HashMap<String, Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,16 +117,29 @@ impl StandIn {
     async fn listen(self: Arc<Self>, listener: TcpListener) {
         for number in 0.. {
             let Ok((socket, _)) = listener.accept().await else { return };
-            tokio::spawn(self.clone().serve(number, socket));
+            if socket.set_nodelay(true).is_ok() {
+                let (reader, writer) = socket.into_split();
+                tokio::spawn(self.clone().serve(number, reader, writer));
+            }
         }
     }
 
-    async fn serve(self: Arc<Self>, number: u64, socket: TcpStream) {
-        if socket.set_nodelay(true).is_err() {
-            return;
-        }
-        let (reader, writer) = socket.into_split();
-        let connection = Arc::new(Connection { number, writer: tokio::sync::Mutex::new(writer) });
+    async fn serve_stdio(self: Arc<Self>) -> std::io::Result<()> {
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+        let stdio = unix::net::UnixStream::from(stdin);
+        stdio.set_nonblocking(true)?;
+        let (reader, writer) = UnixStream::from_std(stdio)?.into_split();
+        self.serve(0, reader, writer).await;
+        Ok(())
+    }
+
+    async fn serve(
+        self: Arc<Self>,
+        number: u64,
+        reader: impl AsyncRead + Unpin,
+        writer: impl AsyncWrite + Send + Unpin + 'static,
+    ) {
+        let connection = Arc::new(Connection { number, writer: tokio::sync::Mutex::new(Box::new(writer)) });
         tokio::select! {
             heard = self.clone().hear(reader, &connection) => if let Err(error) = heard {
                 eprintln!("stand-in: {error}");
@@ -135,7 +155,7 @@ impl StandIn {
 
     async fn hear(
         self: Arc<Self>,
-        reader: OwnedReadHalf,
+        reader: impl AsyncRead + Unpin,
         connection: &Arc<Connection>,
     ) -> std::io::Result<()> {
         let (mut reader, mut out) = (Reader::new(reader), Vec::new());

@@ -115,7 +115,12 @@ impl FakeCli {
     }
 
     pub(crate) async fn start_as(options: Options) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::start_at(0, options).await
+    }
+
+    /// On a port of the test's choice.
+    pub(crate) async fn start_at(port: u16, options: Options) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let manual = ["session.send".to_owned()].into();
         let state = State { manual, ..State::default() };

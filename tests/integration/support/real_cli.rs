@@ -1,20 +1,19 @@
 //! The real Copilot CLI, with no account and no network: its provider is a scripted model on loopback.
 
 use std::{
+    fs,
     net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use copilot_grpc::backend::{
-    discover,
-    process::{Process, Spec},
-};
+use copilot_grpc::backend::discover;
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
 use tempfile::TempDir;
 use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     net::TcpStream,
     process::{Child, Command},
     sync::Mutex,
@@ -29,46 +28,37 @@ use super::{
 /// The name of the scripted model.
 pub(crate) const MODEL: &str = "scripted";
 
-/// A running CLI, and the model behind it.
+/// A running CLI that somebody else runs, as a facade sees it, and the model behind it.
 pub(crate) struct RealCli {
     pub(crate) model: ModelServer,
-    spec: Spec,
-    process: Process,
-    _folder: TempDir,
+    home: TempDir,
+    guarded: Guarded,
 }
 
 impl RealCli {
     /// Starts both. The script decides what the model answers.
     pub(crate) async fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let model = ModelServer::start(script).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let spec = Spec {
-            cli: path(),
-            guard: env!("CARGO_BIN_EXE_copilot-grpc").into(),
-            home: folder.path().join("home"),
-            work_dir: folder.path().join("work"),
-            env: offline(&model).into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
-            start_timeout: Duration::from_secs(60),
-        };
-        let process = Process::start(&spec).await.unwrap();
-        Self { model, spec, process, _folder: folder }
+        let home = tempfile::tempdir().unwrap();
+        let guarded = Guarded::start(&home, &model).await;
+        Self { model, home, guarded }
     }
 
     /// How the facade reaches it. Sessions have the scripted model by the operator's default.
     pub(crate) fn setup(&self) -> Setup {
-        let setup = Setup { cli_url: format!("127.0.0.1:{}", self.process.port()), ..Setup::default() }
-            .variable("COPILOT_CONNECTION_TOKEN", self.process.token().expose());
+        let setup = Setup { cli_url: format!("127.0.0.1:{}", self.guarded.port), ..Setup::default() }
+            .variable("COPILOT_CONNECTION_TOKEN", TOKEN);
         offline(&self.model).into_iter().fold(setup, |setup, (name, value)| setup.variable(name, value))
     }
 
     /// Where it listens.
     pub(crate) fn port(&self) -> u16 {
-        self.process.port()
+        self.guarded.port
     }
 
     /// What of a session is on its disk, an event a line.
     pub(crate) fn history(&self, session: &str) -> String {
-        history(&self.spec.home, session)
+        history(self.home.path(), session)
     }
 
     /// Ends it with SIGKILL.
@@ -87,19 +77,53 @@ impl RealCli {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = self.process.cli_pid().and_then(|pid| Pid::from_raw(pid.cast_signed())).unwrap();
-        kill_process(pid, signal).unwrap();
+        kill_process(self.guarded.cli, signal).unwrap();
     }
 
     /// Ends it with SIGKILL, and starts another on the same home, which facades have to be told of.
     pub(crate) async fn restart(&mut self) {
         self.kill();
-        self.process = Process::start(&self.spec).await.unwrap();
+        self.guarded = Guarded::start(&self.home, &self.model).await;
     }
 
     /// Starts a facade in front of it.
     pub(crate) async fn facade(&self) -> TestFacade {
         self.setup().start().await
+    }
+}
+
+/// A CLI on a port, under the guard, so that its tools end with it.
+struct Guarded {
+    port: u16,
+    cli: Pid,
+    /// The guard, which lives for as long as the other end of its standard input.
+    _guard: Child,
+}
+
+impl Guarded {
+    /// Starts it, and waits until it listens, which takes long where many are started at once.
+    async fn start(home: &TempDir, model: &ModelServer) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_copilot-grpc"));
+        command.args(["guard", "--"]).arg(path());
+        let mut guard = on_port(&mut command, 0, home, model)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(guard.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listening on port ") {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).await.unwrap(), 0, "the CLI has ended");
+        }
+        let port = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
+        // A pipe that nobody reads fills up.
+        tokio::spawn(async move { output.read_to_end(&mut Vec::new()).await });
+        let pid = guard.id().unwrap();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let cli = children.split_whitespace().next().unwrap().parse().unwrap();
+        Self { port, cli: Pid::from_raw(cli).unwrap(), _guard: guard }
     }
 }
 
@@ -163,12 +187,23 @@ fn history(home: &Path, session: &str) -> String {
     std::fs::read_to_string(history).unwrap_or_default()
 }
 
-/// The connection token of those on ports that stay.
+/// The connection token of all of them.
 pub(crate) const TOKEN: &str = "the-same-for-ever";
 
 /// Starts a CLI on a port that stays, with [`TOKEN`].
 pub(crate) fn spawn(port: u16, home: &TempDir, model: &ModelServer) -> Child {
     let mut command = Command::new(path());
+    on_port(&mut command, port, home, model)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// What a CLI is told that is to listen on a port, with [`TOKEN`].
+fn on_port<'a>(command: &'a mut Command, port: u16, home: &TempDir, model: &ModelServer) -> &'a mut Command {
     command
         .args(["--headless", "--no-auto-update", "--port", &port.to_string()])
         .current_dir(home.path())
@@ -176,11 +211,6 @@ pub(crate) fn spawn(port: u16, home: &TempDir, model: &ModelServer) -> Child {
         .envs(offline(model))
         .env("COPILOT_DISABLE_KEYTAR", "1")
         .env("COPILOT_CONNECTION_TOKEN", TOKEN)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    command.spawn().unwrap()
 }
 
 /// The CLI that the repository pins.

@@ -157,7 +157,7 @@ impl Scenario {
 }
 
 async fn compare(bench: &Bench, scenario: &Scenario, runs: usize, alone: bool) -> Result<()> {
-    let mut peers = vec![Peer::Facade];
+    let mut peers = vec![Peer::Facade, Peer::TwoLinks, Peer::OneLink];
     if !alone {
         peers.extend([Peer::Raw, Peer::RustSdk, Peer::Node]);
         // It has only streams.

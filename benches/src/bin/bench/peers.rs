@@ -1,6 +1,10 @@
 //! The service and its peers: started in front of a stand-in, put under load, and measured.
 
-use std::{net::TcpListener, path::PathBuf, time::Duration};
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use copilot_grpc_bench::{
     job::{Job, Outcome},
@@ -21,8 +25,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) enum Peer {
     /// Raw JSON-RPC: the load itself.
     Raw,
-    /// The service.
+    /// The service, with a CLI of its own.
     Facade,
+    /// The service, with two links to a CLI that somebody else runs.
+    TwoLinks,
+    /// The same with one.
+    OneLink,
     /// The official Rust SDK, in the process that makes the load.
     RustSdk,
     /// A gRPC facade on the official Node SDK.
@@ -36,6 +44,8 @@ impl Peer {
         match self {
             Self::Raw => "raw JSON-RPC client",
             Self::Facade => "copilot-grpc",
+            Self::TwoLinks => "copilot-grpc, cli_url",
+            Self::OneLink => "the same, no keeper link",
             Self::RustSdk => "Rust SDK, no gRPC",
             Self::Node => "Node SDK and grpc-js",
             Self::Bare => "bare tonic server",
@@ -145,11 +155,22 @@ impl Bench {
     }
 
     pub(crate) fn facade_command(&self, address: &str, clis: &[u16]) -> Command {
-        let clis = clis.iter().map(|port| format!("--cli-url=127.0.0.1:{port}"));
+        let mut command = self.bare_command(address);
+        command.args(clis.iter().map(|port| format!("--cli-url=127.0.0.1:{port}")));
+        command
+    }
+
+    /// The service with a CLI of its own, which keeps its sessions in this folder.
+    pub(crate) fn embedding_command(&self, address: &str, cli: &Path, state: &Path) -> Command {
+        let mut command = self.bare_command(address);
+        command.arg("--cli-path").arg(cli).arg("--state-dir").arg(state);
+        command
+    }
+
+    fn bare_command(&self, address: &str) -> Command {
         let mut command = Command::new(&self.facade);
         command
             .arg(format!("--listen={address}"))
-            .args(clis)
             // Limits that the load would run into by itself.
             .args(["--max-running-turns=10000", "--max-waiting-turns=10000", "--max-sessions=1000000"])
             .args(["--log-level=warn"]);
@@ -158,13 +179,21 @@ impl Bench {
 
     /// Has a peer carry a load.
     pub(crate) async fn measure(&self, peer: Peer, job: Job) -> Result<Measured> {
+        if peer == Peer::Facade {
+            let (address, state) = (format!("127.0.0.1:{}", free_port()?), tempfile::tempdir()?);
+            let stand_in = self.programs.join("stand_in");
+            let facade = Program::start(&mut self.embedding_command(&address, &stand_in, state.path()))?;
+            serving(&address).await?;
+            return self.through(&facade, Job { address, ..job }).await;
+        }
         let (_stand_in, ports) = self.stand_in(1).await?;
         let cli = format!("127.0.0.1:{}", ports[0]);
         match peer {
             Peer::Raw => self.alone("raw", Job { address: cli, ..job }).await,
             Peer::RustSdk => self.alone("rust_sdk", Job { address: cli, ..job }).await,
-            Peer::Facade => {
-                let (facade, address) = self.facade(&ports, &[]).await?;
+            Peer::Facade | Peer::TwoLinks | Peer::OneLink => {
+                let keeper = format!("--keeper-link={}", peer == Peer::TwoLinks);
+                let (facade, address) = self.facade(&ports, &[&keeper]).await?;
                 self.through(&facade, Job { address, ..job }).await
             }
             Peer::Node => {
