@@ -78,6 +78,8 @@ pub struct Config {
     pub ejection: Ejection,
     /// Age at which a client is told to open another connection.
     pub max_connection_age: Option<Duration>,
+    /// Clients that may be connected at once; `None`: as many as there can be.
+    pub max_connections: Option<usize>,
     /// Time after SIGTERM in which health says no and calls are still taken.
     pub drain_delay: Duration,
     /// Time that running turns get to finish after SIGTERM; zero cuts them off.
@@ -164,6 +166,7 @@ impl Config {
         let recycling = recycling(values);
         let ejection = ejection(values);
         let max_connection_age = values.read("max_connection_age", within(CONNECTION_AGES, DURATION));
+        let max_connections = values.read("max_connections", within(CONNECTIONS, COUNT));
         let drain_delay = values.read("drain_delay", within(DRAIN_DELAYS, DURATION));
         let grace_period = values.read("grace_period", within(GRACE_PERIODS, DURATION));
         let cleanup = cleanup(values);
@@ -195,6 +198,7 @@ impl Config {
             recycling: recycling?,
             ejection: ejection?,
             max_connection_age: max_connection_age.filter(|age| !age.is_zero()),
+            max_connections,
             drain_delay: drain_delay?,
             grace_period: grace_period?,
             cleanup: cleanup?,
@@ -221,6 +225,8 @@ const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Dura
 const GRACE_PERIODS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * HOUR);
 /// Zero: connections may grow as old as they like, which a year is too.
 const CONNECTION_AGES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 24 * HOUR);
+/// One is for tests. Beyond a million no machine has room for the buffers.
+const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 /// Zero: at SIGTERM calls are refused at once. Load balancers look for health every few seconds.
 const DRAIN_DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
 /// A session that lives shorter than its first turn is of no use, but tests have some; a thousand years is for ever.

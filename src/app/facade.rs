@@ -11,7 +11,6 @@ use std::{
 };
 
 use tokio::{
-    net::TcpListener,
     sync::Mutex,
     task::JoinHandle,
     time::{sleep, timeout},
@@ -19,7 +18,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::config::{CliAddress, Config};
+use super::{
+    config::{CliAddress, Config},
+    descriptors,
+};
 use crate::{
     backend::{
         self, Source,
@@ -27,12 +29,15 @@ use crate::{
         admission, discover,
         process::Spec,
     },
-    grpc::{Defaults, server},
+    grpc::{Defaults, listen, server},
     session::{Limits, Policy, Sessions},
 };
 
 /// How long the last answers may take to reach their callers after the turns have ended.
 const FLUSH: Duration = Duration::from_secs(2);
+
+/// For how many CLIs descriptors are kept back where a name leads to them: nobody knows how many there will be.
+const CLIS_OF_A_NAME: usize = 8;
 
 /// Why the service could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +95,10 @@ impl Facade {
         look_up: impl Fn(&CliAddress) -> Addresses,
     ) -> Result<Self, StartError> {
         let (backends, home) = backends(&config, &guard, look_up)?;
-        let listener = TcpListener::bind(config.listen)
-            .await
+        let (address, listener) = listen(config.listen)
             .and_then(|listener| Ok((listener.local_addr()?, listener)))
-            .map_err(|error| StartError::Listen { address: config.listen, error });
-        let (address, listener) = listener?;
+            .map_err(|error| StartError::Listen { address: config.listen, error })?;
+        let clis = backends.fixed.len() + backends.groups.len() * CLIS_OF_A_NAME;
         let limits = Limits {
             max_sessions: config.max_sessions,
             max_queued_turns: config.max_queued_turns,
@@ -107,6 +111,7 @@ impl Facade {
             turn_timeout: config.turn_timeout,
             max_message_size: config.max_message_size,
             max_connection_age: config.max_connection_age,
+            max_connections: descriptors::for_clients(config.max_connections, clis),
             defaults: Defaults {
                 policy: Policy::allowing(&config.allow_permissions),
                 request_timeout: Some(config.request_timeout),

@@ -202,6 +202,13 @@ const SETTINGS: &[Setting] = &[
         help: "Age at which a client is told to open another connection, up to a tenth less at random; 0s for never",
     },
     Setting {
+        key: "max_connections",
+        value: "COUNT",
+        default: None,
+        help: "Clients that may be connected at once; without it, or if the limit of open files (ulimit -n) does not \
+               suffice, as many as it leaves beside the CLIs, at most 10000 without it",
+    },
+    Setting {
         key: "drain_delay",
         value: "DURATION",
         default: Some("0s"),

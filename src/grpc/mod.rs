@@ -1,20 +1,25 @@
 //! The contract: `copilot.v1` over gRPC. The only room that knows tonic and prost.
 //!
 //! [`service`] has one short method for each RPC: parse, call the session room, encode. [`convert`] holds the parsing
-//! and encoding, [`status`] makes every error a rich one, [`deadline`] reads the caller's, [`connection`] takes the clients.
+//! and encoding, [`status`] makes every error a rich one, [`deadline`] reads the caller's, [`listener`] takes the clients,
+//! [`opening`] hears what they say first, and a [`connection`] is theirs from then on, whose [`frames`] are counted.
 
 pub mod client;
 mod connection;
 mod converse;
 mod convert;
 mod deadline;
+mod frames;
 mod health;
+mod listener;
+mod opening;
 pub mod server;
 mod service;
 mod status;
 pub mod streamed;
 
 pub use convert::Defaults;
+pub use listener::listen;
 pub use status::DOMAIN;
 
 macro_rules! generated {

@@ -8,7 +8,7 @@ use tonic::{Status, body::Body, transport::Server};
 use tower::util::MapResponseLayer;
 
 use super::{
-    DESCRIPTORS, connection, convert::Defaults, health,
+    DESCRIPTORS, connection::Connection, convert::Defaults, health, listener::Listener,
     pb_server::copilot_service_server::CopilotServiceServer, service::Service, status,
 };
 use crate::session::Sessions;
@@ -36,6 +36,8 @@ pub struct Setup {
     pub max_message_size: usize,
     /// After how long a client is told to open another connection; `None`: never.
     pub max_connection_age: Option<Duration>,
+    /// How many clients there may be at once.
+    pub max_connections: usize,
 }
 
 /// Serves until `closing`: then it takes no new connection, tells the open ones to go away, and returns when they have.
@@ -49,7 +51,8 @@ pub async fn serve(
     draining: CancellationToken,
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let Setup { sessions, defaults, turn_timeout, max_message_size, max_connection_age } = setup;
+    let Setup { sessions, defaults, turn_timeout, max_message_size, max_connection_age, max_connections } =
+        setup;
     let (reporter, health) = tonic_health::server::health_reporter();
     let follower = tokio::spawn(health::follow(reporter, sessions.pool().readiness(), draining));
     let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout })
@@ -72,11 +75,17 @@ pub async fn serve(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     let connections = TaskTracker::new();
-    while let Some(connection) = closing.run_until_cancelled(connection::accept(&listener)).await {
-        let (incoming, end) = connection.served(max_connection_age, closing.clone());
-        let server = server.clone();
+    let mut listener = Listener::new(listener, max_connections);
+    while let Some((socket, place)) = closing.run_until_cancelled(listener.accept()).await {
+        let (server, closing) = (server.clone(), closing.clone());
         // Each on a server of its own, because they are told to go at different times.
         connections.spawn(async move {
+            let connection = match closing.run_until_cancelled(Connection::open(socket, place)).await {
+                Some(Ok(connection)) => connection,
+                Some(Err(refusal)) => return tracing::debug!(%refusal, "a connection was not opened"),
+                None => return,
+            };
+            let (incoming, end) = connection.served(max_connection_age, closing);
             if let Err(error) = server.serve_with_incoming_shutdown(incoming, end).await {
                 tracing::debug!(%error, "a connection could not be served");
             }

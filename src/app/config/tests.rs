@@ -136,6 +136,7 @@ const ROWS: &[Row] = &[
     row!(eject_after = "0", "0" => "0", seen |config| format!("{:?}", config.ejection.after)),
     row!(eject_for = "1m", "'1m'" => "60s", seen |config| format!("{:?}", config.ejection.first)),
     row!(max_connection_age = "90s", "'90s'" => "Some(90s)"),
+    row!(max_connections = "500", "500" => "Some(500)"),
     row!(drain_delay = "5s", "'5s'" => "5s"),
     row!(grace_period = "0s", "'0s'" => "0ns"),
     row!(close_idle_after = "1h", "'1h'" => "Some(3600s)", seen |config| format!("{:?}", config.cleanup.close_idle_after)),
