@@ -40,8 +40,21 @@ impl Server {
 
     /// The same, with another program for a CLI, and not waiting for it.
     pub(crate) async fn start_unready(model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
+        Self::spawn(Command::new(PROGRAM), model, cli, flags).await
+    }
+
+    /// The same with a CLI, where no process may have more than so many descriptors.
+    pub(crate) async fn start_with_descriptors(descriptors: u32, model: &ModelServer) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"ulimit -n "$0" && exec "$@""#]).arg(descriptors.to_string()).arg(PROGRAM);
+        let mut server = Self::spawn(shell, model, &real_cli::path(), &[]).await;
+        value_in(&mut server.logs, "the CLI is ready", "version").await;
+        server
+    }
+
+    async fn spawn(program: Command, model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = program(folder.path().to_str().unwrap(), cli)
+        let mut child = configured(program, folder.path().to_str().unwrap(), cli)
             .args(["--listen=127.0.0.1:0", "--log-format=json", "--log-level=debug"])
             .args(flags)
             .envs(real_cli::offline(model))
@@ -95,6 +108,23 @@ impl Server {
         soon("the subcommand", command.output()).await.unwrap()
     }
 
+    /// How much memory it has, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// How often its log says this.
+    pub(crate) fn times(&self, message: &str) -> usize {
+        self.logs.borrow().iter().filter(|line| said(line, message).is_some()).count()
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
     pub(crate) async fn is_serving(&self) -> bool {
         self.run(&["health"]).await.status.success()
     }
@@ -107,7 +137,10 @@ pub(crate) const KEY: &str = "sk-never-to-be-seen";
 
 /// The program, away from the environment of whoever runs the tests.
 pub(crate) fn program(state_dir: &str, cli: &Path) -> Command {
-    let mut command = Command::new(PROGRAM);
+    configured(Command::new(PROGRAM), state_dir, cli)
+}
+
+fn configured(mut command: Command, state_dir: &str, cli: &Path) -> Command {
     let variables = std::env::vars().filter(|(name, _)| name.starts_with("COPILOT_"));
     variables.for_each(|(name, _)| {
         command.env_remove(name);
