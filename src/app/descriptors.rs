@@ -36,7 +36,9 @@ pub(super) fn for_clients(wanted: Option<usize>, clis: usize) -> usize {
     match wanted {
         Some(wanted) if clients < wanted => warn!(
             max_connections = wanted,
-            clients, limit, "file descriptors do not suffice for as many clients: raise the limit (ulimit -n)"
+            clients,
+            limit,
+            "file descriptors do not suffice for as many clients: raise the limit (ulimit -n)"
         ),
         Some(_) => {}
         None => info!(clients, "as many clients may be connected at once (max_connections)"),

@@ -82,7 +82,10 @@ impl Listener {
 
     fn refuse(&mut self, socket: &TcpStream) {
         if let Some(times) = self.refused.now() {
-            tracing::warn!(times, "clients were refused: there are as many as there may be (max_connections)");
+            tracing::warn!(
+                times,
+                "clients were refused: there are as many as there may be (max_connections)"
+            );
         }
         // A new socket has room for it; a client that is gone again does not want it.
         let _ = socket.try_write(TOO_MANY);
@@ -92,10 +95,7 @@ impl Listener {
 /// Whether it says nothing of the next client (accept(2)).
 fn is_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
-    )
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }
 
 /// What is logged seldom, however often it happens.

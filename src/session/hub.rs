@@ -1,34 +1,22 @@
 //! Fan-out: what happens in a session, told to any number of readers, each with a queue of its own that it empties at
-//! leisure.
+//! leisure: a [`reader`].
 //!
 //! It is told by the task that reads the CLI's connection, which never waits. So a queue that grows is first kept
 //! short by joining text deltas of the same message into one, which loses nothing; and if that is not enough, it is
 //! closed with [`Lagged`]. No other event is joined or dropped.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-};
+mod reader;
+
+use std::sync::{Arc, OnceLock};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use tokio::sync::Notify;
 
 use super::{key::SessionId, queue::Ticket};
-use crate::copilot::{Event, event::Payload};
+use crate::copilot::Event;
+use reader::{Queue, Shared};
 
-/// From how many waiting events on deltas are joined: a reader that is this far behind shows bursts anyway.
-const JOIN_FROM: usize = 64;
-
-/// How large a joined delta may become, in bytes. Well below the 4 MiB that most gRPC clients accept in a message.
-const MAX_JOINED: usize = 256 * 1024;
-
-/// How many events may wait for a reader.
-const MAX_EVENTS: usize = 8192;
-
-/// How many bytes of events may wait for a reader, as JSON. Above the largest frames that a turn usually has, so that
-/// a single large event does not end a stream.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
+pub use reader::Subscriber;
 
 /// Which events a reader wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,10 +183,9 @@ impl<E: Clone> Hub<E> {
 
     fn add(&mut self, scope: Scope, filter: Filter, present: bool) -> Subscriber<E> {
         self.prune();
-        let (queue, wake) = (Mutex::new(Queue::default()), Notify::new());
-        let shared = Arc::new(Shared { scope, filter, present, queue, wake });
+        let shared = Arc::new(Shared::new(scope, filter, present, Queue::default()));
         self.readers.push(shared.clone());
-        Subscriber { shared }
+        Subscriber::of(shared)
     }
 
     /// Whether anybody among them wants events of this kind.
@@ -281,185 +268,6 @@ impl<E: Clone> Hub<E> {
         if self.readers.is_empty() {
             self.readers = Vec::new();
         }
-    }
-}
-
-#[derive(Debug)]
-struct Shared<E> {
-    scope: Scope,
-    filter: Filter,
-    /// Whether somebody is there who reads it.
-    present: bool,
-    queue: Mutex<Queue<E>>,
-    wake: Notify,
-}
-
-impl<E> Shared<E> {
-    fn queue(&self) -> MutexGuard<'_, Queue<E>> {
-        // Nothing that holds the lock can panic half-way.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, push: impl FnOnce(&mut Queue<E>)) {
-        let mut queue = self.queue();
-        if queue.end.is_none() {
-            push(&mut queue);
-        }
-        drop(queue);
-        self.wake.notify_one();
-    }
-
-    fn is_dropped(&self) -> bool {
-        self.queue().dropped
-    }
-}
-
-#[derive(Debug)]
-struct Queue<E> {
-    items: VecDeque<Item<E>>,
-    bytes: usize,
-    /// What comes after all of them, and stays.
-    end: Option<Item<E>>,
-    /// Whether nobody will read it.
-    dropped: bool,
-}
-
-impl<E> Default for Queue<E> {
-    fn default() -> Self {
-        Self { items: VecDeque::new(), bytes: 0, end: None, dropped: false }
-    }
-}
-
-impl<E> Queue<E> {
-    fn push(&mut self, update: &Update) {
-        if self.join(update) {
-            return;
-        }
-        let weight = update.event.weight;
-        let fits = self.items.len() < MAX_EVENTS && self.bytes + weight <= MAX_BYTES;
-        if fits || self.items.is_empty() {
-            self.bytes += weight;
-            self.items.push_back(Item::Update(update.clone()));
-        } else {
-            self.end(Item::Lagged(Lagged));
-        }
-    }
-
-    fn end(&mut self, end: Item<E>) {
-        self.end.get_or_insert(end);
-    }
-
-    /// Appends a delta to the one that waits last, if it is of the same message.
-    fn join(&mut self, update: &Update) -> bool {
-        if self.items.len() < JOIN_FROM {
-            return false;
-        }
-        let Some(Item::Update(last)) = self.items.back_mut() else { return false };
-        let Some(text) = continuation(&last.event, &update.event) else { return false };
-        // The first time this copies the event, which others may hold; from then on it is our own.
-        let event = Arc::make_mut(&mut last.event);
-        event.weight += text.len();
-        self.bytes += text.len();
-        match &mut event.payload {
-            Payload::AssistantMessageDelta(delta) => delta.delta_content.push_str(text),
-            Payload::AssistantReasoningDelta(delta) => delta.delta_content.push_str(text),
-            _ => {}
-        }
-        last.cursor.clone_from(&update.cursor);
-        last.encoded = None;
-        true
-    }
-}
-
-/// The text of `next`, if it continues the delta `last`, and the two together are not too large.
-fn continuation<'a>(last: &Event, next: &'a Event) -> Option<&'a str> {
-    let (same, text) = match (&last.payload, &next.payload) {
-        (Payload::AssistantMessageDelta(last), Payload::AssistantMessageDelta(next)) => {
-            (last.message_id == next.message_id, &next.delta_content)
-        }
-        (Payload::AssistantReasoningDelta(last), Payload::AssistantReasoningDelta(next)) => {
-            (last.reasoning_id == next.reasoning_id, &next.delta_content)
-        }
-        _ => return None,
-    };
-    (same && last.agent_id == next.agent_id && last.weight + text.len() <= MAX_JOINED).then_some(text)
-}
-
-/// A reader's end of a subscription.
-#[derive(Debug)]
-pub struct Subscriber<E> {
-    shared: Arc<Shared<E>>,
-}
-
-impl<E> Drop for Subscriber<E> {
-    fn drop(&mut self) {
-        // Nobody will read what is queued, or anything more.
-        let mut queue = self.shared.queue();
-        *queue = Queue { end: Some(Item::Lagged(Lagged)), dropped: true, ..Queue::default() };
-    }
-}
-
-impl<E: Clone> Subscriber<E> {
-    /// A subscription to nothing.
-    pub fn nothing() -> Self {
-        Self::with(Queue::default())
-    }
-
-    /// A subscription to a turn that has ended.
-    pub fn ended(ticket: Ticket, outcome: E) -> Self {
-        Self::with(Queue { end: Some(Item::TurnEnded(ticket, outcome)), ..Queue::default() })
-    }
-
-    fn with(queue: Queue<E>) -> Self {
-        let shared = Shared {
-            scope: Scope::Session,
-            filter: Filter::NOTHING,
-            present: true,
-            queue: Mutex::new(queue),
-            wake: Notify::new(),
-        };
-        Self { shared: Arc::new(shared) }
-    }
-
-    /// Puts an event at the end of its queue, if it is wanted.
-    pub fn push(&self, update: &Update) {
-        if self.shared.filter.wants_update(update) {
-            self.shared.push(|queue| queue.push(update));
-        }
-    }
-
-    /// The next item; after the last one, the last one again.
-    ///
-    /// # Cancel safety
-    /// Dropping it loses nothing.
-    pub async fn next(&mut self) -> Item<E> {
-        loop {
-            if let Some(item) = self.ready() {
-                return item;
-            }
-            // `notify_one` leaves a permit, so what is published between the look and the wait is not missed.
-            self.shared.wake.notified().await;
-        }
-    }
-
-    /// The next item, if there is one by now.
-    pub fn ready(&mut self) -> Option<Item<E>> {
-        let mut queue = self.shared.queue();
-        let Some(item) = queue.items.pop_front() else { return queue.end.clone() };
-        if let Item::Update(update) = &item {
-            queue.bytes -= update.event.weight;
-        }
-        Some(item)
-    }
-
-    /// The next item that waits to be read, which stays where it is.
-    pub fn peek(&self) -> Option<Item<E>> {
-        self.shared.queue().items.front().cloned()
-    }
-
-    /// How it ended, if it has; what waits to be read before that is left where it is.
-    pub fn end(&self) -> Option<Item<E>> {
-        self.shared.queue().end.clone()
     }
 }
 

@@ -1,6 +1,9 @@
-use super::*;
+use super::{
+    reader::{JOIN_FROM, MAX_BYTES, MAX_EVENTS},
+    *,
+};
 use crate::{
-    copilot::event::{AssistantMessageDelta, Idle},
+    copilot::event::{AssistantMessageDelta, Idle, Payload},
     session::queue::Queue as Turns,
 };
 

@@ -4,8 +4,8 @@
 pub(crate) mod dice;
 pub(crate) mod facade;
 pub(crate) mod fake_cli;
-pub(crate) mod leaks;
 pub(crate) mod http2;
+pub(crate) mod leaks;
 pub(crate) mod proxy;
 pub(crate) mod real_cli;
 pub(crate) mod server;
