@@ -64,6 +64,10 @@ pub struct Config {
     pub max_waiting_turns: usize,
     /// Sessions that are known at once.
     pub max_sessions: usize,
+    /// Streams that may watch one session.
+    pub max_watchers: usize,
+    /// What all callers together may leave unread, in bytes.
+    pub max_reader_memory: usize,
     /// Largest gRPC message in or out, in bytes.
     pub max_message_size: usize,
     /// Largest JSON-RPC message taken from the CLI, in bytes.
@@ -159,6 +163,8 @@ impl Config {
         let max_running_turns = values.read("max_running_turns", within(RUNNING_TURNS, COUNT));
         let max_waiting_turns = values.read("max_waiting_turns", within(WAITING_TURNS, COUNT));
         let max_sessions = values.read("max_sessions", within(SESSIONS, COUNT));
+        let max_watchers = values.read("max_watchers", within(WATCHERS, COUNT));
+        let max_reader_memory = values.read("max_reader_memory", within(READER_MEMORIES, BYTES));
         let max_message_size = values.read("max_message_size", within(MESSAGE_SIZES, BYTES));
         let max_frame_size = values.read("max_frame_size", within(FRAME_SIZES, BYTES));
         let keeper_link = values.read("keeper_link", truth);
@@ -191,6 +197,8 @@ impl Config {
             max_running_turns,
             max_waiting_turns: max_waiting_turns?,
             max_sessions: max_sessions?,
+            max_watchers: max_watchers?,
+            max_reader_memory: max_reader_memory?,
             max_message_size: max_message_size?,
             max_frame_size: max_frame_size?,
             keeper_link: keeper_link?,
@@ -258,6 +266,10 @@ const RUNNING_TURNS: RangeInclusive<usize> = 1..=10_000;
 const WAITING_TURNS: RangeInclusive<usize> = 0..=1_000_000;
 /// Beyond a million, what is kept for each session would no longer fit a usual machine.
 const SESSIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// Without one, nobody could answer what a session asks beside its turn's caller. Each event is put into the queue of each.
+const WATCHERS: RangeInclusive<usize> = 1..=100_000;
+/// Below 1 MiB a single reader is behind at once; a terabyte is no limit.
+const READER_MEMORIES: RangeInclusive<usize> = MIB..=1024 * GIB;
 /// Below 64 KiB ordinary answers fail; above 256 MiB a few callers can exhaust the memory.
 const MESSAGE_SIZES: RangeInclusive<usize> = 64 * KIB..=256 * MIB;
 /// Below 1 MiB the history of an ordinary session fails; nothing that the CLI sends in earnest reaches 1 GiB.

@@ -102,6 +102,8 @@ impl Facade {
         let limits = Limits {
             max_sessions: config.max_sessions,
             max_queued_turns: config.max_queued_turns,
+            max_watchers: config.max_watchers,
+            max_reader_memory: config.max_reader_memory,
             turn_timeout: config.turn_timeout,
         };
         let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, backends);

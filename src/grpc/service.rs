@@ -325,9 +325,9 @@ async fn next_of_turn(turn: Option<Turn>) -> Option<(Result<SendAndStreamRespons
             (Ok(Streamed::Message(message(Payload::Result(convert::turn_result(&result))))), None)
         }
         Told::Ended(Err(error)) => (Err(status::of_turn(&error)), None),
-        Told::Lagged => {
+        Told::Lagged(cursor) => {
             turn.detach();
-            (Err(status::lagged()), None)
+            (Err(status::lagged(cursor.as_ref())), None)
         }
     })
 }
@@ -345,7 +345,7 @@ async fn next_of_session(
             }
             Watched::TurnEnded(..) => continue,
             Watched::Ended(error) => (Err(status::of(&error)), None),
-            Watched::Lagged => (Err(status::lagged()), None),
+            Watched::Lagged(cursor) => (Err(status::lagged(cursor.as_ref())), None),
         });
     }
 }

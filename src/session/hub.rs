@@ -3,16 +3,23 @@
 //!
 //! It is told by the task that reads the CLI's connection, which never waits. So a queue that grows is first kept
 //! short by joining text deltas of the same message into one, which loses nothing; and if that is not enough, it is
-//! closed with [`Lagged`]. No other event is joined or dropped.
+//! closed with [`Lagged`]. No other event is joined or dropped. What all queues of the server hold has a [`Budget`].
 
 mod reader;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 
-use super::{key::SessionId, queue::Ticket};
+use super::{
+    budget::{Budget, Charge},
+    key::SessionId,
+    queue::Ticket,
+};
 use crate::copilot::Event;
 use reader::{Queue, Shared};
 
@@ -99,14 +106,35 @@ pub struct Update {
     pub cursor: Option<Cursor>,
     /// Whether it is a request that waits for an answer of the session's callers.
     pub asks: bool,
-    /// Where several readers get it: its encoding, which whoever needs it first makes for all.
-    pub encoded: Option<Arc<OnceLock<Bytes>>>,
+    /// Where several readers get it: what they share.
+    pub shared: Option<Arc<Together>>,
 }
 
 impl Update {
     /// An event that is no request.
     pub fn new(event: Arc<Event>, cursor: Option<Cursor>) -> Self {
-        Self { event, cursor, asks: false, encoded: None }
+        Self { event, cursor, asks: false, shared: None }
+    }
+}
+
+/// What several readers of an event share. The event counts against the budget once, for as long as one of them has it.
+#[derive(Debug)]
+pub struct Together {
+    encoded: OnceLock<Bytes>,
+    _charge: Charge,
+}
+
+impl Together {
+    /// The event's encoding, which whoever needs it first makes for all.
+    pub fn encoded(&self, encode: impl FnOnce() -> Bytes) -> Bytes {
+        self.encoded.get_or_init(encode).clone()
+    }
+}
+
+impl PartialEq for Together {
+    /// By what all have of it.
+    fn eq(&self, other: &Self) -> bool {
+        self.encoded == other.encoded
     }
 }
 
@@ -158,19 +186,30 @@ impl Audience {
     }
 }
 
+/// How a turn ends, as readers are told it.
+pub trait End: Clone + fmt::Debug + Send + Sync + 'static {
+    /// About how many bytes it takes.
+    fn weight(&self) -> usize;
+}
+
 /// The readers of a session.
 #[derive(Debug)]
 pub struct Hub<E> {
     readers: Vec<Arc<Shared<E>>>,
+    budget: Budget,
 }
 
-impl<E> Default for Hub<E> {
-    fn default() -> Self {
-        Self { readers: Vec::new() }
+impl<E: End> Hub<E> {
+    /// Without readers. What they hold counts against the budget.
+    pub fn new(budget: Budget) -> Self {
+        Self { readers: Vec::new(), budget }
     }
-}
 
-impl<E: Clone> Hub<E> {
+    /// What readers may hold.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// A new reader, which hears of what happens from now on.
     pub fn subscribe(&mut self, scope: Scope, filter: Filter) -> Subscriber<E> {
         self.add(scope, filter, true)
@@ -183,7 +222,7 @@ impl<E: Clone> Hub<E> {
 
     fn add(&mut self, scope: Scope, filter: Filter, present: bool) -> Subscriber<E> {
         self.prune();
-        let shared = Arc::new(Shared::new(scope, filter, present, Queue::default()));
+        let shared = Arc::new(Shared::new(scope, filter, present, Queue::new(&self.budget)));
         self.readers.push(shared.clone());
         Subscriber::of(shared)
     }
@@ -199,11 +238,27 @@ impl<E: Clone> Hub<E> {
             |reader: &Arc<Shared<E>>| audience.includes(reader.scope) && reader.filter.wants_update(update);
         let mut wanting = self.readers.iter().filter(|reader| wants(reader));
         let Some(first) = wanting.next() else { return };
-        let Some(second) = wanting.next() else { return first.push(|queue| queue.push(update)) };
-        let shared = Update { encoded: Some(Arc::default()), ..update.clone() };
-        for reader in [first, second].into_iter().chain(wanting) {
-            reader.push(|queue| queue.push(&shared));
+        match wanting.next() {
+            None => first.push(|queue| queue.push(update)),
+            Some(second) => {
+                let shared = Update { shared: Some(self.together(&update.event)), ..update.clone() };
+                for reader in [first, second].into_iter().chain(wanting) {
+                    reader.push(|queue| queue.push(&shared));
+                }
+            }
         }
+        self.budget.relieve();
+    }
+
+    fn together(&self, event: &Event) -> Arc<Together> {
+        // It, and its encoding.
+        let charge = self.budget.charge(size_of::<Event>() + 2 * event.weight);
+        Arc::new(Together { encoded: OnceLock::new(), _charge: charge })
+    }
+
+    /// How many read all that happens in the session.
+    pub fn watchers(&self) -> usize {
+        self.readers.iter().filter(|reader| reader.scope == Scope::Session && !reader.is_dropped()).count()
     }
 
     /// An event of this kind cannot be given to those who want it: what was queued before is still read first.
@@ -220,7 +275,7 @@ impl<E: Clone> Hub<E> {
         let ended = Item::TurnEnded(ticket, outcome.clone());
         self.readers.retain(|reader| match reader.scope {
             Scope::Session => {
-                reader.push(|queue| queue.items.push_back(ended.clone()));
+                reader.push(|queue| queue.tell(ended.clone()));
                 true
             }
             Scope::Turn(turn) if turn == ticket => {
@@ -234,12 +289,12 @@ impl<E: Clone> Hub<E> {
 
     /// The connection to the CLI was lost.
     pub fn link_lost(&mut self) {
-        self.tell_watchers(|queue| queue.items.push_back(Item::LinkLost));
+        self.tell_watchers(|queue| queue.tell(Item::LinkLost));
     }
 
     /// The session was loaded again.
     pub fn reloaded(&mut self) {
-        self.tell_watchers(|queue| queue.items.push_back(Item::Reloaded));
+        self.tell_watchers(|queue| queue.tell(Item::Reloaded));
     }
 
     /// The session is gone.
@@ -258,7 +313,7 @@ impl<E: Clone> Hub<E> {
         self.prune();
     }
 
-    fn tell(&self, audience: Audience, tell: impl Fn(&Shared<E>)) {
+    fn tell(&self, audience: Audience, tell: impl Fn(&Arc<Shared<E>>)) {
         self.readers.iter().filter(|reader| audience.includes(reader.scope)).for_each(|reader| tell(reader));
     }
 

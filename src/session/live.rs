@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     approvals::Approvals,
     blueprint::Blueprint,
+    budget::Budget,
     current::{Current, Outcome},
     home::Home,
     hub::{Cursor, Hub},
@@ -110,6 +111,7 @@ impl Session {
         key: SessionKey,
         blueprint: Blueprint,
         max_queued: usize,
+        budget: Budget,
         home: Home,
         tasks: TaskTracker,
     ) -> Self {
@@ -134,7 +136,7 @@ impl Session {
                 replay: Replay::default(),
                 queue: Queue::new(max_queued),
                 current: None,
-                hub: Hub::default(),
+                hub: Hub::new(budget),
                 requests: Requests::default(),
                 approvals: Approvals::default(),
                 cursor: None,
@@ -240,6 +242,12 @@ impl Session {
 
     pub(super) fn is_loaded(&self) -> bool {
         self.lock().link.is_some()
+    }
+
+    /// Ends readers that hold too much, of whatever session, if all together do.
+    pub(super) fn relieve(&self) {
+        let budget = self.lock().hub.budget().clone();
+        budget.relieve();
     }
 
     /// How many turns are in the queue, the running one included.

@@ -4,7 +4,8 @@
 //! [`Sessions`] is the room's door; [`turns`] is the part of it that is about turns, [`stored`] and [`reuse`] those
 //! that deal with sessions that exist, [`listing`] lists what each CLI's [`stock`] holds, with a [`catalogue`] as its memory,
 //! [`history`] reads its conversations, [`models`] tells which models there are, and the [`janitor`] clears up. A [`live`]
-//! session holds its queue, its [`current`] turn, and its readers in a [`hub`]; a [`runner`] task carries each turn from
+//! session holds its queue, its [`current`] turn, and its readers in a [`hub`], all of whom have one
+//! [`budget`]; a [`runner`] task carries each turn from
 //! acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all
 //! of the session. What the agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`],
 //! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`], [`foremost`] and the catalogue are pure.
@@ -12,6 +13,7 @@
 mod approvals;
 mod asking;
 mod blueprint;
+pub mod budget;
 mod catalogue;
 mod current;
 mod error;
@@ -63,6 +65,7 @@ use crate::{
     },
 };
 use blueprint::Record;
+use budget::Budget;
 use home::Home;
 use live::Session;
 use models::Models;
@@ -98,6 +101,10 @@ pub struct Limits {
     pub max_sessions: usize,
     /// Turns that may wait in one session.
     pub max_queued_turns: usize,
+    /// How many may watch one session.
+    pub max_watchers: usize,
+    /// What all readers together may hold, in bytes.
+    pub max_reader_memory: usize,
     /// How long a turn may take that goes on without its caller.
     pub turn_timeout: Duration,
 }
@@ -113,6 +120,8 @@ struct Inner {
     pool: Pool,
     registry: Arc<Registry>,
     limits: Limits,
+    /// Of what readers hold.
+    budget: Budget,
     /// The operator's provider, for stored sessions that were created with it.
     operator: Option<Arc<Provider>>,
     /// Sessions that were created by requests with an id.
@@ -161,6 +170,7 @@ impl Sessions {
                 pool,
                 registry,
                 limits,
+                budget: Budget::new(limits.max_reader_memory),
                 operator,
                 creations: Repeats::default(),
                 accepted: Repeats::default(),
@@ -178,6 +188,11 @@ impl Sessions {
     /// The operator's profiles.
     pub fn profiles(&self) -> &Profiles {
         &self.inner.profiles
+    }
+
+    /// What readers may hold.
+    pub fn budget(&self) -> &Budget {
+        &self.inner.budget
     }
 
     /// The CLIs behind the sessions.
@@ -301,9 +316,9 @@ impl Sessions {
     }
 
     fn session(&self, key: SessionKey, blueprint: Blueprint, backend: &Backend) -> Session {
-        let Inner { limits, tasks, .. } = &*self.inner;
+        let Inner { limits, budget, tasks, .. } = &*self.inner;
         let home = Home::new(self.inner.pool.clone(), backend.clone());
-        Session::new(key, blueprint, limits.max_queued_turns, home, tasks.clone())
+        Session::new(key, blueprint, limits.max_queued_turns, budget.clone(), home, tasks.clone())
     }
 
     /// What there is to know of a session.

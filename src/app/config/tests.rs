@@ -125,6 +125,8 @@ const ROWS: &[Row] = &[
     row!(max_running_turns = "3", "3" => "Some(3)"),
     row!(max_waiting_turns = "0", "0" => "0"),
     row!(max_sessions = "1000000", "1_000_000" => "1000000"),
+    row!(max_watchers = "7", "7" => "7"),
+    row!(max_reader_memory = "1GiB", "'1GiB'" => "1073741824"),
     row!(max_message_size = "64KiB", "65536" => "65536"),
     row!(max_frame_size = "1 GiB", "'1gib'" => "1073741824"),
     row!(keeper_link = "false", "false" => "false"),

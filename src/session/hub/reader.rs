@@ -1,16 +1,19 @@
 //! One reader: its queue, which the hub fills and the reader empties.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use tokio::sync::Notify;
 
-use super::{Filter, Item, Lagged, Scope, Update};
+use super::{Cursor, End, Filter, Item, Lagged, Scope, Update};
 use crate::{
     copilot::{Event, event::Payload},
-    session::queue::Ticket,
+    session::{
+        budget::{Budget, Charge, Entry, Holder},
+        queue::Ticket,
+    },
 };
 
 /// From how many waiting events on deltas are joined: a reader that is this far behind shows bursts anyway.
@@ -26,6 +29,10 @@ pub(super) const MAX_EVENTS: usize = 8192;
 /// a single large event does not end a stream.
 pub(super) const MAX_BYTES: usize = 32 * 1024 * 1024;
 
+/// In which steps what a reader holds is counted. One that keeps up never holds as much, and so never touches what all count
+/// together.
+const STEP: usize = 16 * 1024;
+
 /// A reader, as the hub has it.
 #[derive(Debug)]
 pub(super) struct Shared<E> {
@@ -37,7 +44,7 @@ pub(super) struct Shared<E> {
     wake: Notify,
 }
 
-impl<E> Shared<E> {
+impl<E: End> Shared<E> {
     pub(super) fn new(scope: Scope, filter: Filter, present: bool, queue: Queue<E>) -> Self {
         Self { scope, filter, present, queue: Mutex::new(queue), wake: Notify::new() }
     }
@@ -47,13 +54,29 @@ impl<E> Shared<E> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn push(&self, push: impl FnOnce(&mut Queue<E>)) {
+    pub(super) fn push(self: &Arc<Self>, push: impl FnOnce(&mut Queue<E>)) {
         let mut queue = self.queue();
         if queue.end.is_none() {
             push(&mut queue);
+            self.count(&mut queue);
         }
         drop(queue);
         self.wake.notify_one();
+    }
+
+    /// Has what the queue holds counted, where that differs by a step from what is.
+    fn count(self: &Arc<Self>, queue: &mut Queue<E>) {
+        if queue.own.abs_diff(queue.charge.bytes()) <= STEP {
+            return;
+        }
+        let bytes = if queue.own <= STEP { 0 } else { queue.own.next_multiple_of(STEP) };
+        queue.charge.set(bytes);
+        if bytes == 0 {
+            queue.entry = None;
+        } else if queue.entry.is_none() {
+            let holder: Weak<Self> = Arc::downgrade(self);
+            queue.entry = Some(queue.charge.budget().enter(holder));
+        }
     }
 
     pub(super) fn is_dropped(&self) -> bool {
@@ -61,35 +84,101 @@ impl<E> Shared<E> {
     }
 }
 
+impl<E: End> Holder for Shared<E> {
+    /// What it shares included, by which it is as far behind as by what is its own.
+    fn held(&self) -> usize {
+        let queue = self.queue();
+        queue.bytes.max(queue.own)
+    }
+
+    fn end(&self) {
+        let mut queue = self.queue();
+        let cleared = Queue::new(queue.charge.budget());
+        let (dropped, last) = (queue.dropped, queue.last.take());
+        let was = std::mem::replace(
+            &mut *queue,
+            Queue { end: Some(Item::Lagged(Lagged)), dropped, last, ..cleared },
+        );
+        drop(queue);
+        drop(was);
+        self.wake.notify_one();
+    }
+}
+
 /// What waits for a reader.
 #[derive(Debug)]
 pub(super) struct Queue<E> {
-    pub(super) items: VecDeque<Item<E>>,
+    /// What was read of the history for it, which comes before all else.
+    history: VecDeque<Update>,
+    /// The events that it was given from the history, and that may come once more.
+    given: HashSet<String>,
+    items: VecDeque<Item<E>>,
+    /// The weight of the events among the items.
     bytes: usize,
+    /// About how many bytes there are of all this, without what others hold as well.
+    own: usize,
+    /// What of that is counted.
+    charge: Charge,
+    /// Where so much is held that this reader may have to be ended.
+    entry: Option<Entry>,
+    /// Where to go on from after what was taken last.
+    last: Option<Cursor>,
     /// What comes after all of them, and stays.
     end: Option<Item<E>>,
     /// Whether nobody will read it.
     dropped: bool,
 }
 
-impl<E> Default for Queue<E> {
-    fn default() -> Self {
-        Self { items: VecDeque::new(), bytes: 0, end: None, dropped: false }
+impl<E: End> Queue<E> {
+    pub(super) fn new(budget: &Budget) -> Self {
+        Self {
+            history: VecDeque::new(),
+            given: HashSet::new(),
+            items: VecDeque::new(),
+            bytes: 0,
+            own: 0,
+            charge: budget.charge(0),
+            entry: None,
+            last: None,
+            end: None,
+            dropped: false,
+        }
     }
-}
 
-impl<E> Queue<E> {
     pub(super) fn push(&mut self, update: &Update) {
         if self.join(update) {
             return;
         }
-        let weight = update.event.weight;
+        self.tell(Item::Update(update.clone()));
+    }
+
+    /// Queues an item, unless that is too much.
+    pub(super) fn tell(&mut self, item: Item<E>) {
+        let weight = weight(&item);
         let fits = self.items.len() < MAX_EVENTS && self.bytes + weight <= MAX_BYTES;
         if fits || self.items.is_empty() {
             self.bytes += weight;
-            self.items.push_back(Item::Update(update.clone()));
+            self.own += own_of(&item);
+            self.items.push_back(item);
         } else {
             self.end(Item::Lagged(Lagged));
+        }
+    }
+
+    fn pop(&mut self) -> Option<Item<E>> {
+        let item = self.items.pop_front()?;
+        self.bytes -= weight(&item);
+        self.own -= own_of(&item);
+        if let Item::Update(update) = &item {
+            self.took(update);
+        }
+        Some(item)
+    }
+
+    fn took(&mut self, update: &Update) {
+        // Most have the cursor of the one before.
+        if self.last != update.cursor && update.cursor.is_some() {
+            self.last.clone_from(&update.cursor);
         }
     }
 
@@ -104,6 +193,7 @@ impl<E> Queue<E> {
         }
         let Some(Item::Update(last)) = self.items.back_mut() else { return false };
         let Some(text) = continuation(&last.event, &update.event) else { return false };
+        self.own -= own(last);
         // The first time this copies the event, which others may hold; from then on it is our own.
         let event = Arc::make_mut(&mut last.event);
         event.weight += text.len();
@@ -114,8 +204,37 @@ impl<E> Queue<E> {
             _ => {}
         }
         last.cursor.clone_from(&update.cursor);
-        last.encoded = None;
+        last.shared = None;
+        self.own += own(last);
         true
+    }
+}
+
+/// What an item counts against the limit of its queue.
+fn weight<E: End>(item: &Item<E>) -> usize {
+    match item {
+        Item::Update(update) => update.event.weight,
+        Item::TurnEnded(_, outcome) => outcome.weight(),
+        Item::LinkLost | Item::Reloaded | Item::Gone | Item::Lagged(_) => 0,
+    }
+}
+
+/// About how many bytes it takes there.
+fn own_of<E: End>(item: &Item<E>) -> usize {
+    match item {
+        Item::Update(update) => own(update),
+        Item::TurnEnded(..) | Item::LinkLost | Item::Reloaded | Item::Gone | Item::Lagged(_) => {
+            size_of::<Item<E>>() + weight(item)
+        }
+    }
+}
+
+/// The same of an event.
+fn own(update: &Update) -> usize {
+    let place = size_of::<Update>();
+    match update.shared {
+        Some(_) => place,
+        None => place + size_of::<Event>() + update.event.weight,
     }
 }
 
@@ -135,31 +254,32 @@ fn continuation<'a>(last: &Event, next: &'a Event) -> Option<&'a str> {
 
 /// A reader's end of a subscription.
 #[derive(Debug)]
-pub struct Subscriber<E> {
+pub struct Subscriber<E: End> {
     shared: Arc<Shared<E>>,
 }
 
-impl<E> Drop for Subscriber<E> {
+impl<E: End> Drop for Subscriber<E> {
     fn drop(&mut self) {
         // Nobody will read what is queued, or anything more.
-        let mut queue = self.shared.queue();
-        *queue = Queue { end: Some(Item::Lagged(Lagged)), dropped: true, ..Queue::default() };
+        self.shared.end();
+        self.shared.queue().dropped = true;
     }
 }
 
-impl<E: Clone> Subscriber<E> {
+impl<E: End> Subscriber<E> {
     pub(super) fn of(shared: Arc<Shared<E>>) -> Self {
         Self { shared }
     }
 
     /// A subscription to nothing.
     pub fn nothing() -> Self {
-        Self::with(Queue::default())
+        Self::with(Queue::new(&Budget::default()))
     }
 
     /// A subscription to a turn that has ended.
     pub fn ended(ticket: Ticket, outcome: E) -> Self {
-        Self::with(Queue { end: Some(Item::TurnEnded(ticket, outcome)), ..Queue::default() })
+        let end = Some(Item::TurnEnded(ticket, outcome));
+        Self::with(Queue { end, ..Queue::new(&Budget::default()) })
     }
 
     fn with(queue: Queue<E>) -> Self {
@@ -190,20 +310,88 @@ impl<E: Clone> Subscriber<E> {
     /// The next item, if there is one by now.
     pub fn ready(&mut self) -> Option<Item<E>> {
         let mut queue = self.shared.queue();
-        let Some(item) = queue.items.pop_front() else { return queue.end.clone() };
-        if let Item::Update(update) = &item {
-            queue.bytes -= update.event.weight;
-        }
+        let Some(item) = queue.pop() else { return queue.end.clone() };
+        self.shared.count(&mut queue);
         Some(item)
-    }
-
-    /// The next item that waits to be read, which stays where it is.
-    pub fn peek(&self) -> Option<Item<E>> {
-        self.shared.queue().items.front().cloned()
     }
 
     /// How it ended, if it has; what waits to be read before that is left where it is.
     pub fn end(&self) -> Option<Item<E>> {
         self.shared.queue().end.clone()
     }
+
+    /// Where to go on from after what was taken last, if that is known.
+    pub fn last(&self) -> Option<Cursor> {
+        self.shared.queue().last.clone()
+    }
+}
+
+/// The history of a session, for a reader that wants it as well: it is held where the rest is, so that it is let go of with
+/// the rest.
+impl<E: End> Subscriber<E> {
+    /// Events of the history were read: these, of which those with an update are wanted. One that lags has no use for them.
+    pub(in crate::session) fn read(&self, events: Vec<(String, Option<Update>)>) {
+        let mut queue = self.shared.queue();
+        if matches!(queue.end, Some(Item::Lagged(_))) {
+            return;
+        }
+        for (id, update) in events {
+            queue.own += of_id(&id) + update.as_ref().map_or(0, own);
+            queue.given.insert(id);
+            queue.history.extend(update);
+        }
+        self.shared.count(&mut queue);
+    }
+
+    /// The next event of the history. `None`: there is no more of it, for now.
+    pub(in crate::session) fn earlier(&mut self) -> Option<Update> {
+        let mut queue = self.shared.queue();
+        let update = queue.history.pop_front()?;
+        queue.own -= own(&update);
+        queue.took(&update);
+        self.shared.count(&mut queue);
+        Some(update)
+    }
+
+    /// Whether this event was among those that were read, and has not come once more. Then it has now.
+    pub(in crate::session) fn comes_again(&mut self, id: &str) -> bool {
+        let mut queue = self.shared.queue();
+        let comes_again = queue.given.remove(id);
+        queue.own -= if comes_again { of_id(id) } else { 0 };
+        comes_again
+    }
+
+    /// Whether this event was among those that were read.
+    pub(in crate::session) fn was_read(&self, id: &str) -> bool {
+        self.shared.queue().given.contains(id)
+    }
+
+    /// None of the events that were read will come once more.
+    pub(in crate::session) fn forget_what_was_read(&mut self) {
+        let mut queue = self.shared.queue();
+        let given = std::mem::take(&mut queue.given);
+        queue.own -= given.iter().map(|id| of_id(id)).sum::<usize>();
+        self.shared.count(&mut queue);
+    }
+
+    /// Of what has happened since it was subscribed, drops all up to the last event that was read: also deltas, which belong
+    /// before events that were read.
+    pub(in crate::session) fn drop_what_was_read(&mut self) {
+        let mut queue = self.shared.queue();
+        let was_read =
+            |item: &Item<E>| matches!(item, Item::Update(it) if queue.given.contains(&it.event.id));
+        let until = queue.items.iter().take_while(|item| matches!(item, Item::Update(_))).collect::<Vec<_>>();
+        let last = until.into_iter().rposition(was_read);
+        for _ in 0..last.map_or(0, |last| last + 1) {
+            let last = queue.last.clone();
+            queue.pop();
+            queue.last = last;
+        }
+        self.shared.count(&mut queue);
+    }
+}
+
+/// About how many bytes an id takes in a set.
+fn of_id(id: &str) -> usize {
+    2 * size_of::<String>() + id.len()
 }
