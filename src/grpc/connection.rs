@@ -22,13 +22,15 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 use uuid::Uuid;
 
 use super::{
     frames::Allowance,
     opening::{self, Refusal},
+    unread::Unread,
 };
+use crate::session::budget::{Budget, Entry};
 
 /// A client's connection, which is open.
 #[derive(Debug)]
@@ -37,6 +39,9 @@ pub(super) struct Connection {
     /// What its client has said so far, which nobody has read yet.
     said: Bytes,
     allowance: Allowance,
+    unread: Unread,
+    /// Among those that can be ended for what they leave unread.
+    _entry: Entry,
     /// Among the connections that there may be.
     _place: OwnedSemaphorePermit,
     _open: DropGuard,
@@ -49,7 +54,11 @@ impl Connection {
     ///
     /// # Errors
     /// If it has not in time, or does something else. Then it is gone.
-    pub(super) async fn open(mut socket: TcpStream, place: OwnedSemaphorePermit) -> Result<Self, Refusal> {
+    pub(super) async fn open(
+        mut socket: TcpStream,
+        place: OwnedSemaphorePermit,
+        budget: &Budget,
+    ) -> Result<Self, Refusal> {
         // Deltas are small and want to be sent at once.
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, "a connection could not be tuned");
@@ -60,7 +69,8 @@ impl Connection {
         allowance.received(opening::frames(&said)).map_err(io::Error::other)?;
         let closed = CancellationToken::new();
         let open = closed.clone().drop_guard();
-        Ok(Self { socket, said, allowance, _place: place, _open: open, closed })
+        let (unread, entry) = Unread::new(budget);
+        Ok(Self { socket, said, allowance, unread, _entry: entry, _place: place, _open: open, closed })
     }
 
     /// As tonic takes it, and when its client is to be told to go: at its age, with the server, or when it has gone by itself.
@@ -103,6 +113,7 @@ impl AsyncRead for Connection {
             this.said.advance(read);
             return Poll::Ready(Ok(()));
         }
+        this.unread.check(cx).map_err(io::Error::other)?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
         let received = this.allowance.received(&buf.filled()[before..]);
@@ -113,6 +124,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.unread.check(cx).map_err(io::Error::other)?;
         let sent = ready!(Pin::new(&mut this.socket).poll_write(cx, buf))?;
         this.allowance.sent(sent);
         Poll::Ready(Ok(sent))
@@ -132,6 +144,7 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.unread.check(cx).map_err(io::Error::other)?;
         let sent = ready!(Pin::new(&mut this.socket).poll_write_vectored(cx, bufs))?;
         this.allowance.sent(sent);
         Poll::Ready(Ok(sent))
@@ -143,10 +156,11 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Unread;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.socket.connect_info()
+    /// What each of its calls has among its extensions.
+    fn connect_info(&self) -> Unread {
+        self.unread.clone()
     }
 }
 

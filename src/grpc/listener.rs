@@ -8,8 +8,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep},
+    time::sleep,
 };
+
+use crate::session::seldom::Seldom;
 
 /// How many clients the kernel may hold ready: as many as it lets us (`net.core.somaxconn`), which it cuts this to.
 const BACKLOG: u32 = i32::MAX as u32;
@@ -17,9 +19,6 @@ const BACKLOG: u32 = i32::MAX as u32;
 /// The pause after a client that could not be taken, and the longest one: mostly there are too many files, and that does not
 /// pass at once.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-
-/// How often something that happens again and again is logged.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a client too many is told: SETTINGS, which come first (RFC 9113, section 3.4), and a GOAWAY with ENHANCE_YOUR_CALM,
 /// before any of its calls (section 6.8), so that it may try them again elsewhere.
@@ -70,7 +69,7 @@ impl Listener {
                     tracing::debug!(%error, "a client was gone before it was taken");
                 }
                 Err(error) => {
-                    if let Some(times) = self.failed.now() {
+                    if let Some(times) = self.failed.now(1) {
                         tracing::warn!(%error, times, "clients could not be taken");
                     }
                     sleep(pause).await;
@@ -81,7 +80,7 @@ impl Listener {
     }
 
     fn refuse(&mut self, socket: &TcpStream) {
-        if let Some(times) = self.refused.now() {
+        if let Some(times) = self.refused.now(1) {
             tracing::warn!(
                 times,
                 "clients were refused: there are as many as there may be (max_connections)"
@@ -98,43 +97,14 @@ fn is_of_one_client(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }
 
-/// What is logged seldom, however often it happens.
-#[derive(Debug, Default)]
-struct Seldom {
-    logged: Option<Instant>,
-    since: usize,
-}
-
-impl Seldom {
-    /// It has happened. If it is to be logged now: how often, since it was logged last.
-    fn now(&mut self) -> Option<usize> {
-        self.since += 1;
-        let now = Instant::now();
-        if self.logged.is_some_and(|logged| now - logged < LOG_INTERVAL) {
-            return None;
-        }
-        self.logged = Some(now);
-        Some(std::mem::take(&mut self.since))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
-    use tokio::{io::AsyncReadExt as _, time::advance};
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
     use crate::grpc::frames::{HEAD, Head};
-
-    #[tokio::test(start_paused = true)]
-    async fn what_happens_again_and_again_is_logged_now_and_then_with_how_often() {
-        let mut seldom = Seldom::default();
-        assert_eq!(seldom.now(), Some(1));
-        assert!((0..99).all(|_| seldom.now().is_none()));
-        advance(LOG_INTERVAL).await;
-        assert_eq!(seldom.now(), Some(100));
-    }
 
     #[test]
     fn a_client_too_many_is_told_so_in_two_frames() {

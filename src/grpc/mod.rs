@@ -1,15 +1,18 @@
 //! The contract: `copilot.v1` over gRPC. The only room that knows tonic and prost.
 //!
 //! [`service`] has one short method for each RPC: parse, call the session room, encode. [`convert`] holds the parsing
-//! and encoding, [`status`] makes every error a rich one, [`deadline`] reads the caller's, [`listener`] takes the clients,
-//! [`opening`] hears what they say first, and a [`connection`] is theirs from then on, whose [`frames`] are counted.
+//! and encoding, [`codec`] has its buffers, [`status`] makes every error a rich one, [`deadline`] reads the caller's, [`listener`] takes the clients,
+//! [`opening`] hears what they say first, and a [`connection`] is theirs from then on, whose [`frames`] are counted, as is what it
+//! leaves [`unread`]. The [`gate`] lets nothing but calls through.
 
 pub mod client;
+mod codec;
 mod connection;
 mod converse;
 mod convert;
 mod deadline;
 mod frames;
+mod gate;
 mod health;
 mod listener;
 mod opening;
@@ -17,6 +20,7 @@ pub mod server;
 mod service;
 mod status;
 pub mod streamed;
+mod unread;
 
 pub use convert::Defaults;
 pub use listener::listen;

@@ -8,7 +8,7 @@ use tonic::{Status, body::Body, transport::Server};
 use tower::util::MapResponseLayer;
 
 use super::{
-    DESCRIPTORS, connection::Connection, convert::Defaults, health, listener::Listener,
+    DESCRIPTORS, connection::Connection, convert::Defaults, gate::Gates, health, listener::Listener,
     pb_server::copilot_service_server::CopilotServiceServer, service::Service, status,
 };
 use crate::session::Sessions;
@@ -53,6 +53,7 @@ pub async fn serve(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let Setup { sessions, defaults, turn_timeout, max_message_size, max_connection_age, max_connections } =
         setup;
+    let budget = sessions.budget().clone();
     let (reporter, health) = tonic_health::server::health_reporter();
     let follower = tokio::spawn(health::follow(reporter, sessions.pool().readiness(), draining));
     let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout })
@@ -69,6 +70,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(MAX_CONCURRENT_STREAMS))
+        .layer(Gates::new())
         .layer(MapResponseLayer::new(move |response| enrich(response, max_message_size)))
         .add_service(service)
         .add_service(health)
@@ -77,10 +79,11 @@ pub async fn serve(
     let connections = TaskTracker::new();
     let mut listener = Listener::new(listener, max_connections);
     while let Some((socket, place)) = closing.run_until_cancelled(listener.accept()).await {
-        let (server, closing) = (server.clone(), closing.clone());
+        let (server, closing, budget) = (server.clone(), closing.clone(), budget.clone());
         // Each on a server of its own, because they are told to go at different times.
         connections.spawn(async move {
-            let connection = match closing.run_until_cancelled(Connection::open(socket, place)).await {
+            let opened = closing.run_until_cancelled(Connection::open(socket, place, &budget));
+            let connection = match opened.await {
                 Some(Ok(connection)) => connection,
                 Some(Err(refusal)) => return tracing::debug!(%refusal, "a connection was not opened"),
                 None => return,

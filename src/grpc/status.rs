@@ -190,6 +190,16 @@ pub(super) fn lagged(cursor: Option<&Cursor>) -> Status {
     .into_status()
 }
 
+/// There is no room for another call.
+pub(super) fn too_many_calls() -> Status {
+    let message = "there are as many open calls, or as much that callers have not read, as there may be \
+                   (max_reader_memory): try again later";
+    Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
+        .retry_after(RETRY_SOON)
+        .push_back(PushBack::After(RETRY_SOON))
+        .into_status()
+}
+
 /// What the session room says.
 pub(super) fn of(error: &Error) -> Status {
     match error {

@@ -19,15 +19,17 @@ use std::{
 
 use foldhash::fast::RandomState;
 
+use super::seldom::Seldom;
+
 /// Whoever holds less than this is not ended: it would not help.
-const LEAST: usize = 16 * 1024;
+pub const LEAST: usize = 16 * 1024;
 
 /// Who holds some of what readers hold.
 pub trait Holder: Send + Sync + fmt::Debug {
     /// How many bytes, about, are held for it.
     fn held(&self) -> usize;
 
-    /// Lets go of all of it, for good.
+    /// Lets go of all of it, for good. It does not count any more from then on, even if its task has yet to come to it.
     fn end(&self);
 }
 
@@ -43,7 +45,7 @@ struct Inner {
     used: AtomicUsize,
     holders: Mutex<Holders>,
     /// Held while some are ended: nobody waits to do it once more.
-    relieving: Mutex<()>,
+    relieving: Mutex<Seldom>,
 }
 
 #[derive(Debug, Default)]
@@ -67,8 +69,10 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// `limit`: in bytes.
+    /// `limit`: in bytes, of memory: what is counted may come to three quarters of it. The rest is what the allocator has in
+    /// pieces that do not fit, when much was held and let go of (seen in the tests of stalled readers).
     pub fn new(limit: usize) -> Self {
+        let limit = limit - limit / 4;
         let (used, holders, relieving) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
         Self { inner: Arc::new(Inner { limit, used, holders, relieving }) }
     }
@@ -78,20 +82,35 @@ impl Budget {
         self.inner.used.load(Relaxed)
     }
 
-    /// How many may be.
+    /// How many may be held.
     pub fn limit(&self) -> usize {
         self.inner.limit
     }
 
+    /// More is held.
+    pub fn take(&self, bytes: usize) {
+        self.inner.used.fetch_add(bytes, Relaxed);
+    }
+
+    /// As much of it is not held any more.
+    pub fn give_back(&self, bytes: usize) {
+        self.inner.used.fetch_sub(bytes, Relaxed);
+    }
+
     /// Counts bytes that are held, until this is dropped.
     pub fn charge(&self, bytes: usize) -> Charge {
-        self.inner.used.fetch_add(bytes, Relaxed);
+        self.take(bytes);
         Charge { budget: self.clone(), bytes }
     }
 
-    /// The same, unless it would exceed the budget.
+    /// The same, unless it would exceed the budget, whoever else is ended for it.
     pub fn charge_within(&self, bytes: usize) -> Option<Charge> {
         let charge = self.charge(bytes);
+        if self.is_exceeded() {
+            // Where others are being ended just now, it is worth the moment to wait for that.
+            let log = self.inner.relieving.lock().unwrap_or_else(PoisonError::into_inner);
+            self.end_some(log);
+        }
         (!self.is_exceeded()).then_some(charge)
     }
 
@@ -113,15 +132,22 @@ impl Budget {
     /// If more is held than may be, ends holders, those with the most first, until a sixteenth is free: otherwise the next event
     /// would have to do it again. To be called without a holder's lock.
     pub fn relieve(&self) {
+        if self.is_exceeded()
+            && let Ok(log) = self.inner.relieving.try_lock()
+        {
+            self.end_some(log);
+        }
+    }
+
+    fn end_some(&self, mut log: MutexGuard<'_, Seldom>) {
         if !self.is_exceeded() {
             return;
         }
-        let Ok(_relieving) = self.inner.relieving.try_lock() else { return };
-        let enough = self.inner.limit - self.inner.limit / 16;
         let all: Vec<_> = self.inner.holders().all.values().filter_map(Weak::upgrade).collect();
         let mut holding: Vec<_> = all.into_iter().map(|holder| (holder.held(), holder)).collect();
         holding.retain(|(held, _)| *held >= LEAST);
         holding.sort_unstable_by_key(|(held, _)| Reverse(*held));
+        let enough = self.inner.limit - self.inner.limit / 16;
         let mut ended = 0;
         for (_, holder) in holding {
             if self.used() <= enough {
@@ -130,10 +156,12 @@ impl Budget {
             holder.end();
             ended += 1;
         }
-        tracing::warn!(
-            ended,
-            "readers that do not read held more than max_reader_memory: the furthest behind were ended"
-        );
+        if let Some(ended) = log.now(ended) {
+            tracing::warn!(
+                ended,
+                "callers do not read: those that were furthest behind were ended (max_reader_memory)"
+            );
+        }
     }
 }
 
@@ -147,11 +175,10 @@ pub struct Charge {
 impl Charge {
     /// So many are held from now on.
     pub fn set(&mut self, bytes: usize) {
-        let used = &self.budget.inner.used;
         match bytes.checked_sub(self.bytes) {
-            Some(more) => used.fetch_add(more, Relaxed),
-            None => used.fetch_sub(self.bytes - bytes, Relaxed),
-        };
+            Some(more) => self.budget.take(more),
+            None => self.budget.give_back(self.bytes - bytes),
+        }
         self.bytes = bytes;
     }
 
@@ -215,9 +242,14 @@ mod tests {
         holders.iter().map(|(one, _)| one.held() > 0).collect()
     }
 
+    /// One of which so much may be counted.
+    fn budget_of(bytes: usize) -> Budget {
+        Budget::new(bytes / 3 * 4 + bytes % 3)
+    }
+
     #[test]
     fn those_that_hold_the_most_are_ended_first_and_no_more_of_them_than_must_be() {
-        let budget = Budget::new(10 * LEAST);
+        let budget = budget_of(10 * LEAST);
         let some = holders(&budget, &[2 * LEAST, 4 * LEAST, LEAST, 3 * LEAST]);
         budget.relieve();
         assert_eq!(alive(&some), [true; 4]);
@@ -231,7 +263,7 @@ mod tests {
 
     #[test]
     fn those_that_hold_next_to_nothing_are_left_alone() {
-        let budget = Budget::new(LEAST);
+        let budget = budget_of(LEAST);
         let some = holders(&budget, &[LEAST - 1; 5]);
         budget.relieve();
         assert_eq!(alive(&some), [true; 5]);

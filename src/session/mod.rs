@@ -8,7 +8,8 @@
 //! [`budget`]; a [`runner`] task carries each turn from
 //! acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all
 //! of the session. What the agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`],
-//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`], [`foremost`] and the catalogue are pure.
+//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`], [`foremost`] and the catalogue are pure;
+//! [`seldom`] keeps the log short.
 
 mod approvals;
 mod asking;
@@ -40,6 +41,7 @@ mod requests;
 mod reuse;
 mod runner;
 mod schema;
+pub mod seldom;
 mod stock;
 mod stored;
 pub mod turn;

@@ -3,3 +3,4 @@
 //! What takes more than half a minute is ignored by `make test`, and run by `make abuse`.
 
 mod silence;
+mod stalled;

@@ -81,6 +81,7 @@ fn rows() -> Vec<Row> {
     let violation = Violation { field: "prompt".into(), description: "say something".into() };
     vec![
         row(invalid(vec![violation]), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
+        row(too_many_calls(), (ResourceExhausted, Overloaded, &[RETRY_INFO])),
         row(lagged(None), (ResourceExhausted, StreamLagged, &[])),
         // session::Error
         error(Error::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO])),

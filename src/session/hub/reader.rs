@@ -11,7 +11,7 @@ use super::{Cursor, End, Filter, Item, Lagged, Scope, Update};
 use crate::{
     copilot::{Event, event::Payload},
     session::{
-        budget::{Budget, Charge, Entry, Holder},
+        budget::{Budget, Charge, Entry, Holder, LEAST},
         queue::Ticket,
     },
 };
@@ -31,7 +31,7 @@ pub(super) const MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// In which steps what a reader holds is counted. One that keeps up never holds as much, and so never touches what all count
 /// together.
-const STEP: usize = 16 * 1024;
+const STEP: usize = 4 * 1024;
 
 /// A reader, as the hub has it.
 #[derive(Debug)]
@@ -64,16 +64,14 @@ impl<E: End> Shared<E> {
         self.wake.notify_one();
     }
 
-    /// Has what the queue holds counted, where that differs by a step from what is.
+    /// Has what the queue holds counted, where that differs by a step from what is; and is among those that can be ended once
+    /// it was behind by much, be it by what it shares.
     fn count(self: &Arc<Self>, queue: &mut Queue<E>) {
-        if queue.own.abs_diff(queue.charge.bytes()) <= STEP {
-            return;
+        if queue.own.abs_diff(queue.charge.bytes()) > STEP {
+            let bytes = if queue.own <= STEP { 0 } else { queue.own.next_multiple_of(STEP) };
+            queue.charge.set(bytes);
         }
-        let bytes = if queue.own <= STEP { 0 } else { queue.own.next_multiple_of(STEP) };
-        queue.charge.set(bytes);
-        if bytes == 0 {
-            queue.entry = None;
-        } else if queue.entry.is_none() {
+        if queue.bytes.max(queue.own) >= LEAST && queue.entry.is_none() {
             let holder: Weak<Self> = Arc::downgrade(self);
             queue.entry = Some(queue.charge.budget().enter(holder));
         }
@@ -119,7 +117,7 @@ pub(super) struct Queue<E> {
     own: usize,
     /// What of that is counted.
     charge: Charge,
-    /// Where so much is held that this reader may have to be ended.
+    /// Once it was behind by so much that it may have to be ended.
     entry: Option<Entry>,
     /// Where to go on from after what was taken last.
     last: Option<Cursor>,
@@ -234,8 +232,18 @@ fn own(update: &Update) -> usize {
     let place = size_of::<Update>();
     match update.shared {
         Some(_) => place,
-        None => place + size_of::<Event>() + update.event.weight,
+        None => place + size_of::<Event>() + room(&update.event),
     }
+}
+
+/// About how many bytes an event holds. One that others were joined to has room for more of them.
+fn room(event: &Event) -> usize {
+    let text = match &event.payload {
+        Payload::AssistantMessageDelta(delta) => delta.delta_content.capacity(),
+        Payload::AssistantReasoningDelta(delta) => delta.delta_content.capacity(),
+        _ => 0,
+    };
+    event.weight.max(text)
 }
 
 /// The text of `next`, if it continues the delta `last`, and the two together are not too large.

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use super::{real_cli, soon};
+use super::{fake_cli::FakeCli, real_cli, soon};
 
 /// A server that runs as a process of its own, with CLIs of its own.
 pub(crate) struct Server {
@@ -52,15 +52,29 @@ impl Server {
         server
     }
 
+    /// One in front of a CLI that a test plays.
+    pub(crate) async fn in_front_of(cli: &FakeCli, flags: &[&str]) -> Self {
+        let mut program = Command::new(PROGRAM);
+        program.args(["--keeper-link=false", "--cli-url", &cli.address()]).args(flags);
+        let mut server = Self::watch(clean(program), tempfile::tempdir().unwrap()).await;
+        value_in(&mut server.logs, "the CLI is ready", "version").await;
+        server
+    }
+
     async fn spawn(program: Command, model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = configured(program, folder.path().to_str().unwrap(), cli)
-            .args(["--listen=127.0.0.1:0", "--log-format=json", "--log-level=debug"])
+        let mut program = configured(program, folder.path().to_str().unwrap(), cli);
+        program
+            .arg("--log-level=debug")
             .args(flags)
             .envs(real_cli::offline(model))
-            .env("COPILOT_PROVIDER_API_KEY", KEY)
-            .spawn()
-            .unwrap();
+            .env("COPILOT_PROVIDER_API_KEY", KEY);
+        Self::watch(program, folder).await
+    }
+
+    async fn watch(mut program: Command, folder: TempDir) -> Self {
+        program.args(["--listen=127.0.0.1:0", "--log-format=json"]);
+        let mut child = program.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, mut logs) = watch::channel(Vec::new());
         tokio::spawn(async move {
@@ -110,8 +124,17 @@ impl Server {
 
     /// How much memory it has, in bytes.
     pub(crate) fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it has had.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
@@ -140,17 +163,18 @@ pub(crate) fn program(state_dir: &str, cli: &Path) -> Command {
     configured(Command::new(PROGRAM), state_dir, cli)
 }
 
-fn configured(mut command: Command, state_dir: &str, cli: &Path) -> Command {
+fn configured(command: Command, state_dir: &str, cli: &Path) -> Command {
+    let mut command = clean(command);
+    command.args(["--state-dir", state_dir, "--cli-path"]).arg(cli);
+    command
+}
+
+fn clean(mut command: Command) -> Command {
     let variables = std::env::vars().filter(|(name, _)| name.starts_with("COPILOT_"));
     variables.for_each(|(name, _)| {
         command.env_remove(name);
     });
-    command
-        .args(["--state-dir", state_dir, "--cli-path"])
-        .arg(cli)
-        .stderr(Stdio::piped())
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    command.stderr(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
