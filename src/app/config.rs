@@ -94,6 +94,9 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged: directives that `tracing_subscriber::EnvFilter` accepts.
     pub log_level: String,
+    /// What must not be seen, wherever it comes from: the connection token, and what the environment has, which the CLIs
+    /// inherit.
+    pub secrets: Vec<Secret>,
     /// The provider of sessions whose request names none.
     pub provider: Option<Arc<Provider>>,
     /// The model of sessions whose request names none. Given whenever `provider` is.
@@ -179,6 +182,7 @@ impl Config {
         let log_format = values.read("log_format", LogFormat::from_str);
         let log_level = values.read("log_level", log_directives);
         let (provider, model) = provider(values);
+        let secrets = secrets(values.env()).chain(cli_token.clone()).collect();
         Some(Self {
             listen: listen?,
             allow_insecure_listen: allow_insecure_listen?,
@@ -212,6 +216,7 @@ impl Config {
             cleanup: cleanup?,
             log_format: log_format?,
             log_level: log_level?,
+            secrets,
             provider,
             model,
         })
@@ -301,6 +306,18 @@ fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
         Err(error) => values.refuse(FILE, format!("the file cannot be read: {error}")),
     }
     None
+}
+
+/// The values of variables by whose names they are secrets.
+fn secrets(env: &dyn Environment) -> impl Iterator<Item = Secret> {
+    const WORDS: [&str; 5] = ["TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL"];
+    let names = env.names().into_iter().filter(|name| {
+        let name = name.to_ascii_uppercase();
+        WORDS.iter().any(|word| name.contains(word))
+    });
+    // What is a path or a switch is hardly one.
+    let values = names.filter_map(|name| env.var(&name)?.into_string().ok());
+    values.filter(|value| value.len() >= 8 && !value.starts_with('/')).map(Secret::new)
 }
 
 fn recycling(values: &mut Values<'_>) -> Option<recycling::Rules> {

@@ -1,7 +1,7 @@
 //! The running service: backend, sessions and server, put together from a configuration, and taken apart in order.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{File, TryLockError},
     io,
     net::SocketAddr,
     num::NonZero,
@@ -26,7 +26,7 @@ use crate::{
     backend::{
         self, Source,
         addresses::{Addresses, look_up},
-        admission, discover,
+        admission, discover, private,
         process::Spec,
     },
     grpc::{Defaults, listen, server},
@@ -106,7 +106,8 @@ impl Facade {
             max_reader_memory: config.max_reader_memory,
             turn_timeout: config.turn_timeout,
         };
-        let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, backends);
+        let sessions =
+            Sessions::new(limits, config.provider.clone(), config.profiles, config.secrets, backends);
         sessions.keep_clean(config.cleanup);
         let setup = server::Setup {
             sessions: sessions.clone(),
@@ -279,7 +280,7 @@ fn roots() -> Vec<PathBuf> {
 fn lock(state_dir: &Path) -> Result<File, StartError> {
     let problem = |problem: String| StartError::State { path: state_dir.into(), problem };
     let open = || {
-        fs::create_dir_all(state_dir)?;
+        private::create(state_dir)?;
         File::options().create(true).append(true).open(state_dir.join("lock"))
     };
     let file = open().map_err(|error| problem(error.to_string()))?;

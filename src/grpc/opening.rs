@@ -164,7 +164,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn another_protocol_is_refused_at_once() {
         let frame = |head: &[u8]| [PREFACE, head].concat();
-        let rows: [(&[u8], fn(&Refusal) -> bool); 7] = [
+        type Row<'a> = (&'a [u8], fn(&Refusal) -> bool);
+        let rows: [Row<'_>; 7] = [
             (b"\x16\x03\x01\x02", |it| matches!(it, Refusal::Tls)),
             (b"\0\0\0\0", |it| matches!(it, Refusal::Foreign)),
             (b"PRI * HTTP/3", |it| matches!(it, Refusal::Http1)),

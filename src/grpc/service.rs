@@ -407,6 +407,6 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
         start_time: vitals.life.map(|life| life.start_time.into()),
         recycle_count: i64::try_from(vitals.recycled).unwrap_or(i64::MAX),
         failures: i32::try_from(vitals.failures).unwrap_or(i32::MAX),
-        last_output: vitals.last_lines,
+        last_output: sessions.redact(&vitals.last_lines),
     }
 }

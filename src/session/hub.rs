@@ -314,7 +314,7 @@ impl<E: End> Hub<E> {
     }
 
     fn tell(&self, audience: Audience, tell: impl Fn(&Arc<Shared<E>>)) {
-        self.readers.iter().filter(|reader| audience.includes(reader.scope)).for_each(|reader| tell(reader));
+        self.readers.iter().filter(|reader| audience.includes(reader.scope)).for_each(tell);
     }
 
     /// Forgets readers that have gone. Most sessions at rest have none, and then no room for any either.

@@ -62,8 +62,9 @@ use tracing::{info, warn};
 use crate::{
     backend::{self, Backend, BackendId, Link, Pool},
     copilot::{
-        Provider, Rejection,
+        Provider, Rejection, Secret,
         method::{Compact, Compacted, Delete, Fork, Forked, GetMetadata, IsProcessing, Method},
+        redact_line,
     },
 };
 use blueprint::Record;
@@ -126,6 +127,8 @@ struct Inner {
     budget: Budget,
     /// The operator's provider, for stored sessions that were created with it.
     operator: Option<Arc<Provider>>,
+    /// What else must not be seen of the server's.
+    secrets: Vec<Secret>,
     /// Sessions that were created by requests with an id.
     creations: Repeats<Creation>,
     /// Turns that were sent by requests with an id.
@@ -156,11 +159,13 @@ pub struct Change {
 
 impl Sessions {
     /// Sets up the sessions, and starts the backends, of which there is at least one. `operator` is the provider of sessions
-    /// that were created with the operator's default, `profiles` are what sessions may be under.
+    /// that were created with the operator's default, `profiles` are what sessions may be under, `secrets` what a CLI may have printed
+    /// of the server's.
     pub fn new(
         limits: Limits,
         operator: Option<Arc<Provider>>,
         profiles: Profiles,
+        secrets: Vec<Secret>,
         backends: backend::Setup,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
@@ -174,6 +179,7 @@ impl Sessions {
                 limits,
                 budget: Budget::new(limits.max_reader_memory),
                 operator,
+                secrets,
                 creations: Repeats::default(),
                 accepted: Repeats::default(),
                 profiles,
@@ -195,6 +201,21 @@ impl Sessions {
     /// What readers may hold.
     pub fn budget(&self) -> &Budget {
         &self.inner.budget
+    }
+
+    /// Lines that a CLI has printed, about anything, without the secrets that are known here: the server's, and those of all
+    /// sessions.
+    pub fn redact(&self, lines: &[String]) -> Vec<String> {
+        if lines.is_empty() {
+            return Vec::new();
+        }
+        let blueprints: Vec<_> =
+            self.inner.registry.all(Tenant::ONLY).iter().map(|session| session.blueprint()).collect();
+        let inner = &self.inner;
+        let ours = inner.secrets.iter().chain(inner.operator.iter().flat_map(|it| it.secrets()));
+        let of_sessions = blueprints.iter().flat_map(|blueprint| blueprint.settings.secrets());
+        let secrets: Vec<_> = ours.chain(inner.profiles.secrets()).chain(of_sessions).collect();
+        lines.iter().map(|line| redact_line(line, secrets.iter().copied())).collect()
     }
 
     /// The CLIs behind the sessions.

@@ -2,5 +2,6 @@
 //!
 //! What takes more than half a minute is ignored by `make test`, and run by `make abuse`.
 
+mod floods;
 mod silence;
 mod stalled;

@@ -22,7 +22,7 @@ use crate::{
     support::{
         check,
         facade::{Setup, TestFacade},
-        server::{Server, said},
+        server::{Server, said, value_in},
         soon,
     },
 };
@@ -351,6 +351,23 @@ async fn a_cli_whose_connections_do_not_hold_gets_no_new_sessions() {
         let id = create(&facade, "").await.unwrap();
         assert_eq!(clis.created(&id), [1]);
     }
+}
+
+#[tokio::test]
+async fn what_a_cli_has_printed_is_told_without_the_secrets_that_the_server_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let cli = folder.path().join("cli");
+    let script = "#!/bin/sh\necho \"key $COPILOT_PROVIDER_API_KEY, token $GH_TOKEN\" >&2\nexit 3\n";
+    std::fs::write(&cli, script).unwrap();
+    std::fs::set_permissions(&cli, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let model = ModelServer::start(|_| Reply::text("never asked")).await.unwrap();
+    let server = Server::start_unready_with(&model, &cli, &[], &[("GH_TOKEN", "ghu_0123456789")]).await;
+    let mut logs = server.logs.clone();
+    value_in(&mut logs, "the CLI is down", "problem").await;
+    let request = copilot_grpc::grpc::pb::GetServerInfoRequest {};
+    let backend =
+        server.client().await.get_server_info(request).await.unwrap().into_inner().backends.remove(0);
+    assert_eq!(backend.last_output, ["key [redacted], token [redacted]"]);
 }
 
 #[tokio::test]

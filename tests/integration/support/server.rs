@@ -40,7 +40,19 @@ impl Server {
 
     /// The same, with another program for a CLI, and not waiting for it.
     pub(crate) async fn start_unready(model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
-        Self::spawn(Command::new(PROGRAM), model, cli, flags).await
+        Self::start_unready_with(model, cli, flags, &[]).await
+    }
+
+    /// The same, with these variables.
+    pub(crate) async fn start_unready_with(
+        model: &ModelServer,
+        cli: &Path,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut program = Command::new(PROGRAM);
+        program.envs(variables.iter().copied());
+        Self::spawn(program, model, cli, flags).await
     }
 
     /// The same with a CLI, where no process may have more than so many descriptors.
