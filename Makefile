@@ -5,7 +5,7 @@ SHELL := bash
 # The docs are for who works on the code: with the private items, to which a room's doc may link.
 RUSTDOC_STRICT := RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links'
 
-.PHONY: help run test lint fuzz bench tools
+.PHONY: help run test abuse lint fuzz bench tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /make \1: /p' Makefile
@@ -15,6 +15,9 @@ run: ## build and start the service, with a demo model if there is no other, and
 
 test: tools ## run every test, those with the real Copilot CLI included
 	cargo test --workspace --locked
+
+abuse: tools ## run the tests of callers that mean ill, those that take long or want the machine for themselves included
+	cargo test --locked --test integration abuse:: -- --include-ignored --test-threads=1 --nocapture
 
 lint: tools ## format, clippy, doc and proto checks; warnings are errors
 	cargo fmt --all --check

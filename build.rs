@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             server.extern_path(format!(".copilot.v1.{message}"), format!("crate::grpc::streamed::{message}"))
         })
         .extern_path(".copilot.v1", "crate::grpc::pb")
+        .codec_path("crate::grpc::codec::Codec")
         .build_client(false)
         .out_dir(server)
         .compile_fds_with_config(descriptors, prost_build::Config::new())?;

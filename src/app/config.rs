@@ -72,6 +72,10 @@ pub struct Config {
     pub max_waiting_turns: usize,
     /// Sessions that are known at once.
     pub max_sessions: usize,
+    /// Streams that may watch one session.
+    pub max_watchers: usize,
+    /// What all callers together may leave unread, in bytes.
+    pub max_reader_memory: usize,
     /// Largest gRPC message in or out, in bytes.
     pub max_message_size: usize,
     /// Largest JSON-RPC message taken from the CLI, in bytes.
@@ -86,6 +90,8 @@ pub struct Config {
     pub ejection: Ejection,
     /// Age at which a client is told to open another connection.
     pub max_connection_age: Option<Duration>,
+    /// Clients that may be connected at once; `None`: as many as there can be.
+    pub max_connections: Option<usize>,
     /// Time after SIGTERM in which health says no and calls are still taken.
     pub drain_delay: Duration,
     /// Time that running turns get to finish after SIGTERM; zero cuts them off.
@@ -96,6 +102,9 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged: directives that `tracing_subscriber::EnvFilter` accepts.
     pub log_level: String,
+    /// What must not be seen, wherever it comes from: the connection token, and what the environment has, which the CLIs
+    /// inherit.
+    pub secrets: Vec<Secret>,
     /// The provider of sessions whose request names none.
     pub provider: Option<Arc<Provider>>,
     /// The model of sessions whose request names none. Given whenever `provider` is.
@@ -182,6 +191,8 @@ impl Config {
         let max_running_turns = values.read("max_running_turns", within(RUNNING_TURNS, COUNT));
         let max_waiting_turns = values.read("max_waiting_turns", within(WAITING_TURNS, COUNT));
         let max_sessions = values.read("max_sessions", within(SESSIONS, COUNT));
+        let max_watchers = values.read("max_watchers", within(WATCHERS, COUNT));
+        let max_reader_memory = values.read("max_reader_memory", within(READER_MEMORIES, BYTES));
         let max_message_size = values.read("max_message_size", within(MESSAGE_SIZES, BYTES));
         let max_frame_size = values.read("max_frame_size", within(FRAME_SIZES, BYTES));
         let keeper_link = values.read("keeper_link", truth);
@@ -189,12 +200,14 @@ impl Config {
         let recycling = recycling(values);
         let ejection = ejection(values);
         let max_connection_age = values.read("max_connection_age", within(CONNECTION_AGES, DURATION));
+        let max_connections = values.read("max_connections", within(CONNECTIONS, COUNT));
         let drain_delay = values.read("drain_delay", within(DRAIN_DELAYS, DURATION));
         let grace_period = values.read("grace_period", within(GRACE_PERIODS, DURATION));
         let cleanup = cleanup(values);
         let log_format = values.read("log_format", LogFormat::from_str);
         let log_level = values.read("log_level", log_directives);
         let (provider, model) = provider(values);
+        let secrets = secrets(values.env()).chain(cli_token.clone()).collect();
         Some(Self {
             listen: listen?,
             allow_insecure_listen: allow_insecure_listen?,
@@ -214,6 +227,8 @@ impl Config {
             max_running_turns,
             max_waiting_turns: max_waiting_turns?,
             max_sessions: max_sessions?,
+            max_watchers: max_watchers?,
+            max_reader_memory: max_reader_memory?,
             max_message_size: max_message_size?,
             max_frame_size: max_frame_size?,
             keeper_link: keeper_link?,
@@ -221,11 +236,13 @@ impl Config {
             recycling: recycling?,
             ejection: ejection?,
             max_connection_age: max_connection_age.filter(|age| !age.is_zero()),
+            max_connections,
             drain_delay: drain_delay?,
             grace_period: grace_period?,
             cleanup: cleanup?,
             log_format: log_format?,
             log_level: log_level?,
+            secrets,
             provider,
             model,
         })
@@ -247,6 +264,8 @@ const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Dura
 const GRACE_PERIODS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * HOUR);
 /// Zero: connections may grow as old as they like, which a year is too.
 const CONNECTION_AGES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 24 * HOUR);
+/// One is for tests. Beyond a million no machine has room for the buffers.
+const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 /// Zero: at SIGTERM calls are refused at once. Load balancers look for health every few seconds.
 const DRAIN_DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
 /// A session that lives shorter than its first turn is of no use, but tests have some; a thousand years is for ever.
@@ -278,6 +297,10 @@ const RUNNING_TURNS: RangeInclusive<usize> = 1..=10_000;
 const WAITING_TURNS: RangeInclusive<usize> = 0..=1_000_000;
 /// Beyond a million, what is kept for each session would no longer fit a usual machine.
 const SESSIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// Without one, nobody could answer what a session asks beside its turn's caller. Each event is put into the queue of each.
+const WATCHERS: RangeInclusive<usize> = 1..=100_000;
+/// Below 1 MiB a single reader is behind at once; a terabyte is no limit.
+const READER_MEMORIES: RangeInclusive<usize> = MIB..=1024 * GIB;
 /// Below 64 KiB ordinary answers fail; above 256 MiB a few callers can exhaust the memory.
 const MESSAGE_SIZES: RangeInclusive<usize> = 64 * KIB..=256 * MIB;
 /// Below 1 MiB the history of an ordinary session fails; nothing that the CLI sends in earnest reaches 1 GiB.
@@ -308,6 +331,18 @@ fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
         Err(error) => values.refuse(FILE, format!("the file cannot be read: {error}")),
     }
     None
+}
+
+/// The values of variables by whose names they are secrets.
+fn secrets(env: &dyn Environment) -> impl Iterator<Item = Secret> {
+    const WORDS: [&str; 5] = ["TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL"];
+    let names = env.names().into_iter().filter(|name| {
+        let name = name.to_ascii_uppercase();
+        WORDS.iter().any(|word| name.contains(word))
+    });
+    // What is a path or a switch is hardly one.
+    let values = names.filter_map(|name| env.var(&name)?.into_string().ok());
+    values.filter(|value| value.len() >= 8 && !value.starts_with('/')).map(Secret::new)
 }
 
 fn recycling(values: &mut Values<'_>) -> Option<recycling::Rules> {

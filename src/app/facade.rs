@@ -1,7 +1,7 @@
 //! The running service: backend, sessions and server, put together from a configuration, and taken apart in order.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{File, TryLockError},
     io,
     net::SocketAddr,
     num::NonZero,
@@ -11,7 +11,6 @@ use std::{
 };
 
 use tokio::{
-    net::TcpListener,
     sync::Mutex,
     task::JoinHandle,
     time::{sleep, timeout},
@@ -19,20 +18,26 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::config::{CliAddress, Config};
+use super::{
+    config::{CliAddress, Config},
+    descriptors,
+};
 use crate::{
     backend::{
         self, Source,
         addresses::{Addresses, look_up},
-        admission, discover,
+        admission, discover, private,
         process::Spec,
     },
-    grpc::{Defaults, server},
+    grpc::{Defaults, listen, server},
     session::{Limits, Policy, Roots, Sessions},
 };
 
 /// How long the last answers may take to reach their callers after the turns have ended.
 const FLUSH: Duration = Duration::from_secs(2);
+
+/// For how many CLIs descriptors are kept back where a name leads to them: nobody knows how many there will be.
+const CLIS_OF_A_NAME: usize = 8;
 
 /// Why the service could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -91,23 +96,26 @@ impl Facade {
     ) -> Result<Self, StartError> {
         let (backends, home) = backends(&config, &guard, look_up)?;
         let roots = Roots::new(config.roots());
-        let listener = TcpListener::bind(config.listen)
-            .await
+        let (address, listener) = listen(config.listen)
             .and_then(|listener| Ok((listener.local_addr()?, listener)))
-            .map_err(|error| StartError::Listen { address: config.listen, error });
-        let (address, listener) = listener?;
+            .map_err(|error| StartError::Listen { address: config.listen, error })?;
+        let clis = backends.fixed.len() + backends.groups.len() * CLIS_OF_A_NAME;
         let limits = Limits {
             max_sessions: config.max_sessions,
             max_queued_turns: config.max_queued_turns,
+            max_watchers: config.max_watchers,
+            max_reader_memory: config.max_reader_memory,
             turn_timeout: config.turn_timeout,
         };
-        let sessions = Sessions::new(limits, config.provider.clone(), config.profiles, roots, backends);
+        let sessions =
+            Sessions::new(limits, config.provider.clone(), config.profiles, roots, config.secrets, backends);
         sessions.keep_clean(config.cleanup);
         let setup = server::Setup {
             sessions: sessions.clone(),
             turn_timeout: config.turn_timeout,
             max_message_size: config.max_message_size,
             max_connection_age: config.max_connection_age,
+            max_connections: descriptors::for_clients(config.max_connections, clis),
             defaults: Defaults {
                 policy: Policy::allowing(&config.allow_permissions),
                 request_timeout: Some(config.request_timeout),
@@ -273,7 +281,7 @@ fn programs() -> Vec<PathBuf> {
 fn lock(state_dir: &Path) -> Result<File, StartError> {
     let problem = |problem: String| StartError::State { path: state_dir.into(), problem };
     let open = || {
-        fs::create_dir_all(state_dir)?;
+        private::create(state_dir)?;
         File::options().create(true).append(true).open(state_dir.join("lock"))
     };
     let file = open().map_err(|error| problem(error.to_string()))?;

@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod command;
 pub mod config;
+mod descriptors;
 mod facade;
 pub mod health;
 pub mod settings;
@@ -63,6 +64,7 @@ fn say(text: &dyn Display) {
 /// `serve`: until SIGTERM or SIGINT, and then until what runs has finished, or a second signal comes.
 pub async fn serve(config: Config) -> Result {
     telemetry::install(&config);
+    descriptors::raise_limit();
     let mut signals = Signals::new()?;
     let grace = config.grace_period;
     let facade = Facade::start(config, own_program()?).await?;

@@ -147,6 +147,18 @@ const SETTINGS: &[Setting] = &[
         default: Some("1000"),
         help: "Sessions at once; the CLI takes 2 to 3 MB for each one that is loaded",
     },
+    Setting {
+        key: "max_watchers",
+        value: "COUNT",
+        default: Some("100"),
+        help: "Streams that may watch one session at once (WatchSession, Converse); more are refused",
+    },
+    Setting {
+        key: "max_reader_memory",
+        value: "BYTES",
+        default: Some("256MiB"),
+        help: "What all callers together may leave unread; beyond it, the streams that are furthest behind are ended",
+    },
     Setting { key: "max_message_size", value: "BYTES", default: Some("16MiB"), help: "Largest gRPC request" },
     Setting {
         key: "max_frame_size",
@@ -208,6 +220,13 @@ const SETTINGS: &[Setting] = &[
         value: "DURATION",
         default: Some("30m"),
         help: "Age at which a client is told to open another connection, up to a tenth less at random; 0s for never",
+    },
+    Setting {
+        key: "max_connections",
+        value: "COUNT",
+        default: None,
+        help: "Clients that may be connected at once; without it, or if the limit of open files (ulimit -n) does not \
+               suffice, as many as it leaves beside the CLIs, at most 10000 without it",
     },
     Setting {
         key: "drain_delay",

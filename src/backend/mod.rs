@@ -3,7 +3,7 @@
 //! [`Backend`] is one CLI: its supervisor task connects, waits for the end of the link, and connects again after a
 //! pause. [`Link`] is one connection after its handshake. What the CLI tells goes to a [`Sink`], which the session
 //! room provides; this room knows no sessions. [`admission`] is how many turns it takes at once, [`standing`] whether it gets
-//! new sessions, with the help of [`outlier`]. [`recycling`] has CLIs of ours started anew. A [`Pool`] holds all of them as they
+//! new sessions, with the help of [`outlier`]. Their folders are [`private`]. [`recycling`] has CLIs of ours started anew. A [`Pool`] holds all of them as they
 //! come and go, with the [`addresses`] that a name leads to, and [`placement`] says which of them a session's id belongs to.
 
 pub mod addresses;
@@ -15,6 +15,7 @@ mod link;
 mod outlier;
 pub mod placement;
 mod pool;
+pub mod private;
 pub mod process;
 pub mod recycling;
 mod standing;

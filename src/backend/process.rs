@@ -19,9 +19,9 @@ use std::{
     net::Shutdown,
     os::{
         fd::OwnedFd,
-        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _, net},
+        unix::{ffi::OsStrExt as _, net},
     },
-    path::{self, Path, PathBuf},
+    path::{self, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -36,7 +36,7 @@ use tracing::{debug, warn};
 
 use super::{
     discover::{self, Fitness},
-    guard,
+    guard, private,
 };
 use output::Output;
 
@@ -194,7 +194,7 @@ pub enum StartError {
     #[error("{} is not an executable file: chmod +x it, or name the `copilot` binary with --cli-path", .0.display())]
     NotExecutable(PathBuf),
     /// The state or working directory could not be made.
-    #[error("cannot create the folder {}: {source}; make it writable, or choose another state directory", path.display())]
+    #[error("cannot use the folder {}: {source}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -261,7 +261,7 @@ impl Running {
     /// Starts the guard, and the task that reads the output and outlives the handle: it ends when the guard does.
     fn spawn(spec: &Spec) -> Result<(Self, UnixStream), StartError> {
         for path in [&spec.home, &spec.work_dir] {
-            create_private(path).map_err(|source| StartError::Folder { path: path.clone(), source })?;
+            private::create(path).map_err(|source| StartError::Folder { path: path.clone(), source })?;
         }
         let not_started = |source| StartError::Guard { path: spec.guard.clone(), source };
         let (lifeline, stdio, theirs) = Lifeline::new().map_err(not_started)?;
@@ -374,11 +374,6 @@ fn is_ours(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"COPILOT_GRPC_") || name == "COPILOT_CONNECTION_TOKEN"
 }
 
-/// Creates `path` and its missing parents for the owner only; one that exists is left as it is.
-fn create_private(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
 /// The oldest child of `guard`, which is the CLI: orphans are added behind it. `None` where the kernel does not list them.
 fn first_child(guard: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).ok()?;
@@ -387,7 +382,7 @@ fn first_child(guard: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _};
+    use std::os::unix::process::ExitStatusExt as _;
 
     use super::*;
 
@@ -398,17 +393,6 @@ mod tests {
         check(1 << 8, Status::Code(1));
         check(137 << 8, Status::Signal(9));
         check(9, Status::Lost);
-    }
-
-    #[test]
-    fn folders_are_created_for_the_owner_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let deep = dir.path().join("state/cli-0");
-        create_private(&deep).unwrap();
-        create_private(&deep).unwrap();
-        for path in [deep.as_path(), deep.parent().unwrap()] {
-            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-        }
     }
 
     #[test]

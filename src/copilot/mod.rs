@@ -18,7 +18,7 @@ pub use event::Event;
 pub use failure::{AgentFailure, Rejection};
 pub use method::{Attachment, Message, Method};
 pub use schema::Schema;
-pub use secret::Secret;
+pub use secret::{Secret, redact, redact_line};
 pub use settings::{
     CustomAgent, InfiniteSession, LargeOutput, Limits, McpServer, McpTransport, ModelCapabilities,
     NamedProvider, Options, Provider, ProviderModel, Remote, Section, Settings, Skills, Supports,

@@ -1,59 +1,78 @@
-//! The connections of clients: taken, given a new one after a while, and told to go when the server does.
+//! The connections of clients: opened, given a new one after a while, and told to go when the server does.
 //!
 //! A client keeps its connection for as long as it may, and so would never find out about servers that were added behind the same
 //! name. So a connection has an age, at which its client is told to open another (GOAWAY). The calls that are open on it go on to
 //! their end, however long that takes: neither a turn nor a stream is cut by it.
+//!
+//! It is served once its client has opened HTTP/2, which [`opening`] waits for. One that is silent later is found by keepalive.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::{Buf as _, Bytes};
 use futures_util::{StreamExt as _, future, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
     time::sleep,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 use uuid::Uuid;
 
-/// The pause after a connection that could not be taken: mostly there are too many files, and that does not pass at once.
-const PAUSE: Duration = Duration::from_millis(50);
+use super::{
+    frames::Allowance,
+    opening::{self, Refusal},
+    unread::Unread,
+};
+use crate::session::budget::{Budget, Entry};
 
-/// The next client.
-pub(super) async fn accept(listener: &TcpListener) -> Connection {
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                // Deltas are small and want to be sent at once.
-                if let Err(error) = socket.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection could not be tuned");
-                }
-                let closed = CancellationToken::new();
-                return Connection { socket, _open: closed.clone().drop_guard(), closed };
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken");
-                sleep(PAUSE).await;
-            }
-        }
-    }
-}
-
-/// A client's connection.
+/// A client's connection, which is open.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: TcpStream,
+    /// What its client has said so far, which nobody has read yet.
+    said: Bytes,
+    allowance: Allowance,
+    unread: Unread,
+    /// Among those that can be ended for what they leave unread.
+    _entry: Entry,
+    /// Among the connections that there may be.
+    _place: OwnedSemaphorePermit,
     _open: DropGuard,
     /// Cancelled when it is gone.
     closed: CancellationToken,
 }
 
 impl Connection {
+    /// Waits until the client has opened HTTP/2.
+    ///
+    /// # Errors
+    /// If it has not in time, or does something else. Then it is gone.
+    pub(super) async fn open(
+        mut socket: TcpStream,
+        place: OwnedSemaphorePermit,
+        budget: &Budget,
+    ) -> Result<Self, Refusal> {
+        // Deltas are small and want to be sent at once.
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "a connection could not be tuned");
+        }
+        let said = opening::read(&mut socket).await?;
+        let mut allowance = Allowance::new();
+        // It is the first of its frames that is followed.
+        allowance.received(opening::frames(&said)).map_err(io::Error::other)?;
+        let closed = CancellationToken::new();
+        let open = closed.clone().drop_guard();
+        let (unread, entry) = Unread::new(budget);
+        Ok(Self { socket, said, allowance, unread, _entry: entry, _place: place, _open: open, closed })
+    }
+
     /// As tonic takes it, and when its client is to be told to go: at its age, with the server, or when it has gone by itself.
     pub(super) fn served(
         self,
@@ -87,13 +106,28 @@ fn age_of_one(max_age: Duration) -> Duration {
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_read(cx, buf)
+        let this = self.get_mut();
+        if !this.said.is_empty() {
+            let read = this.said.len().min(buf.remaining());
+            buf.put_slice(&this.said[..read]);
+            this.said.advance(read);
+            return Poll::Ready(Ok(()));
+        }
+        this.unread.check(cx).map_err(io::Error::other)?;
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
+        let received = this.allowance.received(&buf.filled()[before..]);
+        Poll::Ready(received.map_err(io::Error::other))
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+        let this = self.get_mut();
+        this.unread.check(cx).map_err(io::Error::other)?;
+        let sent = ready!(Pin::new(&mut this.socket).poll_write(cx, buf))?;
+        this.allowance.sent(sent);
+        Poll::Ready(Ok(sent))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -109,7 +143,11 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        this.unread.check(cx).map_err(io::Error::other)?;
+        let sent = ready!(Pin::new(&mut this.socket).poll_write_vectored(cx, bufs))?;
+        this.allowance.sent(sent);
+        Poll::Ready(Ok(sent))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -118,10 +156,11 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Unread;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.socket.connect_info()
+    /// What each of its calls has among its extensions.
+    fn connect_info(&self) -> Unread {
+        self.unread.clone()
     }
 }
 

@@ -129,7 +129,7 @@ impl Conversation {
                     self.tell(|waiting| waiting.ticket == ticket, &outcome);
                 }
                 Next::Watched(Watched::Ended(error)) => return Err(status::of(&error)),
-                Next::Watched(Watched::Lagged) => return Err(status::lagged()),
+                Next::Watched(Watched::Lagged(cursor)) => return Err(status::lagged(cursor.as_ref())),
                 Next::Outcome(number, outcome) => self.tell(|waiting| waiting.number == number, &outcome),
                 Next::Draining => return Err(status::of(&Error::Draining)),
             }

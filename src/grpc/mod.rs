@@ -1,22 +1,30 @@
 //! The contract: `copilot.v1` over gRPC. The only room that knows tonic and prost.
 //!
 //! [`service`] has one short method for each RPC: parse, call the session room, encode. [`convert`] holds the parsing
-//! and encoding, [`status`] makes every error a rich one, [`deadline`] reads the caller's and [`ending`] keeps it,
-//! [`connection`] takes the clients.
+//! and encoding, [`codec`] has its buffers, [`status`] makes every error a rich one, [`deadline`] reads the caller's and
+//! [`ending`] keeps it, [`listener`] takes the clients, [`opening`] hears what they say first, and a [`connection`] is theirs from
+//! then on, whose [`frames`] are counted, as is what it leaves [`unread`]. The [`gate`] lets nothing but calls through.
 
 pub mod client;
+mod codec;
 mod connection;
 mod converse;
 mod convert;
 mod deadline;
 mod ending;
+mod frames;
+mod gate;
 mod health;
+mod listener;
+mod opening;
 pub mod server;
 mod service;
 mod status;
 pub mod streamed;
+mod unread;
 
 pub use convert::Defaults;
+pub use listener::listen;
 pub use status::DOMAIN;
 
 macro_rules! generated {

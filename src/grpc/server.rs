@@ -8,8 +8,8 @@ use tonic::{Status, body::Body, transport::Server};
 use tower::util::MapResponseLayer;
 
 use super::{
-    DESCRIPTORS, connection, convert::Defaults, ending::Ending, health,
-    pb_server::copilot_service_server::CopilotServiceServer, service::Service, status,
+    DESCRIPTORS, connection::Connection, convert::Defaults, ending::Ending, gate::Gates, health,
+    listener::Listener, pb_server::copilot_service_server::CopilotServiceServer, service::Service, status,
 };
 use crate::session::Sessions;
 
@@ -36,6 +36,8 @@ pub struct Setup {
     pub max_message_size: usize,
     /// After how long a client is told to open another connection; `None`: never.
     pub max_connection_age: Option<Duration>,
+    /// How many clients there may be at once.
+    pub max_connections: usize,
 }
 
 /// Serves until `closing`: then it takes no new connection, tells the open ones to go away, and returns when they have.
@@ -49,7 +51,9 @@ pub async fn serve(
     draining: CancellationToken,
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let Setup { sessions, defaults, turn_timeout, max_message_size, max_connection_age } = setup;
+    let Setup { sessions, defaults, turn_timeout, max_message_size, max_connection_age, max_connections } =
+        setup;
+    let budget = sessions.budget().clone();
     let (reporter, health) = tonic_health::server::health_reporter();
     let follower = tokio::spawn(health::follow(reporter, sessions.pool().readiness(), draining));
     let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout, max_message_size })
@@ -67,17 +71,25 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(MAX_CONCURRENT_STREAMS))
         .layer(Ending { closing: closing.clone() })
+        .layer(Gates::new())
         .layer(MapResponseLayer::new(move |response| enrich(response, max_message_size)))
         .add_service(service)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     let connections = TaskTracker::new();
-    while let Some(connection) = closing.run_until_cancelled(connection::accept(&listener)).await {
-        let (incoming, end) = connection.served(max_connection_age, closing.clone());
-        let server = server.clone();
+    let mut listener = Listener::new(listener, max_connections);
+    while let Some((socket, place)) = closing.run_until_cancelled(listener.accept()).await {
+        let (server, closing, budget) = (server.clone(), closing.clone(), budget.clone());
         // Each on a server of its own, because they are told to go at different times.
         connections.spawn(async move {
+            let opened = closing.run_until_cancelled(Connection::open(socket, place, &budget));
+            let connection = match opened.await {
+                Some(Ok(connection)) => connection,
+                Some(Err(refusal)) => return tracing::debug!(%refusal, "a connection was not opened"),
+                None => return,
+            };
+            let (incoming, end) = connection.served(max_connection_age, closing);
             if let Err(error) = server.serve_with_incoming_shutdown(incoming, end).await {
                 tracing::debug!(%error, "a connection could not be served");
             }

@@ -354,9 +354,9 @@ async fn next_of_turn(turn: Option<Turn>) -> Option<(Result<SendAndStreamRespons
             (Ok(Streamed::Message(message(Payload::Result(convert::turn_result(&result))))), None)
         }
         Told::Ended(Err(error)) => (Err(status::of_turn(&error)), None),
-        Told::Lagged => {
+        Told::Lagged(cursor) => {
             turn.detach();
-            (Err(status::lagged()), None)
+            (Err(status::lagged(cursor.as_ref())), None)
         }
     })
 }
@@ -374,7 +374,7 @@ async fn next_of_session(
             }
             Watched::TurnEnded(..) => continue,
             Watched::Ended(error) => (Err(status::of(&error)), None),
-            Watched::Lagged => (Err(status::lagged()), None),
+            Watched::Lagged(cursor) => (Err(status::lagged(cursor.as_ref())), None),
         });
     }
 }
@@ -436,6 +436,6 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
         start_time: vitals.life.map(|life| life.start_time.into()),
         recycle_count: i64::try_from(vitals.recycled).unwrap_or(i64::MAX),
         failures: i32::try_from(vitals.failures).unwrap_or(i32::MAX),
-        last_output: vitals.last_lines,
+        last_output: sessions.redact(&vitals.last_lines),
     }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     backend,
     copilot::{AgentFailure, Rejection, failure::AgentCause},
-    session::{Delivery, Error, Excess, Remains, SessionId, Settlement, TurnCause, TurnError},
+    session::{Delivery, Error, Excess, Remains, SessionId, Settlement, TurnCause, TurnError, hub::Cursor},
 };
 
 /// `google.rpc.ErrorInfo.domain` of all our errors.
@@ -76,6 +76,12 @@ impl Problem {
     fn new(code: Code, reason: ErrorReason, message: impl ToString) -> Self {
         let message = message.to_string();
         Self { code, reason, message, metadata: HashMap::new(), details: Vec::new(), push_back: None }
+    }
+
+    /// What is of no use when it is cut, and never long.
+    fn whole_metadata(mut self, key: &str, value: &str) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
     }
 
     fn metadata(mut self, key: &str, value: impl ToString) -> Self {
@@ -173,11 +179,26 @@ fn field_of(complaint: &str) -> &'static str {
     WORDS.iter().find(|(word, _)| complaint.contains(word)).map_or("", |(_, field)| field)
 }
 
-/// Not every event of a stream could be given.
-pub(super) fn lagged() -> Status {
+/// Not every event of a stream could be given. With the cursor of what was given last, if that is known.
+pub(super) fn lagged(cursor: Option<&Cursor>) -> Status {
     let message = "an event could not be given: the stream was read too slowly, or the event was larger than \
                    max_frame_size; the turn itself goes on";
-    Problem::new(Code::ResourceExhausted, ErrorReason::StreamLagged, message).into_status()
+    let problem = Problem::new(Code::ResourceExhausted, ErrorReason::StreamLagged, message);
+    match cursor {
+        Some(cursor) => problem.whole_metadata("cursor", cursor.as_str()),
+        None => problem,
+    }
+    .into_status()
+}
+
+/// There is no room for another call.
+pub(super) fn too_many_calls() -> Status {
+    let message = "there are as many open calls, or as much that callers have not read, as there may be \
+                   (max_reader_memory): try again later";
+    Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
+        .retry_after(RETRY_SOON)
+        .push_back(PushBack::After(RETRY_SOON))
+        .into_status()
 }
 
 /// What the session room says.
@@ -211,6 +232,13 @@ pub(super) fn of(error: &Error) -> Status {
         Error::TooMuchToStore => wrong_field("system_message", error),
         Error::QueueFull { session, .. } => {
             let advice = format!("{error}: wait for some of them, or use more sessions");
+            Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
+                .session(session)
+                .retry_after(RETRY_SOON)
+                .push_back(PushBack::After(RETRY_SOON))
+        }
+        Error::TooManyWatchers { session, .. } => {
+            let advice = format!("{error}: end some of them, or try again later");
             Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
                 .session(session)
                 .retry_after(RETRY_SOON)

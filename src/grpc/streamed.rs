@@ -33,10 +33,10 @@ pub enum Streamed<M> {
 impl<M> Streamed<M> {
     /// A message with an event, which `wrap` puts into it where nobody else gets it.
     pub(super) fn event(mut update: Update, wrap: impl FnOnce(pb::SessionEvent) -> M) -> Self {
-        match update.encoded.take() {
-            Some(encoded) => {
+        match update.shared.take() {
+            Some(shared) => {
                 let encode = || pb::SessionEvent::from(update).encode_to_vec().into();
-                Self::Event(encoded.get_or_init(encode).clone())
+                Self::Event(shared.encoded(encode))
             }
             None => Self::Message(wrap(update.into())),
         }
@@ -88,15 +88,24 @@ mod tests {
     use super::*;
     use crate::{
         copilot::event,
-        session::hub::{Audience, Filter, Hub, Item, Kinds, Scope},
+        session::{
+            budget::Budget,
+            hub::{Audience, End, Filter, Hub, Item, Kinds, Scope},
+        },
     };
+
+    impl End for () {
+        fn weight(&self) -> usize {
+            0
+        }
+    }
 
     /// What so many readers of one event are sent.
     fn told(readers: usize) -> Vec<WatchSessionResponse> {
         let event =
             r#"{"type":"abort","id":"e","timestamp":"2026-11-27T16:57:07.928Z","data":{"reason":"r"}}"#;
         let event = event::parse_stored(event).unwrap();
-        let mut hub = Hub::<()>::default();
+        let mut hub = Hub::<()>::new(Budget::default());
         let filter = Filter { kinds: Kinds::Exactly(&["abort"]), sub_agents: true };
         let mut readers: Vec<_> =
             (0..readers).map(|_| hub.subscribe(Scope::Session, filter.clone())).collect();

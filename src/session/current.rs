@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     error::{Delivery, TurnCause, TurnError},
+    hub,
     queue::Ticket,
     turn::{Ending, ToolCall, Turn, TurnResult},
 };
@@ -19,6 +20,17 @@ use crate::copilot::{
 
 /// How a turn ended.
 pub type Outcome = Result<Arc<TurnResult>, Arc<TurnError>>;
+
+impl hub::End for Outcome {
+    fn weight(&self) -> usize {
+        // The tools' arguments came in events, which count by themselves.
+        size_of::<TurnResult>()
+            + match self {
+                Ok(result) => result.content.len(),
+                Err(error) => error.remains.partial.len(),
+            }
+    }
+}
 
 /// The turn that has its session.
 #[derive(Debug)]

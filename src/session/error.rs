@@ -111,6 +111,14 @@ pub enum Error {
         /// How many wait.
         waiting: usize,
     },
+    /// The session has as many watchers as it may.
+    #[error("session {session} has {limit} watchers, as many as it may (max_watchers)")]
+    TooManyWatchers {
+        /// The session.
+        session: SessionId,
+        /// The limit.
+        limit: usize,
+    },
     /// The CLI has as many turns as it may.
     #[error("the Copilot CLI runs {} turns, and {} wait, as many as may", .0.running, .0.waiting)]
     Overloaded(Full),

@@ -7,7 +7,7 @@ use tokio_util::sync::DropGuard;
 use super::{
     current::Outcome,
     error::{TurnCause, TurnError},
-    hub::{Item, Subscriber, Update},
+    hub::{Cursor, Item, Subscriber, Update},
     live::Session,
     queue::Ticket,
     runner::Deadline,
@@ -35,8 +35,8 @@ pub enum Told {
     Update(Update),
     /// The last one: how it ended.
     Ended(Outcome),
-    /// The last one: the caller reads too slowly. The turn goes on.
-    Lagged,
+    /// The last one: the caller reads too slowly. The turn goes on, and a watcher may go on from here.
+    Lagged(Option<Cursor>),
 }
 
 impl Turn {
@@ -50,7 +50,7 @@ impl Turn {
     /// # Cancel safety
     /// Dropping it loses nothing.
     pub async fn next(&mut self) -> Told {
-        let Some(subscriber) = &mut self.subscriber else { return Told::Lagged };
+        let Some(subscriber) = &mut self.subscriber else { return Told::Lagged(None) };
         let item = if self.keeps_deadline {
             subscriber.next().await
         } else {
@@ -66,7 +66,9 @@ impl Turn {
             Item::Update(update) => Told::Update(update),
             Item::TurnEnded(_, outcome) => Told::Ended(outcome),
             // Of a turn's readers none hears of the session, and a session that is gone has ended its turns.
-            Item::Lagged(_) | Item::LinkLost | Item::Reloaded | Item::Gone => Told::Lagged,
+            Item::Lagged(_) | Item::LinkLost | Item::Reloaded | Item::Gone => {
+                Told::Lagged(self.subscriber.as_ref().and_then(Subscriber::last))
+            }
         }
     }
 
@@ -77,7 +79,7 @@ impl Turn {
                 Told::Ended(outcome) => return outcome,
                 Told::Update(_) => {}
                 // Without events there is nothing to lag behind.
-                Told::Lagged => return Err(Arc::new(TurnError::not_delivered(TurnCause::Cancelled))),
+                Told::Lagged(_) => return Err(Arc::new(TurnError::not_delivered(TurnCause::Cancelled))),
             }
         }
     }

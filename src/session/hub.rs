@@ -1,34 +1,29 @@
 //! Fan-out: what happens in a session, told to any number of readers, each with a queue of its own that it empties at
-//! leisure.
+//! leisure: a [`reader`].
 //!
 //! It is told by the task that reads the CLI's connection, which never waits. So a queue that grows is first kept
 //! short by joining text deltas of the same message into one, which loses nothing; and if that is not enough, it is
-//! closed with [`Lagged`]. No other event is joined or dropped.
+//! closed with [`Lagged`]. No other event is joined or dropped. What all queues of the server hold has a [`Budget`].
+
+mod reader;
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    fmt,
+    sync::{Arc, OnceLock},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use tokio::sync::Notify;
 
-use super::{key::SessionId, queue::Ticket};
-use crate::copilot::{Event, event::Payload};
+use super::{
+    budget::{Budget, Charge},
+    key::SessionId,
+    queue::Ticket,
+};
+use crate::copilot::Event;
+use reader::{Queue, Shared};
 
-/// From how many waiting events on deltas are joined: a reader that is this far behind shows bursts anyway.
-const JOIN_FROM: usize = 64;
-
-/// How large a joined delta may become, in bytes. Well below the 4 MiB that most gRPC clients accept in a message.
-const MAX_JOINED: usize = 256 * 1024;
-
-/// How many events may wait for a reader.
-const MAX_EVENTS: usize = 8192;
-
-/// How many bytes of events may wait for a reader, as JSON. Above the largest frames that a turn usually has, so that
-/// a single large event does not end a stream.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
+pub use reader::Subscriber;
 
 /// Which events a reader wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,14 +106,35 @@ pub struct Update {
     pub cursor: Option<Cursor>,
     /// Whether it is a request that waits for an answer of the session's callers.
     pub asks: bool,
-    /// Where several readers get it: its encoding, which whoever needs it first makes for all.
-    pub encoded: Option<Arc<OnceLock<Bytes>>>,
+    /// Where several readers get it: what they share.
+    pub shared: Option<Arc<Together>>,
 }
 
 impl Update {
     /// An event that is no request.
     pub fn new(event: Arc<Event>, cursor: Option<Cursor>) -> Self {
-        Self { event, cursor, asks: false, encoded: None }
+        Self { event, cursor, asks: false, shared: None }
+    }
+}
+
+/// What several readers of an event share. The event counts against the budget once, for as long as one of them has it.
+#[derive(Debug)]
+pub struct Together {
+    encoded: OnceLock<Bytes>,
+    _charge: Charge,
+}
+
+impl Together {
+    /// The event's encoding, which whoever needs it first makes for all.
+    pub fn encoded(&self, encode: impl FnOnce() -> Bytes) -> Bytes {
+        self.encoded.get_or_init(encode).clone()
+    }
+}
+
+impl PartialEq for Together {
+    /// By what all have of it.
+    fn eq(&self, other: &Self) -> bool {
+        self.encoded == other.encoded
     }
 }
 
@@ -170,19 +186,30 @@ impl Audience {
     }
 }
 
+/// How a turn ends, as readers are told it.
+pub trait End: Clone + fmt::Debug + Send + Sync + 'static {
+    /// About how many bytes it takes.
+    fn weight(&self) -> usize;
+}
+
 /// The readers of a session.
 #[derive(Debug)]
 pub struct Hub<E> {
     readers: Vec<Arc<Shared<E>>>,
+    budget: Budget,
 }
 
-impl<E> Default for Hub<E> {
-    fn default() -> Self {
-        Self { readers: Vec::new() }
+impl<E: End> Hub<E> {
+    /// Without readers. What they hold counts against the budget.
+    pub fn new(budget: Budget) -> Self {
+        Self { readers: Vec::new(), budget }
     }
-}
 
-impl<E: Clone> Hub<E> {
+    /// What readers may hold.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// A new reader, which hears of what happens from now on.
     pub fn subscribe(&mut self, scope: Scope, filter: Filter) -> Subscriber<E> {
         self.add(scope, filter, true)
@@ -195,10 +222,9 @@ impl<E: Clone> Hub<E> {
 
     fn add(&mut self, scope: Scope, filter: Filter, present: bool) -> Subscriber<E> {
         self.prune();
-        let (queue, wake) = (Mutex::new(Queue::default()), Notify::new());
-        let shared = Arc::new(Shared { scope, filter, present, queue, wake });
+        let shared = Arc::new(Shared::new(scope, filter, present, Queue::new(&self.budget)));
         self.readers.push(shared.clone());
-        Subscriber { shared }
+        Subscriber::of(shared)
     }
 
     /// Whether anybody among them wants events of this kind.
@@ -212,11 +238,27 @@ impl<E: Clone> Hub<E> {
             |reader: &Arc<Shared<E>>| audience.includes(reader.scope) && reader.filter.wants_update(update);
         let mut wanting = self.readers.iter().filter(|reader| wants(reader));
         let Some(first) = wanting.next() else { return };
-        let Some(second) = wanting.next() else { return first.push(|queue| queue.push(update)) };
-        let shared = Update { encoded: Some(Arc::default()), ..update.clone() };
-        for reader in [first, second].into_iter().chain(wanting) {
-            reader.push(|queue| queue.push(&shared));
+        match wanting.next() {
+            None => first.push(|queue| queue.push(update)),
+            Some(second) => {
+                let shared = Update { shared: Some(self.together(&update.event)), ..update.clone() };
+                for reader in [first, second].into_iter().chain(wanting) {
+                    reader.push(|queue| queue.push(&shared));
+                }
+            }
         }
+        self.budget.relieve();
+    }
+
+    fn together(&self, event: &Event) -> Arc<Together> {
+        // It, and its encoding.
+        let charge = self.budget.charge(size_of::<Event>() + 2 * event.weight);
+        Arc::new(Together { encoded: OnceLock::new(), _charge: charge })
+    }
+
+    /// How many read all that happens in the session.
+    pub fn watchers(&self) -> usize {
+        self.readers.iter().filter(|reader| reader.scope == Scope::Session && !reader.is_dropped()).count()
     }
 
     /// An event of this kind cannot be given to those who want it: what was queued before is still read first.
@@ -233,7 +275,7 @@ impl<E: Clone> Hub<E> {
         let ended = Item::TurnEnded(ticket, outcome.clone());
         self.readers.retain(|reader| match reader.scope {
             Scope::Session => {
-                reader.push(|queue| queue.items.push_back(ended.clone()));
+                reader.push(|queue| queue.tell(ended.clone()));
                 true
             }
             Scope::Turn(turn) if turn == ticket => {
@@ -247,12 +289,12 @@ impl<E: Clone> Hub<E> {
 
     /// The connection to the CLI was lost.
     pub fn link_lost(&mut self) {
-        self.tell_watchers(|queue| queue.items.push_back(Item::LinkLost));
+        self.tell_watchers(|queue| queue.tell(Item::LinkLost));
     }
 
     /// The session was loaded again.
     pub fn reloaded(&mut self) {
-        self.tell_watchers(|queue| queue.items.push_back(Item::Reloaded));
+        self.tell_watchers(|queue| queue.tell(Item::Reloaded));
     }
 
     /// The session is gone.
@@ -271,8 +313,8 @@ impl<E: Clone> Hub<E> {
         self.prune();
     }
 
-    fn tell(&self, audience: Audience, tell: impl Fn(&Shared<E>)) {
-        self.readers.iter().filter(|reader| audience.includes(reader.scope)).for_each(|reader| tell(reader));
+    fn tell(&self, audience: Audience, tell: impl Fn(&Arc<Shared<E>>)) {
+        self.readers.iter().filter(|reader| audience.includes(reader.scope)).for_each(tell);
     }
 
     /// Forgets readers that have gone. Most sessions at rest have none, and then no room for any either.
@@ -281,185 +323,6 @@ impl<E: Clone> Hub<E> {
         if self.readers.is_empty() {
             self.readers = Vec::new();
         }
-    }
-}
-
-#[derive(Debug)]
-struct Shared<E> {
-    scope: Scope,
-    filter: Filter,
-    /// Whether somebody is there who reads it.
-    present: bool,
-    queue: Mutex<Queue<E>>,
-    wake: Notify,
-}
-
-impl<E> Shared<E> {
-    fn queue(&self) -> MutexGuard<'_, Queue<E>> {
-        // Nothing that holds the lock can panic half-way.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, push: impl FnOnce(&mut Queue<E>)) {
-        let mut queue = self.queue();
-        if queue.end.is_none() {
-            push(&mut queue);
-        }
-        drop(queue);
-        self.wake.notify_one();
-    }
-
-    fn is_dropped(&self) -> bool {
-        self.queue().dropped
-    }
-}
-
-#[derive(Debug)]
-struct Queue<E> {
-    items: VecDeque<Item<E>>,
-    bytes: usize,
-    /// What comes after all of them, and stays.
-    end: Option<Item<E>>,
-    /// Whether nobody will read it.
-    dropped: bool,
-}
-
-impl<E> Default for Queue<E> {
-    fn default() -> Self {
-        Self { items: VecDeque::new(), bytes: 0, end: None, dropped: false }
-    }
-}
-
-impl<E> Queue<E> {
-    fn push(&mut self, update: &Update) {
-        if self.join(update) {
-            return;
-        }
-        let weight = update.event.weight;
-        let fits = self.items.len() < MAX_EVENTS && self.bytes + weight <= MAX_BYTES;
-        if fits || self.items.is_empty() {
-            self.bytes += weight;
-            self.items.push_back(Item::Update(update.clone()));
-        } else {
-            self.end(Item::Lagged(Lagged));
-        }
-    }
-
-    fn end(&mut self, end: Item<E>) {
-        self.end.get_or_insert(end);
-    }
-
-    /// Appends a delta to the one that waits last, if it is of the same message.
-    fn join(&mut self, update: &Update) -> bool {
-        if self.items.len() < JOIN_FROM {
-            return false;
-        }
-        let Some(Item::Update(last)) = self.items.back_mut() else { return false };
-        let Some(text) = continuation(&last.event, &update.event) else { return false };
-        // The first time this copies the event, which others may hold; from then on it is our own.
-        let event = Arc::make_mut(&mut last.event);
-        event.weight += text.len();
-        self.bytes += text.len();
-        match &mut event.payload {
-            Payload::AssistantMessageDelta(delta) => delta.delta_content.push_str(text),
-            Payload::AssistantReasoningDelta(delta) => delta.delta_content.push_str(text),
-            _ => {}
-        }
-        last.cursor.clone_from(&update.cursor);
-        last.encoded = None;
-        true
-    }
-}
-
-/// The text of `next`, if it continues the delta `last`, and the two together are not too large.
-fn continuation<'a>(last: &Event, next: &'a Event) -> Option<&'a str> {
-    let (same, text) = match (&last.payload, &next.payload) {
-        (Payload::AssistantMessageDelta(last), Payload::AssistantMessageDelta(next)) => {
-            (last.message_id == next.message_id, &next.delta_content)
-        }
-        (Payload::AssistantReasoningDelta(last), Payload::AssistantReasoningDelta(next)) => {
-            (last.reasoning_id == next.reasoning_id, &next.delta_content)
-        }
-        _ => return None,
-    };
-    (same && last.agent_id == next.agent_id && last.weight + text.len() <= MAX_JOINED).then_some(text)
-}
-
-/// A reader's end of a subscription.
-#[derive(Debug)]
-pub struct Subscriber<E> {
-    shared: Arc<Shared<E>>,
-}
-
-impl<E> Drop for Subscriber<E> {
-    fn drop(&mut self) {
-        // Nobody will read what is queued, or anything more.
-        let mut queue = self.shared.queue();
-        *queue = Queue { end: Some(Item::Lagged(Lagged)), dropped: true, ..Queue::default() };
-    }
-}
-
-impl<E: Clone> Subscriber<E> {
-    /// A subscription to nothing.
-    pub fn nothing() -> Self {
-        Self::with(Queue::default())
-    }
-
-    /// A subscription to a turn that has ended.
-    pub fn ended(ticket: Ticket, outcome: E) -> Self {
-        Self::with(Queue { end: Some(Item::TurnEnded(ticket, outcome)), ..Queue::default() })
-    }
-
-    fn with(queue: Queue<E>) -> Self {
-        let shared = Shared {
-            scope: Scope::Session,
-            filter: Filter::NOTHING,
-            present: true,
-            queue: Mutex::new(queue),
-            wake: Notify::new(),
-        };
-        Self { shared: Arc::new(shared) }
-    }
-
-    /// Puts an event at the end of its queue, if it is wanted.
-    pub fn push(&self, update: &Update) {
-        if self.shared.filter.wants_update(update) {
-            self.shared.push(|queue| queue.push(update));
-        }
-    }
-
-    /// The next item; after the last one, the last one again.
-    ///
-    /// # Cancel safety
-    /// Dropping it loses nothing.
-    pub async fn next(&mut self) -> Item<E> {
-        loop {
-            if let Some(item) = self.ready() {
-                return item;
-            }
-            // `notify_one` leaves a permit, so what is published between the look and the wait is not missed.
-            self.shared.wake.notified().await;
-        }
-    }
-
-    /// The next item, if there is one by now.
-    pub fn ready(&mut self) -> Option<Item<E>> {
-        let mut queue = self.shared.queue();
-        let Some(item) = queue.items.pop_front() else { return queue.end.clone() };
-        if let Item::Update(update) = &item {
-            queue.bytes -= update.event.weight;
-        }
-        Some(item)
-    }
-
-    /// The next item that waits to be read, which stays where it is.
-    pub fn peek(&self) -> Option<Item<E>> {
-        self.shared.queue().items.front().cloned()
-    }
-
-    /// How it ended, if it has; what waits to be read before that is left where it is.
-    pub fn end(&self) -> Option<Item<E>> {
-        self.shared.queue().end.clone()
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     approvals::Approvals,
     blueprint::Blueprint,
+    budget::Budget,
     current::{Current, Outcome},
     home::Home,
     hub::{Cursor, Hub},
@@ -131,6 +132,7 @@ impl Session {
         key: SessionKey,
         blueprint: Blueprint,
         max_queued: usize,
+        budget: Budget,
         home: Home,
         tasks: TaskTracker,
     ) -> Self {
@@ -157,7 +159,7 @@ impl Session {
                 current: None,
                 at_work_on: None,
                 compaction: None,
-                hub: Hub::default(),
+                hub: Hub::new(budget),
                 requests: Requests::default(),
                 unstarted: Vec::new(),
                 approvals: Approvals::default(),
@@ -266,6 +268,12 @@ impl Session {
 
     pub(super) fn is_loaded(&self) -> bool {
         self.lock().link.is_some()
+    }
+
+    /// Ends readers that hold too much, of whatever session, if all together do.
+    pub(super) fn relieve(&self) {
+        let budget = self.lock().hub.budget().clone();
+        budget.relieve();
     }
 
     /// How many turns are in the queue, the running one included.

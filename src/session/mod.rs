@@ -4,15 +4,18 @@
 //! [`Sessions`] is the room's door; [`turns`] is the part of it that is about turns, [`stored`] and [`reuse`] those
 //! that deal with sessions that exist, [`listing`] lists what each CLI's [`stock`] holds, with a [`catalogue`] as its memory,
 //! [`history`] reads its conversations, [`models`] tells which models there are, and the [`janitor`] clears up. A [`live`]
-//! session holds its queue, its [`current`] turn, and its readers in a [`hub`]; a [`runner`] task carries each turn from
+//! session holds its queue, its [`current`] turn, and its readers in a [`hub`], all of whom have one
+//! [`budget`]; a [`runner`] task carries each turn from
 //! acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all
 //! of the session. What the agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`],
-//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`], [`foremost`] and the catalogue are pure.
+//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`], [`foremost`] and the catalogue are pure;
+//! [`seldom`] keeps the log short.
 
 mod approvals;
 mod asking;
 mod at_work;
 mod blueprint;
+pub mod budget;
 mod catalogue;
 mod checking;
 mod compaction;
@@ -42,6 +45,7 @@ mod requests;
 mod reuse;
 mod roots;
 mod runner;
+pub mod seldom;
 mod stock;
 mod stored;
 pub mod turn;
@@ -62,12 +66,14 @@ use tracing::{debug, info, warn};
 use crate::{
     backend::{self, Backend, BackendId, Link, Pool},
     copilot::{
-        Provider, Rejection,
+        Provider, Rejection, Secret,
         method::{Delete, Fork, Forked, GetMetadata, IsProcessing, Method},
+        redact_line,
     },
 };
 use at_work::runs_for_others;
 use blueprint::Record;
+use budget::Budget;
 use home::Home;
 use live::Session;
 use models::Models;
@@ -103,6 +109,10 @@ pub struct Limits {
     pub max_sessions: usize,
     /// Turns that may wait in one session.
     pub max_queued_turns: usize,
+    /// How many may watch one session.
+    pub max_watchers: usize,
+    /// What all readers together may hold, in bytes.
+    pub max_reader_memory: usize,
     /// How long a turn may take that goes on without its caller.
     pub turn_timeout: Duration,
 }
@@ -118,8 +128,12 @@ struct Inner {
     pool: Pool,
     registry: Arc<Registry>,
     limits: Limits,
+    /// Of what readers hold.
+    budget: Budget,
     /// The operator's provider, for stored sessions that were created with it.
     operator: Option<Arc<Provider>>,
+    /// What else must not be seen of the server's.
+    secrets: Vec<Secret>,
     /// Sessions that were created by requests with an id.
     creations: Repeats<Creation>,
     /// Turns that were sent by requests with an id.
@@ -155,12 +169,13 @@ pub struct Change {
 impl Sessions {
     /// Sets up the sessions, and starts the backends, of which there is at least one. `operator` is the provider of sessions
     /// that were created with the operator's default, `profiles` are what sessions may be under, `roots` where the paths lead
-    /// that requests name.
+    /// that requests name, `secrets` what a CLI may have printed of the server's.
     pub fn new(
         limits: Limits,
         operator: Option<Arc<Provider>>,
         profiles: Profiles,
         roots: Roots,
+        secrets: Vec<Secret>,
         backends: backend::Setup,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
@@ -172,7 +187,9 @@ impl Sessions {
                 pool,
                 registry,
                 limits,
+                budget: Budget::new(limits.max_reader_memory),
                 operator,
+                secrets,
                 creations: Repeats::default(),
                 accepted: Repeats::default(),
                 profiles,
@@ -190,6 +207,26 @@ impl Sessions {
     /// The operator's profiles.
     pub fn profiles(&self) -> &Profiles {
         &self.inner.profiles
+    }
+
+    /// What readers may hold.
+    pub fn budget(&self) -> &Budget {
+        &self.inner.budget
+    }
+
+    /// Lines that a CLI has printed, about anything, without the secrets that are known here: the server's, and those of all
+    /// sessions.
+    pub fn redact(&self, lines: &[String]) -> Vec<String> {
+        if lines.is_empty() {
+            return Vec::new();
+        }
+        let blueprints: Vec<_> =
+            self.inner.registry.all(Tenant::ONLY).iter().map(|session| session.blueprint()).collect();
+        let inner = &self.inner;
+        let ours = inner.secrets.iter().chain(inner.operator.iter().flat_map(|it| it.secrets()));
+        let of_sessions = blueprints.iter().flat_map(|blueprint| blueprint.settings.secrets());
+        let secrets: Vec<_> = ours.chain(inner.profiles.secrets()).chain(of_sessions).collect();
+        lines.iter().map(|line| redact_line(line, secrets.iter().copied())).collect()
     }
 
     /// The CLIs behind the sessions.
@@ -314,9 +351,9 @@ impl Sessions {
     }
 
     fn session(&self, key: SessionKey, blueprint: Blueprint, backend: &Backend) -> Session {
-        let Inner { limits, tasks, .. } = &*self.inner;
+        let Inner { limits, budget, tasks, .. } = &*self.inner;
         let home = Home::new(self.inner.pool.clone(), backend.clone());
-        Session::new(key, blueprint, limits.max_queued_turns, home, tasks.clone())
+        Session::new(key, blueprint, limits.max_queued_turns, budget.clone(), home, tasks.clone())
     }
 
     /// What there is to know of a session.

@@ -241,6 +241,12 @@ impl Profiles {
         self.named.values().map(Arc::as_ref)
     }
 
+    /// What must not be seen of them.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let providers = self.all().filter_map(|profile| profile.provider.as_deref());
+        providers.flat_map(Provider::secrets).chain(self.all().filter_map(|it| it.github_token.as_ref()))
+    }
+
     /// Replaces every secret of every profile that stands in a text.
     pub(super) fn redact(&self, text: &str) -> String {
         self.named.values().fold(text.to_owned(), |text, profile| profile.redact(&text))

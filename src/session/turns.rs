@@ -218,7 +218,7 @@ impl Sessions {
         self.refuse_if_draining()?;
         let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
         let link = session.load().await.map_err(|cause| session.not_loaded(cause))?;
-        Watch::open(session, closing, link, from, filter).await
+        Watch::open(session, self.inner.limits.max_watchers, closing, link, from, filter).await
     }
 
     /// Cancelled when the server takes nothing new on.

@@ -6,11 +6,7 @@
 //! only those who are attached. Only stored events are in the history: a watcher that comes in the middle of a message gets
 //! the message, and those of its deltas that are still to come.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -56,8 +52,8 @@ pub enum Watched {
     TurnEnded(Ticket, Outcome),
     /// The last one: the session was deleted, or cannot be watched any more.
     Ended(Error),
-    /// The last one: the reader fell too far behind.
-    Lagged,
+    /// The last one: the reader fell too far behind. It may go on from here.
+    Lagged(Option<Cursor>),
 }
 
 /// A watcher of a session. Dropping it ends the watching.
@@ -72,10 +68,10 @@ pub struct Watch {
     history: History,
     /// After which stored event to go on, should the session be loaded again.
     after: Option<String>,
-    /// What was read, and not given yet.
-    backlog: VecDeque<Update>,
-    /// The stored events that were given from the history, and may come once more.
-    given: HashSet<String>,
+    /// Where it began, if that is known.
+    began: Option<Cursor>,
+    /// Whether there may be more of the history, or some of it may come once more.
+    catching_up: bool,
 }
 
 /// How far the history has been read.
@@ -96,6 +92,7 @@ impl Watch {
     /// Dropping it leaves nothing behind.
     pub(super) async fn open(
         session: Arc<Session>,
+        max_watchers: usize,
         closing: CancellationToken,
         link: Arc<Link>,
         from: From,
@@ -104,26 +101,32 @@ impl Watch {
         // Those requests that are open come first, and not again with the history. Nothing else comes under the lock.
         let (subscriber, open, cursor) = {
             let mut state = session.lock();
+            if state.hub.watchers() >= max_watchers {
+                return Err(Error::TooManyWatchers { session: session.id().clone(), limit: max_watchers });
+            }
             let mut subscriber = state.subscribe(Scope::Session, filter.clone());
-            let mut open = VecDeque::new();
+            let mut open = Vec::new();
             while let Some(Item::Update(update)) = subscriber.ready() {
-                open.push_back(update);
+                open.push((update.event.id.clone(), Some(update)));
             }
             (subscriber, open, state.cursor().cloned())
         };
-        let (after, history) = match from {
+        let (began, after, history) = match from {
             From::Now => {
-                (cursor.and_then(|cursor| Cursor::event_id(cursor.as_str(), session.id())), History::Complete)
+                let after =
+                    cursor.as_ref().and_then(|cursor| Cursor::event_id(cursor.as_str(), session.id()));
+                (cursor, after, History::Complete)
             }
-            From::Beginning => (None, History::From(None)),
+            From::Beginning => (None, None, History::From(None)),
             From::After(event_id) => {
                 let place = place(&event_id);
-                (Some(event_id), History::From(Some(place)))
+                (Some(Cursor::after(session.id(), &event_id)), Some(event_id), History::From(Some(place)))
             }
         };
-        let given = open.iter().map(|update| update.event.id.clone()).collect();
+        subscriber.read(open);
         let subscriber = Some(subscriber);
-        let mut watch = Self { session, closing, subscriber, filter, history, after, backlog: open, given };
+        let mut watch =
+            Self { session, closing, subscriber, filter, history, after, began, catching_up: true };
         // At once, so that a place that is not known any more is refused and not found out later.
         if watch.history != History::Complete {
             watch.read_on(&link).await?;
@@ -137,10 +140,17 @@ impl Watch {
     /// Dropping it loses nothing.
     pub async fn next(&mut self) -> Watched {
         loop {
-            if let Some(update) = self.backlog.pop_front() {
+            let Some(subscriber) = &mut self.subscriber else { return self.lagged() };
+            if self.catching_up
+                && let Some(update) = subscriber.earlier()
+            {
                 return Watched::Update(update);
             }
             if self.history != History::Complete {
+                // What is read for one that is ended is lost.
+                if let Some(Item::Lagged(_)) = subscriber.end() {
+                    return self.lagged();
+                }
                 let closing = self.closing.clone();
                 let caught_up = tokio::select! {
                     biased;
@@ -153,7 +163,6 @@ impl Watch {
                 }
                 continue;
             }
-            let Some(subscriber) = &mut self.subscriber else { return Watched::Lagged };
             let item = tokio::select! {
                 // What has happened is told first.
                 biased;
@@ -170,19 +179,32 @@ impl Watch {
                 Item::LinkLost => self.history = History::Unloaded,
                 Item::Reloaded => self.history = History::From(self.after.as_deref().map(place)),
                 Item::Gone => return Watched::Ended(Error::NotFound(self.session.id().clone())),
-                Item::Lagged(_) => return Watched::Lagged,
+                Item::Lagged(_) => return self.lagged(),
             }
         }
     }
 
+    /// It falls too far behind.
+    fn lagged(&self) -> Watched {
+        let last = self.subscriber.as_ref().and_then(Subscriber::last);
+        Watched::Lagged(last.or_else(|| self.began.clone()))
+    }
+
     /// What is listened to, unless it was given from the history.
     fn admit(&mut self, update: Update) -> Option<Update> {
-        if self.given.remove(&update.event.id) {
-            return None;
+        if self.catching_up
+            && let Some(subscriber) = &mut self.subscriber
+        {
+            if subscriber.comes_again(&update.event.id) {
+                return None;
+            }
+            if !update.event.ephemeral {
+                // In order: if this one is not among them, those that follow are not.
+                subscriber.forget_what_was_read();
+                self.catching_up = false;
+            }
         }
         if !update.event.ephemeral {
-            // In order: if this one is not among them, those that follow are not.
-            self.given.clear();
             self.after =
                 update.cursor.as_ref().and_then(|it| Cursor::event_id(it.as_str(), self.session.id()));
         }
@@ -235,41 +257,30 @@ impl Watch {
         }
         let blueprint = self.session.blueprint();
         let redact = |text: &str| blueprint.settings.redact(text);
+        let Some(subscriber) = &mut self.subscriber else { return Ok(()) };
+        let mut read = Vec::new();
         for event in events.iter().filter_map(|raw| readable(raw.get(), redact)) {
-            if event.ephemeral || self.given.contains(&event.id) {
+            if event.ephemeral || subscriber.was_read(&event.id) {
                 continue;
             }
             if event.kind != "system.message" {
                 self.after = Some(event.id.clone());
             }
-            self.given.insert(event.id.clone());
-            if self.filter.wants(&event) {
+            let id = event.id.clone();
+            let update = self.filter.wants(&event).then(|| {
                 let cursor = self.after.as_deref().map(|id| Cursor::after(self.session.id(), id));
-                self.backlog.push_back(Update::new(Arc::new(event), cursor));
-            }
+                Update::new(Arc::new(event), cursor)
+            });
+            read.push((id, update));
         }
+        self.catching_up = true;
+        subscriber.read(read);
         self.history = if has_more { History::From(Some(cursor)) } else { History::Complete };
         if !has_more {
-            self.drop_what_was_given();
+            subscriber.drop_what_was_read();
         }
+        self.session.relieve();
         Ok(())
-    }
-
-    /// Of what was listened to while the history was read, drops all up to the last event that was in it: also deltas,
-    /// which belong before events that were given by now.
-    fn drop_what_was_given(&mut self) {
-        let Some(subscriber) = &mut self.subscriber else { return };
-        let mut heard = VecDeque::new();
-        while let Some(Item::Update(update)) = subscriber.peek() {
-            heard.push_back(update);
-            subscriber.ready();
-        }
-        let last = heard.iter().rposition(|update| self.given.contains(&update.event.id));
-        for update in heard.into_iter().skip(last.map_or(0, |last| last + 1)) {
-            if let Some(update) = self.admit(update) {
-                self.backlog.push_back(update);
-            }
-        }
     }
 }
 

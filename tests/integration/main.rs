@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
+mod abuse;
 mod admission;
 mod answers;
 mod architecture;

@@ -8,7 +8,11 @@ use copilot_grpc::{
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use scripted_model::{ModelServer, Reply};
-use tokio::{process::Command, time::Instant};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+    time::Instant,
+};
 
 use crate::support::{
     facade::wait,
@@ -163,6 +167,35 @@ async fn several_clis_of_its_own_have_a_home_each_and_the_death_of_one_is_not_an
     let answer = soon("a turn", client.send_and_wait(wait(&ids[0], "back?"))).await.unwrap().into_inner();
     assert_eq!(answer.result.unwrap().content, "You said: back?");
     assert!(server.pid_of("cli-0") != first);
+}
+
+#[tokio::test]
+async fn a_state_directory_that_others_may_look_into_is_refused_with_the_command_that_mends_it() {
+    let model = echo().await;
+    let folder = tempfile::tempdir().unwrap();
+    for wide in ["", "work", "cli-0"] {
+        let path = folder.path().join(wide);
+        std::fs::create_dir_all(&path).unwrap();
+        let permissions = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&path, permissions(0o755)).unwrap();
+        let mut server = program(folder.path().to_str().unwrap(), &real_cli::path());
+        let server =
+            server.args(["--listen=127.0.0.1:0", "--log-format=human"]).envs(real_cli::offline(&model));
+        let mut server = server.spawn().unwrap();
+        let expected = format!("chmod 700 {}", path.display());
+        let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
+        let told = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains(&expected) {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(soon("the refusal", told).await, "{wide}");
+        drop(server);
+        std::fs::set_permissions(&path, permissions(0o700)).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ use crate::{
         check,
         facade::{Setup, TestFacade},
         fake_cli::{self, FakeCli},
-        server::{Server, said},
+        server::{Server, said, value_in},
         soon, until,
     },
 };
@@ -380,6 +380,23 @@ async fn a_cli_that_was_away_for_long_is_found_soon_after_it_is_asked_for() {
     cli.connected(1).await;
     facade.serving("").await;
     assert!(began.elapsed() < Duration::from_secs(4), "after {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_a_cli_has_printed_is_told_without_the_secrets_that_the_server_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let cli = folder.path().join("cli");
+    let script = "#!/bin/sh\necho \"key $COPILOT_PROVIDER_API_KEY, token $GH_TOKEN\" >&2\nexit 3\n";
+    std::fs::write(&cli, script).unwrap();
+    std::fs::set_permissions(&cli, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let model = ModelServer::start(|_| Reply::text("never asked")).await.unwrap();
+    let server = Server::start_unready_with(&model, &cli, &[], &[("GH_TOKEN", "ghu_0123456789")]).await;
+    let mut logs = server.logs.clone();
+    value_in(&mut logs, "the CLI is down", "problem").await;
+    let request = copilot_grpc::grpc::pb::GetServerInfoRequest {};
+    let backend =
+        server.client().await.get_server_info(request).await.unwrap().into_inner().backends.remove(0);
+    assert_eq!(backend.last_output, ["key [redacted], token [redacted]"]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ mod tools;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::Secret;
+use super::{Secret, redact};
 
 pub use options::{
     CustomAgent, InfiniteSession, LargeOutput, Limits, ModelCapabilities, Options, ProviderModel, Skills,
@@ -71,15 +71,15 @@ impl Settings {
 
     /// Replaces every secret of these settings that stands in `text`: some providers repeat the key in their errors.
     pub fn redact(&self, text: &str) -> String {
+        redact(text, self.secrets())
+    }
+
+    /// What must not be seen of them.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let providers =
             self.provider.as_deref().into_iter().chain(self.providers.iter().map(|named| &named.provider));
         let secrets = providers.flat_map(Provider::secrets);
-        secrets
-            .chain(self.mcp_servers.values().flat_map(McpServer::secrets))
-            .chain(&self.github_token)
-            // A header such as `x-tenant: 1` is hardly a secret, and replacing it would garble the text.
-            .filter(|secret| secret.expose().len() >= 6)
-            .fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "[redacted]"))
+        secrets.chain(self.mcp_servers.values().flat_map(McpServer::secrets)).chain(&self.github_token)
     }
 }
 

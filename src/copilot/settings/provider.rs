@@ -49,7 +49,7 @@ pub struct Provider {
 
 impl Provider {
     /// What must not be seen of it.
-    pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         self.api_key.iter().chain(&self.bearer_token).chain(self.headers.values())
     }
 }

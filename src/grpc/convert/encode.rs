@@ -206,7 +206,7 @@ pub(in crate::grpc) fn failure(
 /// An event, and where to go on from. Its texts are moved, unless others hold it too.
 impl From<Update> for pb::SessionEvent {
     fn from(update: Update) -> Self {
-        let Update { event, cursor: after, asks, encoded: _ } = update;
+        let Update { event, cursor: after, asks, shared: _ } = update;
         let Event { id, timestamp: time, agent_id, ephemeral, kind, payload: what, .. } =
             Arc::unwrap_or_clone(event);
         Self {

@@ -81,7 +81,8 @@ fn rows() -> Vec<Row> {
     let violation = Violation { field: "prompt".into(), description: "say something".into() };
     vec![
         row(invalid(vec![violation]), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
-        row(lagged(), (ResourceExhausted, StreamLagged, &[])),
+        row(too_many_calls(), (ResourceExhausted, Overloaded, &[RETRY_INFO])),
+        row(lagged(None), (ResourceExhausted, StreamLagged, &[])),
         // session::Error
         error(Error::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO])),
         error(Error::Exists(id()), (AlreadyExists, SessionExists, &[RESOURCE_INFO])),
@@ -109,6 +110,10 @@ fn rows() -> Vec<Row> {
             (ResourceExhausted, Overloaded, &[RESOURCE_INFO, RETRY_INFO]),
         ),
         error(overloaded(), (ResourceExhausted, Overloaded, &[RETRY_INFO])),
+        error(
+            Error::TooManyWatchers { session: id(), limit: 8 },
+            (ResourceExhausted, Overloaded, &[RESOURCE_INFO, RETRY_INFO]),
+        ),
         error(Error::TooManySessions { limit: 8 }, (ResourceExhausted, QuotaExceeded, &[QUOTA_FAILURE])),
         error(Error::Draining, (Unavailable, Draining, &[RETRY_INFO])),
         // backend::Error
@@ -401,7 +406,7 @@ fn a_failed_turn_says_what_there_was_of_it() {
 
 #[test]
 fn what_is_already_rich_or_not_tonics_is_left_alone() {
-    assert!(of_transport(&lagged(), 4).is_none());
+    assert!(of_transport(&lagged(None), 4).is_none());
     for code in [Code::Ok, Code::NotFound, Code::Unavailable, Code::Unknown, Code::ResourceExhausted] {
         assert!(of_transport(&Status::new(code, "x"), 4).is_none(), "{code:?}");
     }

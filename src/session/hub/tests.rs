@@ -1,8 +1,17 @@
-use super::*;
+use super::{
+    reader::{JOIN_FROM, MAX_BYTES, MAX_EVENTS},
+    *,
+};
 use crate::{
-    copilot::event::{AssistantMessageDelta, Idle},
+    copilot::event::{AssistantMessageDelta, Idle, Payload},
     session::queue::Queue as Turns,
 };
+
+impl End for &'static str {
+    fn weight(&self) -> usize {
+        self.len()
+    }
+}
 
 fn usual() -> Filter {
     Filter { kinds: Kinds::Exactly(&["assistant.message_delta", "session.idle"]), sub_agents: true }
@@ -39,7 +48,7 @@ fn tickets<const N: usize>() -> [Ticket; N] {
 /// A hub with one reader of one turn.
 fn one_turn() -> (Hub<&'static str>, Ticket, Subscriber<&'static str>) {
     let [ticket] = tickets();
-    let mut hub = Hub::default();
+    let mut hub = Hub::new(Budget::default());
     let reader = hub.subscribe(Scope::Turn(ticket), usual());
     (hub, ticket, reader)
 }
@@ -114,7 +123,7 @@ async fn what_was_encoded_for_all_readers_is_not_told_of_a_joined_delta() {
     }
     let mut told = Vec::new();
     while let Some(Item::Update(update)) = slow.ready() {
-        told.push(update.encoded.is_some());
+        told.push(update.shared.is_some());
     }
     assert_eq!(told, [vec![true; JOIN_FROM - 1], vec![false]].concat());
 }
@@ -153,7 +162,7 @@ async fn a_reader_that_waits_is_woken() {
 #[tokio::test]
 async fn a_turns_readers_hear_of_it_alone_and_the_sessions_readers_of_all() {
     let [first, second] = tickets();
-    let mut hub = Hub::default();
+    let mut hub = Hub::new(Budget::default());
     let mut of_first = hub.subscribe(Scope::Turn(first), usual());
     let mut of_second = hub.subscribe(Scope::Turn(second), usual());
     let mut of_all = hub.subscribe(Scope::Session, usual());
@@ -179,6 +188,119 @@ async fn a_reader_that_has_gone_is_forgotten() {
     drop(hub.subscribe(Scope::Session, usual()));
     hub.turn_ended(turn, &"done");
     assert!(hub.readers.is_empty());
+}
+
+#[tokio::test]
+async fn turns_that_end_while_a_watcher_does_not_read_do_not_pile_up() {
+    let (mut hub, turn, _) = one_turn();
+    let mut reader = hub.subscribe(Scope::Session, usual());
+    (0..MAX_EVENTS + 10).for_each(|_| hub.turn_ended(turn, &"done"));
+    let ended = std::iter::from_fn(|| reader.ready()).take_while(|item| *item != Item::Lagged(Lagged));
+    assert_eq!(ended.count(), MAX_EVENTS);
+}
+
+const MIB: usize = 1 << 20;
+
+fn large(weight: usize) -> Update {
+    let update = event("session.idle", Payload::SessionIdle(Idle::default()), weight);
+    Update { cursor: Some(cursor("read")), ..update }
+}
+
+fn cursor(event_id: &str) -> Cursor {
+    Cursor::after(&SessionId::parse("s").unwrap(), event_id)
+}
+
+#[tokio::test]
+async fn readers_of_many_sessions_hold_no_more_than_the_budget_and_the_furthest_behind_is_ended_first() {
+    let budget = Budget::new(40 * MIB / 3);
+    let mut hubs: Vec<_> = (0..4).map(|_| Hub::<&str>::new(budget.clone())).collect();
+    let mut readers: Vec<_> = hubs.iter_mut().map(|hub| hub.subscribe(Scope::Session, usual())).collect();
+    for (hub, mebibytes) in hubs.iter().zip([1, 5, 2, 1]) {
+        (0..mebibytes).for_each(|_| hub.publish(&large(MIB), Audience::Everybody));
+    }
+    let Some(Item::Update(_)) = readers[1].ready() else { panic!("nothing was told") };
+    assert_eq!(readers[1].last(), Some(cursor("read")));
+    for _ in 0..3 {
+        hubs[0].publish(&large(MIB - 4096), Audience::Everybody);
+        assert!(budget.used() <= budget.limit());
+    }
+    // What it has not read is let go of at once, and it hears from where to go on.
+    assert_eq!(readers[1].ready(), Some(Item::Lagged(Lagged)));
+    assert_eq!(readers[1].last(), Some(cursor("read")));
+    for (reader, events) in [(0, 4), (2, 2), (3, 1)] {
+        assert_eq!(std::iter::from_fn(|| readers[reader].ready()).count(), events, "{reader}");
+    }
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn an_event_that_many_readers_share_counts_once_until_the_last_of_them_has_read_it() {
+    let budget = Budget::new(40 * MIB / 3);
+    let mut hub = Hub::<&str>::new(budget.clone());
+    let mut readers: Vec<_> = (0..100).map(|_| hub.subscribe(Scope::Session, usual())).collect();
+    hub.publish(&large(MIB), Audience::Everybody);
+    assert!((2 * MIB..3 * MIB).contains(&budget.used()), "{}", budget.used());
+    let told: Vec<_> = readers.iter_mut().map(|reader| reader.ready().unwrap()).collect();
+    assert!(budget.used() > 2 * MIB);
+    drop(told);
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn readers_that_are_behind_by_nothing_but_what_they_share_are_ended_as_well() {
+    let budget = Budget::new(40 * MIB / 3);
+    let mut hub = Hub::<&str>::new(budget.clone());
+    let mut readers: Vec<_> = (0..10).map(|_| hub.subscribe(Scope::Session, usual())).collect();
+    (0..6).for_each(|_| hub.publish(&large(MIB), Audience::Everybody));
+    assert!(budget.used() < budget.limit());
+    assert!(readers.iter_mut().all(|reader| reader.ready() == Some(Item::Lagged(Lagged))));
+}
+
+#[tokio::test]
+async fn what_a_slow_readers_deltas_were_joined_to_counts() {
+    let budget = Budget::new(40 * MIB / 3);
+    let mut hub = Hub::<&str>::new(budget.clone());
+    let mut readers: Vec<_> = (0..2).map(|_| hub.subscribe(Scope::Session, usual())).collect();
+    let text = "x".repeat(1024);
+    (0..JOIN_FROM + 1024).for_each(|_| hub.publish(&delta("m", &text), Audience::Everybody));
+    assert!((2 * MIB..3 * MIB).contains(&budget.used()), "{}", budget.used());
+    readers.clear();
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn what_was_read_of_the_history_counts_and_is_let_go_of_with_the_rest() {
+    let budget = Budget::new(40 * MIB / 3);
+    let mut hub = Hub::<&str>::new(budget.clone());
+    let mut reader = hub.subscribe(Scope::Session, usual());
+    let page = |from: usize| -> Vec<_> {
+        let update = |number| (format!("e{number}"), Some(large(MIB / 100)));
+        (from..from + 500).map(update).collect()
+    };
+    reader.read(page(0));
+    assert!((5 * MIB..6 * MIB).contains(&budget.used()), "{}", budget.used());
+    assert!(reader.earlier().is_some() && reader.was_read("e1"));
+    reader.read(page(500));
+    reader.read(page(1000));
+    budget.relieve();
+    assert_eq!((reader.earlier(), reader.ready()), (None, Some(Item::Lagged(Lagged))));
+    assert!(!reader.was_read("e1"));
+    assert_eq!(budget.used(), 0);
+    // What is read for it from now on is of no use.
+    reader.read(page(1500));
+    assert_eq!((reader.earlier(), budget.used()), (None, 0));
+}
+
+#[tokio::test]
+async fn a_reader_that_keeps_up_is_not_among_those_that_can_be_ended() {
+    let budget = Budget::new(1);
+    let mut hub = Hub::<&str>::new(budget.clone());
+    let mut reader = hub.subscribe(Scope::Session, usual());
+    for n in 0..1000 {
+        hub.publish(&delta("m", &n.to_string()), Audience::Everybody);
+        assert_eq!(budget.used(), 0);
+        assert!(matches!(reader.ready(), Some(Item::Update(_))));
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use super::{real_cli, soon};
+use super::{fake_cli::FakeCli, real_cli, soon};
 
 /// A server that runs as a process of its own, with CLIs of its own.
 pub(crate) struct Server {
@@ -40,14 +40,53 @@ impl Server {
 
     /// The same, with another program for a CLI, and not waiting for it.
     pub(crate) async fn start_unready(model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
+        Self::start_unready_with(model, cli, flags, &[]).await
+    }
+
+    /// The same, with these variables.
+    pub(crate) async fn start_unready_with(
+        model: &ModelServer,
+        cli: &Path,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut program = Command::new(PROGRAM);
+        program.envs(variables.iter().copied());
+        Self::spawn(program, model, cli, flags).await
+    }
+
+    /// The same with a CLI, where no process may have more than so many descriptors.
+    pub(crate) async fn start_with_descriptors(descriptors: u32, model: &ModelServer) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"ulimit -n "$0" && exec "$@""#]).arg(descriptors.to_string()).arg(PROGRAM);
+        let mut server = Self::spawn(shell, model, &real_cli::path(), &[]).await;
+        value_in(&mut server.logs, "the CLI is ready", "version").await;
+        server
+    }
+
+    /// One in front of a CLI that a test plays.
+    pub(crate) async fn in_front_of(cli: &FakeCli, flags: &[&str]) -> Self {
+        let mut program = Command::new(PROGRAM);
+        program.args(["--keeper-link=false", "--cli-url", &cli.address()]).args(flags);
+        let mut server = Self::watch(clean(program), tempfile::tempdir().unwrap()).await;
+        value_in(&mut server.logs, "the CLI is ready", "version").await;
+        server
+    }
+
+    async fn spawn(program: Command, model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = program(folder.path().to_str().unwrap(), cli)
-            .args(["--listen=127.0.0.1:0", "--log-format=json", "--log-level=debug"])
+        let mut program = configured(program, folder.path().to_str().unwrap(), cli);
+        program
+            .arg("--log-level=debug")
             .args(flags)
             .envs(real_cli::offline(model))
-            .env("COPILOT_PROVIDER_API_KEY", KEY)
-            .spawn()
-            .unwrap();
+            .env("COPILOT_PROVIDER_API_KEY", KEY);
+        Self::watch(program, folder).await
+    }
+
+    async fn watch(mut program: Command, folder: TempDir) -> Self {
+        program.args(["--listen=127.0.0.1:0", "--log-format=json"]);
+        let mut child = program.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, mut logs) = watch::channel(Vec::new());
         tokio::spawn(async move {
@@ -95,6 +134,32 @@ impl Server {
         soon("the subcommand", command.output()).await.unwrap()
     }
 
+    /// How much memory it has, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it has had.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// How often its log says this.
+    pub(crate) fn times(&self, message: &str) -> usize {
+        self.logs.borrow().iter().filter(|line| said(line, message).is_some()).count()
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
     pub(crate) async fn is_serving(&self) -> bool {
         self.run(&["health"]).await.status.success()
     }
@@ -107,17 +172,21 @@ pub(crate) const KEY: &str = "sk-never-to-be-seen";
 
 /// The program, away from the environment of whoever runs the tests.
 pub(crate) fn program(state_dir: &str, cli: &Path) -> Command {
-    let mut command = Command::new(PROGRAM);
+    configured(Command::new(PROGRAM), state_dir, cli)
+}
+
+fn configured(command: Command, state_dir: &str, cli: &Path) -> Command {
+    let mut command = clean(command);
+    command.args(["--state-dir", state_dir, "--cli-path"]).arg(cli);
+    command
+}
+
+fn clean(mut command: Command) -> Command {
     let variables = std::env::vars().filter(|(name, _)| name.starts_with("COPILOT_"));
     variables.for_each(|(name, _)| {
         command.env_remove(name);
     });
-    command
-        .args(["--state-dir", state_dir, "--cli-path"])
-        .arg(cli)
-        .stderr(Stdio::piped())
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    command.stderr(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 

@@ -588,7 +588,7 @@ fn a_failed_turn_says_what_waits_for_an_answer_and_where_to_go_on() {
 
 #[test]
 fn a_failure_within_a_stream_says_all_that_a_status_would() {
-    let status = crate::grpc::status::lagged();
+    let status = crate::grpc::status::lagged(None);
     let told = failure("prompt-1".into(), "request-1".into(), &status);
     assert_eq!((told.prompt_id.as_str(), told.request_id.as_str()), ("prompt-1", "request-1"));
     assert_eq!((told.code, told.message.as_str()), (i32::from(Code::ResourceExhausted), status.message()));

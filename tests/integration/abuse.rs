@@ -1,0 +1,7 @@
+//! Callers that mean ill, or behave as if they did: whatever they do, the others are served.
+//!
+//! What takes more than half a minute is ignored by `make test`, and run by `make abuse`.
+
+mod floods;
+mod silence;
+mod stalled;
