@@ -8,6 +8,8 @@ mod connection;
 mod converse;
 mod convert;
 mod deadline;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod health;
 pub mod server;
 mod service;
