@@ -32,6 +32,8 @@
 //! 7. Only [`grpc`] knows protobuf, only [`jsonrpc`] knows framing.
 //! 8. A session is found by its tenant and its id together. Without authentication there is one tenant.
 //! 9. Prompts, answers, tokens and keys are in no log and no error; a session's own answer is in its own errors.
+//! 10. No single request costs more than its bound: what a schema and its answers take to check is counted, paths lead into
+//!     the operator's roots, credentials of the machine's are not a caller's, and what fails leaves a session as it was.
 
 pub mod app;
 pub mod backend;

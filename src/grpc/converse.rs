@@ -273,7 +273,7 @@ fn out_of_place(field: &str, advice: &str) -> Status {
 }
 
 /// A prompt as SendAndWait has it.
-fn send_request(prompt: pb::ConversePrompt, session: &SessionId) -> pb::SendAndWaitRequest {
+pub(super) fn send_request(prompt: pb::ConversePrompt, session: impl ToString) -> pb::SendAndWaitRequest {
     pb::SendAndWaitRequest {
         session_id: session.to_string(),
         prompt: prompt.prompt,

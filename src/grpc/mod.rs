@@ -13,6 +13,8 @@ mod convert;
 mod deadline;
 mod ending;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
 mod health;
 mod listener;

@@ -149,14 +149,20 @@ async fn in_a_network_of_its_own() {
     assert!(metadata.count() == 0 && !asked.has(TOKEN), "the machine's identity was asked for");
 
     // The operator's own configuration may use it. So the stand-ins are good for something, too.
-    let operators = cli
-        .setup()
-        .variable("COPILOT_PROVIDER_TYPE", "azure")
-        .variable("COPILOT_PROVIDER_BASE_URL", &*base_url);
-    let facade = operators.start().await;
+    let operators = || {
+        let setup = cli.setup().variable("COPILOT_PROVIDER_TYPE", "azure");
+        setup.variable("COPILOT_PROVIDER_BASE_URL", &*base_url)
+    };
+    let facade = operators().start().await;
     facade.create("operators").await;
     turn(&facade, "operators").await;
     assert!(metadata.count() > 0 && asked.has(TOKEN), "{} {:?}", metadata.count(), asked.0.lock().unwrap());
+    // A key in the headers does not keep it from that.
+    asked.0.lock().unwrap().clear();
+    let facade = operators().variable("COPILOT_PROVIDER_HEADERS", "api-key: k").start().await;
+    facade.create("with-headers").await;
+    turn(&facade, "with-headers").await;
+    assert!(asked.has(TOKEN), "a key in the headers is enough: {:?}", asked.0.lock().unwrap());
 }
 
 /// A turn of which it does not matter how it ends: the provider makes no sense.

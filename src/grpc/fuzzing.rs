@@ -1,0 +1,85 @@
+//! What `fuzz/` needs of this room: each request as the service reads it, without what lies behind the door.
+
+use prost::{DecodeError, Message};
+use tonic::Status;
+
+use super::{
+    convert::{Checks, Defaults},
+    pb, status,
+};
+use crate::session::{Deadline, Profiles, hub::Filter};
+
+/// Reads the request of a method. An error is what its caller would be told.
+///
+/// # Errors
+/// If the body is no such request, which tonic tells.
+pub fn read(method: &str, body: &[u8]) -> Result<Result<(), Status>, DecodeError> {
+    let mut checks = Checks::default();
+    let deadline = |timeout: Option<_>| Deadline::after(timeout.unwrap_or_default());
+    match method {
+        "CreateSession" => {
+            let request = pb::CreateSessionRequest::decode(body)?;
+            checks.request_id(&request.request_id, &request);
+            checks.new_session_id(&request.session_id, request.resume_if_exists);
+            checks.profile(&request.profile, &Profiles::default());
+            checks.blueprint(request, &Defaults::default());
+        }
+        "ResumeSession" => {
+            let request = pb::ResumeSessionRequest::decode(body)?;
+            checks.session_id(&request.session_id);
+            checks.credentials(request);
+        }
+        "UpdateSession" => {
+            let request = pb::UpdateSessionRequest::decode(body)?;
+            checks.change(request.session.unwrap_or_default(), request.update_mask.unwrap_or_default());
+        }
+        "ListSessions" => {
+            checks.listing(pb::ListSessionsRequest::decode(body)?);
+        }
+        "SendAndWait" => {
+            checks.prompt(pb::SendAndWaitRequest::decode(body)?, Filter::NOTHING, deadline);
+        }
+        "SendAndStream" => {
+            let mut request = pb::SendAndStreamRequest::decode(body)?;
+            let filter = checks.filter(std::mem::take(&mut request.event_types), request.exclude_sub_agents);
+            checks.prompt(request.into(), filter, deadline);
+        }
+        "Converse" => match pb::ConverseRequest::decode(body)?.payload {
+            Some(pb::converse_request::Payload::Prompt(prompt)) => {
+                checks.prompt(super::converse::send_request(prompt, "s"), Filter::NOTHING, deadline);
+            }
+            Some(pb::converse_request::Payload::Answer(answer)) => {
+                checks.answer(answer.answer);
+            }
+            Some(pb::converse_request::Payload::Open(open)) => {
+                checks.filter(open.event_types, open.exclude_sub_agents);
+            }
+            Some(pb::converse_request::Payload::Abort(_)) | None => {}
+        },
+        "Respond" => {
+            checks.answer(pb::RespondRequest::decode(body)?.answer);
+        }
+        "WatchSession" => {
+            let request = pb::WatchSessionRequest::decode(body)?;
+            let id = checks.session_id(&request.session_id);
+            checks.from(id.as_ref(), &request.cursor, request.from_beginning);
+            checks.filter(request.event_types, request.exclude_sub_agents);
+        }
+        "ListEvents" => {
+            let request = pb::ListEventsRequest::decode(body)?;
+            checks.page_size(request.page_size);
+            checks.history_token(&request.session_id, &request.page_token);
+            checks.filter(request.event_types, false);
+        }
+        "ListModels" => {
+            let request = pb::ListModelsRequest::decode(body)?;
+            checks.profile(&request.profile, &Profiles::default());
+            checks.github_token(request.github_token);
+        }
+        // They hold a session's id, or nothing.
+        _ => {
+            checks.session_id(&pb::GetSessionRequest::decode(body)?.session_id);
+        }
+    }
+    Ok(checks.done(Some(())).map_err(status::invalid))
+}
