@@ -401,9 +401,12 @@ fn of_backend(error: &backend::Error) -> Problem {
             }
             // The operator's to mend; the log says more.
             Rejection::Connection(_) => unavailable(),
+            // By another client of the CLI.
+            Rejection::CompactionCancelled => {
+                Problem::new(Code::Aborted, ErrorReason::TurnAborted, rejection)
+            }
             Rejection::SessionNotFound
             | Rejection::NothingToCompact
-            | Rejection::CompactionCancelled
             | Rejection::ToolsTaken
             | Rejection::Internal(_) => Problem::new(
                 Code::Internal,

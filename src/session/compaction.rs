@@ -15,7 +15,7 @@ use tracing::debug;
 use super::{
     Sessions,
     blueprint::Credentials,
-    error::{Error, TurnCause, TurnError},
+    error::{Error, TurnCause},
     key::{SessionId, SessionKey, Tenant},
     live::Session,
     runner::Deadline,
@@ -138,10 +138,6 @@ impl Compaction {
 fn of_the_cli(done: Result<Compacted, backend::Error>) -> Result<Compacted, Error> {
     match done {
         Err(backend::Error::Rejected(Rejection::NothingToCompact)) => Ok(Compacted::default()),
-        // Another client of the CLI has ended it.
-        Err(backend::Error::Rejected(Rejection::CompactionCancelled)) => {
-            Err(Error::Turn(Arc::new(TurnError::not_delivered(TurnCause::Aborted))))
-        }
         done => Ok(done?),
     }
 }

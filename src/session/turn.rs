@@ -253,7 +253,7 @@ impl Turn {
         match self.phase {
             Phase::Sending { .. } => None,
             // It has left the CLI's queue without having been taken up: somebody has taken it out.
-            Phase::Running if !self.started && self.message_id.is_some() && self.loose_failure.is_none() => {
+            Phase::Running if self.was_passed_over() => {
                 self.phase = Phase::Settled;
                 Some(Ending::Aborted)
             }
@@ -267,6 +267,12 @@ impl Turn {
                 None
             }
         }
+    }
+
+    /// Whether nothing tells that the agent has ever seen the prompt that the CLI took.
+    fn was_passed_over(&self) -> bool {
+        let said = self.writing.spoke() || self.writing.answer().is_some();
+        self.message_id.is_some() && !self.started && !said && self.loose_failure.is_none()
     }
 
     /// Whether the next turn may start: nothing that still comes from the CLI belongs to this one.

@@ -1,6 +1,6 @@
 //! The program, as an operator runs it: with a CLI of its own, signals, subcommands and logs.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use copilot_grpc::{
     backend::placement::Placement,
@@ -174,7 +174,7 @@ async fn a_state_directory_that_others_may_look_into_is_refused_with_the_command
     let model = echo().await;
     let folder = tempfile::tempdir().unwrap();
     for wide in ["", "work", "cli-0"] {
-        let path = folder.path().join(wide);
+        let path = folder.path().join(wide).components().collect::<PathBuf>();
         std::fs::create_dir_all(&path).unwrap();
         let permissions = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(&path, permissions(0o755)).unwrap();

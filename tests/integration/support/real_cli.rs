@@ -204,9 +204,11 @@ pub(crate) fn spawn(port: u16, home: &TempDir, model: &ModelServer) -> Child {
 
 /// What a CLI is told that is to listen on a port, with [`TOKEN`].
 fn on_port<'a>(command: &'a mut Command, port: u16, home: &TempDir, model: &ModelServer) -> &'a mut Command {
+    let work = home.path().join("work");
+    fs::create_dir_all(&work).unwrap();
     command
         .args(["--headless", "--no-auto-update", "--port", &port.to_string()])
-        .current_dir(home.path())
+        .current_dir(work)
         .env("COPILOT_HOME", home.path())
         .envs(offline(model))
         .env("COPILOT_DISABLE_KEYTAR", "1")

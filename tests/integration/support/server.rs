@@ -1,7 +1,7 @@
 //! The program, as a process of its own.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Output, Stdio},
 };
 
@@ -75,7 +75,7 @@ impl Server {
 
     async fn spawn(program: Command, model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut program = configured(program, folder.path().to_str().unwrap(), cli);
+        let mut program = configured(program, state_in(&folder).to_str().unwrap(), cli);
         program
             .arg("--log-level=debug")
             .args(flags)
@@ -99,8 +99,8 @@ impl Server {
     }
 
     /// Where its CLIs keep their sessions.
-    pub(crate) fn state_dir(&self) -> &Path {
-        self.folder.path()
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        state_in(&self.folder)
     }
 
     /// A client of it.
@@ -175,6 +175,11 @@ pub(crate) fn program(state_dir: &str, cli: &Path) -> Command {
     configured(Command::new(PROGRAM), state_dir, cli)
 }
 
+/// The server makes it, for its owner alone.
+fn state_in(folder: &TempDir) -> PathBuf {
+    folder.path().join("state")
+}
+
 fn configured(command: Command, state_dir: &str, cli: &Path) -> Command {
     let mut command = clean(command);
     command.args(["--state-dir", state_dir, "--cli-path"]).arg(cli);
@@ -198,8 +203,10 @@ pub(crate) fn said(line: &str, message: &str) -> Option<Value> {
 
 /// Waits for a log line that says this, and returns a field of it.
 pub(crate) async fn value_in(logs: &mut watch::Receiver<Vec<String>>, message: &str, field: &str) -> Value {
-    let logs = soon(message, logs.wait_for(|logs| logs.iter().any(|line| said(line, message).is_some())));
-    let logs = logs.await.unwrap();
+    let is_said = |logs: &Vec<String>| logs.iter().any(|line| said(line, message).is_some());
+    let ended = soon(message, logs.wait_for(is_said)).await.is_err();
+    let logs = logs.borrow();
+    assert!(!ended, "the server has ended: {logs:#?}");
     logs.iter().find_map(|line| said(line, message)).unwrap()[field].clone()
 }
 
