@@ -112,7 +112,7 @@ async fn a_prompt_that_was_reported_as_failed_never_reaches_the_model_afterwards
                 tokio::join!(a, b, disturb(&facade, first, moments[0]), disturb(&facade, second, moments[1]));
             [a, b]
         };
-        let told = soon(&format!("try {n} of seed {seed}: {fates:?}"), told).await;
+        let told = Box::pin(soon(&format!("try {n} of seed {seed}: {fates:?}"), told)).await;
         facade.at_rest().await;
         // All that runs from here on is what comes next.
         let before = asked(&cli);

@@ -23,6 +23,9 @@ use crate::support::{
 
 const MIB: u64 = 1 << 20;
 
+/// How long it may take on a busy machine to read and write hundreds of megabytes.
+const LONG: Duration = Duration::from_secs(120);
+
 /// A client that has made calls, and from then on reads nothing, not even its socket.
 struct Stalled {
     _calls: Vec<(ResponseFuture, SendStream<Bytes>)>,
@@ -233,7 +236,8 @@ async fn answers_that_are_never_read_hold_no_more_than_the_budget() {
     let calling = async {
         for _ in 0..4 {
             let calls = (0..60).map(|_| Says::All(prefixed(&request))).collect();
-            stalled.push(soon("the calls", Stalled::open(&server, Window(0), "ListEvents", calls)).await);
+            let open = Stalled::open(&server, Window(0), "ListEvents", calls);
+            stalled.push(tokio::time::timeout(LONG, open).await.expect("the calls are made"));
         }
     };
     tokio::select! {
