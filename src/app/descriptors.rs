@@ -9,8 +9,8 @@ use tracing::{debug, info, warn};
 /// Kept back for whatever there is one of: listener, logs, signals, runtime, files that are read again, lookups.
 const FOR_ALL: u64 = 48;
 
-/// Kept back for each CLI: its pipes, its two connections, and those of another that is started while the old one's are not
-/// closed yet. With what spawning takes it has come to 14 (seen in a test).
+/// Kept back for each CLI: its sockets and pipes, those of another that is started while the old one's are not closed yet, and what
+/// spawning takes. An estimate on the safe side.
 const FOR_A_CLI: u64 = 24;
 
 /// As many clients as there are without a setting, where there is no limit, or a very large one.
