@@ -156,6 +156,7 @@ impl Session {
         let Ok(Answered { answer, told }) = answered else { return };
         // Who answered may have gone; the agent gets the answer all the same.
         let _ = told.send(self.give(id, &answer).await);
+        self.lock().requests.given(kind);
     }
 
     /// How long a request waits for its answer.
@@ -186,6 +187,19 @@ impl Session {
 
     /// Gives the CLI an answer.
     async fn give(self: &Arc<Self>, request_id: &str, answer: &Answer) -> Result<(), Error> {
+        match self.give_once(request_id, answer).await {
+            // The request is taken up again with the session. If it is not there, this answer has arrived after all.
+            Err(Error::Backend(backend::Error::Lost { .. })) => {
+                match self.give_once(request_id, answer).await {
+                    Err(Error::RequestSettled { .. }) => Ok(()),
+                    given => given,
+                }
+            }
+            given => given,
+        }
+    }
+
+    async fn give_once(self: &Arc<Self>, request_id: &str, answer: &Answer) -> Result<(), Error> {
         let session_id = self.cli_id();
         let link = self.load().await.map_err(|cause| self.not_loaded(cause))?;
         let done = match answer {

@@ -15,6 +15,8 @@ const MAX_SETTLED: usize = 64;
 pub(super) struct Requests {
     open: Vec<Open>,
     settled: VecDeque<(String, Settlement)>,
+    /// How many answers are on their way to the CLI, of requests that outlive the link.
+    giving: usize,
 }
 
 /// A request that nobody has answered.
@@ -77,9 +79,15 @@ impl Requests {
         let (told, answered) = oneshot::channel();
         let open = self.open.remove(at);
         // It fails if the task has just given up waiting; then `told` is dropped, and that is the answer.
-        let _ = open.answer.send(Answered { answer, told });
+        let sent = open.answer.send(Answered { answer, told }).is_ok();
+        self.giving += usize::from(sent && outlives_link(kind));
         self.remember(open.id, Settlement::Answered);
         Ok(answered)
+    }
+
+    /// An answer to a request of this kind has come to the CLI, or could not.
+    pub(super) fn given(&mut self, kind: RequestKind) {
+        self.giving = self.giving.saturating_sub(usize::from(outlives_link(kind)));
     }
 
     /// It is over without an answer of ours. False: it was over already.
@@ -93,14 +101,12 @@ impl Requests {
     /// The connection to the CLI is lost, and with it questions; permissions and calls of tools the CLI takes up again
     /// with the session (observed). Says whether there are some of these.
     pub(super) fn outlive_link(&mut self) -> bool {
-        let lost: Vec<_> = self
-            .open
-            .extract_if(.., |open| !matches!(open.kind, RequestKind::Permission | RequestKind::ToolCall))
-            .collect();
+        let lost: Vec<_> = self.open.extract_if(.., |open| !outlives_link(open.kind)).collect();
         for open in lost {
             self.remember(open.id, Settlement::Withdrawn);
         }
-        self.is_waiting()
+        // An answer that is on its way is given again.
+        self.is_waiting() || self.giving > 0
     }
 
     /// No caller is there any more who could run a tool.
@@ -112,7 +118,8 @@ impl Requests {
             };
             // Nobody waits to hear of it.
             let (told, _) = oneshot::channel();
-            let _ = open.answer.send(Answered { answer: failure(name), told });
+            let sent = open.answer.send(Answered { answer: failure(name), told }).is_ok();
+            self.giving += usize::from(sent);
             self.remember(open.id, Settlement::Withdrawn);
         }
     }
@@ -160,6 +167,11 @@ impl Requests {
         }
         self.settled.push_back((id, settlement));
     }
+}
+
+/// Whether the CLI takes a request of this kind up again with its session (observed).
+fn outlives_link(kind: RequestKind) -> bool {
+    matches!(kind, RequestKind::Permission | RequestKind::ToolCall)
 }
 
 #[cfg(test)]
@@ -246,6 +258,16 @@ mod tests {
         }
         assert!(requests.answer(&session(), "f", accept(Some(json!({"n": 3})))).is_ok());
         assert!(requests.is_waiting());
+    }
+
+    #[test]
+    fn an_answer_that_is_on_its_way_lets_the_turn_outlive_the_link() {
+        let mut requests = Requests::default();
+        let _answered = requests.open(&permission("p")).unwrap();
+        let _told = requests.answer(&session(), "p", YES).unwrap();
+        assert!(!requests.is_waiting() && requests.outlive_link());
+        requests.given(RequestKind::Permission);
+        assert!(!requests.outlive_link());
     }
 
     #[test]

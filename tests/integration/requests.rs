@@ -397,7 +397,8 @@ async fn a_new_stream_first_hears_of_the_requests_that_are_open() {
 async fn a_request_ends_with_its_turn_which_says_what_was_open() {
     let (_cli, facade) = started(asking("s")).await;
     let mut watcher = facade.watch(watching("s")).await.unwrap();
-    let timeout = Some(Duration::from_secs(1).try_into().unwrap());
+    // Long enough for the question to be asked, also on a busy machine.
+    let timeout = Some(Duration::from_secs(8).try_into().unwrap());
     let turn = send(&facade, SendAndWaitRequest { timeout, ..wait("s", "ask") });
     let id = watcher.request().await;
     let failed = soon("the turn", turn).await.unwrap().unwrap_err();
@@ -413,10 +414,10 @@ async fn a_request_ends_with_its_turn_which_says_what_was_open() {
 async fn waiting_for_an_answer_is_no_inactivity() {
     let (_cli, facade) = started(asking("s")).await;
     let mut watcher = facade.watch(watching("s")).await.unwrap();
-    let inactivity_timeout = Some(Duration::from_millis(700).try_into().unwrap());
+    let inactivity_timeout = Some(Duration::from_secs(4).try_into().unwrap());
     let turn = send(&facade, SendAndWaitRequest { inactivity_timeout, ..wait("s", "ask") });
     let id = watcher.request().await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     let input = UserInput { answer: "a".into(), skipped: false };
     facade.respond("s", &id, Answer::UserInput(input)).await.unwrap();
     soon("the turn", turn).await.unwrap().unwrap();
