@@ -28,7 +28,8 @@
 //! 4. The events of a session are delivered in wire order; a session is registered before `session.create` is written.
 //! 5. Every request that comes from the CLI is answered, also one that we do not understand, or whose data we cannot read.
 //! 6. A dropped RPC leaves no pending call, no subscriber, no place in a queue, no running turn (unless it asked for
-//!    that), and never half a frame on the wire.
+//!    that), and never half a frame on the wire. What is reported as not delivered never runs later; what waits in the CLI is
+//!    taken back.
 //! 7. Only [`grpc`] knows protobuf, only [`jsonrpc`] knows framing.
 //! 8. A session is found by its tenant and its id together. Without authentication there is one tenant.
 //! 9. Prompts, answers, tokens and keys are in no log and no error; a session's own answer is in its own errors.
