@@ -160,10 +160,10 @@ impl Bench {
         command
     }
 
-    /// The service with a CLI of its own, which keeps its sessions in this folder.
-    pub(crate) fn embedding_command(&self, address: &str, cli: &Path, state: &Path) -> Command {
+    /// The service with a CLI of its own, which keeps its sessions below this folder.
+    pub(crate) fn embedding_command(&self, address: &str, cli: &Path, folder: &Path) -> Command {
         let mut command = self.bare_command(address);
-        command.arg("--cli-path").arg(cli).arg("--state-dir").arg(state);
+        command.arg("--cli-path").arg(cli).arg("--state-dir").arg(folder.join("state"));
         command
     }
 
