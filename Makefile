@@ -13,8 +13,12 @@ help: ## list the targets
 run: ## build and start the service, with a demo model if there is no other, and say what to try
 	@scripts/run
 
-test: tools ## run every test, those with the real Copilot CLI included
+# What is run on the Node CLI, too: turns, asking, tools, MCP, restarts, replacing, faults.
+ON_NODE := turns:: requests:: converse:: settings:: restarts:: recycling:: faults:: stdio::
+
+test: tools ## run every test, those with the real Copilot CLI included: all on its native form, some on Node's, too
 	cargo test --workspace --locked
+	TEST_CLI=node cargo test --locked --test integration -- $(ON_NODE)
 
 abuse: tools ## run the tests of callers that mean ill, those that take long or want the machine for themselves included
 	cargo test --locked --test integration abuse:: -- --include-ignored --test-threads=1 --nocapture

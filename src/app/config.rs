@@ -24,7 +24,11 @@ use zeroize::Zeroizing;
 
 use super::settings::{ConfigError, Environment, Values};
 use crate::{
-    backend::{Ejection, recycling},
+    backend::{
+        Ejection,
+        discover::Wanted,
+        recycling::{self, AtMemory},
+    },
     copilot::{Provider, Secret},
     session::{PERMISSION_KINDS, Profiles, Rules},
 };
@@ -50,6 +54,8 @@ pub struct Config {
     pub embedded_clis: usize,
     /// The program to start; without it, it is searched for.
     pub cli_path: Option<PathBuf>,
+    /// Which form of the CLI is started.
+    pub cli: Wanted,
     /// Where the started CLIs keep their sessions. It need not exist yet.
     pub state_dir: PathBuf,
     /// Built-in tools of sessions whose request names none.
@@ -176,6 +182,7 @@ impl Config {
         let cli_token = cli_token(values);
         let drain_file = values.path("drain_file");
         let embedded_clis = values.read("embedded_clis", within(EMBEDDED_CLIS, COUNT));
+        let cli = values.read("cli", Wanted::from_str);
         let cli_path = values.path("cli_path");
         refuse_two_clis(values);
         let state_dir = state_dir(values);
@@ -215,6 +222,7 @@ impl Config {
             cli_token,
             drain_file,
             embedded_clis: embedded_clis?,
+            cli: cli?,
             cli_path,
             state_dir: state_dir?,
             available_tools: available_tools.unwrap_or_default(),
@@ -279,8 +287,6 @@ const RECYCLE_AGES: RangeInclusive<Duration> = Duration::from_secs(10)..=Duratio
 const RECYCLE_MEMORIES: RangeInclusive<usize> = 256 * MIB..=1024 * GIB;
 /// One turn: a CLI for each. A billion are never reached.
 const RECYCLE_TURNS: RangeInclusive<usize> = 1..=1_000_000_000;
-/// Zero: only when no turn happens to run. Nobody should wait longer than this for something that helps others.
-const RECYCLE_WAITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
 /// Zero: never. With more failures in a row, whoever has them has gone elsewhere.
 const FAILURES: RangeInclusive<usize> = 0..=1000;
 /// Shorter, and a CLI that fails is probed all the time.
@@ -347,12 +353,18 @@ fn secrets(env: &dyn Environment) -> impl Iterator<Item = Secret> {
 
 fn recycling(values: &mut Values<'_>) -> Option<recycling::Rules> {
     let after_age = values.read("recycle_after_age", within(RECYCLE_AGES, DURATION));
-    let at_memory = values.read("recycle_at_memory", within(RECYCLE_MEMORIES, BYTES));
+    let at_memory = values.read("recycle_at_memory", |text| match text.trim() {
+        "0" => Ok(0),
+        text => within(RECYCLE_MEMORIES, BYTES)(text),
+    });
     let after_turns = values.read("recycle_after_turns", within(RECYCLE_TURNS, COUNT));
-    let wait = values.read("recycle_wait", within(RECYCLE_WAITS, DURATION))?;
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    let (at_memory, after_turns) = (at_memory.map(number), after_turns.map(number));
-    Some(recycling::Rules { after_age, at_memory, after_turns, wait })
+    let at_memory = match at_memory {
+        None => AtMemory::Usual,
+        Some(0) => AtMemory::Never,
+        Some(bytes) => AtMemory::Bytes(number(bytes)),
+    };
+    Some(recycling::Rules { after_age, at_memory, after_turns: after_turns.map(number) })
 }
 
 fn ejection(values: &mut Values<'_>) -> Option<Ejection> {
@@ -383,8 +395,9 @@ fn profiles(values: &mut Values<'_>) -> Profiles {
 }
 
 fn refuse_two_clis(values: &mut Values<'_>) {
-    for key in ["cli_path", "embedded_clis", "recycle_after_age", "recycle_at_memory", "recycle_after_turns"]
-    {
+    const OF_OUR_OWN: [&str; 6] =
+        ["cli", "cli_path", "embedded_clis", "recycle_after_age", "recycle_at_memory", "recycle_after_turns"];
+    for key in OF_OUR_OWN {
         if let (Some(url), Some(_)) = (values.origin("cli_url"), values.origin(key)) {
             let problem =
                 format!("{key} and cli_url ({url}) exclude each other: start a CLI or use a running one");

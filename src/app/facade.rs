@@ -26,7 +26,9 @@ use crate::{
     backend::{
         self, Source,
         addresses::{Addresses, look_up},
-        admission, discover, private,
+        admission,
+        discover::{self, Found, Places},
+        private,
         process::Spec,
     },
     grpc::{Defaults, listen, server},
@@ -241,9 +243,13 @@ fn backends(
         return Ok((setup, None));
     }
     let path = std::env::var_os("PATH");
-    let cli = discover::find(config.cli_path.as_deref(), path.as_deref(), &programs())?;
+    let places = Places { given: config.cli_path.as_deref(), env_path: path.as_deref(), roots: &programs() };
+    let Found { path: cli, form, remark } = discover::find(config.cli, &places)?;
+    if let Some(remark) = remark {
+        warn!("{remark}");
+    }
     let (state_dir, count) = (&config.state_dir, config.embedded_clis);
-    info!(cli = %cli.display(), state_dir = %state_dir.display(), count, "running CLIs of our own");
+    info!(%form, cli = %cli.display(), state_dir = %state_dir.display(), count, "running CLIs of our own");
     let lock = lock(state_dir)?;
     if state_dir.join(name(count)).exists() {
         let left_out = name(count);
@@ -252,6 +258,7 @@ fn backends(
     let embedded = (0..count).map(|number| {
         let source = Source::Embedded(Spec {
             cli: cli.clone(),
+            form,
             guard: guard.into(),
             home: state_dir.join(name(number)),
             work_dir: config.work_dir(),

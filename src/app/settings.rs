@@ -75,10 +75,17 @@ const SETTINGS: &[Setting] = &[
         help: "CLIs to start; one takes 215 MB when idle, and does about five turns at once on a core",
     },
     Setting {
+        key: "cli",
+        value: "FORM",
+        default: Some("auto"),
+        help: "Which form of the CLI to start: native (the official SDKs' runtime, without Node), node, or auto: native \
+               where it is installed, otherwise node",
+    },
+    Setting {
         key: "cli_path",
         value: "PATH",
         default: None,
-        help: "The copilot program to start; without it, it is searched for",
+        help: "The copilot-runtime or copilot program to start; without it, it is searched for",
     },
     Setting {
         key: "state_dir",
@@ -183,25 +190,20 @@ const SETTINGS: &[Setting] = &[
         key: "recycle_after_age",
         value: "DURATION",
         default: None,
-        help: "Start a CLI of our own anew after so much time, when no turn runs on it",
+        help: "Replace a CLI of our own by another after so much time; its turns run to their end",
     },
     Setting {
         key: "recycle_at_memory",
         value: "BYTES",
         default: None,
-        help: "The same when it holds so much memory (Linux only)",
+        help: "The same when it holds so much memory (Linux only), 0 for never; without it 512MiB for the native form, \
+               which gives none back, and never for node",
     },
     Setting {
         key: "recycle_after_turns",
         value: "COUNT",
         default: None,
         help: "The same after so many turns",
-    },
-    Setting {
-        key: "recycle_wait",
-        value: "DURATION",
-        default: Some("10s"),
-        help: "How long new turns wait for running ones to end when their CLI is to be started anew; then it is put off",
     },
     Setting {
         key: "eject_after",

@@ -6,11 +6,10 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    iter,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 /// How many turns there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +42,6 @@ struct Line<K, W> {
     aside: HashSet<Ticket>,
     /// How many have been let in since the beginning.
     admitted: u64,
-    /// While somebody wants the CLI to come to rest, nobody is let in.
-    closed: bool,
     /// Whoever is at the front is let in next; the others of the same key then wait behind those of all other keys.
     waiting: VecDeque<(K, VecDeque<(Ticket, W)>)>,
 }
@@ -61,7 +58,6 @@ impl<K: Eq, W> Line<K, W> {
             running: HashSet::new(),
             aside: HashSet::new(),
             admitted: 0,
-            closed: false,
             waiting: VecDeque::new(),
         }
     }
@@ -79,7 +75,7 @@ impl<K: Eq, W> Line<K, W> {
 
     /// Joins the line. Returns the waker if it may run now.
     fn join(&mut self, ticket: Ticket, key: K, waker: W) -> Option<W> {
-        // A place that is free while somebody is in line does not exist, unless it is closed: who leaves passes it on.
+        // A place that is free while somebody is in line does not exist: who leaves passes it on.
         if self.has_room() {
             self.admit(ticket);
             return Some(waker);
@@ -135,17 +131,12 @@ impl<K: Eq, W> Line<K, W> {
     }
 
     fn has_room(&self) -> bool {
-        !self.closed && self.running.len() < self.limits.running
+        self.running.len() < self.limits.running
     }
 
     fn admit(&mut self, ticket: Ticket) {
         self.admitted += 1;
         self.running.insert(ticket);
-    }
-
-    /// Those whose agent is at work, or will be again.
-    fn under_way(&self) -> usize {
-        self.running.len() + self.aside.len()
     }
 
     fn waiting(&self) -> usize {
@@ -163,13 +154,11 @@ type Waker = oneshot::Sender<()>;
 #[derive(Debug, Clone)]
 pub struct Admission {
     line: Arc<Mutex<Line<Key, Waker>>>,
-    /// How many turns are under way, for those who wait until none is.
-    under_way: Arc<watch::Sender<usize>>,
 }
 
 impl Admission {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { line: Arc::new(Mutex::new(Line::new(limits))), under_way: Arc::default() }
+        Self { line: Arc::new(Mutex::new(Line::new(limits))) }
     }
 
     /// Takes a turn on, or refuses it.
@@ -198,32 +187,11 @@ impl Admission {
         self.lock().taken == 0
     }
 
-    /// Lets nobody in until the result is dropped: who comes waits in line, and who runs goes on.
-    pub(super) fn close(&self) -> Closed<'_> {
-        self.lock().closed = true;
-        Closed(self)
-    }
-
-    /// Whether no turn is under way, be it that one waits for its callers.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.lock().under_way() == 0
-    }
-
-    /// Resolves when that is so.
-    ///
-    /// # Cancel safety
-    /// Dropping it changes nothing.
-    pub(super) async fn quiet(&self) {
-        // It fails when the sender is gone, which is ours.
-        let _ = self.under_way.subscribe().wait_for(|turns| *turns == 0).await;
-    }
-
     /// Changes the line, and wakes those whose time has then come.
     fn change<I: IntoIterator<Item = Waker>>(&self, act: impl FnOnce(&mut Line<Key, Waker>) -> I) {
         let mut line = self.lock();
         // All of it under the lock: what is told of the line is in the order in which it changes.
         let woken: Vec<_> = act(&mut line).into_iter().collect();
-        self.under_way.send_replace(line.under_way());
         drop(line);
         // Who has gone meanwhile leaves by dropping its entry.
         for waiter in woken {
@@ -234,19 +202,6 @@ impl Admission {
     fn lock(&self) -> MutexGuard<'_, Line<Key, Waker>> {
         // The line is whole after every statement that can panic, of which there is none.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Lets nobody in. Dropping it lets those in who wait.
-#[derive(Debug)]
-pub(super) struct Closed<'a>(&'a Admission);
-
-impl Drop for Closed<'_> {
-    fn drop(&mut self) {
-        self.0.change(|line| {
-            line.closed = false;
-            iter::from_fn(|| line.let_in()).collect::<Vec<_>>()
-        });
     }
 }
 
@@ -358,7 +313,7 @@ mod tests {
         let (c, _) = enter(&mut line, "", 3);
         assert_eq!(line.step_aside(a), Some(2));
         assert_eq!(line.step_aside(a), None);
-        assert_eq!((line.running.len(), line.under_way()), (1, 2));
+        assert_eq!((line.running.len(), line.running.len() + line.aside.len()), (1, 2));
         line.step_back(a);
         line.step_back(a);
         assert_eq!((line.running.len(), line.waiting()), (2, 1));
@@ -367,7 +322,7 @@ mod tests {
         assert_eq!(line.leave(a), Some(3));
         assert_eq!(line.step_aside(c), None);
         assert_eq!(line.leave(c), None);
-        assert_eq!((line.under_way(), line.waiting(), line.taken), (0, 0, 0));
+        assert_eq!((line.running.len() + line.aside.len(), line.waiting(), line.taken), (0, 0, 0));
     }
 
     #[test]
@@ -379,34 +334,6 @@ mod tests {
         assert_eq!(line.take(), Err(Full { running: 1, waiting: 1 }));
         assert_eq!(line.leave(elsewhere), None);
         assert_eq!((line.running.len(), line.waiting()), (1, 0));
-    }
-
-    #[tokio::test]
-    async fn while_it_is_closed_those_who_run_go_on_and_those_who_come_wait() {
-        let admission = Admission::new(Limits { running: 2, waiting: 3 });
-        let entries: Vec<_> = (0..4).map(|_| admission.take().unwrap()).collect();
-        let [first, second, third, fourth] = entries.try_into().unwrap();
-        first.admitted().await;
-        let closed = admission.close();
-        {
-            let mut waiting = [&second, &third, &fourth].map(|entry| Box::pin(entry.admitted()));
-            let mut quiet = std::pin::pin!(admission.quiet());
-            for waiting in &mut waiting {
-                assert!(futures_util::poll!(waiting).is_pending());
-            }
-            assert!(futures_util::poll!(quiet.as_mut()).is_pending());
-            drop(first);
-            quiet.await;
-            assert_eq!((admission.running(), admission.waiting()), (0, 3));
-            drop(closed);
-            let [second, third, fourth] = &mut waiting;
-            second.await;
-            third.await;
-            assert!(futures_util::poll!(fourth).is_pending());
-        }
-        assert_eq!((admission.running(), admission.waiting(), admission.admitted()), (2, 1, 3));
-        drop((second, third, fourth));
-        assert!(admission.is_idle());
     }
 
     #[tokio::test]

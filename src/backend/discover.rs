@@ -1,8 +1,16 @@
 //! Where the Copilot CLI is: looks at files, runs nothing.
 //!
-//! `npm install @github/copilot` leaves two things that can be run: the CLI itself, a native binary in a package per
-//! platform, and `copilot`, a link to a script that needs Node and runs the binary as its child. The script dies at once
-//! of a signal that the CLI would have used to save its sessions, so the binary is taken wherever the script is found.
+//! It comes in two forms, which serve the same protocol with the same flags.
+//!
+//! The *Node CLI* is npm's `@github/copilot`, which leaves two things that can be run: the CLI itself, a binary with Node in it,
+//! in a package per platform, and `copilot`, a link to a script that needs Node and runs the binary as its child. The script
+//! dies at once of a signal that the CLI would have used to save its sessions, so the binary is taken wherever the script is
+//! found.
+//!
+//! The *native runtime* is the part of npm's `@github/copilot-sdk` that the official SDKs start, in a package per platform:
+//! `copilot-runtime`, with a library beside it and more of the package around it. See [`native`].
+
+mod native;
 
 use std::{
     env,
@@ -10,25 +18,132 @@ use std::{
     fmt,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    str::FromStr,
 };
+
+pub use native::Unfit;
+
+/// A form of the CLI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// The server of the official SDKs, without Node.
+    Native,
+    /// The CLI that people use at a terminal.
+    Node,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Node => "node",
+        })
+    }
+}
+
+/// Which form is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The native runtime, and the Node CLI where that is not installed.
+    Auto,
+    /// One form, and no other.
+    Only(Form),
+}
+
+impl Wanted {
+    fn takes(self, form: Form) -> bool {
+        matches!(self, Self::Auto) || self == Self::Only(form)
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "native" => Ok(Self::Only(Form::Native)),
+            "node" => Ok(Self::Only(Form::Node)),
+            other => Err(format!("{other:?} is neither auto nor native nor node")),
+        }
+    }
+}
+
+/// Where to look.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Places<'a> {
+    /// The path that the operator gave: taken or refused, never replaced.
+    pub given: Option<&'a Path>,
+    /// The value of `PATH`.
+    pub env_path: Option<&'a OsStr>,
+    /// Folders whose `node_modules` is looked into.
+    pub roots: &'a [PathBuf],
+}
+
+/// A CLI that can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its executable.
+    pub path: PathBuf,
+    /// Its form.
+    pub form: Form,
+    /// What the operator may want to know of it: that it is not the one that was looked for first, or not the only one.
+    pub remark: Option<String>,
+}
 
 /// Finds the CLI's executable.
 ///
-/// A path that the operator gave (`flag`) is taken or refused, never replaced. Otherwise: `copilot` in the folders of
-/// `env_path` (the value of `PATH`), then in `node_modules` of each root in turn, the platform's binary first. Where that is
-/// npm's script, the binary that it would run.
-pub fn find(flag: Option<&Path>, env_path: Option<&OsStr>, roots: &[PathBuf]) -> Result<PathBuf, NotFound> {
-    if let Some(given) = flag {
-        return match fitness(given) {
-            Fitness::Executable => Ok(given.to_owned()),
-            Fitness::Missing => Err(NotFound::GivenMissing(given.to_owned())),
-            Fitness::NotExecutable => Err(NotFound::GivenNotExecutable(given.to_owned())),
-        };
+/// Without a path that is given, each form is looked for in the folders of `PATH`, then in `node_modules` of each root in turn;
+/// of the Node CLI the platform's binary first, and where that is npm's script, the binary that it would run.
+///
+/// # Errors
+/// If there is none of the form that is wanted, or what there is cannot be run: each says what mends it.
+pub fn find(wanted: Wanted, places: &Places<'_>) -> Result<Found, NotFound> {
+    if let Some(given) = places.given {
+        return find_given(wanted, given);
     }
-    let looked: Vec<PathBuf> = on_path(env_path).chain(in_roots(roots)).collect();
-    match looked.iter().find(|path| fitness(path) == Fitness::Executable) {
-        Some(found) => Ok(behind_script(found).unwrap_or_else(|| found.clone())),
-        None => Err(NotFound::Nowhere { looked }),
+    let native = native::candidates(places);
+    let node: Vec<_> = node_candidates(places).collect();
+    let mut unfit = None;
+    if wanted.takes(Form::Native)
+        && let Some(first) = native.iter().find(|path| path.exists())
+    {
+        match native::check(first) {
+            Ok(path) => {
+                let other = on_path(places.env_path, "copilot").find(|path| is_executable(path));
+                let both = wanted == Wanted::Auto
+                    && on_path(places.env_path, native::PROGRAM).any(|it| it == *first);
+                let remark = other.filter(|_| both).map(|other| {
+                    format!("the Node CLI is on the PATH, too ({}); --cli=node chooses that", other.display())
+                });
+                return Ok(Found { path, form: Form::Native, remark });
+            }
+            Err(problem) => unfit = Some(problem),
+        }
+    }
+    if wanted.takes(Form::Node)
+        && let Some(found) = node.iter().find(|path| is_executable(path))
+    {
+        let path = behind_script(found).unwrap_or_else(|| found.clone());
+        let remark = unfit.map(|unfit| format!("{unfit}. Until then the Node CLI serves"));
+        return Ok(Found { path, form: Form::Node, remark });
+    }
+    if let Some(unfit) = unfit {
+        return Err(unfit.into());
+    }
+    let native = native.into_iter().filter(|_| wanted.takes(Form::Native));
+    let node = node.into_iter().filter(|_| wanted.takes(Form::Node));
+    Err(NotFound::Nowhere { wanted, looked: native.chain(node).collect() })
+}
+
+fn find_given(wanted: Wanted, given: &Path) -> Result<Found, NotFound> {
+    let form = if native::is_one(given) { Form::Native } else { Form::Node };
+    match fitness(given) {
+        Fitness::Missing => Err(NotFound::GivenMissing(given.to_owned())),
+        _ if !wanted.takes(form) => Err(NotFound::GivenOther { path: given.to_owned(), form }),
+        Fitness::NotExecutable => Err(NotFound::GivenNotExecutable(given.to_owned())),
+        Fitness::Executable if form == Form::Node => Ok(Found { path: given.to_owned(), form, remark: None }),
+        Fitness::Executable => Ok(Found { path: native::check(given)?, form, remark: None }),
     }
 }
 
@@ -39,18 +154,42 @@ pub enum NotFound {
     #[error("no file at {}: correct --cli-path, or leave it out to have the Copilot CLI searched for", .0.display())]
     GivenMissing(PathBuf),
     /// The path that the operator gave is a folder, or has no execute permission.
-    #[error("{} is not an executable file: let --cli-path name the `copilot` binary, or chmod +x it", .0.display())]
+    #[error(
+        "{} is not an executable file: let --cli-path name the `copilot` or `copilot-runtime` program, or chmod +x it",
+        .0.display()
+    )]
     GivenNotExecutable(PathBuf),
+    /// The path that the operator gave is of the form that the operator does not want.
+    #[error("{} is the {form} form of the Copilot CLI: leave out --cli, or let --cli-path name the other form", path.display())]
+    GivenOther {
+        /// The path.
+        path: PathBuf,
+        /// Its form.
+        form: Form,
+    },
+    /// The native runtime is there, but cannot be run.
+    #[error("{0}")]
+    Unfit(#[from] Unfit),
     /// None of these is an executable file.
     #[error(
-        "no Copilot CLI found: run `npm ci` in the repository, or name the `copilot` binary with --cli-path. \
-         Looked at:{}",
+        "no Copilot CLI found: run `{}` in the repository, or name the program with --cli-path. Looked at:{}",
+        install(*wanted),
         Listed(looked)
     )]
     Nowhere {
+        /// Which form was wanted.
+        wanted: Wanted,
         /// Every path that was tried, in order.
         looked: Vec<PathBuf>,
     },
+}
+
+/// What installs it.
+fn install(wanted: Wanted) -> String {
+    match wanted {
+        Wanted::Only(Form::Node) => "npm ci".into(),
+        Wanted::Auto | Wanted::Only(Form::Native) => "npm ci --omit=dev".into(),
+    }
 }
 
 /// Whether a path can be run as a program.
@@ -70,26 +209,31 @@ pub(super) fn fitness(path: &Path) -> Fitness {
     }
 }
 
+fn is_executable(path: &Path) -> bool {
+    fitness(path) == Fitness::Executable
+}
+
 /// Execute permission for owner, group or others.
 const ANY_EXECUTE: u32 = 0o111;
 
-fn on_path(env_path: Option<&OsStr>) -> impl Iterator<Item = PathBuf> {
-    // An empty or relative entry means "wherever I was started", where anybody may have put a `copilot`.
+fn on_path(env_path: Option<&OsStr>, program: &str) -> impl Iterator<Item = PathBuf> {
+    // An empty or relative entry means "wherever I was started", where anybody may have put one.
     env_path
         .map(|path| env::split_paths(path).collect::<Vec<_>>())
         .into_iter()
         .flatten()
         .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join("copilot"))
+        .map(move |folder| folder.join(program))
 }
 
-fn in_roots(roots: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
-    roots.iter().flat_map(|root| {
+fn node_candidates(places: &Places<'_>) -> impl Iterator<Item = PathBuf> {
+    let in_roots = places.roots.iter().flat_map(|root| {
         let modules = root.join("node_modules");
         let packages = modules.join("@github");
         let binaries = PLATFORMS.iter().map(move |name| packages.join(format!("copilot-{name}/copilot")));
         binaries.chain([modules.join(".bin/copilot")])
-    })
+    });
+    on_path(places.env_path, "copilot").chain(in_roots)
 }
 
 /// The binary that npm's script would run: its package is installed next to the script's (as in a repository), or inside it
@@ -103,7 +247,7 @@ fn behind_script(copilot: &Path) -> Option<PathBuf> {
         .flat_map(|packages| {
             PLATFORMS.iter().map(move |name| packages.join(format!("copilot-{name}/copilot")))
         })
-        .find(|binary| fitness(binary) == Fitness::Executable)
+        .find(|binary| is_executable(binary))
 }
 
 /// The platform packages that can run here. npm installs the one for the machine's C library, which need not be the one
@@ -131,97 +275,4 @@ impl fmt::Display for Listed<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    /// A folder with files in it; a name that ends in `*` is executable.
-    fn tree(files: &[&str]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for name in files {
-            let path = dir.path().join(name.trim_end_matches('*'));
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, "").unwrap();
-            let mode = if name.ends_with('*') { 0o755 } else { 0o644 };
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        }
-        dir
-    }
-
-    fn native() -> String {
-        format!("node_modules/@github/copilot-{}/copilot", PLATFORMS[0])
-    }
-
-    /// Which of `files` is found with `bin` on the PATH and the roots `a` and `b`.
-    fn check(files: &[&str], expected: &str) {
-        let dir = tree(files);
-        let at = |name: &str| dir.path().join(name);
-        let env_path = env::join_paths([at("empty"), at("bin")]).unwrap();
-        let found = find(None, Some(&env_path), &[at("a"), at("b")]);
-        assert_eq!(found.as_deref(), Ok(at(expected).as_path()));
-    }
-
-    #[test]
-    fn path_comes_first_then_each_roots_binary_then_its_script() {
-        let (a, b) = (format!("a/{}", native()), format!("b/{}", native()));
-        let (a_run, b_run) = (format!("{a}*"), format!("{b}*"));
-        let a_script = "a/node_modules/.bin/copilot*";
-        check(&["bin/copilot*", &a_run, &b_run], "bin/copilot");
-        check(&[&a_run, &b_run, a_script], &a);
-        check(&[a_script, &b_run], "a/node_modules/.bin/copilot");
-        check(&[&b_run], &b);
-    }
-
-    #[test]
-    fn npms_script_is_passed_through_to_its_binary() {
-        let script = "lib/node_modules/@github/copilot/npm-loader.js";
-        let beside = format!("lib/{}", native());
-        let inside = format!("lib/node_modules/@github/copilot/{}", native());
-        let check = |binary: Option<&str>, expected: &str| {
-            let binary = binary.map(|name| format!("{name}*"));
-            let dir = tree(&[&format!("{script}*"), "bin/node", binary.as_deref().unwrap_or("other")]);
-            let root = dir.path().canonicalize().unwrap();
-            std::os::unix::fs::symlink(root.join(script), root.join("bin/copilot")).unwrap();
-            let found = find(None, Some(root.join("bin").as_os_str()), &[]);
-            assert_eq!(found, Ok(root.join(expected)));
-        };
-        check(Some(&beside), &beside);
-        check(Some(&inside), &inside);
-        check(None, "bin/copilot");
-    }
-
-    #[test]
-    fn what_cannot_be_run_is_passed_over() {
-        let b = format!("b/{}", native());
-        check(&["bin/copilot", &format!("a/{}", native()), &format!("{b}*")], &b);
-        check(&["bin/copilot/copilot*", &format!("{b}*")], &b);
-    }
-
-    #[test]
-    fn a_given_path_is_never_replaced() {
-        let dir = tree(&["bin/copilot*", "given", "good*"]);
-        let at = |name: &str| dir.path().join(name);
-        let look = |name| find(Some(&at(name)), Some(at("bin").as_os_str()), &[]);
-        assert_eq!(look("good"), Ok(at("good")));
-        assert_eq!(look("absent"), Err(NotFound::GivenMissing(at("absent"))));
-        assert_eq!(look("given"), Err(NotFound::GivenNotExecutable(at("given"))));
-        assert_eq!(look("bin"), Err(NotFound::GivenNotExecutable(at("bin"))));
-    }
-
-    #[test]
-    fn a_vain_search_says_where_it_looked_and_what_to_do() {
-        let root = tree(&[]);
-        let error =
-            find(None, Some(OsStr::new("/nowhere/bin")), &[root.path().to_owned()]).unwrap_err().to_string();
-        for part in ["npm ci", "--cli-path", "/nowhere/bin/copilot", &native(), ".bin/copilot"] {
-            assert!(error.contains(part), "{part} is not in {error}");
-        }
-    }
-
-    #[test]
-    fn relative_entries_of_path_are_not_searched() {
-        assert_eq!(find(None, Some(OsStr::new(":.:bin")), &[]), Err(NotFound::Nowhere { looked: vec![] }));
-        assert_eq!(find(None, None, &[]), Err(NotFound::Nowhere { looked: vec![] }));
-    }
-}
+mod tests;

@@ -126,7 +126,7 @@ impl Link {
     }
 
     /// The same link for who is about to use it.
-    pub(super) fn in_use(&self) -> Arc<Self> {
+    pub fn in_use(&self) -> Arc<Self> {
         Arc::new(Self { wire: self.wire.clone(), in_use: Some(self.wire.users.token()) })
     }
 

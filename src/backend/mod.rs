@@ -26,11 +26,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
@@ -47,6 +48,7 @@ use crate::{
 };
 
 use admission::Admission;
+use discover::Form;
 use standing::Marks;
 use supervisor::Order;
 
@@ -99,6 +101,14 @@ impl Config {
         }
     }
 
+    /// Its form, if it is our own.
+    fn form(&self) -> Option<Form> {
+        match &self.source {
+            Source::External { .. } => None,
+            Source::Embedded(spec) => Some(spec.form),
+        }
+    }
+
     /// The same for another address, which is then its name.
     fn at(&self, address: SocketAddr) -> Self {
         let (token, keeper) = match &self.source {
@@ -123,6 +133,9 @@ pub trait Sink: Send + Sync + 'static {
     fn event_dropped(&self, session_id: &str, kind: &str);
     /// A session was deleted, by whomever.
     fn session_deleted(&self, session_id: &str);
+    /// Nothing new is called on the link, because another CLI on the same home has taken the place of this one: whatever is still
+    /// attached to it leaves it. Resolves when it has; after that nothing is written to the home by this CLI.
+    fn let_go<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, ()>;
     /// The link is gone: none of its sessions is attached any more. Comes after its last event.
     fn link_lost(&self, link: LinkId, cause: &Arc<Cause>);
     /// There is a keeper link, which sessions can be attached to.
@@ -248,8 +261,6 @@ pub enum State {
     Connecting,
     /// Connected, and answering.
     Ready(Arc<Link>),
-    /// Being started anew, because it is time: calls wait for it.
-    Recycling,
     /// Down for now.
     Down {
         /// Why.
@@ -268,7 +279,6 @@ impl State {
         match self {
             Self::Ready(link) => Ok(link.in_use()),
             Self::Connecting => Err(Error::Unavailable { problem: "it is starting".into() }),
-            Self::Recycling => Err(Error::Unavailable { problem: "it is being started anew".into() }),
             Self::Down { problem } => Err(Error::Unavailable { problem: problem.clone() }),
             Self::Incompatible { problem } => Err(Error::Incompatible { problem: problem.clone() }),
         }
@@ -278,7 +288,7 @@ impl State {
     pub fn link(&self) -> Option<&Arc<Link>> {
         match self {
             Self::Ready(link) => Some(link),
-            Self::Connecting | Self::Recycling | Self::Down { .. } | Self::Incompatible { .. } => None,
+            Self::Connecting | Self::Down { .. } | Self::Incompatible { .. } => None,
         }
     }
 }
@@ -294,6 +304,7 @@ struct Inner {
     id: BackendId,
     name: String,
     address: Option<String>,
+    form: Option<Form>,
     state: watch::Receiver<State>,
     shared: Arc<Shared>,
     orders: mpsc::Sender<Order>,
@@ -312,6 +323,8 @@ struct Shared {
     admission: Admission,
     marks: Arc<Marks>,
     vitals: Mutex<Vitals>,
+    /// How many CLIs go on to the end of their turns, because another one has taken their place.
+    retiring: AtomicUsize,
 }
 
 impl Shared {
@@ -335,7 +348,7 @@ impl Backend {
         // One at a time is recycled.
         let (orders, orders_rx) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let (name, address) = (config.name.clone(), config.address());
+        let (name, address, form) = (config.name.clone(), config.address(), config.form());
         let shared = Arc::new(Shared {
             missing_since: Mutex::new(Instant::now()),
             wanted: Notify::new(),
@@ -343,11 +356,12 @@ impl Backend {
             admission: Admission::new(config.turns),
             marks: Arc::new(Marks::new(&name, config.ejection)),
             vitals: Mutex::default(),
+            retiring: AtomicUsize::default(),
         });
         let status = supervisor::Status { state: state_tx, shared: shared.clone() };
         let supervisor = tokio::spawn(supervisor::run(config, sink(id), status, orders_rx, stop.clone()));
         let supervisor = tokio::sync::Mutex::new(Some(supervisor));
-        Self { inner: Arc::new(Inner { id, name, address, state, shared, orders, stop, supervisor }) }
+        Self { inner: Arc::new(Inner { id, name, address, form, state, shared, orders, stop, supervisor }) }
     }
 
     /// Which one it is.
@@ -363,6 +377,11 @@ impl Backend {
     /// Where it listens, if somebody else runs it.
     pub fn address(&self) -> Option<&str> {
         self.inner.address.as_deref()
+    }
+
+    /// Its form, if it is our own.
+    pub fn form(&self) -> Option<Form> {
+        self.inner.form
     }
 
     /// What it is known by where sessions are placed: its address, which is the same for every server in front of it, or its
@@ -395,9 +414,8 @@ impl Backend {
         self.inner.state.borrow().to_call_on()
     }
 
-    /// The link to call on. One that was lost lately is waited for: mostly it is soon there again. One that is missing because the
-    /// CLI is recycled is waited for until there is one, or the CLI cannot be started. Whether it is waited for or not, a CLI that
-    /// somebody else runs is soon looked for once more.
+    /// The link to call on. One that was lost lately is waited for: mostly it is soon there again. Whether it is waited for or not,
+    /// a CLI that somebody else runs is soon looked for once more.
     ///
     /// # Errors
     /// As of [`link`](Self::link), once it has been missing for [`GRACE`].
@@ -407,27 +425,26 @@ impl Backend {
     pub async fn connected(&self) -> Result<Arc<Link>, Error> {
         let (shared, mut state) = (&self.inner.shared, self.inner.state.clone());
         loop {
-            let recycling = match &*state.borrow_and_update() {
+            match &*state.borrow_and_update() {
                 settled @ (State::Ready(_) | State::Incompatible { .. }) => return settled.to_call_on(),
-                State::Recycling => true,
-                State::Connecting | State::Down { .. } => false,
-            };
+                State::Connecting | State::Down { .. } => {}
+            }
             // Anew for each attempt that failed.
             shared.wanted.notify_one();
             let limit = *Shared::lock(&shared.missing_since) + GRACE;
-            let changed = match recycling {
-                // Its supervisor sees to it that this comes to an end.
-                true => Ok(state.changed().await),
-                false => timeout_at(limit, state.changed()).await,
-            };
             // The time is over, or the supervisor has ended.
-            let Ok(Ok(())) = changed else { return self.link() };
+            let Ok(Ok(())) = timeout_at(limit, state.changed()).await else { return self.link() };
         }
     }
 
     /// The keeper link, if it is up: for sessions to be attached to, and no more.
     pub fn keeper(&self) -> Option<Arc<Link>> {
         Shared::lock(&self.inner.shared.keeper).clone()
+    }
+
+    /// How many CLIs whose place this one has taken still run.
+    pub fn retiring(&self) -> usize {
+        self.inner.shared.retiring.load(Ordering::Relaxed)
     }
 
     /// The turns that it runs, and those that wait for it.

@@ -105,7 +105,7 @@ impl Members {
 /// Whether new sessions may be made in it, if need be.
 fn may_have_new(backend: &Backend) -> bool {
     match backend.standing() {
-        Standing::Open | Standing::Ejected | Standing::Recycling => true,
+        Standing::Open | Standing::Ejected => true,
         Standing::Leaving | Standing::Draining => false,
     }
 }
@@ -130,7 +130,7 @@ impl Pool {
             let list = inner.clone();
             inner.run(async move { drains::follow(&file, |names| list.drain(names)).await });
         }
-        if setup.recycling.say_anything() {
+        if fixed.iter().any(|backend| backend.form().is_some()) {
             inner.run(async move { recycling::keep_fresh(&fixed, setup.recycling).await });
         }
         Self { inner, _used: Arc::new(stop.drop_guard()) }
@@ -171,7 +171,7 @@ impl Pool {
         let is_open = |backend: &Backend| match backend.standing() {
             Standing::Open => backend.is_ready(),
             Standing::Ejected => panics && backend.is_ready(),
-            Standing::Recycling | Standing::Leaving | Standing::Draining => false,
+            Standing::Leaving | Standing::Draining => false,
         };
         members
             .first(session, is_open)
@@ -305,14 +305,13 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Whether one is ready now. One that is being recycled is, because calls wait for it and do not fail.
+    /// Whether one is ready now.
     pub fn is_ready(&mut self) -> bool {
         let members = self.members.borrow_and_update().clone();
         self.states = members.backends.iter().map(Backend::watch).collect();
         // All are looked at, so that what is known does not count as a change.
-        let ready = |state: &mut watch::Receiver<State>| {
-            matches!(*state.borrow_and_update(), State::Ready(_) | State::Recycling)
-        };
+        let ready =
+            |state: &mut watch::Receiver<State>| matches!(*state.borrow_and_update(), State::Ready(_));
         self.states.iter_mut().map(ready).fold(false, |any, ready| any | ready)
     }
 

@@ -35,7 +35,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    discover::{self, Fitness},
+    discover::{self, Fitness, Form},
     guard, private,
 };
 use output::Output;
@@ -45,6 +45,8 @@ use output::Output;
 pub struct Spec {
     /// The CLI's executable, as [`discover::find`] finds it.
     pub cli: PathBuf,
+    /// Its form. Both are started in the same way.
+    pub form: Form,
     /// This binary, which has the `guard` subcommand. On Linux `/proc/self/exe` outlives an upgrade in place.
     pub guard: PathBuf,
     /// The CLI's state (`COPILOT_HOME`), its own: no two CLIs may share one. Created for the owner only.

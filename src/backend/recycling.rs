@@ -1,43 +1,64 @@
 //! CLIs of ours that have run for long are started anew, and nobody notices.
 //!
-//! A CLI that is *due* gets no new sessions where another can take them. Then it is let come to rest: its running turns go on to
-//! their end while new ones wait in line, and when the last has ended and nobody is in the midst of a call, it is ended and started
-//! again on the same home. Its sessions are loaded again when they are next used, as after any restart. Nobody waits in line for
-//! longer than [`Rules::wait`]: if turns still run by then, the CLI goes on as it is, and it is tried again later.
+//! A CLI that is *due* is not ended: another one is started beside it, on the same home, and takes its place. What is called from
+//! then on goes to the new one; turns that run on the old one run to their end there, however long that takes. A session moves when
+//! it is next used: it leaves the old CLI, which closes it, and is loaded by the new one, as after any restart. When nobody uses the
+//! old one any more, and all sessions have left it, it is ended. So no call waits, and for a while there are two processes.
 //!
-//! One CLI after the other: what waits, waits for one of them.
+//! One CLI after the other is replaced, and none while the one before it still runs turns: a machine has memory for one more.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
 use tokio::{
     sync::oneshot,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
 
-use super::{Backend, BackendId, State};
+use super::{Backend, BackendId, discover::Form};
 
 /// When CLIs are started anew. They are not, where nothing is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// After so much time.
     pub after_age: Option<Duration>,
-    /// When they hold so many bytes of memory.
-    pub at_memory: Option<u64>,
+    /// When they hold so much memory.
+    pub at_memory: AtMemory,
     /// After so many turns.
     pub after_turns: Option<u64>,
-    /// How long new turns wait in line for running ones to end.
-    pub wait: Duration,
+}
+
+/// At how much memory a CLI is started anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtMemory {
+    /// At what suits its form.
+    Usual,
+    /// At none.
+    Never,
+    /// At so many bytes.
+    Bytes(u64),
+}
+
+/// What the native runtime may come to where nothing is said. It holds 100 MB after its first turn, and gives back next to nothing
+/// of what a turn takes: about 100 KB of a short one, more the longer its session is. The Node CLI stays at what it has come to.
+const USUAL_OF_NATIVE: u64 = 512 << 20;
+
+impl AtMemory {
+    /// How many bytes that is for a CLI of this form.
+    fn limit(self, form: Form) -> Option<u64> {
+        match (self, form) {
+            (Self::Bytes(bytes), _) => Some(bytes),
+            (Self::Usual, Form::Native) => Some(USUAL_OF_NATIVE),
+            (Self::Usual, Form::Node) | (Self::Never, _) => None,
+        }
+    }
 }
 
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// After a try in vain, new turns are left in peace for so many times as long as they had to wait, unless no turn runs before.
-const PEACE: u32 = 10;
-
-/// Longer than a supervisor needs to see to it that nobody uses a CLI, or to give that up.
-const VACATE_LIMIT: Duration = Duration::from_secs(10);
+/// The pause after a CLI that could not be started.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a CLI is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,20 +87,16 @@ struct Facts {
 }
 
 impl Rules {
-    /// Whether they say anything.
-    pub(super) fn say_anything(&self) -> bool {
-        self.after_age.is_some() || self.at_memory.is_some() || self.after_turns.is_some()
-    }
-
-    fn due(&self, facts: Facts) -> Option<Why> {
-        let is_old = self.after_age.is_some_and(|limit| facts.age >= limit);
-        let is_large = self.at_memory.is_some_and(|limit| facts.memory.is_some_and(|memory| memory >= limit));
-        let is_worn = self.after_turns.is_some_and(|limit| facts.turns >= limit);
-        match (is_old, is_large, is_worn) {
-            (true, _, _) => Some(Why::Age),
-            (_, true, _) => Some(Why::Memory),
-            (_, _, true) => Some(Why::Turns),
-            _ => None,
+    fn due(&self, form: Form, facts: Facts) -> Option<Why> {
+        let is_large = |limit| facts.memory.is_some_and(|memory| memory >= limit);
+        if self.after_age.is_some_and(|limit| facts.age >= limit) {
+            Some(Why::Age)
+        } else if self.at_memory.limit(form).is_some_and(is_large) {
+            Some(Why::Memory)
+        } else if self.after_turns.is_some_and(|limit| facts.turns >= limit) {
+            Some(Why::Turns)
+        } else {
+            None
         }
     }
 }
@@ -88,73 +105,55 @@ impl Rules {
 pub(super) async fn keep_fresh(backends: &[Backend], rules: Rules) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut in_peace = HashMap::<BackendId, Instant>::new();
+    let mut failed = HashMap::<BackendId, Instant>::new();
     loop {
         ticks.tick().await;
-        let due: Vec<_> =
-            backends.iter().filter_map(|backend| Some((backend, backend.due(rules)?))).collect();
         for backend in backends {
-            backend.inner.shared.marks.recycle(due.iter().any(|(other, _)| other.id() == backend.id()));
-        }
-        for (backend, why) in due {
-            let is_quiet = backend.admission().is_quiet();
-            if !is_quiet && in_peace.get(&backend.id()).is_some_and(|until| Instant::now() < *until) {
+            let Some(why) = backend.due(rules) else { continue };
+            if failed.get(&backend.id()).is_some_and(|at| at.elapsed() < PAUSE) {
                 continue;
             }
             let began = Instant::now();
             info!(backend = backend.name(), %why, "a CLI is being recycled");
-            match backend.recycle(rules.wait).await {
+            match backend.recycle().await {
                 Ok(()) => {
                     info!(backend = backend.name(), took = ?began.elapsed(), "the CLI has been recycled")
                 }
                 Err(reason) => {
-                    let again_in = rules.wait * PEACE;
-                    in_peace.insert(backend.id(), Instant::now() + again_in);
-                    warn!(backend = backend.name(), %reason, ?again_in, "the CLI could not be recycled");
+                    failed.insert(backend.id(), Instant::now());
+                    warn!(backend = backend.name(), reason, again_in = ?PAUSE, "the CLI could not be recycled");
                 }
             }
         }
     }
-}
-
-/// Why a CLI goes on as it is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-enum Kept {
-    #[error("turns still run")]
-    Busy,
-    #[error("it is in use")]
-    InUse,
-    #[error("it did not come up again: {0}")]
-    Down(String),
 }
 
 impl Backend {
     /// Why it is due, if it is and runs.
     fn due(&self, rules: Rules) -> Option<Why> {
+        if self.retiring() > 0 {
+            return None;
+        }
+        let form = self.form()?;
         let life = self.vitals().life.filter(|_| self.is_ready())?;
-        rules.due(Facts {
+        let facts = Facts {
             age: life.began.elapsed(),
-            memory: rules.at_memory.and_then(|_| life.memory()),
+            memory: rules.at_memory.limit(form).and_then(|_| life.memory()),
             turns: self.admission().admitted() - life.turns_before,
-        })
+        };
+        rules.due(form, facts)
     }
 
-    /// Starts it anew, as soon as no turn runs.
+    /// Has another CLI take the place of the one that runs. The error says why that could not be.
     ///
     /// # Cancel safety
-    /// Dropping it leaves it as it is, or starts it anew; new turns are let in.
-    async fn recycle(&self, wait: Duration) -> Result<(), Kept> {
-        let _closed = self.admission().close();
-        timeout(wait, self.admission().quiet()).await.map_err(|_| Kept::Busy)?;
-        let (order, vacated) = oneshot::channel();
-        self.inner.orders.try_send(order).map_err(|_| Kept::InUse)?;
-        // It is dropped where it cannot be followed.
-        timeout(VACATE_LIMIT, vacated).await.ok().and_then(Result::ok).ok_or(Kept::InUse)?;
-        let mut state = self.watch();
-        match state.wait_for(|state| !matches!(state, State::Recycling)).await.as_deref() {
-            Ok(State::Down { problem }) => Err(Kept::Down(problem.clone())),
-            _ => Ok(()),
-        }
+    /// Dropping it leaves it as it is, or starts another one.
+    async fn recycle(&self) -> Result<(), String> {
+        let lost = || "it has ended meanwhile".to_owned();
+        let (order, done) = oneshot::channel();
+        self.inner.orders.send(order).await.map_err(|_| lost())?;
+        // It is dropped with the CLI.
+        done.await.unwrap_or_else(|_| Err(lost()))
     }
 }
 
@@ -162,25 +161,35 @@ impl Backend {
 mod tests {
     use super::*;
 
-    const NOTHING: Rules =
-        Rules { after_age: None, at_memory: None, after_turns: None, wait: Duration::ZERO };
+    const NOTHING: Rules = Rules { after_age: None, at_memory: AtMemory::Never, after_turns: None };
 
     #[test]
     fn each_rule_counts_by_itself() {
         let facts = Facts { age: Duration::from_secs(60), memory: Some(500), turns: 7 };
-        let check = |rules: Rules, expected| assert_eq!(rules.due(facts), expected, "{rules:?}");
+        let check = |rules: Rules, expected| assert_eq!(rules.due(Form::Node, facts), expected, "{rules:?}");
+        let at_memory = |bytes| Rules { at_memory: AtMemory::Bytes(bytes), ..NOTHING };
         check(NOTHING, None);
         check(Rules { after_age: Some(Duration::from_secs(60)), ..NOTHING }, Some(Why::Age));
         check(Rules { after_age: Some(Duration::from_secs(61)), ..NOTHING }, None);
-        check(Rules { at_memory: Some(500), ..NOTHING }, Some(Why::Memory));
-        check(Rules { at_memory: Some(501), ..NOTHING }, None);
+        check(at_memory(500), Some(Why::Memory));
+        check(at_memory(501), None);
         check(Rules { after_turns: Some(7), ..NOTHING }, Some(Why::Turns));
         check(Rules { after_turns: Some(8), ..NOTHING }, None);
-        check(Rules { after_turns: Some(8), at_memory: Some(1), ..NOTHING }, Some(Why::Memory));
+        check(Rules { after_turns: Some(8), ..at_memory(1) }, Some(Why::Memory));
     }
 
     #[test]
     fn memory_that_is_not_known_is_no_reason() {
-        assert_eq!(Rules { at_memory: Some(1), ..NOTHING }.due(Facts::default()), None);
+        let rules = Rules { at_memory: AtMemory::Bytes(1), ..NOTHING };
+        assert_eq!(rules.due(Form::Node, Facts::default()), None);
+    }
+
+    #[test]
+    fn where_nothing_is_said_the_form_decides_that_gives_no_memory_back() {
+        let large = Facts { memory: Some(USUAL_OF_NATIVE), ..Facts::default() };
+        let usual = Rules { at_memory: AtMemory::Usual, ..NOTHING };
+        assert_eq!(usual.due(Form::Native, large), Some(Why::Memory));
+        assert_eq!(usual.due(Form::Node, large), None);
+        assert_eq!(NOTHING.due(Form::Native, large), None);
     }
 }

@@ -23,8 +23,6 @@ pub enum Standing {
     Open,
     /// Too much has failed in a row: only if most of the others have failed, too.
     Ejected,
-    /// It is about to be started anew: only if there is no other.
-    Recycling,
     /// Its address has gone: never.
     Leaving,
     /// The operator has said so: never.
@@ -38,7 +36,6 @@ pub(super) struct Marks {
     name: String,
     draining: AtomicBool,
     leaving: AtomicBool,
-    recycling: AtomicBool,
     outlier: Mutex<Outlier>,
     /// Until when it is ejected.
     ejected: watch::Sender<Option<Instant>>,
@@ -50,7 +47,6 @@ impl Marks {
             name: name.to_owned(),
             draining: AtomicBool::default(),
             leaving: AtomicBool::default(),
-            recycling: AtomicBool::default(),
             outlier: Mutex::new(Outlier::new(ejection)),
             ejected: watch::Sender::default(),
         }
@@ -61,7 +57,6 @@ impl Marks {
         match () {
             () if is(&self.draining) => Standing::Draining,
             () if is(&self.leaving) => Standing::Leaving,
-            () if is(&self.recycling) => Standing::Recycling,
             () if self.ejected.borrow().is_some() => Standing::Ejected,
             () => Standing::Open,
         }
@@ -79,11 +74,6 @@ impl Marks {
         if self.leaving.swap(leaving, Ordering::Relaxed) != leaving {
             info!(backend = self.name, leaving, "a CLI's address has gone or come back");
         }
-    }
-
-    /// It is about to be started anew, or not any more.
-    pub(super) fn recycle(&self, recycling: bool) {
-        self.recycling.store(recycling, Ordering::Relaxed);
     }
 
     /// A call has come to its end.

@@ -7,12 +7,13 @@
 //! because the CLI ends a session's turn when its last connection drops: with it, a main link that is lost and made anew costs
 //! nothing.
 //!
-//! A CLI that is to be recycled is ended when nobody uses its main link any more, and started again at once; until it is there,
-//! calls wait.
+//! A CLI of our own that is to be recycled is not ended: another one is started beside it and takes its place, and the old one goes
+//! when nobody uses it any more.
 
 mod embedded;
 mod keeper;
 mod pause;
+mod retiring;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +21,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use super::{
@@ -55,15 +56,12 @@ const LAST_TRY: Duration = Duration::from_secs(1);
 /// A link that held this long starts the pauses anew.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// How long those who use the main link may go on before a recycling is given up. No turn runs by then; what else is called takes
-/// milliseconds, and who comes meanwhile has to wait.
-const VACATE_LIMIT: Duration = Duration::from_secs(5);
-
 /// How long a CLI that is ejected may take to show that it is well.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Asks for the CLI to be started anew. Answered when the old one goes; dropped if it stays.
-pub(super) type Order = oneshot::Sender<()>;
+/// Asks for another CLI to take the place of the one that runs. Answered when it has, or with the reason why it could not;
+/// dropped if there is none.
+pub(super) type Order = oneshot::Sender<Result<(), String>>;
 
 /// Where it is told how the backend is.
 pub(super) struct Status {
@@ -79,10 +77,7 @@ impl Status {
     /// The link is gone.
     fn lost(&self, problem: &str) {
         *Shared::lock(&self.shared.missing_since) = Instant::now();
-        // Who waits for a CLI that is recycled waits on.
-        if !matches!(*self.state.borrow(), State::Recycling) {
-            self.set(first_line(State::Down { problem: problem.to_owned() }));
-        }
+        self.set(first_line(State::Down { problem: problem.to_owned() }));
     }
 
     /// What the CLI had printed when it ended.
@@ -119,15 +114,12 @@ pub(super) async fn run(
         Source::External { .. } => Some(&status.shared.wanted),
         Source::Embedded(_) => None,
     };
+    let retired = TaskTracker::new();
+    let connect = Connect { config: &config, sink: &sink, status: &status, stop: &stop, retired: &retired };
     let mut pause = FIRST_PAUSE;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let down = match attempt(&config, &sink, &status, &mut orders, &stop).await {
-            Ended::Failed(down) => down,
-            // Started again at once: callers wait for it.
-            Ended::Recycled => continue,
-            Ended::Stopped => break,
-        };
+        let Ended::Failed(down) = connect.attempt(&mut orders).await else { break };
         if began.elapsed() >= STABLE_AFTER {
             pause = FIRST_PAUSE;
         }
@@ -140,6 +132,8 @@ pub(super) async fn run(
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
     status.set(State::Down { problem: "it is not used any more".into() });
+    retired.close();
+    retired.wait().await;
 }
 
 fn report(name: &str, state: &State, pause: Duration, failures: u32) {
@@ -150,7 +144,7 @@ fn report(name: &str, state: &State, pause: Duration, failures: u32) {
         State::Down { problem } => {
             warn!(backend = name, problem, retry_in = ?pause, failures, "the CLI is down")
         }
-        State::Connecting | State::Ready(_) | State::Recycling => {}
+        State::Connecting | State::Ready(_) => {}
     }
 }
 
@@ -162,7 +156,7 @@ fn first_line(state: State) -> State {
     match state {
         State::Down { problem } => State::Down { problem: cut(problem) },
         State::Incompatible { problem } => State::Incompatible { problem: cut(problem) },
-        State::Connecting | State::Ready(_) | State::Recycling => state,
+        State::Connecting | State::Ready(_) => state,
     }
 }
 
@@ -170,28 +164,8 @@ fn first_line(state: State) -> State {
 enum Ended {
     /// As is told; it is tried again.
     Failed(State),
-    /// To make way for another.
-    Recycled,
     /// Because it was to.
     Stopped,
-}
-
-/// One life of the CLI or of the link to it.
-async fn attempt(
-    config: &Config,
-    sink: &Arc<dyn Sink>,
-    status: &Status,
-    orders: &mut mpsc::Receiver<Order>,
-    stop: &CancellationToken,
-) -> Ended {
-    let connect = Connect { config, sink, status, stop };
-    match &config.source {
-        Source::External { host, port, token, keeper } => {
-            let address = Address { host, port: *port, token: token.as_ref() };
-            connect.external(&address, *keeper, orders).await
-        }
-        Source::Embedded(spec) => connect.embedded(spec, orders).await,
-    }
 }
 
 /// Where a CLI listens.
@@ -221,6 +195,8 @@ struct Connect<'a> {
     sink: &'a Arc<dyn Sink>,
     status: &'a Status,
     stop: &'a CancellationToken,
+    /// CLIs whose place another one has taken.
+    retired: &'a TaskTracker,
 }
 
 /// Why a link is not there any more.
@@ -229,32 +205,33 @@ enum End {
     Closed(Arc<Cause>),
     /// The CLI did not answer any more.
     Silent(String),
-    /// It is not to be made anew.
-    Over(Ended),
+    /// It is not wanted any more.
+    Stopped,
 }
 
 impl Connect<'_> {
+    /// One life of the CLI or of the link to it.
+    async fn attempt(&self, orders: &mut mpsc::Receiver<Order>) -> Ended {
+        match &self.config.source {
+            Source::External { host, port, token, keeper } => {
+                let address = Address { host, port: *port, token: token.as_ref() };
+                self.external(&address, *keeper).await
+            }
+            Source::Embedded(spec) => self.embedded(spec, orders).await,
+        }
+    }
+
     /// Keeps links until they cannot be made anew.
-    async fn external(
-        &self,
-        address: &Address<'_>,
-        keeper: bool,
-        orders: &mut mpsc::Receiver<Order>,
-    ) -> Ended {
+    async fn external(&self, address: &Address<'_>, keeper: bool) -> Ended {
         let patience = if keeper { PATIENCE } else { LONE_PATIENCE };
         tokio::select! {
-            ended = self.keep_main(address, patience, orders) => ended,
+            ended = self.keep_main(address, patience) => ended,
             never = self.keep_keeper(address), if keeper => match never {},
             never = self.probe() => match never {},
         }
     }
 
-    async fn keep_main(
-        &self,
-        address: &Address<'_>,
-        patience: Duration,
-        orders: &mut mpsc::Receiver<Order>,
-    ) -> Ended {
+    async fn keep_main(&self, address: &Address<'_>, patience: Duration) -> Ended {
         let mut opened = self.open(address, self.sink.clone(), Duration::ZERO).await;
         loop {
             let link = match opened {
@@ -263,9 +240,9 @@ impl Connect<'_> {
                 Err(error) => return error.into(),
             };
             self.announce(&link);
-            match self.watch(&link, patience, orders).await {
+            match self.watch(&link, patience).await {
                 End::Closed(_) | End::Silent(_) => opened = self.open_again(address).await,
-                End::Over(ended) => return ended,
+                End::Stopped => return Ended::Stopped,
             }
         }
     }
@@ -304,49 +281,34 @@ impl Connect<'_> {
     }
 
     /// Waits for the main link's end.
-    async fn watch(&self, link: &Arc<Link>, patience: Duration, orders: &mut mpsc::Receiver<Order>) -> End {
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the link as it is.
+    async fn watch(&self, link: &Arc<Link>, patience: Duration) -> End {
         let since = Instant::now();
         let end = tokio::select! {
             cause = link.closed() => End::Closed(cause),
             () = silence(link, patience) => End::Silent(format!("it did not answer a ping for {patience:?}")),
-            () = self.stop.cancelled() => End::Over(Ended::Stopped),
-            () = self.vacate(link, orders) => End::Over(Ended::Recycled),
+            () = self.stop.cancelled() => End::Stopped,
             never = self.hold() => match never {},
         };
         let problem = match &end {
             End::Closed(cause) => format!("the connection was lost: {cause}"),
             End::Silent(problem) => problem.clone(),
-            End::Over(_) => String::new(),
+            End::Stopped => String::new(),
         };
         link.close();
         let cause = link.closed().await;
-        self.lost(link.id(), &problem, &cause);
-        if !matches!(end, End::Over(_)) {
+        // First nobody finds the link any more, then those who wait on it are told.
+        self.status.lost(&problem);
+        self.sink.link_lost(link.id(), &cause);
+        if !matches!(end, End::Stopped) {
             if since.elapsed() < STABLE_AFTER {
                 self.status.shared.marks.flapped(&problem);
             }
             warn!(backend = self.config.name, problem, "the link to the CLI was lost");
         }
         end
-    }
-
-    /// Resolves when the CLI is to be started anew and nobody uses the main link any more.
-    async fn vacate(&self, link: &Arc<Link>, orders: &mut mpsc::Receiver<Order>) {
-        while let Some(order) = orders.recv().await {
-            // Given up before it came to it.
-            if order.is_closed() {
-                continue;
-            }
-            // From here on nobody gets the link.
-            self.status.set(State::Recycling);
-            if timeout(VACATE_LIMIT, link.vacated()).await.is_ok() {
-                // Nobody may want to know any more.
-                let _ = order.send(());
-                return;
-            }
-            self.status.set(State::Ready(link.clone()));
-        }
-        std::future::pending().await
     }
 
     /// Tells when the main link has held for long.
@@ -389,12 +351,6 @@ impl Connect<'_> {
             warn!(backend = self.config.name, ?missing, "this CLI lacks some of what the service uses");
         }
         self.status.set(State::Ready(link.clone()));
-    }
-
-    /// First nobody finds the link any more, then those who wait on it are told.
-    fn lost(&self, id: LinkId, problem: &str, cause: &Arc<Cause>) {
-        self.status.lost(problem);
-        self.sink.link_lost(id, cause);
     }
 }
 

@@ -449,6 +449,9 @@ pub fn text<'a>(data: &'a Value, field: &str) -> &'a str {
     data.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// The kind that tells that the CLI has closed a session.
+pub const SHUTDOWN: &str = "session.shutdown";
+
 /// The kind that tells of each message between the agent and the model, with its text. Few want it, and it may be large.
 pub const MODEL_MESSAGE: &str = "model.message";
 

@@ -14,7 +14,8 @@ pub struct Version {
 }
 
 impl Version {
-    const fn new(major: u32, minor: u32, patch: u32) -> Self {
+    /// One of these numbers.
+    pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self { major, minor, patch }
     }
 

@@ -14,7 +14,7 @@ use super::{
     streamed::{ConverseResponse, SendAndStreamResponse, Streamed, WatchSessionResponse},
 };
 use crate::{
-    backend::{Backend, Standing, State},
+    backend::{Backend, Standing, State, discover::Form},
     copilot::{method::Compacted, version::missing_features},
     session::{Error, SessionId, Sessions, Tenant, Told, Turn, Watch, Watched, hub::Filter},
 };
@@ -405,14 +405,12 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
     let (state, link, problem) = match state {
         State::Connecting => (pb::BackendState::Connecting, None, String::new()),
         State::Ready(link) => (pb::BackendState::Ready, Some(link), String::new()),
-        State::Recycling => (pb::BackendState::Recycling, None, String::new()),
         State::Down { problem } => (pb::BackendState::Down, None, problem),
         State::Incompatible { problem } => (pb::BackendState::Incompatible, None, problem),
     };
     let standing = match backend.standing() {
         Standing::Open => pb::BackendStanding::Open,
         Standing::Ejected => pb::BackendStanding::Ejected,
-        Standing::Recycling => pb::BackendStanding::Recycling,
         Standing::Leaving => pb::BackendStanding::Leaving,
         Standing::Draining => pb::BackendStanding::Draining,
     };
@@ -437,5 +435,15 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
         recycle_count: i64::try_from(vitals.recycled).unwrap_or(i64::MAX),
         failures: i32::try_from(vitals.failures).unwrap_or(i32::MAX),
         last_output: sessions.redact(&vitals.last_lines),
+        cli_form: cli_form(backend.form()).into(),
+        retiring_clis: count(backend.retiring()),
+    }
+}
+
+fn cli_form(form: Option<Form>) -> pb::CliForm {
+    match form {
+        None => pb::CliForm::Unspecified,
+        Some(Form::Native) => pb::CliForm::Native,
+        Some(Form::Node) => pb::CliForm::Node,
     }
 }

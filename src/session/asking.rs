@@ -201,7 +201,7 @@ impl Session {
 
     async fn give_once(self: &Arc<Self>, request_id: &str, answer: &Answer) -> Result<(), Error> {
         let session_id = self.cli_id();
-        let link = self.load().await.map_err(|cause| self.not_loaded(cause))?;
+        let link = self.reach().await.map_err(|cause| self.not_loaded(cause))?;
         let done = match answer {
             Answer::Permission(result) => {
                 self.call(&link, &AnswerPermission { session_id, request_id, result }).await

@@ -45,6 +45,8 @@ pub(super) struct Current {
     unchecked: Option<Box<TurnResult>>,
     /// Whether the CLI may have the prompt.
     sending: bool,
+    /// Whether the CLI has closed the session under it.
+    closed: bool,
     /// Whether it is known how it ended.
     concluded: bool,
     /// How it ended, until its callers are told.
@@ -91,6 +93,8 @@ pub(super) struct Progress {
     pub(super) waiting: bool,
     /// Whether the connection was lost that it ran on, and it may go on on another.
     pub(super) adrift: bool,
+    /// Whether the CLI has closed the session, and it is not known why.
+    pub(super) closed: bool,
 }
 
 impl Current {
@@ -105,6 +109,7 @@ impl Current {
             concluded: false,
             outcome: None,
             adrift: None,
+            closed: false,
             gone: false,
             signals: Signals::default(),
         }
@@ -132,6 +137,7 @@ impl Current {
             queued: self.is_queued(),
             waiting: false,
             adrift: self.adrift.is_some(),
+            closed: self.closed && !self.concluded,
         }
     }
 
@@ -326,7 +332,7 @@ impl Current {
 
     /// Whether the agent has nothing more to do with it.
     fn is_over(&self) -> bool {
-        self.concluded || self.unchecked.is_some()
+        self.concluded || self.unchecked.is_some() || self.closed
     }
 
     fn conclude(&mut self, outcome: Result<TurnResult, TurnError>) {
@@ -342,7 +348,7 @@ impl Current {
             Some(Ending::Answered) => self.answered(),
             Some(Ending::Failed(failure)) => self.fail(TurnCause::Agent(failure)),
             Some(Ending::Aborted) => self.fail(TurnCause::Aborted),
-            Some(Ending::Shutdown) => self.fail(TurnCause::Interrupted(UNLOADED.into())),
+            Some(Ending::Shutdown) => self.closed = true,
             None => {}
         }
         if self.is_over() || self.turn.is_settled() {

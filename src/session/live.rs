@@ -54,11 +54,15 @@ pub(super) struct Session {
 pub(super) struct State {
     /// The link that the session is attached to.
     pub(super) link: Option<Link>,
+    /// Whether it is to be loaded anew all the same, because it is made of something else by now.
+    stale: bool,
     pub(super) create_time: String,
     pub(super) update_time: String,
     pub(super) title: String,
     working_directory: String,
     pub(super) stored: Stored,
+    /// How often it was made anew because the CLI had lost it with all that there was of it. What was heard before is in no history.
+    pub(super) made_anew: u32,
     /// Whether the agent may still be at work on a turn that never came to rest: the CLI may not have noticed that the link was
     /// lost.
     pub(super) abandoned: bool,
@@ -112,7 +116,19 @@ impl State {
     /// The CLI does not have the session loaded for us any more.
     pub(super) fn unloaded(&mut self) {
         self.link = None;
+        self.stale = false;
         self.at_work_on = None;
+    }
+
+    /// The CLI has the session loaded, as it is to be.
+    pub(super) fn loaded(&mut self, link: &Link) {
+        self.link = Some(link.at_rest());
+        self.stale = false;
+    }
+
+    /// Whether the session can be used as it is on this link.
+    pub(super) fn is_loaded_on(&self, link: LinkId) -> bool {
+        !self.stale && self.link.as_ref().is_some_and(|attached| attached.id() == link)
     }
 }
 
@@ -146,11 +162,13 @@ impl Session {
             loading: tokio::sync::Mutex::default(),
             state: Mutex::new(State {
                 link: None,
+                stale: false,
                 create_time: String::new(),
                 update_time: String::new(),
                 title: String::new(),
                 working_directory,
                 stored: Stored::No,
+                made_anew: 0,
                 abandoned: false,
                 autopilot: false,
                 last_heard: Instant::now(),
@@ -194,7 +212,7 @@ impl Session {
     /// Changes what it is made of, while no turn runs. It takes effect when the session is loaded again, which is next.
     pub(super) fn rebuild(&self, blueprint: Blueprint) {
         self.redraw(blueprint);
-        self.unloaded();
+        self.lock().stale = true;
     }
 
     pub(super) fn redraw(&self, blueprint: Blueprint) {
@@ -259,6 +277,11 @@ impl Session {
     /// The link that it is attached to.
     pub(super) fn attached(&self) -> Option<Link> {
         self.lock().link.clone()
+    }
+
+    /// The same to be called on, if it is not lost.
+    pub(super) fn reachable(&self) -> Option<Arc<Link>> {
+        self.lock().link.as_ref().filter(|link| link.loss().is_none()).map(Link::in_use)
     }
 
     /// Whether the agent goes on if the link is lost.

@@ -141,8 +141,21 @@ impl Session {
         }
     }
 
+    /// The link that the session has, for as long as that lives, be its CLI replaced by another or not; if it has none, as
+    /// [`load`](Self::load). For who does not have the session's place: what is under way stays where it is.
+    ///
+    /// # Cancel safety
+    /// As of [`load`](Self::load).
+    pub(super) async fn reach(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
+        match self.reachable() {
+            Some(link) => Ok(link),
+            None => self.load().await,
+        }
+    }
+
     /// A link that the session is attached to: the one it has, or a new one on which it is resumed first. If a turn is under
     /// way, the CLI is to go on with it. A link that is lost meanwhile is no reason to fail: nothing was asked of the agent.
+    /// Where another CLI has taken the place of the one that it is in, it moves: so this is for who has its place.
     ///
     /// # Cancel safety
     /// Dropping it may leave the session attached without our knowing, and the next call attaches it again.
@@ -174,12 +187,13 @@ impl Session {
             return Err(TurnCause::Deleted);
         }
         debug!(session = %self.id(), "loading the session again");
+        self.leave_for(&link).await;
         let stored = self.lock().stored;
         let loaded = match self.resume(&link, stored).await {
             Ok(resumed) => self.resumed(&link, resumed).await,
             // The CLI has not stored it, because it holds no message, or lost its first turn: a new one is the same.
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) if stored < Stored::Yes => {
-                self.lock().stored = Stored::No;
+                self.nothing_is_left();
                 self.create(&link).await
             }
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {
@@ -232,7 +246,42 @@ impl Session {
     }
 
     fn is_attached(&self, link: &Link) -> bool {
-        self.lock().link.as_ref().is_some_and(|attached| attached.id() == link.id())
+        self.lock().is_loaded_on(link.id())
+    }
+
+    /// Leaves the CLI whose place the one behind this link has taken, if it is still in that: two that have it loaded would write
+    /// its history both (cli-protocol.md, section 10).
+    async fn leave_for(&self, link: &Link) {
+        let Some(old) = self.reachable().filter(|old| old.id() != link.id()) else { return };
+        self.detach_or_log(&old).await;
+        self.unloaded();
+    }
+
+    /// Leaves a CLI that is to end, if it is still in that. Who reads it hears that it has to be loaded again.
+    pub(super) async fn evacuate(&self, link: &Link) {
+        let _loading = self.loading.lock().await;
+        if self.attached().is_some_and(|attached| attached.id() == link.id()) {
+            self.detach_or_log(link).await;
+            self.link_lost(link.id(), "its CLI has been replaced");
+        }
+    }
+
+    /// Has the CLI close it. Where that fails, the CLI has gone, or has closed it already.
+    async fn detach_or_log(&self, link: &Link) {
+        if let Err(error) = self.detach(link).await {
+            debug!(session = %self.id(), %error, "the session could not leave a CLI that is replaced");
+        }
+    }
+
+    async fn detach(&self, link: &Link) -> Result<(), backend::Error> {
+        let session_id = self.cli_id();
+        match self.call_within(RESUME_LIMIT, link, &Detach { session_id }).await {
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => {
+                self.call(link, &Destroy { session_id }).await?;
+            }
+            left => drop(left?),
+        }
+        Ok(())
     }
 
     /// Why a call fails whose session could not be loaded.
@@ -299,7 +348,7 @@ impl Session {
             state.create_time.clone_from(&created.start_time);
             state.update_time = created.start_time;
         }
-        state.link = Some(link.at_rest());
+        state.loaded(link);
         drop(state);
         self.keep();
         Ok(())
@@ -332,7 +381,9 @@ impl Session {
     /// server attaches at that moment cannot be known; then this ends with the limit.
     pub(super) async fn delete(&self, link: &Link) -> Result<Done, backend::Error> {
         let _loading = self.loading.lock().await;
-        let deleted = delete(link, self.cli_id()).await?;
+        // Where it is loaded, be that a CLI that is replaced: it would write it once more.
+        let attached = self.reachable();
+        let deleted = delete(attached.as_deref().unwrap_or(link), self.cli_id()).await?;
         if deleted.success {
             // While nobody can load it: what waits to do so would make it anew.
             self.deleted().cancel();
@@ -343,36 +394,28 @@ impl Session {
     /// Leaves it, so that the CLI closes it.
     pub(super) async fn unload(&self) -> Result<(), backend::Error> {
         let _loading = self.loading.lock().await;
-        if !self.is_loaded() {
-            return Ok(());
-        }
-        let link = self.home().await?.connected().await?;
-        // It was lost meanwhile.
-        if !self.is_attached(&link) {
-            return Ok(());
-        }
+        let Some(link) = self.reachable() else { return Ok(()) };
         self.let_go().await;
-        let session_id = self.cli_id();
-        match self.call(&link, &Detach { session_id }).await {
-            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => {
-                self.call(&link, &Destroy { session_id }).await?
-            }
-            left => left?,
-        };
+        self.detach(&link).await?;
         self.unloaded();
         Ok(())
     }
 
-    /// Whether the CLI neither has the session loaded nor stored, or has another one of its id. In doubt it has it.
+    /// Whether the CLI that has the session loaded neither has it any more nor stored it, or has another one of its id. In doubt it
+    /// has it.
     pub(super) async fn is_gone_from_cli(&self) -> bool {
-        let (link, create_time) = {
-            let state = self.lock();
-            (state.link.clone(), state.create_time.clone())
-        };
-        let Some(link) = link else { return false };
+        match self.attached() {
+            Some(link) => self.is_gone_from(&link).await,
+            None => false,
+        }
+    }
+
+    /// The same of the CLI behind a link.
+    pub(super) async fn is_gone_from(&self, link: &Link) -> bool {
+        let create_time = self.lock().create_time.clone();
         let session_id = self.cli_id();
         match link.call(&IsProcessing { session_id }).await {
-            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => self.is_not_stored(&link).await,
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => self.is_not_stored(link).await,
             Ok(_) => {
                 let snapshot = link.call(&GetSnapshot { session_id }).await;
                 snapshot.is_ok_and(|snapshot| snapshot.start_time != create_time)
@@ -385,6 +428,13 @@ impl Session {
     async fn is_not_stored(&self, link: &Link) -> bool {
         let metadata = link.call(&GetMetadata { session_id: self.cli_id() }).await;
         metadata.is_ok_and(|metadata| metadata.session.is_none())
+    }
+
+    /// It is about to be made anew.
+    fn nothing_is_left(&self) {
+        let mut state = self.lock();
+        state.stored = Stored::No;
+        state.made_anew += 1;
     }
 
     /// The CLI does not have the session loaded any more.

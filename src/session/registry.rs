@@ -6,6 +6,7 @@ use std::{
 };
 
 use foldhash::quality::RandomState;
+use futures_util::{StreamExt as _, future::BoxFuture, stream};
 
 use super::{
     Load,
@@ -14,7 +15,7 @@ use super::{
     live::Session,
 };
 use crate::{
-    backend::{BackendId, LinkId, Sink},
+    backend::{BackendId, Link, LinkId, Sink},
     copilot::event,
     jsonrpc::Cause,
 };
@@ -180,12 +181,34 @@ impl Ear {
         let slot = sessions.get(cli_id).filter(|slot| slot.session.is_in(self.backend))?;
         Some(slot.session.clone())
     }
+
+    /// Forgets a session that another client has deleted, if `look` says that it has.
+    fn forget_if<F>(&self, session: Arc<Session>, look: impl FnOnce(Arc<Session>) -> F + Send + 'static)
+    where
+        F: Future<Output = bool> + Send,
+    {
+        let registry = self.registry.clone();
+        session.tasks().clone().spawn(async move {
+            if registry.find(session.key()).is_some() && look(session.clone()).await {
+                registry.forget(&session);
+            }
+        });
+    }
 }
+
+/// How many sessions leave a CLI at once: it has other things to do.
+const LEAVING: usize = 4;
 
 impl Sink for Ear {
     fn session_event(&self, params: &[u8]) -> bool {
         let Some(peek) = event::peek(params) else { return false };
-        self.hearer(&peek.session_id).is_none_or(|session| session.hear(peek.kind(), params))
+        let Some(session) = self.hearer(&peek.session_id) else { return true };
+        let makes_sense = session.hear(peek.kind(), params);
+        // The native runtime tells others of a deletion only in this way (seen on 1.0.89). What we have closed is being changed.
+        if peek.kind() == event::SHUTDOWN && session.loading.try_lock().is_ok() {
+            self.forget_if(session, async |session| session.was_closed_by_a_deletion().await);
+        }
+        makes_sense
     }
 
     fn event_dropped(&self, session_id: &str, kind: &str) {
@@ -195,18 +218,10 @@ impl Sink for Ear {
     }
 
     fn session_deleted(&self, session_id: &str) {
-        let Some(session) =
-            self.hearer(session_id).filter(|session| self.registry.find(session.key()).is_some())
-        else {
-            return;
-        };
-        let registry = self.registry.clone();
-        session.tasks().clone().spawn(async move {
-            // The news may be about an earlier session of this id: it is not ordered against the CLI's answers.
-            if session.is_gone_from_cli().await {
-                registry.forget(&session);
-            }
-        });
+        // The news may be about an earlier session of this id: it is not ordered against the CLI's answers.
+        if let Some(session) = self.hearer(session_id) {
+            self.forget_if(session, async |session| session.is_gone_from_cli().await);
+        }
     }
 
     fn keeper_up(&self) {
@@ -224,6 +239,13 @@ impl Sink for Ear {
 
     fn keeper_lost(&self, link: LinkId) {
         self.sessions().iter().for_each(|session| session.keeper_lost(link));
+    }
+
+    fn let_go<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, ()> {
+        let leaving = stream::iter(self.sessions()).for_each_concurrent(LEAVING, async |session| {
+            session.evacuate(link).await;
+        });
+        Box::pin(leaving)
     }
 
     fn link_lost(&self, link: LinkId, cause: &Arc<Cause>) {

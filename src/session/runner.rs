@@ -270,6 +270,9 @@ impl Runner {
                 self.session.checked(checking::run(move || schema.read(&answer)).await);
                 continue;
             }
+            if progress.closed {
+                return Err(self.session.why_closed().await);
+            }
             if progress.adrift {
                 if let Some(again) = self.take_up_again().await {
                     *link = again;

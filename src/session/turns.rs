@@ -217,7 +217,7 @@ impl Sessions {
     ) -> Result<Watch, Error> {
         self.refuse_if_draining()?;
         let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
-        let link = session.load().await.map_err(|cause| session.not_loaded(cause))?;
+        let link = session.reach().await.map_err(|cause| session.not_loaded(cause))?;
         Watch::open(session, self.inner.limits.max_watchers, closing, link, from, filter).await
     }
 

@@ -68,6 +68,8 @@ pub struct Watch {
     history: History,
     /// After which stored event to go on, should the session be loaded again.
     after: Option<String>,
+    /// How often the session had been made anew by then.
+    made_anew: u32,
     /// Where it began, if that is known.
     began: Option<Cursor>,
     /// Whether there may be more of the history, or some of it may come once more.
@@ -99,7 +101,7 @@ impl Watch {
         filter: Filter,
     ) -> Result<Self, Error> {
         // Those requests that are open come first, and not again with the history. Nothing else comes under the lock.
-        let (subscriber, open, cursor) = {
+        let (subscriber, open, cursor, made_anew) = {
             let mut state = session.lock();
             if state.hub.watchers() >= max_watchers {
                 return Err(Error::TooManyWatchers { session: session.id().clone(), limit: max_watchers });
@@ -109,7 +111,7 @@ impl Watch {
             while let Some(Item::Update(update)) = subscriber.ready() {
                 open.push((update.event.id.clone(), Some(update)));
             }
-            (subscriber, open, state.cursor().cloned())
+            (subscriber, open, state.cursor().cloned(), state.made_anew)
         };
         let (began, after, history) = match from {
             From::Now => {
@@ -125,8 +127,9 @@ impl Watch {
         };
         subscriber.read(open);
         let subscriber = Some(subscriber);
+        let catching_up = true;
         let mut watch =
-            Self { session, closing, subscriber, filter, history, after, began, catching_up: true };
+            Self { session, closing, subscriber, filter, history, after, made_anew, began, catching_up };
         // At once, so that a place that is not known any more is refused and not found out later.
         if watch.history != History::Complete {
             watch.read_on(&link).await?;
@@ -177,11 +180,20 @@ impl Watch {
                 }
                 Item::TurnEnded(ticket, outcome) => return Watched::TurnEnded(ticket, outcome),
                 Item::LinkLost => self.history = History::Unloaded,
-                Item::Reloaded => self.history = History::From(self.after.as_deref().map(place)),
+                Item::Reloaded => self.go_on(),
                 Item::Gone => return Watched::Ended(Error::NotFound(self.session.id().clone())),
                 Item::Lagged(_) => return self.lagged(),
             }
         }
+    }
+
+    /// The session was loaded again: its history is read from where it was left, or if it was made anew, from its beginning.
+    fn go_on(&mut self) {
+        let made_anew = self.session.lock().made_anew;
+        if std::mem::replace(&mut self.made_anew, made_anew) != made_anew {
+            self.after = None;
+        }
+        self.history = History::From(self.after.as_deref().map(place));
     }
 
     /// It falls too far behind.
@@ -228,10 +240,10 @@ impl Watch {
 
     /// Loads the session again, where it must be. `None`: it could not be, for now.
     async fn reload(&mut self) -> Result<Option<Arc<Link>>, Error> {
-        match self.session.load().await {
+        match self.session.reach().await {
             Ok(link) => {
                 if self.history == History::Unloaded {
-                    self.history = History::From(self.after.as_deref().map(place));
+                    self.go_on();
                 }
                 Ok(Some(link))
             }

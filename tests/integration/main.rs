@@ -17,6 +17,7 @@ mod discovery;
 mod errors;
 mod fault_suite;
 mod faults;
+mod forms;
 mod freezes;
 mod history;
 mod identity;

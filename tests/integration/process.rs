@@ -16,10 +16,11 @@ use std::{
     time::Duration,
 };
 
+use crate::support::real_cli;
 use bytes::Bytes;
 use copilot_grpc::{
     backend::{
-        discover,
+        discover::Form,
         process::{Exit, Process, Spec, StartError, Status},
     },
     jsonrpc::{Handler, Options, Peer},
@@ -66,6 +67,7 @@ impl Scene {
     fn spec(&self, cli: PathBuf) -> Spec {
         Spec {
             cli,
+            form: Form::Node,
             guard: GUARD.into(),
             home: self.at("home"),
             work_dir: self.at("work"),
@@ -393,8 +395,7 @@ async fn the_cli_gets_its_folders_but_none_of_our_settings_and_no_token() {
 
 #[tokio::test]
 async fn the_real_cli_shakes_hands_and_ends() {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let cli = discover::find(None, None, &[root]).unwrap();
+    let cli = real_cli::path();
     for end in ["stop", "kill"] {
         let scene = Scene::new();
         let mut spec = scene.spec(cli.clone());
@@ -437,9 +438,9 @@ fn provider() -> impl Iterator<Item = (OsString, OsString)> {
 
 #[tokio::test]
 async fn the_real_clis_complaint_reaches_the_operator() {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let scene = Scene::new();
-    let mut spec = scene.spec(discover::find(None, None, &[root]).unwrap());
+    // The native runtime has none: it starts without a provider, and refuses sessions.
+    let mut spec = scene.spec(real_cli::pinned(Form::Node).path);
     spec.env.push(("COPILOT_OFFLINE".into(), "true".into()));
     spec.env.push(("COPILOT_PROVIDER_BASE_URL".into(), "".into()));
     let error = start_real(&spec).await.unwrap_err();

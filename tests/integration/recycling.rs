@@ -1,6 +1,8 @@
-//! CLIs that are started anew while they are used: nobody notices. On the real CLI.
+//! CLIs that are replaced by others while they are used: nobody notices. On the real CLI.
 
 use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -11,32 +13,36 @@ use std::{
 use copilot_grpc::{
     backend::placement::Placement,
     grpc::pb::{
-        self, BackendStanding, BackendState, CreateSessionRequest, GetServerInfoRequest, GetSessionRequest,
-        ListSessionsRequest, TurnResult, WatchSessionRequest, copilot_service_client::CopilotServiceClient,
-        session_event::Payload,
+        self, AbortTurnRequest, BackendStanding, BackendState, CreateSessionRequest, DeleteSessionRequest,
+        ErrorReason, GetServerInfoRequest, GetSessionRequest, ListSessionsRequest, RequestAnswer,
+        RespondRequest, TurnResult, UserInput, WatchSessionRequest, WatchSessionResponse,
+        copilot_service_client::CopilotServiceClient, request_answer, session_event::Payload,
     },
 };
 use futures_util::future::join_all;
+use rustix::process::{Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
-use tonic::{Status, transport::Channel};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::support::{
+    check,
     facade::wait,
+    real_cli,
     server::{Server, said, value_in},
-    soon, until,
+    soon,
 };
 
-/// Says how much of the conversation it sees; `slowly` takes three seconds.
+/// Says how much of the conversation it sees; `ask` asks the caller, and `hang` takes for ever.
 fn script(request: &Request) -> Reply {
     let users = request.messages.iter().filter(|message| message.role == "user").count();
     match request.prompt() {
-        "slowly" => Reply::chunks((0..15).map(|n| format!("{n} "))).every(Duration::from_millis(200)),
+        "ask" if request.tool_result().is_some() => Reply::text("answered"),
+        "ask" => Reply::tool_call("ask_user", json!({"question": "Which?", "choices": ["a", "b"]})),
+        "hang" => Reply::hang(),
         prompt => Reply::text(format!("{users}: {prompt}")),
     }
-}
-
-fn slowly() -> String {
-    (0..15).map(|n| format!("{n} ")).collect()
 }
 
 type Client = CopilotServiceClient<Channel>;
@@ -76,8 +82,7 @@ fn times(server: &Server, message: &str) -> usize {
 #[tokio::test]
 async fn a_rolling_recycle_of_three_clis_under_load_fails_no_call_and_ends_no_stream() {
     let model = ModelServer::start(script).await.unwrap();
-    let flags = ["--embedded-clis=3", "--recycle-after-age=10s", "--recycle-wait=60s"];
-    let server = Server::start_with(&model, &flags).await;
+    let server = Server::start_with(&model, &["--embedded-clis=3", "--recycle-after-age=10s"]).await;
     let mut client = server.client().await;
     let all_ready = async {
         while backends(&mut client).await.iter().any(|backend| backend.state() != BackendState::Ready) {}
@@ -120,11 +125,12 @@ async fn a_rolling_recycle_of_three_clis_under_load_fails_no_call_and_ends_no_st
     let all_recycled = async {
         loop {
             let backends = backends(&mut client).await;
-            let at_work = |backend: &pb::Backend| backend.state() != BackendState::Ready;
-            assert!(
-                backends.iter().filter(|backend| at_work(backend)).count() <= 1,
-                "more than one at a time"
-            );
+            for backend in &backends {
+                assert_eq!(
+                    (backend.state(), backend.standing()),
+                    (BackendState::Ready, BackendStanding::Open)
+                );
+            }
             if backends.iter().all(|backend| backend.recycle_count >= 1) {
                 return;
             }
@@ -158,33 +164,160 @@ async fn a_rolling_recycle_of_three_clis_under_load_fails_no_call_and_ends_no_st
     assert!((begun - 1..=begun).contains(&ended()), "{begun} have begun, {} ended", ended());
 }
 
+/// Sends, on a task of its own.
+fn spawn(client: &Client, id: &'static str, prompt: &'static str) -> JoinHandle<Result<TurnResult, Status>> {
+    let mut client = client.clone();
+    tokio::spawn(async move { send(&mut client, id, prompt).await })
+}
+
+/// A session whose agent may ask its callers.
+fn asking(id: &str) -> CreateSessionRequest {
+    CreateSessionRequest { session_id: id.into(), user_input: true, ..Default::default() }
+}
+
+/// A turn that lasts until its question is answered, with somebody who watches it.
+struct Lasting {
+    id: &'static str,
+    client: Client,
+    watcher: Streaming<WatchSessionResponse>,
+    request_id: String,
+    turn: JoinHandle<Result<TurnResult, Status>>,
+}
+
+impl Lasting {
+    async fn begin(client: &Client, id: &'static str) -> Self {
+        let mut client = client.clone();
+        let watch = WatchSessionRequest { session_id: id.into(), ..Default::default() };
+        let watcher = client.watch_session(watch).await.unwrap().into_inner();
+        let turn = spawn(&client, id, "ask");
+        let mut lasting = Self { id, client, watcher, request_id: String::new(), turn };
+        let asked = |payload: &Payload| match payload {
+            Payload::UserInputRequested(request) => Some(request.request_id.clone()),
+            _ => None,
+        };
+        lasting.request_id = lasting.hear("the question", asked).await;
+        lasting
+    }
+
+    /// Waits until the watcher hears this.
+    async fn hear<T>(&mut self, what: &str, look: impl Fn(&Payload) -> Option<T>) -> T {
+        soon(what, async {
+            loop {
+                let event = self.watcher.message().await.unwrap().unwrap().event.unwrap();
+                if let Some(found) = event.payload.as_ref().and_then(&look) {
+                    return found;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers, upon which the turn ends.
+    async fn end(&mut self) {
+        assert!(!self.turn.is_finished());
+        let answer =
+            request_answer::Answer::UserInput(UserInput { answer: "a".into(), ..Default::default() });
+        let answer = Some(RequestAnswer { answer: Some(answer) });
+        let request_id = self.request_id.clone();
+        self.client.respond(RespondRequest { session_id: self.id.into(), request_id, answer }).await.unwrap();
+        let ended = soon("the turn that lasted", &mut self.turn).await.unwrap().unwrap();
+        assert_eq!(ended.content, "answered");
+    }
+}
+
 #[tokio::test]
-async fn a_cli_that_has_run_many_turns_is_started_anew_when_the_last_has_ended() {
+async fn a_turn_that_lasts_ends_where_it_began_while_all_others_go_on_with_the_new_cli() {
     let model = ModelServer::start(script).await.unwrap();
-    let server = Server::start_with(&model, &["--recycle-after-turns=2", "--recycle-wait=60s"]).await;
+    let server = Server::start_with(&model, &["--recycle-after-turns=2"]).await;
     let mut client = server.client().await;
-    for id in ["a", "b", "empty"] {
+    client.create_session(asking("lasting")).await.unwrap();
+    for id in ["a", "empty", "doomed"] {
         create(&mut client, id).await.unwrap();
     }
     assert_eq!(send(&mut client, "a", "one").await.unwrap().content, "1: one");
     let before = backends(&mut client).await.remove(0);
-    assert_eq!((before.recycle_count, before.standing()), (0, BackendStanding::Open));
-    let slow = tokio::spawn({
-        let mut client = client.clone();
-        async move { send(&mut client, "b", "slowly").await }
-    });
-    soon("the slow turn", model.wait_for(|calls| calls.len() == 2)).await;
-    // The second turn, by which it is due, runs: who comes now waits for the new CLI.
-    until("it has begun", || times(&server, "a CLI is being recycled") == 1).await;
-    let backend = backends(&mut client).await.remove(0);
-    assert_eq!((backend.running_turns, backend.standing()), (1, BackendStanding::Recycling));
-    let late = soon("a turn in line", send(&mut client, "a", "two")).await.unwrap();
-    assert_eq!(late.content, "2: two");
-    assert_eq!(soon("the slow turn", slow).await.unwrap().unwrap().content, slowly());
-    let after = recycled(&mut client, 1).await;
-    assert!(after.start_time.unwrap().seconds >= before.start_time.unwrap().seconds);
-    // One without a message was in the CLI's memory only.
+    assert_eq!((before.recycle_count, before.retiring_clis), (0, 0));
+    let old = server.cli();
+    // The second turn, by which it is due.
+    let mut lasting = Lasting::begin(&client, "lasting").await;
+    assert_eq!(recycled(&mut client, 1).await.retiring_clis, 1);
+    assert_ne!(server.cli(), old);
+    // The conversation goes on, a session without a message is there, and one that the old CLI has can be deleted.
+    assert_eq!(send(&mut client, "a", "two").await.unwrap().content, "2: two");
     assert_eq!(send(&mut client, "empty", "hello").await.unwrap().content, "1: hello");
+    let doomed = DeleteSessionRequest { session_id: "doomed".into(), allow_missing: false };
+    client.delete_session(doomed).await.unwrap();
+    // It is due again, but waits for the one before.
+    let now = backends(&mut client).await.remove(0);
+    assert_eq!((now.recycle_count, now.retiring_clis), (1, 1));
+    lasting.end().await;
+    assert_eq!(send(&mut client, "lasting", "after").await.unwrap().content, "2: after");
+    // Who watched all the time goes on to.
+    let after = |payload: &Payload| match payload {
+        Payload::AssistantMessage(message) => (message.content == "2: after").then_some(()),
+        _ => None,
+    };
+    lasting.hear("what was said on the new CLI", after).await;
+    assert_eq!(times(&server, "a CLI that was being replaced has ended before its turns"), 0);
+}
+
+#[tokio::test]
+async fn a_turn_in_the_old_cli_can_be_stopped() {
+    let model = ModelServer::start(script).await.unwrap();
+    let server = Server::start_with(&model, &["--recycle-after-turns=1"]).await;
+    let mut client = server.client().await;
+    create(&mut client, "s").await.unwrap();
+    let stopped = spawn(&client, "s", "hang");
+    soon("the turn", model.wait_for(|calls| calls.len() == 1)).await;
+    assert_eq!(recycled(&mut client, 1).await.retiring_clis, 1);
+    client.abort_turn(AbortTurnRequest { session_id: "s".into() }).await.unwrap();
+    let status = soon("the stopped turn", stopped).await.unwrap().unwrap_err();
+    check(&status, Code::Aborted, ErrorReason::TurnAborted);
+    assert_eq!(send(&mut client, "s", "after").await.unwrap().content, "2: after");
+}
+
+#[tokio::test]
+async fn an_old_cli_that_is_killed_takes_its_own_turns_with_it_and_no_others() {
+    let model = ModelServer::start(script).await.unwrap();
+    let server = Server::start_with(&model, &["--recycle-after-turns=1"]).await;
+    let mut client = server.client().await;
+    create(&mut client, "old").await.unwrap();
+    client.create_session(asking("new")).await.unwrap();
+    let old = server.cli();
+    let cut = spawn(&client, "old", "hang");
+    soon("the turn", model.wait_for(|calls| calls.len() == 1)).await;
+    recycled(&mut client, 1).await;
+    let mut lasting = Lasting::begin(&client, "new").await;
+    kill_process(old, Signal::KILL).unwrap();
+    let status = soon("the turn of the old one", cut).await.unwrap().unwrap_err();
+    check(&status, Code::Unavailable, ErrorReason::TurnInterrupted);
+    lasting.end().await;
+    assert_eq!(send(&mut client, "old", "after").await.unwrap().content, "2: after");
+}
+
+#[tokio::test]
+async fn a_cli_that_cannot_be_replaced_goes_on() {
+    let model = ModelServer::start(script).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (program, broken) = (folder.path().join("copilot"), folder.path().join("broken"));
+    let text = format!(
+        "#!/bin/sh\n[ -e '{}' ] && echo 'no more memory' >&2 && exit 1\nexec '{}' \"$@\"\n",
+        broken.display(),
+        real_cli::path().display()
+    );
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let mut server = Server::start_unready(&model, &program, &["--recycle-after-turns=1"]).await;
+    value_in(&mut server.logs, "the CLI is ready", "version").await;
+    std::fs::write(&broken, "").unwrap();
+    let mut client = server.client().await;
+    create(&mut client, "a").await.unwrap();
+    assert_eq!(send(&mut client, "a", "one").await.unwrap().content, "1: one");
+    let reason = value_in(&mut server.logs, "the CLI could not be recycled", "reason").await;
+    assert!(reason.as_str().unwrap().contains("no more memory"), "{reason}");
+    assert_eq!(send(&mut client, "a", "two").await.unwrap().content, "2: two");
+    let backend = backends(&mut client).await.remove(0);
+    assert_eq!((backend.state(), backend.recycle_count, backend.failures), (BackendState::Ready, 0, 0));
 }
 
 #[tokio::test]
@@ -205,26 +338,4 @@ async fn a_cli_that_holds_much_memory_is_started_anew() {
     println!("after {sessions} sessions");
     recycled(&mut client, 1).await;
     assert_eq!(send(&mut client, "s0", "hello").await.unwrap().content, "1: hello");
-}
-
-#[tokio::test]
-async fn turns_wait_no_longer_than_they_are_to_and_a_long_turn_is_never_cut() {
-    let model = ModelServer::start(script).await.unwrap();
-    let mut server = Server::start_with(&model, &["--recycle-after-turns=1", "--recycle-wait=300ms"]).await;
-    let mut client = server.client().await;
-    for id in ["a", "b"] {
-        create(&mut client, id).await.unwrap();
-    }
-    let slow = tokio::spawn({
-        let mut client = client.clone();
-        async move { send(&mut client, "a", "slowly").await }
-    });
-    let reason = value_in(&mut server.logs, "the CLI could not be recycled", "reason").await;
-    assert_eq!(reason, "turns still run");
-    assert_eq!(soon("another turn", send(&mut client, "b", "one")).await.unwrap().content, "1: one");
-    assert!(!slow.is_finished(), "it was not the end of the slow turn that let the other one in");
-    assert_eq!(soon("the slow turn", slow).await.unwrap().unwrap().content, slowly());
-    // Now that no turn runs, it need not wait for its time.
-    recycled(&mut client, 1).await;
-    assert_eq!(send(&mut client, "a", "again").await.unwrap().content, "2: again");
 }

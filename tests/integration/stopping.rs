@@ -24,7 +24,7 @@ use crate::support::{
     facade::{TestFacade, wait, within},
     failure_of,
     fake_cli::FakeCli,
-    real_cli::RealCli,
+    real_cli::{RealCli, asks_for_a_summary},
     soon,
 };
 
@@ -209,7 +209,7 @@ async fn a_session_whose_agent_does_not_stop_is_closed_and_loaded_anew_and_the_c
 /// Compactions hang, and answers echo.
 fn script(request: &Request) -> Reply {
     match request.prompt() {
-        prompt if prompt.contains("respond only with the summary") => Reply::hang(),
+        prompt if asks_for_a_summary(prompt) => Reply::hang(),
         prompt if prompt.ends_with("hang") => Reply::hang(),
         prompt => Reply::text(format!("You said: {prompt}")),
     }
@@ -226,7 +226,7 @@ async fn real() -> (RealCli, TestFacade) {
 }
 
 fn is_compaction(call: &Call) -> bool {
-    call.request.prompt().contains("respond only with the summary")
+    asks_for_a_summary(call.request.prompt())
 }
 
 async fn compaction_runs(cli: &RealCli) {
@@ -318,9 +318,7 @@ async fn a_turn_that_hangs_in_a_compaction_ends_at_its_deadline_and_the_session_
     let mended = Arc::new(AtomicBool::new(false));
     let is_mended = mended.clone();
     let cli = RealCli::start(move |request| match request.prompt() {
-        prompt if prompt.contains("respond only with the summary") && is_mended.load(Ordering::Relaxed) => {
-            Reply::text("a summary")
-        }
+        prompt if asks_for_a_summary(prompt) && is_mended.load(Ordering::Relaxed) => Reply::text("a summary"),
         _ => script(request),
     });
     let cli = cli.await;

@@ -2,9 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use copilot_grpc::grpc::pb::{
-    AbortTurnRequest, DeleteSessionRequest, DeliveryState, ErrorReason, OnDisconnect, SendAndStreamRequest,
-    SendAndWaitRequest, send_and_stream_response::Payload, session_event::Payload as Event,
+use copilot_grpc::{
+    backend::discover::Form,
+    grpc::pb::{
+        AbortTurnRequest, DeleteSessionRequest, DeliveryState, ErrorReason, OnDisconnect,
+        SendAndStreamRequest, SendAndWaitRequest, send_and_stream_response::Payload,
+        session_event::Payload as Event,
+    },
 };
 use scripted_model::{Call, CallState, Reply, Request};
 use tokio::time::Instant;
@@ -14,7 +18,7 @@ use crate::support::{
     check,
     facade::{Streamed, TestFacade, wait, within},
     failure_of,
-    real_cli::RealCli,
+    real_cli::{self, RealCli},
     soon,
 };
 
@@ -359,6 +363,10 @@ async fn a_provider_that_never_answers_is_given_up_when_the_caller_says() {
 
 #[tokio::test]
 async fn retries_of_the_model_call_are_seen_on_the_stream() {
+    // The native runtime does not tell of them.
+    if real_cli::form() == Form::Native {
+        return;
+    }
     let (_cli, facade) = start().await;
     facade.create("s").await;
     let request = SendAndStreamRequest {

@@ -14,7 +14,7 @@ use crate::support::{
     dice::Dice,
     facade::{TestFacade, wait, within},
     failure_of,
-    real_cli::RealCli,
+    real_cli::{RealCli, asks_for_a_summary},
     soon,
 };
 
@@ -23,7 +23,7 @@ const TRIES: usize = 50;
 /// Every other compaction hangs, and answers take their time.
 fn script(request: &Request) -> Reply {
     let prompt = request.prompt();
-    if prompt.contains("respond only with the summary") {
+    if asks_for_a_summary(prompt) {
         return match request.messages.len() % 2 {
             0 => Reply::hang(),
             _ => Reply::text("a summary"),

@@ -5,56 +5,106 @@ use std::{sync::Arc, time::Duration};
 use tokio::{net::UnixStream, sync::mpsc};
 use tracing::{info, warn};
 
-use super::{Connect, End, Ended, Error, LONE_PATIENCE, Life, Link, OpenError, Order, Shared, State};
-use crate::backend::process::{Process, Spec};
+use super::{
+    Connect, End, Ended, Error, LONE_PATIENCE, Life, Link, OpenError, Order, Shared, State,
+    retiring::Retiring,
+};
+use crate::backend::process::{Exit, Process, Spec};
+
+/// A CLI of our own, and the link to it.
+pub(super) struct Running {
+    pub(super) process: Process,
+    pub(super) link: Arc<Link>,
+}
 
 impl Connect<'_> {
     /// Starts the CLI, and keeps the link to it, until one of them is gone. Then the other one is, too.
     pub(super) async fn embedded(&self, spec: &Spec, orders: &mut mpsc::Receiver<Order>) -> Ended {
+        let mut running = match self.start(spec).await {
+            Ok(running) => running,
+            Err(ended) => return ended,
+        };
+        loop {
+            self.serve(&running);
+            let next = tokio::select! {
+                end = self.watch(&running.link, LONE_PATIENCE) => return self.ended(end, running.process.stop().await),
+                next = self.successor(spec, orders) => next,
+                never = self.probe() => match never {},
+            };
+            let old = std::mem::replace(&mut running, next);
+            self.retired.spawn(Retiring::of(old, self).run());
+            Shared::lock(&self.status.shared.vitals).recycled += 1;
+        }
+    }
+
+    /// Starts the CLI, and opens the link to it.
+    async fn start(&self, spec: &Spec) -> Result<Running, Ended> {
         // Not dropped for `stop`: a start that is dropped ends its CLI in the background, and it is to be over when we are.
         let (process, opened) = match Process::start(spec, |stdio| self.shake_hands(stdio)).await {
             Ok(started) => started,
-            Err(_) if self.stop.is_cancelled() => return Ended::Stopped,
+            Err(_) if self.stop.is_cancelled() => return Err(Ended::Stopped),
             Err(error) => {
                 self.status.printed(error.last_lines());
-                return Ended::Failed(State::Down { problem: error.to_string() });
+                return Err(Ended::Failed(State::Down { problem: error.to_string() }));
             }
         };
-        let link = match opened {
-            Ok(Some(link)) => link,
+        match opened {
+            Ok(Some(link)) => Ok(Running { process, link }),
             Ok(None) => {
                 process.stop().await;
-                return Ended::Stopped;
+                Err(Ended::Stopped)
             }
             Err(error) => {
                 self.status.printed(&process.stop().await.last_lines);
-                return error.into();
+                Err(error.into())
             }
-        };
+        }
+    }
+
+    /// From now on this one gets what is called.
+    fn serve(&self, Running { process, link }: &Running) {
         let (name, shared, pid) = (&self.config.name, &self.status.shared, process.cli_pid());
         info!(backend = name, pid, "the CLI has started");
-        let life = Life::begin(pid, shared.admission.admitted());
-        Shared::lock(&shared.vitals).life = Some(life);
-        self.announce(&link);
-        let end = tokio::select! {
-            end = self.watch(&link, LONE_PATIENCE, orders) => end,
-            never = self.probe() => match never {},
-        };
-        let exit = process.stop().await;
-        let mut vitals = Shared::lock(&shared.vitals);
+        Shared::lock(&shared.vitals).life = Some(Life::begin(pid, shared.admission.admitted()));
+        self.announce(link);
+    }
+
+    /// Another one that is to take the place of the one that runs, as soon as that is asked for and it can be started.
+    ///
+    /// # Cancel safety
+    /// Dropping it while one is being started ends that one.
+    async fn successor(&self, spec: &Spec, orders: &mut mpsc::Receiver<Order>) -> Running {
+        while let Some(order) = orders.recv().await {
+            let started = self.start(spec).await;
+            // Nobody may want to know any more.
+            let told = |told| drop(order.send(told));
+            match started {
+                Ok(running) => {
+                    told(Ok(()));
+                    return running;
+                }
+                Err(Ended::Failed(State::Down { problem } | State::Incompatible { problem })) => {
+                    told(Err(problem))
+                }
+                Err(_) => {}
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// What it means that it has ended, or was ended.
+    fn ended(&self, end: End, exit: Exit) -> Ended {
+        let mut vitals = Shared::lock(&self.status.shared.vitals);
         vitals.life = None;
         let problem = match end {
-            End::Over(ended) => {
-                vitals.recycled += u64::from(matches!(ended, Ended::Recycled));
-                return ended;
-            }
+            End::Stopped => return Ended::Stopped,
             // The guard closes it when the CLI is gone.
             End::Closed(cause) if cause.is_disconnect() => format!("it has ended with {}", exit.status),
             End::Closed(cause) => OpenError::on_stdio(cause).to_string(),
             End::Silent(problem) => problem,
         };
         vitals.last_lines.clone_from(&exit.last_lines);
-        warn!(backend = name, %exit, "the CLI has ended");
+        warn!(backend = self.config.name, %exit, "the CLI has ended");
         Ended::Failed(State::Down { problem })
     }
 

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -67,6 +68,9 @@ impl Sink for Deaf {
     }
     fn event_dropped(&self, _: &str, _: &str) {}
     fn session_deleted(&self, _: &str) {}
+    fn let_go<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
     fn link_lost(&self, _: LinkId, _: &Arc<Cause>) {}
     fn keeper_up(&self) {}
     fn keeper_lost(&self, _: LinkId) {}

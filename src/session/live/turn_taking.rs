@@ -131,7 +131,7 @@ impl Session {
         if let Some(current) = &mut state.current {
             current.accepted(message_id);
             // The news of the loss came while it was not known whether the prompt had arrived.
-            if lost {
+            if lost && !current.progress().closed {
                 current.cut(LINK_LOST);
             }
         }

@@ -1,14 +1,14 @@
 //! The real Copilot CLI, with no account and no network: its provider is a scripted model on loopback.
 
 use std::{
-    fs,
+    env, fs,
     net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use copilot_grpc::backend::discover;
+use copilot_grpc::backend::discover::{self, Form, Found, Places, Wanted};
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
 use tempfile::TempDir;
@@ -215,9 +215,35 @@ fn on_port<'a>(command: &'a mut Command, port: u16, home: &TempDir, model: &Mode
         .env("COPILOT_CONNECTION_TOKEN", TOKEN)
 }
 
-/// The CLI that the repository pins.
+/// The CLI that the repository pins, in the form that the tests are run with: that of `TEST_CLI`, which is as the setting `cli`.
 pub(crate) fn path() -> PathBuf {
-    discover::find(None, None, &[env!("CARGO_MANIFEST_DIR").into()]).expect("run `npm ci` first")
+    found().path
+}
+
+/// The form that the tests are run with.
+pub(crate) fn form() -> Form {
+    found().form
+}
+
+/// The CLI that the repository pins, in this form.
+pub(crate) fn pinned(form: Form) -> Found {
+    find(Wanted::Only(form))
+}
+
+fn found() -> Found {
+    find(env::var("TEST_CLI").map_or(Wanted::Auto, |wanted| wanted.parse().unwrap()))
+}
+
+fn find(wanted: Wanted) -> Found {
+    let places = Places { roots: &[env!("CARGO_MANIFEST_DIR").into()], ..Places::default() };
+    discover::find(wanted, &places).expect("run `npm ci` first")
+}
+
+/// Whether this is what a CLI has the model summarize a session with, in the words of its forms.
+pub(crate) fn asks_for_a_summary(prompt: &str) -> bool {
+    ["respond only with the summary", "Please write the summary now"]
+        .iter()
+        .any(|words| prompt.contains(words))
 }
 
 /// The variables with which a CLI needs no account and no network.

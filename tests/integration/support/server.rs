@@ -73,8 +73,25 @@ impl Server {
         server
     }
 
+    /// One whose CLIs go on with what those of another have left in this folder, which is moved there; see
+    /// [`stop`](Self::stop).
+    pub(crate) async fn start_on(folder: TempDir, model: &ModelServer, cli: &Path) -> Self {
+        let mut server = Self::spawn_on(folder, Command::new(PROGRAM), model, cli, &[]).await;
+        value_in(&mut server.logs, "the CLI is ready", "version").await;
+        server
+    }
+
     async fn spawn(program: Command, model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::spawn_on(tempfile::tempdir().unwrap(), program, model, cli, flags).await
+    }
+
+    async fn spawn_on(
+        folder: TempDir,
+        program: Command,
+        model: &ModelServer,
+        cli: &Path,
+        flags: &[&str],
+    ) -> Self {
         let mut program = configured(program, state_in(&folder).to_str().unwrap(), cli);
         program
             .arg("--log-level=debug")
@@ -82,6 +99,13 @@ impl Server {
             .envs(real_cli::offline(model))
             .env("COPILOT_PROVIDER_API_KEY", KEY);
         Self::watch(program, folder).await
+    }
+
+    /// Ends it with this signal, and gives back what it has left.
+    pub(crate) async fn stop(mut self, signal: Signal) -> TempDir {
+        self.signal(signal);
+        soon("the server's end", self.child.wait()).await.unwrap();
+        self.folder
     }
 
     async fn watch(mut program: Command, folder: TempDir) -> Self {
