@@ -81,6 +81,8 @@ pub struct Outcome {
     pub messages: usize,
     /// What each turn took beyond the time that the CLI took for it, in nanoseconds.
     pub turn: Quantiles,
+    /// What each turn took in all, in nanoseconds.
+    pub whole: Quantiles,
     /// What each delta took from the CLI to the caller, in nanoseconds.
     pub delta: Quantiles,
     /// How long it took from `go` on, in nanoseconds.
@@ -97,7 +99,8 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    fn of(mut samples: Vec<u64>) -> Self {
+    /// Of these samples, in any order.
+    pub fn of(mut samples: Vec<u64>) -> Self {
         samples.sort_unstable();
         let at = |share: f64| {
             let place = (samples.len() as f64 * share) as usize;
@@ -112,6 +115,7 @@ impl Quantiles {
 pub struct Tally {
     outcome: Outcome,
     turns: Vec<u64>,
+    whole: Vec<u64>,
     deltas: Vec<u64>,
 }
 
@@ -132,6 +136,7 @@ impl Tally {
     pub fn turn(&mut self, sent: u64, answer: &str) {
         let taken = clock::now() - sent;
         self.outcome.turns += 1;
+        self.whole.push(taken);
         let mut times = answer.split_ascii_whitespace().filter_map(|word| word.parse::<u64>().ok());
         if let (Some(received), Some(written)) = (times.next(), times.next()) {
             self.turns.push(taken.saturating_sub(written - received));
@@ -153,12 +158,13 @@ impl Tally {
         self.outcome.deltas += other.outcome.deltas;
         self.outcome.messages += other.outcome.messages;
         self.turns.extend(other.turns);
+        self.whole.extend(other.whole);
         self.deltas.extend(other.deltas);
     }
 
     fn finish(self, wall: u64) -> Outcome {
-        let (turn, delta) = (Quantiles::of(self.turns), Quantiles::of(self.deltas));
-        Outcome { turn, delta, wall, ..self.outcome }
+        let [turn, whole, delta] = [self.turns, self.whole, self.deltas].map(Quantiles::of);
+        Outcome { turn, whole, delta, wall, ..self.outcome }
     }
 }
 

@@ -7,7 +7,10 @@
 
 use std::{error::Error, time::Duration};
 
-use copilot_grpc::backend::process::{Process, Spec};
+use copilot_grpc::backend::{
+    discover::Form,
+    process::{Process, Spec},
+};
 use copilot_grpc_bench::{
     frames::{self, Reader},
     recording::{ANSWER, EVENT, PROMPT, SESSION, TEXT, TURN, fill},
@@ -39,6 +42,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     ];
     let spec = Spec {
         cli: cli.into(),
+        form: Form::Node,
         guard: guard.into(),
         home: folder.path().join("home"),
         work_dir: folder.path().join("work"),

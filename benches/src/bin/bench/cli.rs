@@ -1,115 +1,127 @@
-//! Beside the real CLI: what share of a turn's CPU time is the service's.
+//! Beside the real CLI, in both its forms: how many turns it does, what share of their CPU time is the service's, and what of memory
+//! is left behind.
 
-use std::path::Path;
+use std::path::PathBuf;
 
+use copilot_grpc::backend::discover::Form;
 use copilot_grpc_bench::{job::Job, proc};
 use scripted_model::{ModelServer, Reply};
 use tempfile::TempDir;
-use tokio::process::Command;
 
 use crate::{
     Result,
-    peers::{Bench, Peer, free_port, serving},
+    peers::{Bench, free_port, serving},
     program::{Load, Program},
     table::{Table, median},
 };
 
-/// How many turns at once, and how many each.
-const SESSIONS: usize = 4;
-const TURNS: usize = 10;
+/// How many turns at once.
+pub(crate) const FEW: [usize; 4] = [1, 4, 16, 64];
+
+/// The same for a curve.
+pub(crate) const CURVE: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+
+/// How many turns there are in a run, at least one a session.
+const TURNS: usize = 128;
 
 /// How many pieces an answer has.
 const DELTAS: usize = 20;
 
-/// What the CLI needs no account and no network with.
-type Offline = [(&'static str, String); 3];
+/// A model that answers at once.
+pub(crate) async fn model() -> Result<ModelServer> {
+    Ok(ModelServer::start(|_| Reply::chunks(["a piece of it "; DELTAS])).await?)
+}
 
-pub(crate) async fn measure(bench: &Bench, runs: usize) -> Result<()> {
-    let model = ModelServer::start(|_| Reply::chunks(["a piece of it "; DELTAS])).await?;
-    let offline = [
-        ("COPILOT_OFFLINE", "true".to_owned()),
-        ("COPILOT_PROVIDER_BASE_URL", model.base_url()),
-        ("COPILOT_MODEL", "scripted".to_owned()),
+pub(crate) async fn measure(bench: &Bench, runs: usize, at_once: &[usize]) -> Result<()> {
+    let model = model().await?;
+    let title = format!("Beside the real CLI: SendAndStream, {DELTAS} deltas");
+    let columns = [
+        "CLI",
+        "at once",
+        "turns/s",
+        "turn p50, ms",
+        "p99, ms",
+        "CPU a turn, the CLI, ms",
+        "the service, ms",
+        "its share",
+        "memory of the CLI, MB",
     ];
-    let mut pairs = Vec::new();
-    for peer in [Peer::Facade, Peer::TwoLinks, Peer::OneLink] {
-        pairs.push((Pair::start(bench, peer, &offline).await?, Vec::new()));
-    }
-    for run in 0..=runs {
-        // In turns, so that what else the machine does hits all of them.
-        for (pair, costs) in &mut pairs {
-            let cost = pair.carry(bench, run).await?;
-            // The first one warms up.
-            if run > 0 {
-                costs.push(cost);
-            }
-        }
-    }
-    let title = format!("Beside the real CLI: SendAndStream, {SESSIONS} at once, {DELTAS} deltas");
-    let columns = ["", "CPU a turn, the CLI", "CPU a turn, the service", "its share", "turns/s"];
     let mut table = Table::new(title, &columns);
-    for (pair, costs) in &pairs {
-        let median = |value: fn(&Cost) -> f64| median(costs.iter().map(value));
-        table.row(vec![
-            pair.peer.name().into(),
-            format!("{:.1} ms", median(|cost| cost.cli / cost.turns) / 1e3),
-            format!("{:.2} ms", median(|cost| cost.service / cost.turns) / 1e3),
-            format!("{:.2} %", median(|cost| cost.service / (cost.service + cost.cli)) * 100.0),
-            format!("{:.0}", median(|cost| cost.turns / cost.seconds)),
-        ]);
+    for &sessions in at_once {
+        for form in [Form::Native, Form::Node] {
+            // Anew for each: what it has come to with others would be in the way.
+            let pair = Pair::start(bench, form, &model, &["--recycle-at-memory=0"]).await?;
+            let mut costs = Vec::new();
+            for run in 0..=runs {
+                let cost = pair.carry(bench, run, sessions).await?;
+                // The first one warms up.
+                if run > 0 {
+                    costs.push(cost);
+                }
+            }
+            let median = |value: fn(&Cost) -> f64| median(costs.iter().map(value));
+            table.row(vec![
+                form.to_string(),
+                sessions.to_string(),
+                format!("{:.0}", median(|cost| cost.turns / cost.seconds)),
+                format!("{:.0}", median(|cost| cost.p50)),
+                format!("{:.0}", median(|cost| cost.p99)),
+                format!("{:.1}", median(|cost| cost.cli / cost.turns) / 1e3),
+                format!("{:.2}", median(|cost| cost.service / cost.turns) / 1e3),
+                format!("{:.1} %", median(|cost| cost.service / (cost.service + cost.cli)) * 100.0),
+                format!("{:.0}", proc::memory(pair.cli()?)? as f64 / 1e6),
+            ]);
+        }
     }
     table.print();
     Ok(())
 }
 
-/// What a job cost, in microseconds of CPU time.
+/// What a job cost, in microseconds of CPU time and milliseconds of a turn.
 struct Cost {
     cli: f64,
     service: f64,
     turns: f64,
     seconds: f64,
+    p50: f64,
+    p99: f64,
 }
 
-/// The service and the real CLI, each of them for the other alone.
-struct Pair {
-    peer: Peer,
-    address: String,
+/// The service and a real CLI of its own.
+pub(crate) struct Pair {
+    pub(crate) address: String,
     facade: Program,
-    cli: u32,
-    /// The CLI, if somebody else runs it than the service.
-    _cli: Option<Program>,
     _folder: TempDir,
 }
 
 impl Pair {
-    async fn start(bench: &Bench, peer: Peer, offline: &Offline) -> Result<Self> {
+    pub(crate) async fn start(bench: &Bench, form: Form, model: &ModelServer, flags: &[&str]) -> Result<Self> {
         let (address, folder) = (format!("127.0.0.1:{}", free_port()?), tempfile::tempdir()?);
-        let (cli, mut command) = if peer == Peer::Facade {
-            (None, bench.embedding_command(&address, &bench.cli()?, folder.path()))
-        } else {
-            let (cli, port) = listening(bench, folder.path(), offline).await?;
-            let mut command = bench.facade_command(&address, &[port]);
-            command.arg(format!("--keeper-link={}", peer == Peer::TwoLinks));
-            (Some(cli), command)
-        };
-        let facade = Program::start(command.envs(offline.clone()))?;
+        let cli: PathBuf = bench.cli(form)?;
+        let mut command = bench.embedding_command(&address, &cli, folder.path());
+        // What the CLI needs no account and no network with.
+        command
+            .env("COPILOT_OFFLINE", "true")
+            .env("COPILOT_PROVIDER_BASE_URL", model.base_url())
+            .env("COPILOT_MODEL", "scripted");
+        let facade = Program::start(command.args(flags))?;
         serving(&address).await?;
-        let pid = match &cli {
-            Some(cli) => cli.pid(),
-            // Behind its guard.
-            None => proc::child(proc::child(facade.pid())?.ok_or("no guard")?)?.ok_or("no CLI")?,
-        };
-        Ok(Self { peer, address, facade, cli: pid, _cli: cli, _folder: folder })
+        Ok(Self { address, facade, _folder: folder })
     }
 
-    async fn carry(&self, bench: &Bench, run: usize) -> Result<Cost> {
+    /// The CLI's process, behind its guard.
+    pub(crate) fn cli(&self) -> Result<u32> {
+        Ok(proc::child(proc::child(self.facade.pid())?.ok_or("no guard")?)?.ok_or("no CLI")?)
+    }
+
+    async fn carry(&self, bench: &Bench, run: usize, sessions: usize) -> Result<Cost> {
         let job = Job {
             address: self.address.clone(),
             connections: 1,
             prefix: format!("cli-{run}"),
-            sessions: SESSIONS,
-            at_once: SESSIONS,
-            turns: TURNS,
+            sessions,
+            at_once: sessions,
+            turns: (TURNS / sessions).max(1),
             stream: true,
             deltas: DELTAS,
             size: "a piece of it ".len(),
@@ -117,30 +129,16 @@ impl Pair {
             create: true,
         };
         let mut load = Load::prepare(&mut bench.program("load"), &job).await?;
-        let (service, cli) = (proc::cpu(self.facade.pid())?, proc::cpu(self.cli)?);
+        let cli = self.cli()?;
+        let (service_before, cli_before) = (proc::cpu(self.facade.pid())?, proc::cpu(cli)?);
         let outcome = load.run().await?;
         Ok(Cost {
-            cli: (proc::cpu(self.cli)? - cli) as f64,
-            service: (proc::cpu(self.facade.pid())? - service) as f64,
+            cli: (proc::cpu(cli)? - cli_before) as f64,
+            service: (proc::cpu(self.facade.pid())? - service_before) as f64,
             turns: outcome.turns.max(1) as f64,
             seconds: outcome.wall as f64 / 1e9,
+            p50: outcome.whole.p50 as f64 / 1e6,
+            p99: outcome.whole.p99 as f64 / 1e6,
         })
-    }
-}
-
-/// A CLI that somebody else runs, and its port.
-async fn listening(bench: &Bench, home: &Path, offline: &Offline) -> Result<(Program, u16)> {
-    let mut command = Command::new(bench.cli()?);
-    command
-        .args(["--headless", "--port", "0", "--no-auto-update"])
-        .current_dir(home)
-        .env("COPILOT_HOME", home)
-        .env("COPILOT_DISABLE_KEYTAR", "1")
-        .envs(offline.clone());
-    let mut cli = Program::start(&mut command)?;
-    loop {
-        if let Some((_, port)) = cli.line().await?.split_once("listening on port ") {
-            return Ok((cli, port.trim().parse()?));
-        }
     }
 }

@@ -2,7 +2,7 @@
 //! [--seconds N] [PART...]`. With `--alone` without the peers.
 //!
 //! Parts: `turns`, `streams`, `bulk`, `latency`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
-//! `growth`, `long` and `soak`. See docs/benchmarks.md.
+//! `growth`, `long`, `curve`, `wear` and `soak`. See docs/benchmarks.md.
 
 mod cli;
 mod growth;
@@ -13,6 +13,7 @@ mod rest;
 mod soak;
 mod start;
 mod table;
+mod wear;
 
 use std::{error::Error, time::Duration};
 
@@ -51,7 +52,7 @@ async fn main() -> Result<()> {
         start::measure(&bench, runs).await?;
     }
     if wanted("cli") {
-        cli::measure(&bench, runs).await?;
+        cli::measure(&bench, runs, &cli::FEW).await?;
     }
     // Those only if asked for: they take their time.
     for part in &parts {
@@ -59,6 +60,8 @@ async fn main() -> Result<()> {
             "instructions" => instructions::measure(&bench).await?,
             "growth" => growth::measure(&bench).await?,
             "long" => growth::long(&bench).await?,
+            "curve" => cli::measure(&bench, runs, &cli::CURVE).await?,
+            "wear" => wear::measure(&bench, duration).await?,
             "soak" => soak::measure(&bench, duration).await?,
             _ => {}
         }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use copilot_grpc::backend::discover::{self, Form, Places, Wanted};
 use copilot_grpc_bench::{
     job::{Job, Outcome},
     proc,
@@ -127,9 +128,10 @@ impl Bench {
         Command::new(self.programs.join(name))
     }
 
-    /// The CLI that the repository pins.
-    pub(crate) fn cli(&self) -> Result<PathBuf> {
-        Ok(copilot_grpc::backend::discover::find(None, None, std::slice::from_ref(&self.root))?)
+    /// The CLI that the repository pins, in this form.
+    pub(crate) fn cli(&self, form: Form) -> Result<PathBuf> {
+        let places = Places { roots: std::slice::from_ref(&self.root), ..Places::default() };
+        Ok(discover::find(Wanted::Only(form), &places)?.path)
     }
 
     /// A stand-in, and its ports.
