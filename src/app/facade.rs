@@ -27,7 +27,7 @@ use crate::{
         self, Source,
         addresses::{Addresses, look_up},
         admission,
-        discover::{self, Found, Places},
+        discover::{self, Form, Found, Places},
         private,
         process::Spec,
     },
@@ -196,13 +196,15 @@ impl Facade {
     }
 }
 
-/// How many turns a CLI on this machine can run at once before it is saturated.
-fn running_turns() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get) * TURNS_PER_CORE
+/// How many turns a CLI can run at once, as far as is known: one that somebody else runs may be of either form, and on a machine
+/// of its own.
+fn running_turns(form: Option<Form>) -> usize {
+    let of_a_core = match form {
+        Some(Form::Native) => 32,
+        Some(Form::Node) | None => 5,
+    };
+    thread::available_parallelism().map_or(1, NonZero::get) * of_a_core
 }
-
-/// With more, all of them become slow together (cli-protocol.md, section 12).
-const TURNS_PER_CORE: usize = 5;
 
 /// Where the CLIs are; if they are ours to run, their homes are locked.
 fn backends(
@@ -210,15 +212,14 @@ fn backends(
     guard: &Path,
     look_up: impl Fn(&CliAddress) -> Addresses,
 ) -> Result<(backend::Setup, Option<File>), StartError> {
-    let turns = admission::Limits {
-        running: config.max_running_turns.unwrap_or_else(running_turns),
-        waiting: config.max_waiting_turns,
-    };
-    let backend = |name: String, source| backend::Config {
+    let backend = |name: String, form: Option<Form>, source| backend::Config {
         name,
         source,
         max_frame: config.max_frame_size,
-        turns,
+        turns: admission::Limits {
+            running: config.max_running_turns.unwrap_or_else(|| running_turns(form)),
+            waiting: config.max_waiting_turns,
+        },
         ejection: config.ejection,
     };
     let mut setup = backend::Setup {
@@ -233,10 +234,10 @@ fn backends(
         let source = Source::External { host, port, token, keeper };
         if each {
             let (name, addresses) = (address.to_string(), look_up(address));
-            let backend = backend(name.clone(), source);
+            let backend = backend(name.clone(), None, source);
             setup.groups.push(backend::Group { name, addresses, backend });
         } else {
-            setup.fixed.push(backend(name(number), source));
+            setup.fixed.push(backend(name(number), None, source));
         }
     }
     if !config.cli_url.is_empty() {
@@ -265,7 +266,7 @@ fn backends(
             env: Vec::new(),
             start_timeout: config.start_timeout,
         });
-        backend(name(number), source)
+        backend(name(number), Some(form), source)
     });
     setup.fixed.extend(embedded);
     Ok((setup, Some(lock)))

@@ -72,7 +72,7 @@ const SETTINGS: &[Setting] = &[
         key: "embedded_clis",
         value: "COUNT",
         default: Some("1"),
-        help: "CLIs to start; one takes 215 MB when idle, and does about five turns at once on a core",
+        help: "CLIs to start; of the native form one is mostly enough for a machine",
     },
     Setting {
         key: "cli",
@@ -140,7 +140,8 @@ const SETTINGS: &[Setting] = &[
         key: "max_running_turns",
         value: "COUNT",
         default: None,
-        help: "Turns that run in the CLI at once, while others wait; without it 5 for each core of this machine",
+        help: "Turns that run in the CLI at once, while others wait; without it 32 for each core of this machine for a \
+               started CLI of the native form, and 5 otherwise",
     },
     Setting {
         key: "max_waiting_turns",
@@ -196,8 +197,8 @@ const SETTINGS: &[Setting] = &[
         key: "recycle_at_memory",
         value: "BYTES",
         default: None,
-        help: "The same when it holds so much memory (Linux only), 0 for never; without it 512MiB for the native form, \
-               which gives none back, and never for node",
+        help: "The same when it holds so much memory (Linux only), 0 for never; without it 512MiB, and 2MiB for \
+               each loaded session, for the native form, which gives none back, and never for node",
     },
     Setting {
         key: "recycle_after_turns",

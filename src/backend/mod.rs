@@ -25,7 +25,7 @@ mod vitals;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -131,6 +131,8 @@ pub trait Sink: Send + Sync + 'static {
     fn session_event(&self, params: &[u8]) -> bool;
     /// An event was larger than the limit, and nothing but a caller who asked for its kind needs it.
     fn event_dropped(&self, session_id: &str, kind: &str);
+    /// How many sessions are attached to links of this CLI.
+    fn loaded(&self) -> usize;
     /// A session was deleted, by whomever.
     fn session_deleted(&self, session_id: &str);
     /// Nothing new is called on the link, because another CLI on the same home has taken the place of this one: whatever is still
@@ -305,6 +307,8 @@ struct Inner {
     name: String,
     address: Option<String>,
     form: Option<Form>,
+    /// Weak, because what it leads to has this backend.
+    sink: Weak<dyn Sink>,
     state: watch::Receiver<State>,
     shared: Arc<Shared>,
     orders: mpsc::Sender<Order>,
@@ -359,9 +363,13 @@ impl Backend {
             retiring: AtomicUsize::default(),
         });
         let status = supervisor::Status { state: state_tx, shared: shared.clone() };
-        let supervisor = tokio::spawn(supervisor::run(config, sink(id), status, orders_rx, stop.clone()));
+        let ear = sink(id);
+        let sink = Arc::downgrade(&ear);
+        let supervisor = tokio::spawn(supervisor::run(config, ear, status, orders_rx, stop.clone()));
         let supervisor = tokio::sync::Mutex::new(Some(supervisor));
-        Self { inner: Arc::new(Inner { id, name, address, form, state, shared, orders, stop, supervisor }) }
+        Self {
+            inner: Arc::new(Inner { id, name, address, form, sink, state, shared, orders, stop, supervisor }),
+        }
     }
 
     /// Which one it is.
@@ -440,6 +448,11 @@ impl Backend {
     /// The keeper link, if it is up: for sessions to be attached to, and no more.
     pub fn keeper(&self) -> Option<Arc<Link>> {
         Shared::lock(&self.inner.shared.keeper).clone()
+    }
+
+    /// How many sessions it has loaded for this server.
+    fn loaded(&self) -> usize {
+        self.inner.sink.upgrade().map_or(0, |sink| sink.loaded())
     }
 
     /// How many CLIs whose place this one has taken still run.

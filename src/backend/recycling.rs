@@ -39,17 +39,30 @@ pub enum AtMemory {
     Bytes(u64),
 }
 
-/// What the native runtime may come to where nothing is said. It holds 100 MB after its first turn, and gives back next to nothing
-/// of what a turn takes: about 100 KB of a short one, more the longer its session is. The Node CLI stays at what it has come to.
+/// What the native runtime may come to where nothing is said, beside what its loaded sessions may take. It holds 100 MB after its
+/// first turn, and gives back next to nothing of what a turn takes: about 100 KB of a short one, more the longer its session is. The
+/// Node CLI stays at what it has come to.
 const USUAL_OF_NATIVE: u64 = 512 << 20;
 
+/// What a loaded session may take of it. It takes half as much when it is new; without this, a CLI that has many would be replaced all
+/// the time, and in vain.
+const OF_A_SESSION: u64 = 2 << 20;
+
 impl AtMemory {
-    /// How many bytes that is for a CLI of this form.
+    /// How many bytes that is at least, for a CLI of this form.
     fn limit(self, form: Form) -> Option<u64> {
         match (self, form) {
             (Self::Bytes(bytes), _) => Some(bytes),
             (Self::Usual, Form::Native) => Some(USUAL_OF_NATIVE),
             (Self::Usual, Form::Node) | (Self::Never, _) => None,
+        }
+    }
+
+    /// How many bytes that is more for a CLI that has so many sessions loaded.
+    fn allowance(self, sessions: usize) -> u64 {
+        match self {
+            Self::Usual => OF_A_SESSION.saturating_mul(sessions as u64),
+            Self::Never | Self::Bytes(_) => 0,
         }
     }
 }
@@ -83,15 +96,18 @@ impl fmt::Display for Why {
 struct Facts {
     age: Duration,
     memory: Option<u64>,
+    /// How many sessions it has loaded. It is only counted where it holds much.
+    sessions: usize,
     turns: u64,
 }
 
 impl Rules {
     fn due(&self, form: Form, facts: Facts) -> Option<Why> {
+        let limit = self.at_memory.limit(form).map(|limit| limit + self.at_memory.allowance(facts.sessions));
         let is_large = |limit| facts.memory.is_some_and(|memory| memory >= limit);
         if self.after_age.is_some_and(|limit| facts.age >= limit) {
             Some(Why::Age)
-        } else if self.at_memory.limit(form).is_some_and(is_large) {
+        } else if limit.is_some_and(is_large) {
             Some(Why::Memory)
         } else if self.after_turns.is_some_and(|limit| facts.turns >= limit) {
             Some(Why::Turns)
@@ -136,9 +152,12 @@ impl Backend {
         }
         let form = self.form()?;
         let life = self.vitals().life.filter(|_| self.is_ready())?;
+        let limit = rules.at_memory.limit(form);
+        let memory = limit.and_then(|_| life.memory());
         let facts = Facts {
             age: life.began.elapsed(),
-            memory: rules.at_memory.limit(form).and_then(|_| life.memory()),
+            memory,
+            sessions: if memory >= limit { self.loaded() } else { 0 },
             turns: self.admission().admitted() - life.turns_before,
         };
         rules.due(form, facts)
@@ -165,7 +184,7 @@ mod tests {
 
     #[test]
     fn each_rule_counts_by_itself() {
-        let facts = Facts { age: Duration::from_secs(60), memory: Some(500), turns: 7 };
+        let facts = Facts { age: Duration::from_secs(60), memory: Some(500), sessions: 9, turns: 7 };
         let check = |rules: Rules, expected| assert_eq!(rules.due(Form::Node, facts), expected, "{rules:?}");
         let at_memory = |bytes| Rules { at_memory: AtMemory::Bytes(bytes), ..NOTHING };
         check(NOTHING, None);
@@ -190,6 +209,9 @@ mod tests {
         let usual = Rules { at_memory: AtMemory::Usual, ..NOTHING };
         assert_eq!(usual.due(Form::Native, large), Some(Why::Memory));
         assert_eq!(usual.due(Form::Node, large), None);
+        let with_sessions = |more| Facts { memory: Some(USUAL_OF_NATIVE + more), sessions: 10, ..large };
+        assert_eq!(usual.due(Form::Native, with_sessions(10 * OF_A_SESSION - 1)), None);
+        assert_eq!(usual.due(Form::Native, with_sessions(10 * OF_A_SESSION)), Some(Why::Memory));
         assert_eq!(NOTHING.due(Form::Native, large), None);
     }
 }

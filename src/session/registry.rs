@@ -217,6 +217,10 @@ impl Sink for Ear {
         }
     }
 
+    fn loaded(&self) -> usize {
+        self.sessions().iter().filter(|session| session.is_loaded()).count()
+    }
+
     fn session_deleted(&self, session_id: &str) {
         // The news may be about an earlier session of this id: it is not ordered against the CLI's answers.
         if let Some(session) = self.hearer(session_id) {

@@ -8,6 +8,7 @@ use copilot_grpc::{
 };
 use rustix::process::Signal;
 use scripted_model::{ModelServer, Reply, Request};
+use serde_json::json;
 
 use crate::support::{
     facade::wait,
@@ -67,6 +68,41 @@ async fn the_server_says_of_which_form_its_cli_is_and_of_which_version() {
         assert!(backend.cli_version.starts_with("1.0."), "{}", backend.cli_version);
         assert_eq!(value_in(&mut server.logs, "running CLIs of our own", "form").await, form.to_string());
         assert_eq!(value_in(&mut server.logs, "the CLI is ready", "version").await, backend.cli_version);
+    }
+}
+
+/// Calls the tool that the prompt names, with the arguments behind it, and repeats what came of it.
+fn call_tools(request: &Request) -> Reply {
+    match (request.tool_result(), request.prompt().split_once(' ')) {
+        (Some(result), _) => Reply::text(result),
+        (None, Some((tool, arguments))) => Reply::tool_call(tool, serde_json::from_str(arguments).unwrap()),
+        (None, None) => Reply::text("no tool"),
+    }
+}
+
+#[tokio::test]
+async fn the_built_in_tools_work_on_both_forms() {
+    let model = ModelServer::start(call_tools).await.unwrap();
+    for form in [Form::Native, Form::Node] {
+        let tools = "--available-tools=bash,view,create,grep,glob";
+        let flags = [tools, "--allow-permissions=shell,read,write"];
+        let mut server = Server::start_unready(&model, &pinned(form).path, &flags).await;
+        value_in(&mut server.logs, "the CLI is ready", "version").await;
+        let work = server.state_dir().join("work");
+        let at = |name: &str| work.join(name).display().to_string();
+        let request = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
+        server.client().await.create_session(request).await.unwrap();
+        for (tool, arguments, expected) in [
+            ("create", json!({"path": at("hay.txt"), "file_text": "hay\nneedle in it\n"}), "hay.txt"),
+            ("view", json!({"path": at("hay.txt")}), "needle in it"),
+            // These two run programs of the CLI's package.
+            ("grep", json!({"pattern": "need.e", "path": at(""), "output_mode": "content"}), "needle in it"),
+            ("glob", json!({"pattern": "*.txt", "path": at("")}), "hay.txt"),
+            ("bash", json!({"command": "echo from-$((40 + 2))", "description": "say so"}), "from-42"),
+        ] {
+            let result = say(&server, &format!("{tool} {arguments}")).await;
+            assert!(result.contains(expected), "{tool} on {form}: {result}");
+        }
     }
 }
 

@@ -67,6 +67,9 @@ impl Sink for Deaf {
         true
     }
     fn event_dropped(&self, _: &str, _: &str) {}
+    fn loaded(&self) -> usize {
+        0
+    }
     fn session_deleted(&self, _: &str) {}
     fn let_go<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, ()> {
         Box::pin(async {})
