@@ -13,6 +13,9 @@ help: ## list the targets
 run: ## build and start the service, with a demo model if there is no other, and say what to try
 	@scripts/run
 
+# Most of a test's time is waiting, for a CLI and for deadlines: so there are more of them at once than cores.
+export RUST_TEST_THREADS ?= 4
+
 # What is run on the Node CLI, too: turns, asking, tools, MCP, restarts, replacing, faults.
 ON_NODE := turns:: requests:: converse:: settings:: restarts:: recycling:: faults:: stdio::
 

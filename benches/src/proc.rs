@@ -49,17 +49,18 @@ fn status(pid: u32, field: &str) -> io::Result<u64> {
     Ok(line.split_ascii_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default())
 }
 
-/// The first child of a process that still runs, if it has any.
+/// The children of a process that still run.
 ///
 /// # Errors
 /// If the process is gone.
-pub fn child(pid: u32) -> io::Result<Option<u32>> {
+pub fn children(pid: u32) -> io::Result<Vec<u32>> {
     let mut children = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let of_thread = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
         children.extend(of_thread.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()));
     }
-    Ok(children.into_iter().min())
+    children.sort_unstable();
+    Ok(children)
 }
 
 /// How many descriptors a process has open.

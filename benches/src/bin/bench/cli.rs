@@ -18,6 +18,12 @@ use crate::{
 /// How many turns at once.
 pub(crate) const FEW: [usize; 4] = [1, 4, 16, 64];
 
+/// The same where they are shared by several CLIs.
+pub(crate) const SHARED: [usize; 2] = [16, 64];
+
+/// How many CLIs that may be.
+pub(crate) const SEVERAL: [usize; 3] = [1, 2, 4];
+
 /// The same for a curve.
 pub(crate) const CURVE: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 
@@ -32,46 +38,50 @@ pub(crate) async fn model() -> Result<ModelServer> {
     Ok(ModelServer::start(|_| Reply::chunks(["a piece of it "; DELTAS])).await?)
 }
 
-pub(crate) async fn measure(bench: &Bench, runs: usize, at_once: &[usize]) -> Result<()> {
+/// So many CLIs, for some numbers of turns at once.
+pub(crate) async fn measure(bench: &Bench, runs: usize, clis: &[usize], at_once: &[usize]) -> Result<()> {
     let model = model().await?;
     let title = format!("Beside the real CLI: SendAndStream, {DELTAS} deltas");
     let columns = [
         "CLI",
+        "CLIs",
         "at once",
         "turns/s",
         "turn p50, ms",
         "p99, ms",
-        "CPU a turn, the CLI, ms",
+        "CPU a turn, the CLIs, ms",
         "the service, ms",
         "its share",
-        "memory of the CLI, MB",
+        "memory of the CLIs, MB",
     ];
     let mut table = Table::new(title, &columns);
-    for &sessions in at_once {
-        for form in [Form::Native, Form::Node] {
-            // Anew for each: what it has come to with others would be in the way.
-            let pair = Pair::start(bench, form, &model, &["--recycle-at-memory=0"]).await?;
-            let mut costs = Vec::new();
-            for run in 0..=runs {
-                let cost = pair.carry(bench, run, sessions).await?;
-                // The first one warms up.
-                if run > 0 {
-                    costs.push(cost);
-                }
+    let forms = [Form::Native, Form::Node];
+    let rows = at_once.iter().flat_map(|sessions| clis.iter().map(move |clis| (sessions, clis)));
+    for ((&sessions, clis), form) in rows.flat_map(|row| forms.map(|form| (row, form))) {
+        // Anew for each: what it has come to with others would be in the way.
+        let flags = ["--recycle-at-memory=0", &format!("--embedded-clis={clis}")];
+        let pair = Pair::start(bench, form, &model, &flags).await?;
+        let mut costs = Vec::new();
+        for run in 0..=runs {
+            let cost = pair.carry(bench, run, sessions).await?;
+            // The first one warms up.
+            if run > 0 {
+                costs.push(cost);
             }
-            let median = |value: fn(&Cost) -> f64| median(costs.iter().map(value));
-            table.row(vec![
-                form.to_string(),
-                sessions.to_string(),
-                format!("{:.0}", median(|cost| cost.turns / cost.seconds)),
-                format!("{:.0}", median(|cost| cost.p50)),
-                format!("{:.0}", median(|cost| cost.p99)),
-                format!("{:.1}", median(|cost| cost.cli / cost.turns) / 1e3),
-                format!("{:.2}", median(|cost| cost.service / cost.turns) / 1e3),
-                format!("{:.1} %", median(|cost| cost.service / (cost.service + cost.cli)) * 100.0),
-                format!("{:.0}", proc::memory(pair.cli()?)? as f64 / 1e6),
-            ]);
         }
+        let median = |value: fn(&Cost) -> f64| median(costs.iter().map(value));
+        table.row(vec![
+            form.to_string(),
+            clis.to_string(),
+            sessions.to_string(),
+            format!("{:.0}", median(|cost| cost.turns / cost.seconds)),
+            format!("{:.0}", median(|cost| cost.p50)),
+            format!("{:.0}", median(|cost| cost.p99)),
+            format!("{:.1}", median(|cost| cost.cli / cost.turns) / 1e3),
+            format!("{:.2}", median(|cost| cost.service / cost.turns) / 1e3),
+            format!("{:.1} %", median(|cost| cost.service / (cost.service + cost.cli)) * 100.0),
+            format!("{:.0}", pair.memory()? as f64 / 1e6),
+        ]);
     }
     table.print();
     Ok(())
@@ -87,7 +97,7 @@ struct Cost {
     p99: f64,
 }
 
-/// The service and a real CLI of its own.
+/// The service and real CLIs of its own.
 pub(crate) struct Pair {
     pub(crate) address: String,
     facade: Program,
@@ -109,9 +119,24 @@ impl Pair {
         Ok(Self { address, facade, _folder: folder })
     }
 
-    /// The CLI's process, behind its guard.
-    pub(crate) fn cli(&self) -> Result<u32> {
-        Ok(proc::child(proc::child(self.facade.pid())?.ok_or("no guard")?)?.ok_or("no CLI")?)
+    /// The processes of its CLIs, each behind its guard.
+    fn clis(&self) -> Result<Vec<u32>> {
+        let mut clis = Vec::new();
+        for guard in proc::children(self.facade.pid())? {
+            // One that is replaced may end meanwhile.
+            clis.extend(proc::children(guard).unwrap_or_default().first());
+        }
+        Ok(clis)
+    }
+
+    /// What they hold, in bytes.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        Ok(self.clis()?.into_iter().map(|cli| proc::memory(cli).unwrap_or_default()).sum())
+    }
+
+    /// The CPU time that they have used, in microseconds.
+    fn cpu(&self) -> Result<u64> {
+        Ok(self.clis()?.into_iter().map(|cli| proc::cpu(cli).unwrap_or_default()).sum())
     }
 
     async fn carry(&self, bench: &Bench, run: usize, sessions: usize) -> Result<Cost> {
@@ -129,11 +154,10 @@ impl Pair {
             create: true,
         };
         let mut load = Load::prepare(&mut bench.program("load"), &job).await?;
-        let cli = self.cli()?;
-        let (service_before, cli_before) = (proc::cpu(self.facade.pid())?, proc::cpu(cli)?);
+        let (service_before, cli_before) = (proc::cpu(self.facade.pid())?, self.cpu()?);
         let outcome = load.run().await?;
         Ok(Cost {
-            cli: (proc::cpu(cli)? - cli_before) as f64,
+            cli: (self.cpu()? - cli_before) as f64,
             service: (proc::cpu(self.facade.pid())? - service_before) as f64,
             turns: outcome.turns.max(1) as f64,
             seconds: outcome.wall as f64 / 1e9,

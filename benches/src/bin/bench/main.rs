@@ -2,7 +2,7 @@
 //! [--seconds N] [PART...]`. With `--alone` without the peers.
 //!
 //! Parts: `turns`, `streams`, `bulk`, `latency`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
-//! `growth`, `long`, `curve`, `wear` and `soak`. See docs/benchmarks.md.
+//! `growth`, `long`, `curve`, `several`, `wear` and `soak`. See docs/benchmarks.md.
 
 mod cli;
 mod growth;
@@ -52,7 +52,7 @@ async fn main() -> Result<()> {
         start::measure(&bench, runs).await?;
     }
     if wanted("cli") {
-        cli::measure(&bench, runs, &cli::FEW).await?;
+        cli::measure(&bench, runs, &[1], &cli::FEW).await?;
     }
     // Those only if asked for: they take their time.
     for part in &parts {
@@ -60,7 +60,8 @@ async fn main() -> Result<()> {
             "instructions" => instructions::measure(&bench).await?,
             "growth" => growth::measure(&bench).await?,
             "long" => growth::long(&bench).await?,
-            "curve" => cli::measure(&bench, runs, &cli::CURVE).await?,
+            "curve" => cli::measure(&bench, runs, &[1], &cli::CURVE).await?,
+            "several" => cli::measure(&bench, runs, &cli::SEVERAL, &cli::SHARED).await?,
             "wear" => wear::measure(&bench, duration).await?,
             "soak" => soak::measure(&bench, duration).await?,
             _ => {}

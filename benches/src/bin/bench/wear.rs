@@ -13,11 +13,7 @@ use copilot_grpc::{
         copilot_service_client::CopilotServiceClient,
     },
 };
-use copilot_grpc_bench::{
-    clock,
-    job::Quantiles,
-    proc,
-};
+use copilot_grpc_bench::{clock, job::Quantiles};
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, transport::Channel};
 
@@ -63,8 +59,7 @@ pub(crate) async fn measure(bench: &Bench, duration: Duration) -> Result<()> {
         let mut most = 0;
         while Instant::now() < until {
             sleep_until(until.min(Instant::now() + Duration::from_millis(200))).await;
-            // It may just be replaced.
-            most = most.max(pair.cli().and_then(|cli| Ok(proc::memory(cli)?)).unwrap_or_default());
+            most = most.max(pair.memory()?);
         }
         let Seen { turns, failed } = mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
         let (count, longest) = (turns.len(), turns.iter().max().copied().unwrap_or_default());
@@ -81,7 +76,7 @@ pub(crate) async fn measure(bench: &Bench, duration: Duration) -> Result<()> {
             ms(longest),
             failed.to_string(),
             (times - mem::replace(&mut replaced, times)).to_string(),
-            mb(pair.cli().and_then(|cli| Ok(proc::memory(cli)?)).unwrap_or_default()),
+            mb(pair.memory()?),
             mb(most),
         ]);
     }
