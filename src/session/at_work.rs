@@ -21,7 +21,7 @@ use crate::{
 /// How long small calls to the CLI may take; it answers them within milliseconds.
 pub(super) const SMALL_CALL: Duration = Duration::from_secs(10);
 
-/// How long an agent may take to stop. It takes 50 ms; one that reads a file which never ends does not stop at all (observed).
+/// How long an agent, or a compaction, may take to stop. It takes 50 ms; one that reads a file which never ends does not stop at all (observed).
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Whether an agent has stopped.
@@ -105,13 +105,6 @@ impl Session {
         self.unloaded();
     }
 
-    /// The same where another client has something running, as far as was heard: the end of it may have been missed.
-    pub(super) async fn check_others(&self) {
-        if self.lock().runs_for_others() {
-            self.look_at_others().await;
-        }
-    }
-
     /// Finds out whether another client of the CLI has something running in the session. A CLI that cannot be asked leaves it as it
     /// was.
     pub(super) async fn look_at_others(&self) {
@@ -122,6 +115,13 @@ impl Session {
             state.at_work_on = None;
         } else if state.link.is_some() {
             state.at_work_on.get_or_insert_default();
+        }
+    }
+
+    /// The same where another client has something running, as far as was heard: the end of it may have been missed.
+    pub(super) async fn check_others(&self) {
+        if self.lock().runs_for_others() {
+            self.look_at_others().await;
         }
     }
 
@@ -174,7 +174,7 @@ pub(super) async fn is_busy(link: &Link, session_id: &str) -> Result<bool, backe
 }
 
 async fn abort_compaction(link: &Link, session_id: &str) -> Result<bool, backend::Error> {
-    match link.call_within(SMALL_CALL, &AbortCompaction { session_id }).await {
+    match link.call_within(STOP_LIMIT, &AbortCompaction { session_id }).await {
         Ok(Aborted { aborted }) => Ok(aborted),
         Err(backend::Error::Rejected(Rejection::MethodMissing(_) | Rejection::SessionNotFound)) => Ok(false),
         Err(error) => Err(error),

@@ -31,7 +31,7 @@ use crate::{
 /// Its deadline is its limit, and no other.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The pause before a compaction is told once more to end: the first time it may not have begun.
+/// The pause before a compaction is told once more to end.
 const STOP_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long it may take to end. It takes 50 ms.
@@ -81,6 +81,8 @@ type Call<'a> = Pin<&'a mut (dyn Future<Output = Result<Compacted, backend::Erro
 impl Compaction {
     /// Runs it, and tells the caller of its end, as soon as that is known to be one for the caller.
     async fn run(self, told: oneshot::Sender<Result<Compacted, Error>>) {
+        // From now on no other link is attached; one that just is comes first.
+        drop(self.session.loading.lock().await);
         let compact = Compact { session_id: self.session.cli_id() };
         let mut call = std::pin::pin!(self.session.call_within(NO_LIMIT, &self.link, &compact));
         let outcome = tokio::select! {
@@ -103,6 +105,7 @@ impl Compaction {
             }
         }
         self.session.compacted();
+        self.session.keep();
     }
 
     async fn reason_to_stop(&self) -> TurnCause {
@@ -118,19 +121,28 @@ impl Compaction {
 
     /// Has the CLI end it, and waits for that. Of a deleted session nothing more is heard.
     async fn end(&self, mut call: Call<'_>) {
+        tokio::select! {
+            biased;
+            _ = &mut call => {}
+            () = self.session.deleted().cancelled() => {}
+            () = self.keep_stopping() => self.session.close_stuck().await,
+        }
+    }
+
+    /// Tells the CLI to end it, again and again: the first time it may not have begun. Resolves when that is of no use.
+    async fn keep_stopping(&self) {
         let limit = Instant::now() + STOP_LIMIT;
         while Instant::now() < limit {
-            if let Err(error) = self.session.stop_compaction(&self.link).await {
-                debug!(session = %self.session.id(), %error, "a compaction could not be stopped");
+            match self.session.stop_compaction(&self.link).await {
+                // It does not answer to that any more (seen on the native runtime), nor will it.
+                Err(backend::Error::Timeout { .. }) => return,
+                Err(error) => {
+                    debug!(session = %self.session.id(), %error, "a compaction could not be stopped")
+                }
+                Ok(_) => {}
             }
-            tokio::select! {
-                biased;
-                _ = &mut call => return,
-                () = self.session.deleted().cancelled() => return,
-                () = sleep(STOP_PAUSE) => {}
-            }
+            sleep(STOP_PAUSE).await;
         }
-        self.session.close_stuck().await;
     }
 }
 

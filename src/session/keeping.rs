@@ -55,10 +55,11 @@ impl Session {
         self.tasks().spawn(async move { session.attach(&keeper).await });
     }
 
-    /// Attaches a keeper link.
+    /// Attaches a keeper link. Not while the session is compacted: the native runtime never answers again in a session where the two
+    /// meet (seen on 1.0.89).
     pub(super) async fn attach(&self, keeper: &Link) {
         let _loading = self.loading.lock().await;
-        if !self.is_loaded() {
+        if !self.is_loaded() || self.lock().compaction.is_some() {
             return;
         }
         let session_id = self.cli_id();
