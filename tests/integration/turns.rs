@@ -132,11 +132,14 @@ async fn a_caller_can_ask_for_other_events_and_only_gets_those() {
     }
 }
 
+/// How long these turns may take: enough for the first words on a busy machine, and less than the answer.
+const LIMIT: Duration = Duration::from_secs(4);
+
 /// A turn that ran into its time limit: in time, with what there was of it, and with the agent stopped.
 async fn ended_by_its_time_limit(cli: &RealCli, began: Instant, status: Status) {
     let took = began.elapsed();
     check(&status, Code::DeadlineExceeded, ErrorReason::TurnTimeout);
-    assert!(took < Duration::from_millis(1_200), "{took:?}");
+    assert!(took < LIMIT + Duration::from_secs(1), "{took:?}");
     let failure = failure_of(&status);
     assert_eq!(failure.delivery(), DeliveryState::Delivered);
     assert!(is_beginning_of_slow_answer(&failure.partial_content), "{failure:?}");
@@ -149,7 +152,7 @@ async fn a_timeout_ends_the_turn_in_time_with_its_partial_text_and_stops_the_age
     let (cli, facade) = start().await;
     facade.create("s").await;
     let began = Instant::now();
-    let request = SendAndWaitRequest { timeout: seconds(1.0), ..wait("s", "slow answer") };
+    let request = SendAndWaitRequest { timeout: seconds(LIMIT.as_secs_f64()), ..wait("s", "slow answer") };
     let status = facade.send_and_wait(request).await.unwrap_err();
     ended_by_its_time_limit(&cli, began, status).await;
     let next = soon("the next turn", facade.send("s", "and now")).await.unwrap();
@@ -161,7 +164,7 @@ async fn an_answer_with_its_details_reaches_the_caller_before_its_grpc_deadline(
     let (cli, facade) = start().await;
     facade.create("s").await;
     let began = Instant::now();
-    let request = within(Duration::from_secs(1), wait("s", "slow answer"));
+    let request = within(LIMIT, wait("s", "slow answer"));
     let status = facade.send_and_wait(request).await.unwrap_err();
     ended_by_its_time_limit(&cli, began, status).await;
 }
@@ -173,7 +176,7 @@ async fn a_stream_keeps_to_its_grpc_deadline_too() {
     let began = Instant::now();
     let request =
         SendAndStreamRequest { session_id: "s".into(), prompt: "slow answer".into(), ..Default::default() };
-    let request = within(Duration::from_secs(1), request);
+    let request = within(LIMIT, request);
     let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
     let streamed = Streamed::read(stream).await;
     assert!(is_beginning_of_slow_answer(&streamed.text()));
@@ -355,7 +358,7 @@ async fn a_provider_that_keeps_failing_ends_the_turn_when_the_cli_gives_up() {
 async fn a_provider_that_never_answers_is_given_up_when_the_caller_says() {
     let (cli, facade) = start().await;
     facade.create("s").await;
-    let request = SendAndWaitRequest { inactivity_timeout: seconds(0.5), ..wait("s", "hang") };
+    let request = SendAndWaitRequest { inactivity_timeout: seconds(3.0), ..wait("s", "hang") };
     let status = soon("inactivity", facade.send_and_wait(request)).await.unwrap_err();
     check(&status, Code::DeadlineExceeded, ErrorReason::TurnInactive);
     agent_stopped(&cli).await;
