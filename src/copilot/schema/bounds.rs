@@ -7,7 +7,7 @@
 //! A schema that is taken gets its meters: of each part P is made `{"allOf": [meter, P]}`, because the validator asks a
 //! keyword of ours last where it stands beside others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::{Map, Value, json};
@@ -49,6 +49,7 @@ pub(super) fn admit(schema: &Value) -> Result<Value, String> {
     for part in &index.parts {
         count.applied(part, 0)?;
     }
+    count.refuse_knots()?;
     let applied = count.counted;
     let states = states_of(&index.parts)?;
     Ok(Meters { index: &index, applied, states }.put(schema, Role::Part, true))
@@ -71,6 +72,12 @@ pub(super) fn is_published(reference: &str) -> bool {
 
 /// The keywords that refer to another part.
 const REFERENCES: &[&str] = &["$ref", "$dynamicRef", "$recursiveRef"];
+
+/// The keywords that ask what others have evaluated.
+const UNEVALUATED: &[&str] = &["unevaluatedProperties", "unevaluatedItems"];
+
+/// How many parts are looked at for their sake.
+const MAX_LOOKED_AT: u32 = 200_000;
 
 /// Counts what applies to one place of an answer.
 struct Count<'a> {
@@ -108,6 +115,33 @@ impl<'a> Count<'a> {
         }
         self.counted.insert(part, Some(all));
         Ok(all)
+    }
+
+    /// Refuses parts that say what is not evaluated by others, where these others are around them: the validator makes a knot
+    /// of the two, and never lets go of its memory (jsonschema 0.61).
+    fn refuse_knots(&self) -> Result<(), String> {
+        let mut left = MAX_LOOKED_AT;
+        for part in &self.index.parts {
+            let Some(keyword) = UNEVALUATED.iter().find(|keyword| part.get(**keyword).is_some()) else {
+                continue;
+            };
+            let (mut seen, mut to_see) = (HashSet::new(), vec![*part]);
+            while let Some(next) = to_see.pop() {
+                left = left.checked_sub(1).ok_or(TOO_LARGE)?;
+                let Value::Object(keywords) = next else { continue };
+                if !std::ptr::eq(next, *part) && self.index.is_within(part, next) {
+                    return Err(format!(
+                        "`{keyword}` beside a reference to what it is written in: give the part that has it a name in `$defs`, \
+                         and refer to that"
+                    ));
+                }
+                for (keyword, value) in keywords {
+                    let applied = self.applies(next, keyword, value)?;
+                    to_see.extend(applied.into_iter().filter(|part| seen.insert(std::ptr::from_ref(*part))));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What a keyword applies to the same place.

@@ -1,6 +1,9 @@
 //! Where what is in a schema: its parts, and where its references lead.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use serde_json::Value;
 
@@ -48,6 +51,8 @@ pub(super) struct Index<'a> {
     /// All objects that may be a part of it.
     pub(super) parts: Vec<&'a Value>,
     is_part: HashSet<*const Value>,
+    /// Which of the parts are in each of them, itself included: they are in the order in which they stand.
+    within: HashMap<*const Value, Range<usize>>,
     /// The resource that each part is in: the nearest one around it that has an id.
     resource_of: HashMap<*const Value, &'a Value>,
     resources: Vec<(&'a str, &'a Value)>,
@@ -62,6 +67,7 @@ impl<'a> Index<'a> {
         let mut index = Self {
             parts: Vec::new(),
             is_part: HashSet::new(),
+            within: HashMap::new(),
             resource_of: HashMap::new(),
             resources: Vec::new(),
             anchors: Vec::new(),
@@ -76,10 +82,13 @@ impl<'a> Index<'a> {
             (_, Role::Constant | Role::Note) => Ok(()),
             (Value::Array(items), _) => items.iter().try_for_each(|item| self.add(item, role, resource)),
             (Value::Object(keywords), _) => {
+                let first = self.parts.len();
                 if role == Role::Part {
                     resource = self.add_part(value, resource)?;
                 }
-                keywords.iter().try_for_each(|(name, value)| self.add(value, role.of(name), resource))
+                keywords.iter().try_for_each(|(name, value)| self.add(value, role.of(name), resource))?;
+                self.within.insert(value, first..self.parts.len());
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -112,6 +121,12 @@ impl<'a> Index<'a> {
         self.is_part.insert(part);
         self.resource_of.insert(part, resource);
         Ok(resource)
+    }
+
+    /// Whether a part is written within another.
+    pub(super) fn is_within(&self, part: &Value, other: &Value) -> bool {
+        let place = |part: &Value| self.within.get(&std::ptr::from_ref(part));
+        matches!((place(part), place(other)), (Some(part), Some(other)) if other.contains(&part.start))
     }
 
     /// Where a reference of a part may lead; nowhere if it leads to what is published.

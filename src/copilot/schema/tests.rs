@@ -110,6 +110,30 @@ fn a_schema_that_expands_too_far_in_other_ways_is_refused_too() {
     check(chain);
 }
 
+/// Shapes that the fuzzer found: what is compiled of them is never let go of.
+#[test]
+fn a_schema_of_which_the_validator_would_make_a_knot_is_refused_and_the_same_with_names_is_not() {
+    let knot =
+        |schema: Value| assert!(refusal(&schema).contains("give the part that has it a name"), "{schema}");
+    let taken = |schema: Value| assert_eq!(Schema::new(&schema).err(), None, "{schema}");
+    let part = json!({"anyOf": [{"$ref": "#/$defs/d"}], "unevaluatedItems": {"$ref": "#/$defs/d"}});
+    knot(json!({"$defs": {"d": {"patternProperties": {"a": part}}}, "$ref": "#/$defs/d"}));
+    knot(json!({"$defs": {"d": {"prefixItems": [part]}}, "$ref": "#/$defs/d"}));
+    let kid =
+        json!({"allOf": [{"$ref": "#/$defs/d"}], "properties": {"x": {}}, "unevaluatedProperties": false});
+    knot(
+        json!({"$defs": {"d": {"type": "object", "properties": {"kids": {"items": kid}}}}, "$ref": "#/$defs/d"}),
+    );
+    knot(json!({"properties": {"kid": {"allOf": [{"$ref": "#"}], "unevaluatedProperties": false}}}));
+    taken(json!({
+        "$defs": {"d": {"type": "object", "properties": {"kids": {"items": {"$ref": "#/$defs/kid"}}}}, "kid": kid},
+        "$ref": "#/$defs/d"
+    }));
+    taken(
+        json!({"$defs": {"n": {"properties": {"next": {"$ref": "#/$defs/n"}}, "unevaluatedProperties": false}}, "$ref": "#/$defs/n"}),
+    );
+}
+
 #[test]
 fn a_schema_that_goes_in_a_circle_is_refused_and_a_recursive_one_is_not() {
     let circle = |schema: Value| assert!(refusal(&schema).contains("refers to itself"), "{schema}");
