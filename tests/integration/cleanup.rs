@@ -19,10 +19,10 @@ use crate::support::{
     soon,
 };
 
-/// Echoes; takes two seconds where the prompt says so.
+/// Echoes; takes five seconds where the prompt says so.
 async fn real() -> RealCli {
     RealCli::start(|request| match request.prompt() {
-        "slow" => Reply::chunks(["a ", "b ", "c ", "d"]).every(Duration::from_millis(500)),
+        "slow" => Reply::chunks(["a ", "b ", "c ", "d"]).every(Duration::from_millis(1300)),
         prompt => Reply::text(format!("You said: {prompt}")),
     })
     .await
@@ -91,11 +91,11 @@ async fn an_idle_session_is_closed_and_goes_on_when_it_is_used() {
 #[tokio::test]
 async fn an_idle_session_is_deleted_and_one_that_runs_is_not() {
     let cli = real().await;
-    let facade = start(cli.setup(), &["--delete-idle-after=1s"]).await;
-    for id in ["idle", "busy"] {
-        facade.create(id).await;
-    }
+    // Longer than a busy machine takes between two calls.
+    let facade = start(cli.setup(), &["--delete-idle-after=4s"]).await;
+    facade.create("idle").await;
     soon("a turn", facade.send("idle", "one")).await.unwrap();
+    facade.create("busy").await;
     // Longer than it may be idle.
     let turn = soon("a turn", facade.send_and_wait(wait("busy", "slow"))).await.unwrap();
     assert_eq!(turn.content, "a b c d");
