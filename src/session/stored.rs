@@ -49,12 +49,18 @@ impl Sessions {
             session.home().await?;
             return Ok(session);
         }
-        let stored = self.stored(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
-        let blueprint = match records(&stored.backend, &[key.cli_id()]).await?.remove(key.cli_id()) {
-            Some(record) => return self.take_up(key, stored, record, credentials),
+        let gone = || Error::NotFound(key.id().clone());
+        let stored = self.stored(key).await?.ok_or_else(gone)?;
+        if let Some(record) = records(&stored.backend, &[key.cli_id()]).await?.remove(key.cli_id()) {
+            return self.take_up(key, stored, record, credentials);
+        }
+        // Another server may have deleted it between the two questions.
+        let stored = self.stored(key).await?.ok_or_else(gone)?;
+        let blueprint = if credentials == Credentials::default() {
             // All that is known is that it is ours; to guess who is to pay for it would be wrong.
-            None if credentials == Credentials::default() => Err(Unusable::Missing(Missing::Unknown)),
-            None => Record::default().blueprint(credentials, None),
+            Err(Unusable::Missing(Missing::Unknown))
+        } else {
+            Record::default().blueprint(credentials, None)
         };
         let blueprint = blueprint.map_err(|unusable| unusable.of(key.id()))?;
         self.adopt(key, stored, blueprint)
