@@ -72,7 +72,7 @@ const SETTINGS: &[Setting] = &[
         key: "embedded_clis",
         value: "COUNT",
         default: Some("1"),
-        help: "CLIs to start; of the native form one is mostly enough for a machine",
+        help: "CLIs to start, each a process with a home and memory of its own",
     },
     Setting {
         key: "cli",

@@ -313,7 +313,7 @@ mod tests {
         let (c, _) = enter(&mut line, "", 3);
         assert_eq!(line.step_aside(a), Some(2));
         assert_eq!(line.step_aside(a), None);
-        assert_eq!((line.running.len(), line.running.len() + line.aside.len()), (1, 2));
+        assert_eq!((line.running.len(), line.aside.len()), (1, 1));
         line.step_back(a);
         line.step_back(a);
         assert_eq!((line.running.len(), line.waiting()), (2, 1));
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(line.leave(a), Some(3));
         assert_eq!(line.step_aside(c), None);
         assert_eq!(line.leave(c), None);
-        assert_eq!((line.running.len() + line.aside.len(), line.waiting(), line.taken), (0, 0, 0));
+        assert_eq!((line.running.len(), line.aside.len(), line.waiting(), line.taken), (0, 0, 0, 0));
     }
 
     #[test]

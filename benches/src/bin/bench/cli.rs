@@ -105,7 +105,12 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) async fn start(bench: &Bench, form: Form, model: &ModelServer, flags: &[&str]) -> Result<Self> {
+    pub(crate) async fn start(
+        bench: &Bench,
+        form: Form,
+        model: &ModelServer,
+        flags: &[&str],
+    ) -> Result<Self> {
         let (address, folder) = (format!("127.0.0.1:{}", free_port()?), tempfile::tempdir()?);
         let cli: PathBuf = bench.cli(form)?;
         let mut command = bench.embedding_command(&address, &cli, folder.path());

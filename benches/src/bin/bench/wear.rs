@@ -47,11 +47,20 @@ pub(crate) async fn measure(bench: &Bench, duration: Duration) -> Result<()> {
     let channel = Channel::from_shared(format!("http://{}", pair.address))?.connect().await?;
     let mut client = Client::new(channel);
     let seen = Arc::new(Mutex::new(Seen::default()));
-    let callers: Vec<_> = (0..CALLERS)
-        .map(|caller| tokio::spawn(call(client.clone(), caller, seen.clone())))
-        .collect();
+    let callers: Vec<_> =
+        (0..CALLERS).map(|caller| tokio::spawn(call(client.clone(), caller, seen.clone()))).collect();
     let title = format!("The native runtime at full speed for {} s: {CALLERS} callers", duration.as_secs());
-    let columns = ["minute", "turns/s", "p50, ms", "p99, ms", "longest, ms", "failed", "replaced", "memory, MB", "most, MB"];
+    let columns = [
+        "minute",
+        "turns/s",
+        "p50, ms",
+        "p99, ms",
+        "longest, ms",
+        "failed",
+        "replaced",
+        "memory, MB",
+        "most, MB",
+    ];
     let mut table = Table::new(title, &columns);
     let (began, mut replaced) = (Instant::now(), 0);
     for minute in 1..=duration.as_secs().div_ceil(ROW.as_secs()) {
@@ -100,17 +109,21 @@ async fn call(mut client: Client, caller: usize, seen: Arc<Mutex<Seen>>) {
     for life in 0.. {
         let session_id = format!("wear-{caller}-{life}");
         let id = || session_id.clone();
-        if let Err(status) = client.create_session(CreateSessionRequest { session_id: id(), ..Default::default() }).await
+        if let Err(status) =
+            client.create_session(CreateSessionRequest { session_id: id(), ..Default::default() }).await
         {
             note(Err(status));
             continue;
         }
         for _ in 0..TURNS_OF_A_SESSION {
-            let request = SendAndWaitRequest { session_id: id(), prompt: "go on".into(), ..Default::default() };
+            let request =
+                SendAndWaitRequest { session_id: id(), prompt: "go on".into(), ..Default::default() };
             let sent = clock::now();
             note(client.send_and_wait(request).await.map(|_| clock::now() - sent));
         }
-        if let Err(status) = client.delete_session(DeleteSessionRequest { session_id: id(), ..Default::default() }).await {
+        if let Err(status) =
+            client.delete_session(DeleteSessionRequest { session_id: id(), ..Default::default() }).await
+        {
             note(Err(status));
         }
     }
