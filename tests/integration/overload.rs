@@ -97,7 +97,7 @@ async fn far_more_callers_than_turns_that_may_run_are_served_in_turn_or_refused_
     service.runs(0).await;
     let calm = rush(&service, RUNNING, Duration::from_secs(2)).await;
     assert_eq!(calm.refusals, []);
-    let memory = service.peak_memory();
+    let memory = service.memory();
 
     let running = RefCell::default();
     let seen = tokio::select! {
@@ -112,6 +112,6 @@ async fn far_more_callers_than_turns_that_may_run_are_served_in_turn_or_refused_
     assert!(most <= RUNNING + WAITING + RUNNING, "a turn waited for {most} others");
     let slowest = seen.refusals.iter().max().expect("there were too many");
     assert!(*slowest < Duration::from_secs(1), "a refusal took {slowest:?}");
-    let more = service.peak_memory() - memory;
+    let more = memory.surpassed_by();
     assert!(more < 16 << 20, "it has taken {more} bytes more");
 }

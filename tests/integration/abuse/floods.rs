@@ -74,7 +74,7 @@ async fn withstands(name: &str, pieces: impl FnMut(u32) -> Vec<u8>) -> bool {
         () = calling => unreachable!(),
     };
     soon("a call after the flood", client.get_server_info(GetServerInfoRequest {})).await.unwrap();
-    let more = server.peak_memory().saturating_sub(before);
+    let more = before.surpassed_by();
     println!(
         "{name}: closed {closed} after {} KiB, {} MiB more; {calls} calls, the longest {longest:?}",
         sent / 1024,

@@ -18,7 +18,7 @@ use tonic::{Code, transport::Channel};
 use tonic_types::pb::ErrorInfo;
 
 use crate::support::{
-    check as check_status, detail, facade::wait, fake_cli::FakeCli, server::Server, soon, until,
+    check as check_status, detail, facade::wait, fake_cli::FakeCli, memory::Peak, server::Server, soon, until,
 };
 
 const MIB: u64 = 1 << 20;
@@ -139,7 +139,7 @@ async fn stall(
         let watches = (connection * share..(connection + 1) * share).map(watch).collect();
         stalled.push(Stalled::open(&server, window, "WatchSession", watches).await);
     }
-    let open = server.memory();
+    let open = before.surpassed_by();
     let mut longest = Duration::ZERO;
     for number in 0..2 * SESSIONS {
         say(&cli, &session(number % SESSIONS)).await;
@@ -149,12 +149,12 @@ async fn stall(
         assert_eq!(turn.into_inner().result.unwrap().content, "fine");
         longest = longest.max(began.elapsed());
     }
-    let more = server.peak_memory() - before;
+    let more = before.surpassed_by();
     println!(
         "{watchers} watchers on {connections} connections with windows of {}: {} MiB when open, {} MiB more at most; \
          another's longest turn {longest:?}",
         window.0,
-        (open - before) / MIB,
+        open / MIB,
         more / MIB
     );
     drop(stalled);
@@ -186,19 +186,19 @@ async fn watchers_that_give_much_room_and_read_nothing_hold_no_more_than_the_bud
 }
 
 /// A server with little for those who do not read, a client of it, and the memory that it has.
-async fn narrow(cli: &FakeCli) -> (Server, CopilotServiceClient<Channel>, u64) {
+async fn narrow(cli: &FakeCli) -> (Server, CopilotServiceClient<Channel>, Peak) {
     let server = Server::in_front_of(cli, &["--max-reader-memory=64MiB"]).await;
     let client = client(&server, 1).await;
-    let memory = server.memory();
-    (server, client, memory)
+    let before = server.memory();
+    (server, client, before)
 }
 
 /// Others are served, and no more memory was taken than that.
-async fn check(cli: &FakeCli, server: &Server, mut client: CopilotServiceClient<Channel>, before: u64) {
+async fn check(cli: &FakeCli, mut client: CopilotServiceClient<Channel>, before: Peak) {
     let turn = async { client.send_and_wait(wait(&session(0), "hello")).await.unwrap() };
     let (turn, _) = soon("another's turn", async { tokio::join!(turn, cli.turn(&["fine"])) }).await;
     assert_eq!(turn.into_inner().result.unwrap().content, "fine");
-    let more = server.peak_memory() - before;
+    let more = before.surpassed_by();
     println!("{} MiB more", more / MIB);
     assert!(more < 160 * MIB, "{} MiB", more / MIB);
 }
@@ -214,7 +214,7 @@ async fn requests_that_are_never_finished_hold_no_more_than_the_budget() {
         let calls = (0..100).map(|_| Says::Beginning(beginning.clone())).collect();
         stalled.push(soon("the calls", Stalled::open(&server, Window(65_535), method, calls)).await);
     }
-    check(&cli, &server, client, before).await;
+    check(&cli, client, before).await;
 }
 
 #[tokio::test]
@@ -244,9 +244,9 @@ async fn answers_that_are_never_read_hold_no_more_than_the_budget() {
         () = calling => {}
         () = answering => unreachable!(),
     }
-    let peak = server.peak_memory();
-    assert!(peak > before + 20 * MIB, "{} MiB: nothing was left unread", (peak - before) / MIB);
-    check(&cli, &server, client, before).await;
+    let more = before.surpassed_by();
+    assert!(more > 20 * MIB, "{} MiB: nothing was left unread", more / MIB);
+    check(&cli, client, before).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ pub(crate) mod facade;
 pub(crate) mod fake_cli;
 pub(crate) mod http2;
 pub(crate) mod leaks;
+pub(crate) mod memory;
 pub(crate) mod proxy;
 pub(crate) mod real_cli;
 pub(crate) mod server;

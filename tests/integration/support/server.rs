@@ -17,7 +17,7 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use super::{fake_cli::FakeCli, real_cli, soon};
+use super::{fake_cli::FakeCli, memory::Peak, real_cli, soon};
 
 /// A server that runs as a process of its own, with CLIs of its own.
 pub(crate) struct Server {
@@ -158,20 +158,9 @@ impl Server {
         soon("the subcommand", command.output()).await.unwrap()
     }
 
-    /// How much memory it has, in bytes.
-    pub(crate) fn memory(&self) -> u64 {
-        self.status("VmRSS:")
-    }
-
-    /// The most that it has had.
-    pub(crate) fn peak_memory(&self) -> u64 {
-        self.status("VmHWM:")
-    }
-
-    fn status(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    /// The most memory that it has had.
+    pub(crate) fn memory(&self) -> Peak {
+        Peak::of(self.child.id().unwrap())
     }
 
     /// How often its log says this.

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tonic::transport::{self, Channel};
 
-use super::{real_cli::LastingCli, soon};
+use super::{memory::Peak, real_cli::LastingCli, soon};
 
 /// A server of its own process, on a port that stays.
 pub(crate) struct Service {
@@ -72,11 +72,8 @@ impl Service {
         CopilotServiceClient::connect(format!("http://127.0.0.1:{}", self.port)).await
     }
 
-    /// The most memory that it has had, in bytes.
-    pub(crate) fn peak_memory(&self) -> u64 {
-        let status = format!("/proc/{}/status", self.child.id().unwrap());
-        let status = std::fs::read_to_string(status).expect("memory is read in Linux's /proc");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    /// The most memory that it has had.
+    pub(crate) fn memory(&self) -> Peak {
+        Peak::of(self.child.id().unwrap())
     }
 }
