@@ -2,7 +2,8 @@
 //!
 //! The answer is the text of the agent's last message. Where the model's output limit cuts a message, the CLI has the model
 //! go on with it, up to twice, and then tells of one `assistant.message` that has the last part alone: of the others there
-//! are deltas, an `assistant.usage` that says `length`, and the end of the round (observed). All parts are one message. If
+//! are deltas and an `assistant.usage` that says `length`, in any order, and the end of the round (observed; the native runtime
+//! tells of the usage first as often as not). All parts are one message. If
 //! the one that goes on with a cut message calls tools, what comes after these is still the same message.
 
 use crate::copilot::event::{self, FinishReason};
@@ -19,6 +20,8 @@ pub(super) struct Writing {
     after_tools: bool,
     /// The last part, as far as it has come.
     part: Part,
+    /// Which message the last of the parts was.
+    cut_message: String,
     /// How the last call of the model ended.
     finish: Option<FinishReason>,
     /// Whether the last message had nothing to add to its parts.
@@ -41,16 +44,24 @@ struct Part {
 }
 
 impl Writing {
-    /// A piece of a message has come. One of another message than the last was of a call that failed, if it was not cut.
+    /// A piece of a message has come. One of another message than the last was of a call that failed, if it was not cut. What was
+    /// held back of a part may come when its round has ended.
     pub(super) fn delta(&mut self, delta: &event::AssistantMessageDelta) {
+        if self.cut_message == delta.message_id && !self.parts.is_empty() {
+            return self.parts.push_str(&delta.delta_content);
+        }
         if self.part.message_id != delta.message_id {
-            self.end_part();
-            self.part = Part { message_id: delta.message_id.clone(), ..Part::default() };
+            let is_of_ended_call = self.part.message_id.is_empty();
+            let cut = is_of_ended_call && self.part.cut;
+            if !is_of_ended_call {
+                self.end_part();
+            }
+            self.part = Part { message_id: delta.message_id.clone(), cut, ..Part::default() };
         }
         self.part.text.push_str(&delta.delta_content);
     }
 
-    /// A call of the model has ended: all deltas of its message have come, and if it is whole it comes next.
+    /// A call of the model has ended: if its message is whole it comes behind its deltas.
     pub(super) fn model_call(&mut self, usage: &event::Usage) {
         self.finish = usage.finish();
         self.part.cut = self.finish == Some(FinishReason::Length);
@@ -167,7 +178,9 @@ impl Writing {
 
     fn end_part(&mut self) {
         if self.part.cut {
-            self.parts += &std::mem::take(&mut self.part).text;
+            let Part { message_id, text, .. } = std::mem::take(&mut self.part);
+            self.parts += &text;
+            self.cut_message = message_id;
             self.after_tools = false;
         }
     }

@@ -1,4 +1,5 @@
-//! What the answer of a turn is, and whether it is whole. The sequences are those of CLI 1.0.102 (observed).
+//! What the answer of a turn is, and whether it is whole. The sequences are those of CLI 1.0.102 (observed), and with the usage
+//! where the native runtime has it.
 
 use super::*;
 
@@ -45,10 +46,28 @@ fn turn(rounds: &[Vec<Step>]) -> Run {
     check(steps, &[Ending::Answered], Then::Settled)
 }
 
+/// The same round as the native runtime may tell it: what the call has used comes that many events before its time, while the
+/// round goes on.
+fn usage_ahead(round: &[Step], by: usize) -> Vec<Step> {
+    let is = |step: &Step, wanted: &str| matches!(step, Step::Event(event) if event["type"] == wanted);
+    let mut round = round.to_vec();
+    for place in 0..round.len() {
+        if is(&round[place], "assistant.usage") {
+            let began = (0..place).rfind(|place| is(&round[*place], "assistant.turn_start"));
+            let earlier = place.saturating_sub(by).max(began.map_or(0, |began| began + 1));
+            round[earlier..=place].rotate_right(1);
+        }
+    }
+    round
+}
+
 #[track_caller]
 fn answer(rounds: &[Vec<Step>], content: &str, finish: Option<FinishReason>) {
-    let result = turn(rounds).turn.result();
-    assert_eq!((&*result.content, result.finish_reason), (content, finish));
+    for ahead in 0..4 {
+        let rounds: Vec<_> = rounds.iter().map(|round| usage_ahead(round, ahead)).collect();
+        let result = turn(&rounds).turn.result();
+        assert_eq!((&*result.content, result.finish_reason), (content, finish), "usage {ahead} events ahead");
+    }
 }
 
 use FinishReason::{ContentFilter, Length, Other, Refusal, Stop, ToolOnly};
