@@ -79,7 +79,7 @@ const SETTINGS: &[Setting] = &[
         value: "FORM",
         default: Some("auto"),
         help: "Which form of the CLI to start: native (npm's @github/copilot-sdk-PLATFORM from 1.0.14 on, without Node), node \
-               (@github/copilot from 1.0.60 on), or auto: native where it is installed, otherwise node",
+               (@github/copilot from 1.0.85 on), or auto: native where it is installed, otherwise node",
     },
     Setting {
         key: "cli_path",

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -10,13 +11,15 @@ use tokio::{
 };
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use super::{Error, LinkId, Sink, standing::Marks};
 use crate::{
     copilot::{
         Method, Rejection, Secret, event,
-        method::{ClientInfo, Connect, Ping},
-        version::PROTOCOL,
+        features::{FEATURES, Probe},
+        method::{ClientInfo, Connect, GetStatus, Ping},
+        version::{Identity, Unusable},
     },
     jsonrpc::{self, Cause, Peer},
 };
@@ -27,6 +30,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long any call may take that has no time limit of its own. The slowest that we know is creating a session, which
 /// took 4 s with 50 at once, and 30 s in one release of the CLI (copilot-cli#4744).
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the methods are asked for that a CLI may lack. It takes milliseconds.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One connection to a CLI, after its handshake. Sessions that it created or resumed are attached to it.
 ///
@@ -42,8 +48,8 @@ pub struct Link {
 struct Wire {
     id: LinkId,
     peer: Peer,
-    version: String,
-    protocol: u32,
+    identity: Identity,
+    missing: Vec<String>,
     marks: Arc<Marks>,
     users: TaskTracker,
 }
@@ -82,8 +88,9 @@ impl Link {
         let Ends { id, options, sink, marks } = ends;
         let peer = Peer::spawn(io, Listener { sink }, options);
         let users = TaskTracker::new();
-        let mut wire = Wire { id, peer, version: String::new(), protocol: 0, marks, users };
-        wire.shake_hands(token).await?;
+        let mut wire = Wire { id, peer, identity: Identity::default(), missing: Vec::new(), marks, users };
+        wire.identity = wire.shake_hands(token).await?;
+        wire.missing = wire.missing_features().await?;
         Ok(Self { wire: Arc::new(wire), in_use: None })
     }
 
@@ -92,14 +99,14 @@ impl Link {
         self.wire.id
     }
 
-    /// The CLI's version; empty if it does not say.
-    pub fn cli_version(&self) -> &str {
-        &self.wire.version
+    /// What the CLI says that it is.
+    pub fn identity(&self) -> &Identity {
+        &self.wire.identity
     }
 
-    /// The version of the protocol.
-    pub fn protocol(&self) -> u32 {
-        self.wire.protocol
+    /// What cannot be done with the CLI, in words for the operator, each behind the method that it lacks.
+    pub fn missing_features(&self) -> &[String] {
+        &self.wire.missing
     }
 
     /// How many calls wait for an answer.
@@ -162,23 +169,39 @@ impl Link {
 }
 
 impl Wire {
-    async fn shake_hands(&mut self, token: Option<&Secret>) -> Result<(), OpenError> {
+    /// Says who we are, and hears who the CLI is.
+    async fn shake_hands(&self, token: Option<&Secret>) -> Result<Identity, OpenError> {
         let client_info = ClientInfo {
             extension_name: env!("CARGO_PKG_NAME"),
             extension_version: env!("CARGO_PKG_VERSION"),
         };
-        let protocol = match self.ask(&Connect { token, client_info }).await {
-            Ok(connected) => {
-                self.version = connected.version;
-                connected.protocol_version
-            }
-            // Older CLIs of protocol 3 have no `connect`; a ping tells the version of the protocol too.
-            Err(Error::Rejected(Rejection::MethodMissing(_))) => self.ask(&Ping {}).await?.protocol_version,
+        let identity: Identity = match self.ask(&Connect { token, client_info }).await {
+            Ok(connected) => connected.into(),
+            // One of long ago: it is not used, but its version is told.
+            Err(Error::Rejected(Rejection::MethodMissing(_))) => self.ask(&GetStatus {}).await?.into(),
             Err(Error::Rejected(Rejection::Connection(problem))) => return Err(OpenError::Token(problem)),
             Err(error) => return Err(error.into()),
         };
-        self.protocol = protocol.unwrap_or_default();
-        if self.protocol == PROTOCOL { Ok(()) } else { Err(OpenError::Protocol(protocol)) }
+        match identity.check() {
+            Ok(()) => Ok(identity),
+            Err(unusable) => Err(OpenError::Unusable { unusable, identity }),
+        }
+    }
+
+    /// Asks for each method whether the CLI has it. One that does not answer in time may have it.
+    async fn missing_features(&self) -> Result<Vec<String>, Error> {
+        let session_id = format!("probe-{}", Uuid::new_v4());
+        let probe = Probe { session_id: &session_id };
+        let asked = FEATURES.iter().map(async |(method, feature)| {
+            let answer = self.peer.request(method, &probe).await.map_err(|error| refusal(method, error));
+            match answer {
+                Err(Error::Rejected(Rejection::MethodMissing(_))) => Ok(Some(format!("{method}: {feature}"))),
+                Err(lost @ Error::Lost { .. }) => Err(lost),
+                _ => Ok(None),
+            }
+        });
+        let answers = tokio::time::timeout(PROBE_TIMEOUT, try_join_all(asked)).await;
+        Ok(answers.unwrap_or_else(|_| Ok(Vec::new()))?.into_iter().flatten().collect())
     }
 
     async fn call<M: Method>(&self, limit: Duration, params: &M) -> Result<M::Output, Error> {
@@ -196,7 +219,7 @@ impl Wire {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Wire { id, version, .. } = &*self.wire;
+        let Wire { id, identity: Identity { version, .. }, .. } = &*self.wire;
         let in_use = self.in_use.is_some();
         f.debug_struct("Link").field("id", id).field("version", version).field("in_use", &in_use).finish()
     }
@@ -244,11 +267,8 @@ pub(super) enum OpenError {
          CLI was started with, and to none if it has none"
     )]
     Token(String),
-    #[error(
-        "it speaks protocol {}, and {PROTOCOL} is needed: install a Copilot CLI from 1.0.60 on",
-        .0.map_or("of an unknown version".to_owned(), |version| version.to_string())
-    )]
-    Protocol(Option<u32>),
+    #[error("{unusable}")]
+    Unusable { unusable: Unusable, identity: Identity },
     #[error(
         "what it writes to its standard output is not JSON-RPC ({0}): let --cli-path name the `copilot` binary, or a script \
          that leaves standard input and output to it"

@@ -43,6 +43,7 @@ use crate::{
     copilot::{
         Method as _, Rejection, Secret,
         method::{Abort, Compact, Delete},
+        version::Identity,
     },
     jsonrpc::Cause,
 };
@@ -272,6 +273,8 @@ pub enum State {
     Incompatible {
         /// Why.
         problem: String,
+        /// What it says that it is.
+        cli: Identity,
     },
 }
 
@@ -282,7 +285,7 @@ impl State {
             Self::Ready(link) => Ok(link.in_use()),
             Self::Connecting => Err(Error::Unavailable { problem: "it is starting".into() }),
             Self::Down { problem } => Err(Error::Unavailable { problem: problem.clone() }),
-            Self::Incompatible { problem } => Err(Error::Incompatible { problem: problem.clone() }),
+            Self::Incompatible { problem, .. } => Err(Error::Incompatible { problem: problem.clone() }),
         }
     }
 

@@ -33,7 +33,7 @@ use crate::{
     copilot::{
         Secret,
         method::{GetMetadata, Ping},
-        version::missing_features,
+        version::Identity,
     },
     jsonrpc::{self, Cause},
 };
@@ -138,7 +138,7 @@ pub(super) async fn run(
 
 fn report(name: &str, state: &State, pause: Duration, failures: u32) {
     match state {
-        State::Incompatible { problem } => {
+        State::Incompatible { problem, .. } => {
             error!(backend = name, problem, retry_in = ?pause, failures, "the CLI cannot be used")
         }
         State::Down { problem } => {
@@ -155,8 +155,7 @@ fn first_line(state: State) -> State {
     };
     match state {
         State::Down { problem } => State::Down { problem: cut(problem) },
-        State::Incompatible { problem } => State::Incompatible { problem: cut(problem) },
-        State::Connecting | State::Ready(_) => state,
+        State::Connecting | State::Ready(_) | State::Incompatible { .. } => state,
     }
 }
 
@@ -179,7 +178,7 @@ impl From<OpenError> for Ended {
     fn from(error: OpenError) -> Self {
         let problem = error.to_string();
         Self::Failed(match error {
-            OpenError::Protocol(_) => State::Incompatible { problem },
+            OpenError::Unusable { identity, .. } => State::Incompatible { problem, cli: identity },
             OpenError::Connect(_)
             | OpenError::TimedOut
             | OpenError::Token(_)
@@ -340,13 +339,9 @@ impl Connect<'_> {
     }
 
     fn announce(&self, link: &Arc<Link>) {
-        let missing = missing_features(link.cli_version());
-        info!(
-            backend = self.config.name,
-            version = link.cli_version(),
-            protocol = link.protocol(),
-            "the CLI is ready"
-        );
+        let Identity { version, protocol } = link.identity();
+        info!(backend = self.config.name, version, protocol, "the CLI is ready");
+        let missing = link.missing_features();
         if !missing.is_empty() {
             warn!(backend = self.config.name, ?missing, "this CLI lacks some of what the service uses");
         }

@@ -2,10 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::value::RawValue;
 
-use super::settings::{EmptyOptions, Parameters};
+use super::{
+    settings::{EmptyOptions, Parameters},
+    version::Identity,
+};
 
 /// A method of the CLI. The implementing type is its parameters.
 pub trait Method: Serialize {
@@ -29,15 +35,16 @@ pub(super) use methods;
 
 methods! {
     Connect<'_> => "connect" -> Connected;
-    Ping => "ping" -> Pong;
+    Ping => "ping" -> IgnoredAny;
+    GetStatus => "status.get" -> Connected;
     Create<'_> => "session.create" -> Created;
     Resume<'_> => "session.resume" -> Created;
-    Attach<'_> => "session.resume" -> serde::de::IgnoredAny;
-    ValidateTools<'_> => "session.tools.initializeAndValidate" -> serde::de::IgnoredAny;
-    UpdateOptions<'_> => "session.options.update" -> serde::de::IgnoredAny;
+    Attach<'_> => "session.resume" -> IgnoredAny;
+    ValidateTools<'_> => "session.tools.initializeAndValidate" -> IgnoredAny;
+    UpdateOptions<'_> => "session.options.update" -> IgnoredAny;
     Send<'_> => "session.send" -> Sent;
     Abort<'_> => "session.abort" -> Done;
-    SetMode<'_> => "session.mode.set" -> serde::de::IgnoredAny;
+    SetMode<'_> => "session.mode.set" -> IgnoredAny;
     IsProcessing<'_> => "session.metadata.isProcessing" -> Processing;
     Delete<'_> => "session.delete" -> Done;
     List => "session.list" -> Listed;
@@ -48,15 +55,14 @@ methods! {
     Fork<'_> => "sessions.fork" -> Forked;
     ListModels<'_> => "models.list" -> ListedModels;
     ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
-    SwitchModel<'_> => "session.model.switchTo" -> serde::de::IgnoredAny;
+    SwitchModel<'_> => "session.model.switchTo" -> IgnoredAny;
     GetModel<'_> => "session.model.getCurrent" -> ModelState;
-    SetName<'_> => "session.name.set" -> serde::de::IgnoredAny;
+    SetName<'_> => "session.name.set" -> IgnoredAny;
     Detach<'_> => "session.detach" -> Done;
-    Destroy<'_> => "session.destroy" -> Done;
-    UpdateClientMetadata<'_> => "session.metadata.updateClientMetadata" -> serde::de::IgnoredAny;
+    UpdateClientMetadata<'_> => "session.metadata.updateClientMetadata" -> IgnoredAny;
     GetClientMetadata<'_> => "sessions.getClientMetadata" -> Vec<ClientMetadata>;
     ReadEventLog<'_> => "session.eventLog.read" -> PersistedEvents;
-    RegisterInterest<'_> => "session.eventLog.registerInterest" -> serde::de::IgnoredAny;
+    RegisterInterest<'_> => "session.eventLog.registerInterest" -> IgnoredAny;
 }
 
 /// Opens the conversation. Its token must be absent where the CLI has none: a token that it does not expect is an
@@ -81,7 +87,11 @@ pub struct ClientInfo {
     pub extension_version: &'static str,
 }
 
-/// The answer to [`Connect`].
+/// Asks what it is: for CLIs that do not know [`Connect`].
+#[derive(Debug, Serialize)]
+pub struct GetStatus {}
+
+/// The answer to [`Connect`] and [`GetStatus`].
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connected {
@@ -92,17 +102,15 @@ pub struct Connected {
     pub version: String,
 }
 
+impl From<Connected> for Identity {
+    fn from(Connected { protocol_version, version }: Connected) -> Self {
+        Self { version, protocol: protocol_version }
+    }
+}
+
 /// Asks for a sign of life.
 #[derive(Debug, Serialize)]
 pub struct Ping {}
-
-/// The answer to [`Ping`].
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Pong {
-    /// The protocol's version.
-    pub protocol_version: Option<u32>,
-}
 
 /// Creates a session. On an id that exists it attaches or forks silently: look first.
 #[derive(Debug, Serialize)]
@@ -128,6 +136,10 @@ pub struct Resume<'a> {
 pub struct Attach<'a> {
     /// The session.
     pub session_id: &'a str,
+    /// That it has deltas. Up to CLI 1.0.86 they end for all who are attached if one does not say so (observed).
+    pub streaming: bool,
+    /// That sub-agents have them, too.
+    pub include_sub_agent_streaming_events: bool,
     /// Whether it takes questions of MCP servers: those that are open end with the last connection that does.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub request_elicitation: bool,
@@ -547,7 +559,7 @@ pub struct Billing {
     pub multiplier: Option<f64>,
 }
 
-/// Reads a page of a stored history, without loading the session. CLIs from 1.0.86 on.
+/// Reads a page of a stored history, without loading the session.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReadPersistedEvents<'a> {
@@ -618,15 +630,7 @@ pub struct Detach<'a> {
     pub session_id: &'a str,
 }
 
-/// The same on CLIs before 1.0.81, which have no [`Detach`].
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Destroy<'a> {
-    /// The session.
-    pub session_id: &'a str,
-}
-
-/// Stores notes with a session: at most 128, of 16 KiB each. CLIs from 1.0.86 on.
+/// Stores notes with a session: at most 128, of 16 KiB each.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateClientMetadata<'a> {
@@ -636,7 +640,7 @@ pub struct UpdateClientMetadata<'a> {
     pub set: BTreeMap<&'static str, String>,
 }
 
-/// Reads the notes of many sessions, at most 1000 at once. CLIs from 1.0.86 on.
+/// Reads the notes of many sessions, at most 1000 at once.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GetClientMetadata<'a> {

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod event;
 pub mod failure;
+pub mod features;
 pub mod method;
 pub mod schema;
 mod secret;

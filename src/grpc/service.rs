@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Standing, State, discover::Form},
-    copilot::{method::Compacted, version::missing_features},
+    copilot::{method::Compacted, version::Identity},
     session::{Error, SessionId, Sessions, Tenant, Told, Turn, Watch, Watched, hub::Filter},
 };
 
@@ -402,12 +402,14 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
     let turns = backend.admission();
     let load = sessions.load_on(backend.id());
     let state = backend.watch().borrow().clone();
-    let (state, link, problem) = match state {
+    let missing_features = state.link().map(|link| link.missing_features().to_vec()).unwrap_or_default();
+    let (state, cli, problem) = match state {
         State::Connecting => (pb::BackendState::Connecting, None, String::new()),
-        State::Ready(link) => (pb::BackendState::Ready, Some(link), String::new()),
+        State::Ready(link) => (pb::BackendState::Ready, Some(link.identity().clone()), String::new()),
         State::Down { problem } => (pb::BackendState::Down, None, problem),
-        State::Incompatible { problem } => (pb::BackendState::Incompatible, None, problem),
+        State::Incompatible { problem, cli } => (pb::BackendState::Incompatible, Some(cli), problem),
     };
+    let Identity { version, protocol } = cli.unwrap_or_default();
     let standing = match backend.standing() {
         Standing::Open => pb::BackendStanding::Open,
         Standing::Ejected => pb::BackendStanding::Ejected,
@@ -419,12 +421,9 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
     pb::Backend {
         name: backend.name().into(),
         state: state.into(),
-        cli_version: link.as_ref().map(|link| link.cli_version().to_owned()).unwrap_or_default(),
-        protocol_version: link
-            .as_ref()
-            .and_then(|link| i32::try_from(link.protocol()).ok())
-            .unwrap_or_default(),
-        missing_features: link.as_ref().map(|link| missing_features(link.cli_version())).unwrap_or_default(),
+        cli_version: version,
+        protocol_version: protocol.and_then(|version| i32::try_from(version).ok()).unwrap_or_default(),
+        missing_features,
         running_turns: count(turns.running()),
         loaded_sessions: count(load.loaded),
         problem,

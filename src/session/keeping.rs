@@ -4,8 +4,9 @@
 //! attached to each loaded session. When the main link is lost, the agent goes on; what it does meanwhile is read from the
 //! CLI's memory once the session is attached to a new one, before anything that is told there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::{
@@ -25,6 +26,10 @@ use crate::{
 
 /// How many events are read at once: as many as the CLI takes.
 const PAGE: usize = 1000;
+
+/// How long a prompt waits for the keeper link to be attached, which takes a tenth of a second. Without it the turn would end if the
+/// main link did; and CLIs of long ago lost prompts that met it.
+const KEEPING_LIMIT: Duration = Duration::from_secs(1);
 
 /// What is missing since a link was lost.
 #[derive(Debug)]
@@ -48,11 +53,21 @@ impl Gap {
 }
 
 impl Session {
-    /// Attaches the keeper link, if there is one, in the background: whoever loads the session does not wait for it.
+    /// Attaches the keeper link, if there is one, in the background: whoever loads the session does not wait for it, but the
+    /// next prompt does, see [`keeping_ends`](Self::keeping_ends).
     pub(super) fn keep(self: &Arc<Self>) {
         let Some(keeper) = self.backend().keeper() else { return };
+        let keeping = self.keeping.clone().try_lock_owned();
         let session = self.clone();
-        self.tasks().spawn(async move { session.attach(&keeper).await });
+        self.tasks().spawn(async move {
+            session.attach(&keeper).await;
+            drop(keeping);
+        });
+    }
+
+    /// Resolves when no keeper link is being attached, or it takes too long, as on one that is dead and not known to be.
+    pub(super) async fn keeping_ends(&self) {
+        let _ = timeout(KEEPING_LIMIT, self.keeping.lock()).await;
     }
 
     /// Attaches a keeper link. Not while the session is compacted: the native runtime never answers again in a session where the two
@@ -63,8 +78,13 @@ impl Session {
             return;
         }
         let session_id = self.cli_id();
-        let request_elicitation = self.blueprint().settings.elicitation;
-        match self.call(keeper, &Attach { session_id, request_elicitation }).await {
+        let attach = Attach {
+            session_id,
+            streaming: true,
+            include_sub_agent_streaming_events: true,
+            request_elicitation: self.blueprint().settings.elicitation,
+        };
+        match self.call(keeper, &attach).await {
             Ok(_) => {}
             Err(error) => {
                 return debug!(session = %self.id(), %error, "the keeper link could not be attached");

@@ -47,6 +47,8 @@ pub(super) struct Session {
     tasks: TaskTracker,
     /// Held while links are attached to the session or leave it, and while it is deleted: one at a time.
     pub(super) loading: tokio::sync::Mutex<()>,
+    /// Held while a keeper link is to be attached to it after it was loaded.
+    pub(super) keeping: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<State>,
 }
 
@@ -160,6 +162,7 @@ impl Session {
             deleted: CancellationToken::new(),
             tasks,
             loading: tokio::sync::Mutex::default(),
+            keeping: Arc::default(),
             state: Mutex::new(State {
                 link: None,
                 stale: false,

@@ -17,7 +17,7 @@ use crate::{
     copilot::{
         Method, Rejection,
         method::{
-            Create, Created, Delete, Destroy, Detach, Done, GetMetadata, GetModel, GetSnapshot, IsProcessing,
+            Create, Created, Delete, Detach, Done, GetMetadata, GetModel, GetSnapshot, IsProcessing,
             ModelState, RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata,
             UpdateOptions, ValidateTools,
         },
@@ -101,7 +101,7 @@ impl Session {
         }
         match self.call(link, &ValidateTools { session_id: self.cli_id() }).await {
             Err(error @ backend::Error::Rejected(Rejection::InvalidParameter(_))) => Err(error),
-            // Older CLIs cannot; and what else is wrong, such as a server that does not answer, is the turn's to tell.
+            // A CLI may lack it; and what else is wrong, such as a server that does not answer, is the turn's to tell.
             _ => Ok(()),
         }
     }
@@ -173,6 +173,7 @@ impl Session {
     }
 
     async fn load_once(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
+        self.keeping_ends().await;
         if let Some(link) = Some(self.home().await?.connected().await?).filter(|link| self.is_attached(link))
         {
             return Ok(link);
@@ -275,13 +276,7 @@ impl Session {
 
     async fn detach(&self, link: &Link) -> Result<(), backend::Error> {
         let session_id = self.cli_id();
-        match self.call_within(RESUME_LIMIT, link, &Detach { session_id }).await {
-            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => {
-                self.call(link, &Destroy { session_id }).await?;
-            }
-            left => drop(left?),
-        }
-        Ok(())
+        self.call_within(RESUME_LIMIT, link, &Detach { session_id }).await.map(|_| ())
     }
 
     /// Why a call fails whose session could not be loaded.
@@ -360,7 +355,7 @@ impl Session {
         let Some(set) = Record::of(&self.blueprint()).write() else { return Ok(()) };
         let notes = UpdateClientMetadata { session_id: self.cli_id(), set };
         match self.call(link, &notes).await {
-            // Older CLIs cannot; GetServerInfo says so.
+            // `missing_features` in GetServerInfo says so.
             Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => Ok(()),
             stored => stored.map(|_| ()),
         }

@@ -132,8 +132,7 @@ impl Replay {
         }
     }
 
-    /// Whether no event of this id has come; from now on one has. CLIs before 1.0.86 give their events no ids: those are never
-    /// seen again.
+    /// Whether no event of this id has come; from now on one has. What has no id is never seen again.
     fn is_new(&mut self, id: &str, is_delta: bool) -> bool {
         if id.is_empty() {
             return true;

@@ -8,11 +8,11 @@ use std::{sync::Arc, time::Duration};
 use copilot_grpc::{
     backend,
     grpc::pb::{
-        AbortTurnRequest, BackendState, CloseSessionRequest, CreateSessionRequest, CreateSessionResponse,
-        DeleteSessionRequest, DeliveryState, ErrorReason, GetServerInfoRequest, GetSessionRequest,
-        ListSessionsRequest, OnDisconnect, PermissionEffect, PermissionPolicy, PermissionRule, Provider,
-        SendAndStreamRequest, SendAndWaitRequest, SendAndWaitResponse, SessionState, TurnResult,
-        send_and_stream_response, session_event::Payload,
+        AbortTurnRequest, BackendState, CloseSessionRequest, CompactSessionRequest, CreateSessionRequest,
+        CreateSessionResponse, DeleteSessionRequest, DeliveryState, ErrorReason, GetServerInfoRequest,
+        GetSessionRequest, ListSessionsRequest, OnDisconnect, PermissionEffect, PermissionPolicy,
+        PermissionRule, Provider, SendAndStreamRequest, SendAndWaitRequest, SendAndWaitResponse,
+        SessionState, TurnResult, send_and_stream_response, session_event::Payload,
     },
     session::Load,
 };
@@ -502,10 +502,8 @@ async fn a_lost_idle_costs_seconds_and_not_the_deadline() {
 }
 
 #[tokio::test]
-async fn an_old_cli_whose_events_have_no_ids_still_answers_each_caller() {
-    let cli =
-        FakeCli::start_as(Options { version: Some("1.0.70"), message_ids: false, ..Options::default() })
-            .await;
+async fn a_cli_that_does_not_say_which_prompt_it_answers_still_answers_each_caller() {
+    let cli = FakeCli::start_as(Options { message_ids: false, ..Options::default() }).await;
     let facade = cli.setup().start().await;
     facade.create("s").await;
     let first = send(&facade, "first");
@@ -516,9 +514,6 @@ async fn an_old_cli_whose_events_have_no_ids_still_answers_each_caller() {
     assert_eq!(cli.turn(&["to the ", "second"]).await, "second");
     assert_eq!(answer(first).await, "to the first");
     assert_eq!(answer(second).await, "to the second");
-    let info = facade.client().get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
-    assert_eq!(info.backends[0].cli_version, "1.0.70");
-    assert_ne!(info.backends[0].missing_features, Vec::<String>::new());
     goes_on(&cli, &facade).await;
 }
 
@@ -1296,16 +1291,51 @@ async fn a_token_that_is_not_wanted_is_the_operators_to_mend() {
     facade.health_becomes("", ServingStatus::NotServing).await;
 }
 
-#[tokio::test]
-async fn a_cli_of_another_protocol_is_not_used() {
-    let cli = FakeCli::start_as(Options { protocol: 2, ..Options::default() }).await;
+/// A CLI that is like this is not used, and it is told what it is and what to do.
+async fn is_not_used(options: Options, advice: &str) {
+    let (version, protocol) = (options.version, i32::try_from(options.protocol).unwrap());
+    let cli = FakeCli::start_as(options).await;
     let facade = cli.setup().start_unready().await;
     let info = backend_becomes(&facade, BackendState::Incompatible).await;
-    assert!(info.problem.contains("protocol 2"), "{info:?}");
+    assert_eq!((info.cli_version.as_str(), info.protocol_version), (version, protocol));
+    assert!(info.problem.contains(advice), "{info:?}");
     facade.health_becomes("", ServingStatus::NotServing).await;
     let status = facade.client().create_session(CreateSessionRequest::default()).await.unwrap_err();
     check(&status, Code::FailedPrecondition, ErrorReason::CliVersion);
+    assert!(status.message().contains(advice), "{status:?}");
     assert_eq!(cli.count("session.create"), 0);
+}
+
+#[tokio::test]
+async fn a_cli_of_another_protocol_is_not_used() {
+    let advice = "protocol 2, and 3 is needed: install a newer one";
+    is_not_used(Options { protocol: 2, ..Options::default() }, advice).await;
+    let advice = "(1.4.0) speaks protocol 4, and this server 3: install a newer copilot-grpc";
+    is_not_used(Options { version: "1.4.0", protocol: 4, ..Options::default() }, advice).await;
+}
+
+#[tokio::test]
+async fn a_cli_below_the_floor_is_not_used() {
+    let advice = "1.0.81, and 1.0.85 is needed at least: install a newer one";
+    is_not_used(Options { version: "1.0.81", ..Options::default() }, advice).await;
+    // Of a time when there was no handshake.
+    let advice = "0.0.330, and 1.0.85 is needed";
+    is_not_used(Options { version: "0.0.330", lacks: &["connect"], ..Options::default() }, advice).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_with_a_cli_is_asked_of_it_and_told() {
+    let lacks = &["session.history.compact", "session.queue.removeAt"];
+    let cli = FakeCli::start_as(Options { lacks, ..Options::default() }).await;
+    let facade = cli.setup().start().await;
+    let info = backend_becomes(&facade, BackendState::Ready).await;
+    let expected = ["session.history.compact: CompactSession", "session.queue.removeAt: withdrawing prompts"];
+    assert_eq!(info.missing_features, expected);
+    facade.create("s").await;
+    goes_on(&cli, &facade).await;
+    let compact = CompactSessionRequest { session_id: "s".into() };
+    let status = facade.client().compact_session(compact).await.unwrap_err();
+    check(&status, Code::Unimplemented, ErrorReason::CliMethodMissing);
 }
 
 #[tokio::test]
@@ -1319,18 +1349,7 @@ async fn a_cli_that_is_tried_again_and_again_keeps_its_problem() {
     let _unanswered = cli.next("connect").await;
     let status = facade.client().create_session(CreateSessionRequest::default()).await.unwrap_err();
     check(&status, Code::FailedPrecondition, ErrorReason::CliVersion);
-    assert!(backend_info(&facade).await.problem.contains("protocol 2"));
-}
-
-#[tokio::test]
-async fn a_cli_without_connect_is_asked_by_a_ping() {
-    let cli = FakeCli::start_as(Options { version: None, ..Options::default() }).await;
-    let facade = cli.setup().start().await;
-    let info = backend_becomes(&facade, BackendState::Ready).await;
-    assert_eq!((info.cli_version.as_str(), info.protocol_version), ("", 3));
-    assert_eq!(info.missing_features.len(), 1);
-    facade.create("s").await;
-    goes_on(&cli, &facade).await;
+    assert!(backend_info(&facade).await.problem.contains("0.0.400"));
 }
 
 #[tokio::test]

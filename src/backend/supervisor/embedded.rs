@@ -83,7 +83,7 @@ impl Connect<'_> {
                     told(Ok(()));
                     return running;
                 }
-                Err(Ended::Failed(State::Down { problem } | State::Incompatible { problem })) => {
+                Err(Ended::Failed(State::Down { problem } | State::Incompatible { problem, .. })) => {
                     told(Err(problem))
                 }
                 Err(_) => {}

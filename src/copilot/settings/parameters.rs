@@ -298,7 +298,7 @@ mod tests {
                         url: "https://x".into(),
                         headers: BTreeMap::new(),
                     }),
-                    tools: Vec::new(),
+                    tools: vec!["*".into()],
                     timeout: None,
                 },
             )]),
@@ -311,7 +311,8 @@ mod tests {
             json!(["bash", "custom:mine", "mcp:*", "builtin:skill", "builtin:task_complete"])
         );
         assert_eq!(wire["tools"][0]["name"], "mine");
-        assert_eq!(wire["mcpServers"], json!({"m": {"type": "http", "url": "https://x", "headers": {}}}));
+        let server = json!({"type": "http", "url": "https://x", "headers": {}, "tools": ["*"]});
+        assert_eq!(wire["mcpServers"], json!({"m": server}));
         assert_eq!((&wire["enableSkills"], &wire["skillDirectories"]), (&json!(true), &json!(["/skills"])));
         assert_eq!((&wire["disabledSkills"], &wire["includedBuiltinSkills"]), (&json!(["x"]), &json!([])));
     }

@@ -57,8 +57,8 @@ pub struct McpServer {
     /// How it is reached.
     #[serde(flatten)]
     pub transport: McpTransport,
-    /// Its tools that are wanted; all if empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Its tools that are wanted, where `*` is all of them.
+    #[serde(default)]
     pub tools: Vec<String>,
     /// How long a call of a tool may take, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,7 +158,7 @@ mod tests {
         };
         let sse = |headers| McpServer {
             transport: McpTransport::Sse(Remote { url: "https://x".into(), headers }),
-            tools: Vec::new(),
+            tools: vec!["*".into()],
             timeout: None,
         };
         let check = |with: McpServer, without: McpServer, expected: Value| {
@@ -177,7 +177,7 @@ mod tests {
         check(
             sse(secrets()),
             sse(BTreeMap::new()),
-            json!({"type": "sse", "url": "https://x", "headers": {"KEY": "hunter2"}}),
+            json!({"type": "sse", "url": "https://x", "headers": {"KEY": "hunter2"}, "tools": ["*"]}),
         );
     }
 }

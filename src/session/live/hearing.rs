@@ -141,15 +141,8 @@ impl State {
         }
         match &event.payload {
             Payload::SessionStart(start) => {
-                let text = |pointer| start.pointer(pointer).and_then(Value::as_str);
-                if let Some(cwd) = text("/context/cwd") {
+                if let Some(cwd) = start.pointer("/context/cwd").and_then(Value::as_str) {
                     self.working_directory = cwd.to_owned();
-                }
-                // Older CLIs do not tell it in their answer to `session.create` (seen on 1.0.70).
-                if let Some(start_time) = text("/startTime")
-                    && self.create_time.is_empty()
-                {
-                    self.create_time = start_time.to_owned();
                 }
             }
             Payload::SessionTitleChanged(changed) => self.title.clone_from(&changed.title),

@@ -44,18 +44,19 @@ pub(crate) struct FakeCli {
 /// What kind of CLI it is.
 #[derive(Clone)]
 pub(crate) struct Options {
-    /// What `connect` says; without it there is no `connect`, as in old CLIs.
-    pub(crate) version: Option<&'static str>,
+    pub(crate) version: &'static str,
     pub(crate) protocol: u32,
+    /// The methods that it does not have.
+    pub(crate) lacks: &'static [&'static str],
     /// The connection token that it wants.
     pub(crate) token: Option<&'static str>,
-    /// Whether events say which message they belong to, as from 1.0.86 on.
+    /// Whether events say which message they belong to, as all do that are used.
     pub(crate) message_ids: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { version: Some("1.0.102"), protocol: 3, token: None, message_ids: true }
+        Self { version: "1.0.102", protocol: 3, lacks: &[], token: None, message_ids: true }
     }
 }
 
@@ -512,6 +513,11 @@ impl Call {
         self.params["sessionId"].as_str().unwrap_or_default().into()
     }
 
+    /// Whether it is only asked if there is such a method.
+    fn is_probe(&self) -> bool {
+        self.session().starts_with("probe-")
+    }
+
     async fn usual_answer(&self) {
         let options = &self.shared.options;
         let session = self.session();
@@ -526,6 +532,13 @@ impl Call {
             "isRemote": false, "mode": "interactive", "workspacePath": format!("/home/session-state/{session}"),
         });
         match self.method.as_str() {
+            method if options.lacks.contains(&method) => {
+                self.refuse(-32601, &format!("Unhandled method {method}")).await;
+            }
+            _ if self.is_probe() => self.refuse(-32603, &not_found).await,
+            "status.get" => {
+                self.answer(json!({"version": options.version, "protocolVersion": options.protocol})).await;
+            }
             "connect" => self.connect().await,
             _ if !self.connection.is_authenticated() => self.refuse(-32001, "AUTHENTICATION_REQUIRED").await,
             "ping" => {
@@ -596,6 +609,12 @@ impl Call {
                 }
                 self.answer(json!({"success": true})).await;
             }
+            "session.detach" => {
+                if let Some(session) = self.shared.lock().sessions.get_mut(&session) {
+                    session.loaded = false;
+                }
+                self.answer(json!({"success": true})).await;
+            }
             "session.permissions.handlePendingPermissionRequest" if loaded => {
                 self.answer(json!({"success": true})).await;
             }
@@ -614,11 +633,6 @@ impl Call {
 
     async fn connect(&self) {
         let options = &self.shared.options;
-        let Some(version) = options.version else {
-            *self.connection.authenticated.lock().unwrap() = true;
-            self.shared.changed.notify_waiters();
-            return self.refuse(-32601, "Unhandled method connect").await;
-        };
         match (options.token, self.params["token"].as_str()) {
             (None, Some(_)) => return self.refuse(-32003, "AUTHENTICATION_NOT_CONFIGURED").await,
             (Some(wanted), given) if given != Some(wanted) => {
@@ -627,7 +641,8 @@ impl Call {
             _ => {}
         }
         *self.connection.authenticated.lock().unwrap() = true;
-        self.answer(json!({"ok": true, "protocolVersion": options.protocol, "version": version})).await;
+        self.answer(json!({"ok": true, "protocolVersion": options.protocol, "version": options.version}))
+            .await;
         self.shared.changed.notify_waiters();
     }
 
@@ -728,6 +743,9 @@ impl Shared {
         };
         let (id, params) = (message["id"].take(), message["params"].take());
         let call = Call { shared: self.clone(), connection: connection.clone(), id, method, params };
+        if call.is_probe() {
+            return call.answer_as_usual().await;
+        }
         let usual = {
             let mut state = self.lock();
             state.calls.push(Received { method: call.method.clone(), params: call.params.clone() });

@@ -215,7 +215,8 @@ fn on_port<'a>(command: &'a mut Command, port: u16, home: &TempDir, model: &Mode
         .env("COPILOT_CONNECTION_TOKEN", TOKEN)
 }
 
-/// The CLI that the repository pins, in the form that the tests are run with: that of `TEST_CLI`, which is as the setting `cli`.
+/// The CLI that the tests are run with: what `TEST_CLI` says, which is the path of one, or a form of those that the repository pins,
+/// as in the setting `cli`.
 pub(crate) fn path() -> PathBuf {
     found().path
 }
@@ -227,15 +228,19 @@ pub(crate) fn form() -> Form {
 
 /// The CLI that the repository pins, in this form.
 pub(crate) fn pinned(form: Form) -> Found {
-    find(Wanted::Only(form))
+    find(Wanted::Only(form), Places::default())
 }
 
 fn found() -> Found {
-    find(env::var("TEST_CLI").map_or(Wanted::Auto, |wanted| wanted.parse().unwrap()))
+    let wanted = env::var("TEST_CLI").unwrap_or("auto".into());
+    match wanted.parse() {
+        Ok(wanted) => find(wanted, Places::default()),
+        Err(_) => find(Wanted::Auto, Places { given: Some(Path::new(&wanted)), ..Places::default() }),
+    }
 }
 
-fn find(wanted: Wanted) -> Found {
-    let places = Places { roots: &[env!("CARGO_MANIFEST_DIR").into()], ..Places::default() };
+fn find(wanted: Wanted, places: Places<'_>) -> Found {
+    let places = Places { roots: &[env!("CARGO_MANIFEST_DIR").into()], ..places };
     discover::find(wanted, &places).expect("run `npm ci` first")
 }
 

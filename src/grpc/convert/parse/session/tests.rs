@@ -153,7 +153,7 @@ fn all_that_a_session_is_given_is_passed_on() {
             env: secrets("KEY"),
             cwd: None,
         },
-        tools: Vec::new(),
+        tools: vec!["*".into()],
         timeout: Some(2000),
     };
     let web = McpServer {

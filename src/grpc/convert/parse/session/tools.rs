@@ -88,7 +88,9 @@ impl Checks {
             // The CLI takes none at all for none, and fails on less than a millisecond.
             let timeout =
                 timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1));
-            Some((name, McpServer { transport, tools: server.tools, timeout }))
+            // A CLI may take no names for no tools.
+            let tools = if server.tools.is_empty() { vec!["*".into()] } else { server.tools };
+            Some((name, McpServer { transport, tools, timeout }))
         });
         servers.collect()
     }
