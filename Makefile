@@ -5,10 +5,10 @@ SHELL := bash
 # The docs are for who works on the code: with the private items, to which a room's doc may link.
 RUSTDOC_STRICT := RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links'
 
-.PHONY: help run test abuse lint fuzz bench tools
+.PHONY: help run test test-versions drift abuse lint fuzz bench tools
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\): .*## /make \1: /p' Makefile
+	@sed -n 's/^\([a-z-]*\): .*## /make \1: /p' Makefile
 
 run: ## build and start the service, with a demo model if there is no other, and say what to try
 	@scripts/run
@@ -22,6 +22,12 @@ ON_NODE := turns:: requests:: converse:: settings:: restarts:: recycling:: fault
 test: tools ## run every test, those with the real Copilot CLI included: all on its native form, some on Node's, too
 	cargo test --workspace --locked
 	TEST_CLI=node cargo test --locked --test integration -- $(ON_NODE)
+
+test-versions: tools ## run the end-to-end tests on other versions of the CLI, and write what came of it to docs/versions.md
+	scripts/test-versions
+
+drift: tools ## say what the newest CLI on npm has not any more of what is used, and what it has more; fails if there is anything
+	scripts/drift
 
 abuse: tools ## run the tests of callers that mean ill, those that take long or want the machine for themselves included
 	cargo test --locked --test integration abuse:: -- --include-ignored --test-threads=1 --nocapture

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -90,7 +90,7 @@ impl Link {
         let users = TaskTracker::new();
         let mut wire = Wire { id, peer, identity: Identity::default(), missing: Vec::new(), marks, users };
         wire.identity = wire.shake_hands(token).await?;
-        wire.missing = wire.missing_features().await?;
+        wire.missing = wire.missing_features().await;
         Ok(Self { wire: Arc::new(wire), in_use: None })
     }
 
@@ -188,20 +188,17 @@ impl Wire {
         }
     }
 
-    /// Asks for each method whether the CLI has it. One that does not answer in time may have it.
-    async fn missing_features(&self) -> Result<Vec<String>, Error> {
+    /// Asks for each method whether the CLI has it. One that does not answer, in time or at all, may have it.
+    async fn missing_features(&self) -> Vec<String> {
         let session_id = format!("probe-{}", Uuid::new_v4());
         let probe = Probe { session_id: &session_id };
         let asked = FEATURES.iter().map(async |(method, feature)| {
             let answer = self.peer.request(method, &probe).await.map_err(|error| refusal(method, error));
-            match answer {
-                Err(Error::Rejected(Rejection::MethodMissing(_))) => Ok(Some(format!("{method}: {feature}"))),
-                Err(lost @ Error::Lost { .. }) => Err(lost),
-                _ => Ok(None),
-            }
+            let is_missing = matches!(answer, Err(Error::Rejected(Rejection::MethodMissing(_))));
+            is_missing.then(|| format!("{method}: {feature}"))
         });
-        let answers = tokio::time::timeout(PROBE_TIMEOUT, try_join_all(asked)).await;
-        Ok(answers.unwrap_or_else(|_| Ok(Vec::new()))?.into_iter().flatten().collect())
+        let answers = tokio::time::timeout(PROBE_TIMEOUT, join_all(asked)).await;
+        answers.unwrap_or_default().into_iter().flatten().collect()
     }
 
     async fn call<M: Method>(&self, limit: Duration, params: &M) -> Result<M::Output, Error> {

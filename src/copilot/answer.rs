@@ -4,12 +4,12 @@
 //! later ones are told `success: false`. Only answers of these forms are sent: others the CLI accepts, and then breaks the
 //! tool call or ends the turn (observed).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     event::{ElicitationRequested, Payload},
-    method::{Done, methods},
+    method::methods,
     schema::{Schema, Unfit},
 };
 
@@ -318,7 +318,7 @@ macro_rules! answers {
                 pub $field: $type,
             }
         )*
-        methods! { $($name<'_> => $method -> Done;)* }
+        methods! { $($name<'_> => $method -> Handled;)* }
     };
 }
 
@@ -356,7 +356,14 @@ pub struct RefuseSampling<'a> {
     pub request_id: &'a str,
 }
 
-methods! { RefuseSampling<'_> => "session.ui.handlePendingSampling" -> Done; }
+methods! { RefuseSampling<'_> => "session.ui.handlePendingSampling" -> Handled; }
+
+/// What became of an answer.
+#[derive(Debug, Deserialize)]
+pub struct Handled {
+    /// Whether it was waited for.
+    pub success: bool,
+}
 
 /// What is to be done at a session's limit.
 #[derive(Debug, Serialize)]

@@ -18,6 +18,8 @@ use serde_json::{Map, Value, value::RawValue};
 
 pub use data::*;
 use lenient::Lenient;
+#[cfg(test)]
+pub(super) use tests::oddities::samples;
 
 /// An event of a session.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,6 +4,8 @@
 //! pass through as [`event::Payload::Other`]. Facts of the protocol that are marked "observed" were seen on CLI 1.0.102.
 
 pub mod answer;
+#[cfg(test)]
+mod drift;
 pub mod event;
 pub mod failure;
 pub mod features;

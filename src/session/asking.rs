@@ -27,11 +27,10 @@ use crate::{
         answer::{
             self, AnswerAutoModeSwitch, AnswerCommand, AnswerElicitation, AnswerExitPlan,
             AnswerLimitsExhausted, AnswerMcpHeaders, AnswerMcpLogin, AnswerPermission, AnswerToolCall,
-            AnswerUserInput, Decision, LimitsExhausted, McpRefusal, Refusal, RefuseSampling, ToolResult,
-            check_form, completed, form, is_intelligible, requested,
+            AnswerUserInput, Decision, Handled, LimitsExhausted, McpRefusal, Refusal, RefuseSampling,
+            ToolResult, check_form, completed, form, is_intelligible, requested,
         },
         event::{self, Payload, PermissionRequested},
-        method::Done,
     },
 };
 
@@ -222,8 +221,8 @@ impl Session {
         let withdrawn =
             || Error::RequestSettled { request: request_id.to_owned(), settlement: Settlement::Withdrawn };
         match done {
-            Ok(Done { success: true, .. }) => Ok(()),
-            Ok(Done { success: false, .. }) => Err(withdrawn()),
+            Ok(Handled { success: true }) => Ok(()),
+            Ok(Handled { success: false }) => Err(withdrawn()),
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) => Err(withdrawn()),
             Err(error) => Err(error.into()),
         }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::support::{
     facade::wait,
-    real_cli::pinned,
+    real_cli::{RealCli, pinned},
     server::{Server, program, text, value_in},
     soon,
 };
@@ -144,4 +144,14 @@ async fn a_form_that_cannot_be_had_is_refused_at_start_with_what_mends_it() {
     for part in ["half installed", "runtime.node is missing", "npm install @github/copilot-sdk-"] {
         assert!(said.contains(part), "{said}");
     }
+}
+
+/// For `make test-versions`, which asks by it which version the tests are run with.
+#[tokio::test]
+async fn what_the_tests_are_run_with_says_its_version() {
+    let cli = RealCli::start(script).await;
+    let facade = cli.facade().await;
+    let info = facade.client().get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
+    println!("running on {}", info.backends[0].cli_version);
+    assert_eq!((info.backends[0].protocol_version, info.backends[0].missing_features.len()), (3, 0));
 }

@@ -1,4 +1,4 @@
-mod oddities;
+pub(in crate::copilot) mod oddities;
 
 use serde_json::json;
 

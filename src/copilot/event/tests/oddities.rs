@@ -8,7 +8,7 @@ use super::super::{Payload, known_fields, lenient, parse, text};
 use crate::copilot::answer::{completed, requested};
 
 /// The kinds with data of theirs, whole; and the field without which they mean nothing.
-fn samples() -> Vec<(&'static str, Option<&'static str>, Value)> {
+pub(in crate::copilot) fn samples() -> Vec<(&'static str, Option<&'static str>, Value)> {
     let round = json!({"turnId": "0", "reason": "rate_limit", "model": "m"});
     let completed = json!({"requestId": "r"});
     vec![
@@ -93,7 +93,7 @@ fn samples() -> Vec<(&'static str, Option<&'static str>, Value)> {
         ("mcp.oauth_required", Some("requestId"), completed.clone()),
         ("mcp.headers_refresh_required", Some("requestId"), completed.clone()),
         ("command.execute", Some("requestId"), completed),
-        ("session.start", None, json!({"startTime": "t"})),
+        ("session.start", None, json!({"context": {"cwd": "/"}})),
         ("session.resume", None, json!({"resumeTime": "t"})),
         ("session.title_changed", None, json!({"title": "T"})),
         ("session.mode_changed", None, json!({"newMode": "plan"})),
@@ -118,7 +118,7 @@ fn samples() -> Vec<(&'static str, Option<&'static str>, Value)> {
                 "originatingMessageId": "m"}),
         ),
         ("session.model_change", None, json!({"newModel": "m", "reasoningEffort": "low"})),
-        ("session.shutdown", None, json!({"reason": "r"})),
+        ("session.shutdown", None, json!({"shutdownType": "routine"})),
         ("session.idle", None, json!({"aborted": false, "mode": "interactive"})),
         ("abort", None, json!({"reason": "user_initiated"})),
     ]
