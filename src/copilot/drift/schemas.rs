@@ -66,7 +66,7 @@ impl Schemas {
                 || schema.get("items").is_some()
                 || schema.get("additionalProperties").is_some_and(Value::is_object)
         };
-        if !alternatives.iter().any(|schema| described(schema)) {
+        if !alternatives.iter().any(described) {
             return true;
         }
         alternatives.into_iter().any(|schema| {
