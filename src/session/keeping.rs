@@ -27,8 +27,7 @@ use crate::{
 /// How many events are read at once: as many as the CLI takes.
 const PAGE: usize = 1000;
 
-/// How long a prompt waits for the keeper link to be attached, which takes a tenth of a second. Without it the turn would end if the
-/// main link did; and CLIs of long ago lost prompts that met it.
+/// How long a prompt waits for the keeper link to be attached, which takes a tenth of a second.
 const KEEPING_LIMIT: Duration = Duration::from_secs(1);
 
 /// What is missing since a link was lost.
@@ -65,7 +64,8 @@ impl Session {
         });
     }
 
-    /// Resolves when no keeper link is being attached, or it takes too long, as on one that is dead and not known to be.
+    /// Resolves when no keeper link is being attached, or it takes too long, as on one that is dead and not known to be. A prompt
+    /// that meets it may be run with tools that are excluded (observed on 1.0.89; CLIs of long ago lost it).
     pub(super) async fn keeping_ends(&self) {
         let _ = timeout(KEEPING_LIMIT, self.keeping.lock()).await;
     }

@@ -167,13 +167,15 @@ impl Session {
                 Err(TurnCause::Backend(error @ backend::Error::Lost { .. })) if !tries.is_empty() => {
                     debug!(session = %self.id(), %error, "loading the session once more");
                 }
-                loaded => return loaded,
+                loaded => {
+                    self.keeping_ends().await;
+                    return loaded;
+                }
             }
         }
     }
 
     async fn load_once(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
-        self.keeping_ends().await;
         if let Some(link) = Some(self.home().await?.connected().await?).filter(|link| self.is_attached(link))
         {
             return Ok(link);

@@ -21,6 +21,9 @@ from copilot.v1 import copilot_service_pb2_grpc, session_pb2, turn_pb2
 # A thread that is late by this much shows a machine on which no answer can be in time for a deadline of a fraction of a second.
 LATE = 0.01
 
+# How long before a deadline it counts that threads are late, in seconds.
+NEAR = 0.5
+
 
 def main():
     kind, address, *rest = sys.argv[1:]
@@ -80,11 +83,11 @@ def came_of(call):
 
 
 def timely(pulse, deadline, call):
-    """The same; where the deadline is short, on a machine that is not too busy for it."""
+    """The same, on a machine that is not too busy for it when the deadline comes."""
     while True:
-        start = time.monotonic()
+        near_end = time.monotonic() + max(0, deadline - NEAR)
         came = came_of(call)
-        if deadline >= 1 or not pulse.was_late(start):
+        if came.split()[1] != "-" or not pulse.was_late(near_end):
             return came
 
 
