@@ -127,9 +127,9 @@ async fn a_prompt_of_which_nothing_was_written_is_sent_again_and_one_that_was_be
     proxy.hold();
     // More than the sockets on the way take in.
     let begun = send("begun", "x".repeat(15 << 20));
-    until("it is being written", || in_flight(&facade) > 0).await;
+    until("it is being written", || in_flight(&facade) > 1).await;
     let behind = send("behind", "and I?".into());
-    until("the other is behind it", || in_flight(&facade) > 1).await;
+    until("the other is behind it", || in_flight(&facade) > 2).await;
     proxy.reset();
     let cut = soon("the end of the turn", begun).await.unwrap().unwrap_err();
     check(&cut, Code::Unavailable, ErrorReason::TurnInterrupted);
@@ -140,7 +140,7 @@ async fn a_prompt_of_which_nothing_was_written_is_sent_again_and_one_that_was_be
     assert_eq!(prompts, ["hello".len(), "hello".len(), "and I?".len()]);
 }
 
-/// How many calls wait for the CLI's answer, pings aside if none is late.
+/// How many calls wait for the CLI's answer. On a wire that is held a ping is soon one of them.
 fn in_flight(facade: &TestFacade) -> usize {
     facade.facade.sessions().pool().all()[0].link().unwrap().in_flight()
 }

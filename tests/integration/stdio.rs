@@ -65,7 +65,7 @@ async fn session(client: &mut CopilotServiceClient<Channel>, model: &ModelServer
 }
 
 async fn say(client: &mut CopilotServiceClient<Channel>, prompt: &str) -> Result<String, Status> {
-    let answer = timeout(Duration::from_secs(60), client.send_and_wait(wait("s", prompt))).await;
+    let answer = timeout(Duration::from_secs(300), client.send_and_wait(wait("s", prompt))).await;
     Ok(answer.expect("an answer")?.into_inner().result.unwrap().content)
 }
 
