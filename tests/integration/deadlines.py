@@ -82,12 +82,23 @@ def came_of(call):
         return f"{error.code().name} {reason} {failure}"
 
 
+def waited():
+    """For how long somebody on this machine has waited for a processor since it was started, in seconds; 0 if it does not say."""
+    try:
+        with open("/proc/pressure/cpu") as pressure:
+            return int(pressure.readline().rsplit("=", 1)[1]) / 1e6
+    except OSError:
+        return 0
+
+
 def timely(pulse, deadline, call):
     """The same, on a machine that is not too busy for it when the deadline comes."""
     while True:
-        near_end = time.monotonic() + max(0, deadline - NEAR)
+        start, waited_before = time.monotonic(), waited()
         came = came_of(call)
-        if came.split()[1] != "-" or not pulse.was_late(near_end):
+        overloaded = waited() - waited_before > (time.monotonic() - start) / 2
+        late = pulse.was_late(start + max(0, deadline - NEAR))
+        if came.split()[1] != "-" or not (overloaded or late):
             return came
 
 
