@@ -73,6 +73,12 @@ impl Rejection {
         }
     }
 
+    /// Whether a deletion did not get to its end because something was just written to the session, or somebody else deletes it
+    /// (observed on 1.0.85).
+    pub fn is_half_deleted(&self) -> bool {
+        matches!(self, Self::Internal(reason) if reason.contains("Directory not empty"))
+    }
+
     /// The same with another text, where it has one.
     pub fn map(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
@@ -91,9 +97,11 @@ impl Rejection {
     }
 }
 
-/// The last three are said about a session that is being deleted, by `session.send` and `session.resume` (observed).
+/// The last three are said about a session that is being deleted, by `session.send` and `session.resume` (observed). In small letters
+/// 1.0.85 says the first.
 const NOT_FOUND: &[&str] = &[
     "Session not found",
+    "session not found",
     "Session file not found",
     "Unknown session",
     "event journal is unavailable",

@@ -446,8 +446,23 @@ const LOAD_TRIES: u32 = 3;
 /// Deletes a session, or gives up: when a deletion meets a `session.resume` of another connection, the CLI 1.0.102 answers
 /// neither, nor anything else about the session that changes it, until it is restarted (observed). Otherwise it takes 50 ms.
 pub(super) async fn delete(link: &Link, session_id: &str) -> Result<Done, backend::Error> {
-    link.call_within(DELETE_LIMIT, &Delete { session_id }).await
+    let mut tries = 0..DELETE_TRIES;
+    loop {
+        tries.next();
+        match link.call_within(DELETE_LIMIT, &Delete { session_id }).await {
+            Err(backend::Error::Rejected(rejection)) if rejection.is_half_deleted() && !tries.is_empty() => {
+                sleep(DELETE_PAUSE).await;
+            }
+            deleted => return deleted,
+        }
+    }
 }
+
+/// How often the rest of a session is deleted that was written to meanwhile, and the pause between.
+const DELETE_TRIES: u32 = 3;
+
+/// See [`DELETE_TRIES`].
+const DELETE_PAUSE: Duration = Duration::from_millis(100);
 
 /// See [`delete`].
 const DELETE_LIMIT: Duration = Duration::from_secs(10);

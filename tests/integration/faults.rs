@@ -1131,6 +1131,20 @@ async fn a_deletion_that_failed_is_not_said_to_have_worked() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_was_written_into_is_done_again() {
+    let (cli, facade) = start().await;
+    cli.manual("session.delete");
+    let mut client = facade.client();
+    let delete = tokio::spawn(async move {
+        let request = DeleteSessionRequest { session_id: "s".into(), ..Default::default() };
+        client.delete_session(request).await.map(drop)
+    });
+    cli.next("session.delete").await.refuse(-32603, "Directory not empty (os error 39)").await;
+    cli.next("session.delete").await.answer(json!({"success": true})).await;
+    soon("the deletion", delete).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_call_that_waits_for_a_session_hears_of_its_deletion() {
     let (cli, facade) = start().await;
     let sending = send(&facade, "p");
