@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_holds_more_than_all_may_is_ended_and_others_are_not() {
-        let budget = Budget::new(133_333);
+        let budget = Budget::new(160_000);
         let cx = Context::from_waker(std::task::Waker::noop());
         let ((greedy, _one), (modest, _other)) = (Unread::new(&budget), Unread::new(&budget));
         let _some = modest.answered(Bytes::from(vec![0; 30_000]));

@@ -69,10 +69,10 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// `limit`: in bytes, of memory: what is counted may come to three quarters of it. The rest is what the allocator has in
-    /// pieces that do not fit, when much was held and let go of (seen in the tests of stalled readers).
+    /// `limit`: in bytes, of memory: what is counted may come to five eighths of it. The rest is what the allocator has in
+    /// pieces that do not fit, when much was held and let go of: two fifths of what is counted, in the tests of stalled readers.
     pub fn new(limit: usize) -> Self {
-        let limit = limit - limit / 4;
+        let limit = limit - limit / 8 * 3;
         let (used, holders, relieving) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
         Self { inner: Arc::new(Inner { limit, used, holders, relieving }) }
     }
@@ -244,7 +244,7 @@ mod tests {
 
     /// One of which so much may be counted.
     fn budget_of(bytes: usize) -> Budget {
-        Budget::new(bytes / 3 * 4 + bytes % 3)
+        Budget::new(bytes / 5 * 8 + bytes % 5)
     }
 
     #[test]

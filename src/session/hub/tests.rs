@@ -212,7 +212,7 @@ fn cursor(event_id: &str) -> Cursor {
 
 #[tokio::test]
 async fn readers_of_many_sessions_hold_no_more_than_the_budget_and_the_furthest_behind_is_ended_first() {
-    let budget = Budget::new(40 * MIB / 3);
+    let budget = Budget::new(16 * MIB);
     let mut hubs: Vec<_> = (0..4).map(|_| Hub::<&str>::new(budget.clone())).collect();
     let mut readers: Vec<_> = hubs.iter_mut().map(|hub| hub.subscribe(Scope::Session, usual())).collect();
     for (hub, mebibytes) in hubs.iter().zip([1, 5, 2, 1]) {
@@ -235,7 +235,7 @@ async fn readers_of_many_sessions_hold_no_more_than_the_budget_and_the_furthest_
 
 #[tokio::test]
 async fn an_event_that_many_readers_share_counts_once_until_the_last_of_them_has_read_it() {
-    let budget = Budget::new(40 * MIB / 3);
+    let budget = Budget::new(16 * MIB);
     let mut hub = Hub::<&str>::new(budget.clone());
     let mut readers: Vec<_> = (0..100).map(|_| hub.subscribe(Scope::Session, usual())).collect();
     hub.publish(&large(MIB), Audience::Everybody);
@@ -248,7 +248,7 @@ async fn an_event_that_many_readers_share_counts_once_until_the_last_of_them_has
 
 #[tokio::test]
 async fn readers_that_are_behind_by_nothing_but_what_they_share_are_ended_as_well() {
-    let budget = Budget::new(40 * MIB / 3);
+    let budget = Budget::new(16 * MIB);
     let mut hub = Hub::<&str>::new(budget.clone());
     let mut readers: Vec<_> = (0..10).map(|_| hub.subscribe(Scope::Session, usual())).collect();
     (0..6).for_each(|_| hub.publish(&large(MIB), Audience::Everybody));
@@ -258,7 +258,7 @@ async fn readers_that_are_behind_by_nothing_but_what_they_share_are_ended_as_wel
 
 #[tokio::test]
 async fn what_a_slow_readers_deltas_were_joined_to_counts() {
-    let budget = Budget::new(40 * MIB / 3);
+    let budget = Budget::new(16 * MIB);
     let mut hub = Hub::<&str>::new(budget.clone());
     let mut readers: Vec<_> = (0..2).map(|_| hub.subscribe(Scope::Session, usual())).collect();
     let text = "x".repeat(1024);
@@ -270,7 +270,7 @@ async fn what_a_slow_readers_deltas_were_joined_to_counts() {
 
 #[tokio::test]
 async fn what_was_read_of_the_history_counts_and_is_let_go_of_with_the_rest() {
-    let budget = Budget::new(40 * MIB / 3);
+    let budget = Budget::new(16 * MIB);
     let mut hub = Hub::<&str>::new(budget.clone());
     let mut reader = hub.subscribe(Scope::Session, usual());
     let page = |from: usize| -> Vec<_> {
