@@ -19,7 +19,7 @@ async function createSession(call, callback) {
 
 async function sendAndWait(call, callback) {
     const { session_id, prompt } = call.request;
-    const answer = await sessions.get(session_id).sendAndWait({ prompt });
+    const answer = await sessions.get(session_id).sendAndWait({ prompt: prompt.text });
     callback(null, { result: { content: answer?.data.content ?? "" } });
 }
 
@@ -37,16 +37,16 @@ async function sendAndStream(call) {
             },
         });
     });
-    const answer = await session.sendAndWait({ prompt });
+    const answer = await session.sendAndWait({ prompt: prompt.text });
     stop();
     call.write({ result: { content: answer?.data.content ?? "" } });
     call.end();
 }
 
 const options = { keepCase: true, includeDirs: [protoFolder], oneofs: true };
-const proto = grpc.loadPackageDefinition(loader.loadSync("copilot/v1/copilot_service.proto", options));
+const proto = grpc.loadPackageDefinition(loader.loadSync("copilot_grpc/v1/copilot_service.proto", options));
 const server = new grpc.Server({ "grpc.max_concurrent_streams": 10000 });
-server.addService(proto.copilot.v1.CopilotService.service, {
+server.addService(proto.copilot_grpc.v1.CopilotService.service, {
     CreateSession: (call, callback) => createSession(call, callback).catch(fail(callback)),
     SendAndWait: (call, callback) => sendAndWait(call, callback).catch(fail(callback)),
     SendAndStream: (call) => sendAndStream(call).catch((error) => call.destroy(error)),

@@ -9,8 +9,8 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from copilot.v1 import copilot_service_pb2 as pb
-from copilot.v1 import copilot_service_pb2_grpc, turn_pb2
+from copilot_grpc.v1 import copilot_service_pb2 as pb
+from copilot_grpc.v1 import copilot_service_pb2_grpc, turn_pb2
 
 
 def main():

@@ -9,8 +9,8 @@ import sys
 
 import grpc
 
-from copilot.v1 import copilot_service_pb2 as pb
-from copilot.v1 import copilot_service_pb2_grpc, request_pb2, session_pb2
+from copilot_grpc.v1 import copilot_service_pb2 as pb
+from copilot_grpc.v1 import copilot_service_pb2_grpc, request_pb2, session_pb2
 
 CLOCK = session_pb2.Tool(name="clock", description="Tells the time in a time zone.")
 CLOCK.parameters.update({"type": "object", "properties": {"zone": {"type": "string"}}, "required": ["zone"]})

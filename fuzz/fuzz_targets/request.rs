@@ -15,7 +15,7 @@ use tonic_types::StatusExt as _;
 
 static METHODS: LazyLock<Vec<MethodDescriptor>> = LazyLock::new(|| {
     let contract = DescriptorPool::decode(DESCRIPTORS).unwrap();
-    contract.get_service_by_name("copilot.v1.CopilotService").unwrap().methods().collect()
+    contract.get_service_by_name("copilot_grpc.v1.CopilotService").unwrap().methods().collect()
 });
 
 fuzz_target!(|input: &[u8]| {

@@ -42,7 +42,7 @@ enum Answer {
 pub(crate) struct Message {
     reasoning: Option<String>,
     pub(crate) chunks: Vec<String>,
-    call: Option<(String, Value)>,
+    call: Option<(String, String)>,
     finish_reason: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Message {
         let text = (!self.chunks.is_empty()).then(|| self.chunks.concat());
         let mut message = json!({"role": "assistant", "content": text});
         if let Some((name, arguments)) = &self.call {
-            let function = json!({"name": name, "arguments": arguments.to_string()});
+            let function = json!({"name": name, "arguments": arguments});
             let calls = json!([{"index": 0, "id": id("call"), "type": "function", "function": function}]);
             message["tool_calls"] = calls.clone();
             deltas.push(json!({"tool_calls": calls}));
@@ -86,15 +86,16 @@ impl Reply {
         Self::new(Answer::Message(Message { reasoning: Some(text.into()), ..Message::default() }))
     }
 
-    /// A call of a tool, in one chunk, with a call id that no other call has.
-    pub fn tool_call(name: impl Into<String>, arguments: Value) -> Self {
+    /// A call of a tool, in one chunk, with a call id that no other call has. The arguments are JSON, or its text as the model is to
+    /// write it.
+    pub fn tool_call(name: impl Into<String>, arguments: impl ToString) -> Self {
         Self::chunks([""; 0]).calling(name, arguments)
     }
 
     /// The same text, and then a call of a tool as in [`Self::tool_call`].
     #[must_use]
-    pub fn calling(self, name: impl Into<String>, arguments: Value) -> Self {
-        self.with(|message| message.call = Some((name.into(), arguments)))
+    pub fn calling(self, name: impl Into<String>, arguments: impl ToString) -> Self {
+        self.with(|message| message.call = Some((name.into(), arguments.to_string())))
     }
 
     /// The same answer with another `finish_reason`, such as `length` or `content_filter`. The default is `tool_calls` with

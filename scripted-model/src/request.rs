@@ -19,6 +19,8 @@ pub struct Request {
     pub headers: BTreeMap<String, String>,
     /// The whole body, for what the other fields leave out.
     pub body: Value,
+    /// The same as it was written.
+    pub text: String,
 }
 
 /// One message of the conversation.
@@ -82,7 +84,8 @@ impl From<BodyMessage> for Message {
 
 impl Request {
     pub(crate) fn parse(headers: &HeaderMap, body: &[u8]) -> serde_json::Result<Self> {
-        let body: Value = serde_json::from_slice(body)?;
+        let text = String::from_utf8_lossy(body).into_owned();
+        let body: Value = serde_json::from_str(&text)?;
         let Body { model, messages, tools } = Body::deserialize(&body)?;
         Ok(Self {
             model,
@@ -95,6 +98,7 @@ impl Request {
                 })
                 .collect(),
             body,
+            text,
         })
     }
 

@@ -69,7 +69,7 @@ pub struct Config {
     /// The deadline of a turn that brings none.
     pub turn_timeout: Duration,
     /// How long requests to the callers wait for an answer, in sessions that do not say.
-    pub request_timeout: Duration,
+    pub ask_timeout: Duration,
     /// Turns that may wait in one session.
     pub max_queued_turns: usize,
     /// Turns that run in the CLI at once; `None`: as many as suit the machine.
@@ -193,7 +193,7 @@ impl Config {
         let allow_permissions = values.read("allow_permissions", |text| list(text, one_of(PERMISSION_KINDS)));
         let profiles = profiles(values);
         let turn_timeout = values.read("turn_timeout", within(TURN_TIMEOUTS, DURATION));
-        let request_timeout = values.read("request_timeout", within(REQUEST_TIMEOUTS, DURATION));
+        let ask_timeout = values.read("ask_timeout", within(ASK_TIMEOUTS, DURATION));
         let max_queued_turns = values.read("max_queued_turns", within(QUEUED_TURNS, COUNT));
         let max_running_turns = values.read("max_running_turns", within(RUNNING_TURNS, COUNT));
         let max_waiting_turns = values.read("max_waiting_turns", within(WAITING_TURNS, COUNT));
@@ -230,7 +230,7 @@ impl Config {
             allow_permissions: allow_permissions.unwrap_or_default(),
             profiles,
             turn_timeout: turn_timeout?,
-            request_timeout: request_timeout?,
+            ask_timeout: ask_timeout?,
             max_queued_turns: max_queued_turns?,
             max_running_turns,
             max_waiting_turns: max_waiting_turns?,
@@ -265,7 +265,7 @@ const HOUR: u64 = 60 * 60;
 /// Below a millisecond nothing can be done; a turn longer than a day is a forgotten one.
 const TURN_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * HOUR);
 /// A person may need a while; a request that waits longer than a day is a forgotten one.
-const REQUEST_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * HOUR);
+const ASK_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * HOUR);
 /// A CLI that needs longer than this does not come up at all.
 const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(HOUR);
 /// Zero: at SIGTERM running turns are cut off at once. No turn needs longer than the longest `turn_timeout`.

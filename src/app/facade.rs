@@ -120,7 +120,7 @@ impl Facade {
             max_connections: descriptors::for_clients(config.max_connections, clis),
             defaults: Defaults {
                 policy: Policy::allowing(&config.allow_permissions),
-                request_timeout: Some(config.request_timeout),
+                ask_timeout: Some(config.ask_timeout),
                 model: config.model,
                 provider: config.provider,
                 available_tools: config.available_tools,

@@ -125,10 +125,10 @@ const SETTINGS: &[Setting] = &[
         help: "Deadline of a turn that brings none",
     },
     Setting {
-        key: "request_timeout",
+        key: "ask_timeout",
         value: "DURATION",
         default: Some("5m"),
-        help: "How long requests to the callers (permissions, tools, questions) wait for an answer",
+        help: "How long what the agent asks (permissions, tools, questions) waits for an answer",
     },
     Setting {
         key: "max_queued_turns",

@@ -332,7 +332,7 @@ impl jsonrpc::Handler for Listener {
         if method == "session.event" {
             let Some((session_id, kind)) = event::peek_head(head) else { return false };
             // Without one of these a turn would go wrong, or wait for ever.
-            if event::is_known(kind) || kind.ends_with(".requested") {
+            if event::is_needed(kind) || kind.ends_with(".requested") {
                 return false;
             }
             self.sink.event_dropped(session_id, kind);

@@ -5,9 +5,9 @@
 //! tool call or ends the turn (observed).
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{
+    Json,
     event::{ElicitationRequested, Payload},
     method::methods,
     schema::{Schema, Unfit},
@@ -30,15 +30,14 @@ pub enum RequestKind {
 
 /// The request that an event tells of, if it is one that callers can answer: its kind and id.
 pub fn requested(payload: &Payload) -> Option<(RequestKind, &str)> {
-    let kind = match payload {
-        Payload::PermissionRequested(_) => RequestKind::Permission,
-        Payload::ExternalToolRequested(_) => RequestKind::ToolCall,
-        Payload::UserInputRequested(_) => RequestKind::UserInput,
-        Payload::ElicitationRequested(_) => RequestKind::Elicitation,
-        Payload::ExitPlanModeRequested(_) => RequestKind::ExitPlan,
+    Some(match payload {
+        Payload::PermissionRequested(request) => (RequestKind::Permission, &request.request_id),
+        Payload::ExternalToolRequested(request) => (RequestKind::ToolCall, &request.request_id),
+        Payload::UserInputRequested(request) => (RequestKind::UserInput, &request.request_id),
+        Payload::ElicitationRequested(request) => (RequestKind::Elicitation, &request.request_id),
+        Payload::ExitPlanModeRequested(request) => (RequestKind::ExitPlan, &request.request_id),
         _ => return None,
-    };
-    Some((kind, payload.request_id()?))
+    })
 }
 
 /// Whether it says what is asked for. If not, nobody can answer, and whoever did would not know what to.
@@ -96,7 +95,7 @@ pub fn fitting(request: &Payload, answer: Answer) -> Result<Answer, String> {
 }
 
 /// What an answer is to be checked with, where it fills in a form: the form's schema, and what is filled in.
-pub fn form<'a>(request: &'a Payload, answer: &'a Answer) -> Option<(&'a Value, &'a Value)> {
+pub fn form<'a>(request: &'a Payload, answer: &'a Answer) -> Option<(&'a Json, &'a Json)> {
     match (request, answer) {
         (
             Payload::ElicitationRequested(ElicitationRequested { requested_schema: Some(schema), .. }),
@@ -108,11 +107,11 @@ pub fn form<'a>(request: &'a Payload, answer: &'a Answer) -> Option<(&'a Value, 
 
 /// Whether a form is filled in as its schema wants it. What is no schema, or costs too much to check, is the MCP server's
 /// fault, and not the caller's. It takes its time: see [`Schema::check`].
-pub fn check_form(schema: &Value, content: &Value) -> Result<(), Unfit> {
+pub fn check_form(schema: &Json, content: &Json) -> Result<(), Unfit> {
     let Ok(form) = Schema::new(schema) else { return Ok(()) };
-    match form.check(content) {
-        Err(Unfit::TooMuchWork) => Ok(()),
-        checked => checked,
+    match form.read(content.as_str()) {
+        Ok(_) | Err(Unfit::TooMuchWork) => Ok(()),
+        Err(unfit) => Err(unfit),
     }
 }
 
@@ -283,7 +282,7 @@ pub enum Elicited {
     Accept {
         /// The form, filled in; none where there was a URL.
         #[serde(skip_serializing_if = "Option::is_none")]
-        content: Option<Value>,
+        content: Option<Json>,
     },
     /// No.
     Decline,
@@ -385,7 +384,7 @@ pub enum McpRefusal {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::copilot::event;
@@ -478,7 +477,7 @@ mod tests {
         );
         check(value(&UserInput::none()), json!({"answer": "", "wasFreeform": true, "dismissed": true}));
         check(
-            value(&Elicited::Accept { content: Some(json!({"a": 1})) }),
+            value(&Elicited::Accept { content: Some(json!({"a": 1}).into()) }),
             json!({"action": "accept", "content": {"a": 1}}),
         );
         check(value(&Elicited::Cancel), json!({"action": "cancel"}));

@@ -8,16 +8,17 @@ mod lenient;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, collections::HashMap};
+use std::borrow::Cow;
 
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
 };
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Value, value::RawValue};
 
 pub use data::*;
-use lenient::Lenient;
+use super::json::Json;
+use lenient::{Fields, Lenient};
 #[cfg(test)]
 pub(super) use tests::oddities::samples;
 
@@ -56,6 +57,8 @@ pub enum Payload {
     AssistantTurnEnd(Round),
     AssistantTurnRetry(Round),
     AssistantUsage(Usage),
+    AssistantToolCallDelta(ToolCallDelta),
+    AssistantIntent(Intent),
     ToolExecutionStart(ToolStart),
     ToolExecutionPartialResult(ToolPartialResult),
     ToolExecutionProgress(ToolProgress),
@@ -70,35 +73,43 @@ pub enum Payload {
     ElicitationCompleted(RequestCompleted),
     ExitPlanModeRequested(ExitPlanModeRequested),
     ExitPlanModeCompleted(RequestCompleted),
-    SamplingRequested(Value),
-    SessionLimitsExhaustedRequested(Value),
-    AutoModeSwitchRequested(Value),
-    McpOauthRequired(Value),
-    McpHeadersRefreshRequired(Value),
-    CommandExecute(Value),
-    SessionMcpServerStatusChanged(Value),
-    SessionStart(Value),
-    SessionResume(Value),
+    SamplingRequested(Json),
+    SessionLimitsExhaustedRequested(Json),
+    AutoModeSwitchRequested(Json),
+    McpOauthRequired(Json),
+    McpHeadersRefreshRequired(Json),
+    CommandExecute(Json),
+    SessionMcpServerStatusChanged(McpServerStatus),
+    SessionStart(Json),
+    SessionResume(Json),
     SessionTitleChanged(TitleChanged),
-    SessionModeChanged(Value),
-    SessionModelChange(Value),
-    SessionTaskComplete(Value),
-    SessionAutopilotStopped(Value),
+    SessionModeChanged(Json),
+    SessionModelChange(ModelChange),
+    SessionTaskComplete(Json),
+    SessionAutopilotStopped(Json),
     SessionCompactionStart(CompactionStart),
     SessionCompactionComplete(CompactionComplete),
+    SessionUsageInfo(ContextUsage),
+    SessionTruncation(Truncation),
+    SessionTodosChanged(Nothing),
+    SessionPlanChanged(PlanChanged),
+    SessionBackgroundTasksChanged(Nothing),
+    SessionSnapshotRewind(Rewound),
+    SubagentStarted(SubAgentStarted),
+    SubagentCompleted(SubAgentCompleted),
+    SubagentFailed(SubAgentFailed),
     SessionWarning(Warning),
     SessionError(SessionError),
-    SessionShutdown(Value),
+    SessionShutdown(Json),
     SessionIdle(Idle),
     Abort(Abort),
     /// Everything else, and a known kind that does not say what it is about.
-    Other(Value),
+    Other(Json),
 }
 
 macro_rules! payloads {
     ($($kind:literal => $variant:ident,)*) => {
-        /// Whether the facade itself has to see events of this kind, whoever else wants them: those that have a [`Payload`] of
-        /// their own.
+        /// Whether events of this kind have a [`Payload`] of their own.
         pub fn is_known(kind: &str) -> bool {
             matches!(kind, $($kind)|*)
         }
@@ -111,17 +122,17 @@ macro_rules! payloads {
             }
         }
 
-        fn known_payload(kind: &str, data: &RawValue) -> Option<(&'static str, Payload)> {
-            match kind {
+        fn known_payload(kind: &str, data: &RawValue) -> Result<Option<(&'static str, Payload)>, HalfAnEmoji> {
+            Ok(match kind {
                 $($kind => {
-                    let payload = match typed(data) {
-                        Some(data) => Payload::$variant(data),
-                        None => lenient(data, Payload::$variant)?,
-                    };
+                    let payload = Payload::$variant(match typed(data) {
+                        Some(data) => data,
+                        None => lenient(data)?,
+                    });
                     payload.says_of_what().then_some(($kind, payload))
                 })*
                 _ => None,
-            }
+            })
         }
 
         /// The kinds, each with the fields of its data.
@@ -145,6 +156,8 @@ payloads! {
     "assistant.turn_end" => AssistantTurnEnd,
     "assistant.turn_retry" => AssistantTurnRetry,
     "assistant.usage" => AssistantUsage,
+    "assistant.tool_call_delta" => AssistantToolCallDelta,
+    "assistant.intent" => AssistantIntent,
     "tool.execution_start" => ToolExecutionStart,
     "tool.execution_partial_result" => ToolExecutionPartialResult,
     "tool.execution_progress" => ToolExecutionProgress,
@@ -175,6 +188,15 @@ payloads! {
     "session.autopilot_stopped" => SessionAutopilotStopped,
     "session.compaction_start" => SessionCompactionStart,
     "session.compaction_complete" => SessionCompactionComplete,
+    "session.usage_info" => SessionUsageInfo,
+    "session.truncation" => SessionTruncation,
+    "session.todos_changed" => SessionTodosChanged,
+    "session.plan_changed" => SessionPlanChanged,
+    "session.background_tasks_changed" => SessionBackgroundTasksChanged,
+    "session.snapshot_rewind" => SessionSnapshotRewind,
+    "subagent.started" => SubagentStarted,
+    "subagent.completed" => SubagentCompleted,
+    "subagent.failed" => SubagentFailed,
     "session.warning" => SessionWarning,
     "session.error" => SessionError,
     "session.shutdown" => SessionShutdown,
@@ -182,38 +204,39 @@ payloads! {
     "abort" => Abort,
 }
 
+/// The kinds that are known for the callers' sake alone.
+const ONLY_TOLD: [&str; 10] = [
+    "assistant.tool_call_delta",
+    "assistant.intent",
+    "session.usage_info",
+    "session.truncation",
+    "session.todos_changed",
+    "session.plan_changed",
+    "session.background_tasks_changed",
+    "subagent.started",
+    "subagent.completed",
+    "subagent.failed",
+];
+
+/// Whether the facade itself has to see events of this kind, whoever else wants them.
+pub fn is_needed(kind: &str) -> bool {
+    is_known(kind) && !ONLY_TOLD.contains(&kind)
+}
+
 fn typed<T: DeserializeOwned>(data: &RawValue) -> Option<T> {
     serde_json::from_str(data.get()).ok()
 }
 
-/// What can be read of data that are not all as they should be. `None`: of a request a part is no JSON that we can hold, such as
-/// arguments that are nested too deeply, so that what is asked for would be something else.
-fn lenient<T: Lenient + Default>(data: &RawValue, payload: fn(T) -> Payload) -> Option<Payload> {
-    let (readable, whole) = readable(data)?;
-    let payload = payload(T::lenient(&readable).unwrap_or_default());
-    (whole || payload.request_id().is_none()).then_some(payload)
-}
+/// The data are to be repaired first, lest the text around it be lost.
+struct HalfAnEmoji;
 
-/// The data without those fields that are no JSON that we can hold; and whether these are all. `None`: it has half an emoji, and
-/// is to be repaired first, lest the text around it be lost.
-fn readable(data: &RawValue) -> Option<(Value, bool)> {
-    if let Some(whole) = typed(data) {
-        return Some((whole, true));
-    }
+/// What can be read of data that are not all as they should be.
+fn lenient<T: Lenient + Default>(data: &RawValue) -> Result<T, HalfAnEmoji> {
     let is_half_an_emoji = |error: &serde_json::Error| error.to_string().contains("hex escape");
-    let fields: HashMap<String, &RawValue> = match serde_json::from_str(data.get()) {
-        Err(error) if is_half_an_emoji(&error) => return None,
-        fields => fields.unwrap_or_default(),
-    };
-    let mut readable = Map::new();
-    for (name, json) in fields {
-        match serde_json::from_str(json.get()) {
-            Ok(json) => drop(readable.insert(name, json)),
-            Err(error) if is_half_an_emoji(&error) => return None,
-            Err(_) => {}
-        }
+    match serde_json::from_str::<Value>(data.get()) {
+        Err(error) if is_half_an_emoji(&error) => Err(HalfAnEmoji),
+        _ => Ok(T::lenient(data).unwrap_or_default()),
     }
-    Some((Value::Object(readable), false))
 }
 
 impl Payload {
@@ -222,6 +245,7 @@ impl Payload {
         let id = match self {
             Self::AssistantMessageDelta(delta) => &delta.message_id,
             Self::AssistantReasoningDelta(delta) => &delta.reasoning_id,
+            Self::AssistantToolCallDelta(delta) => &delta.tool_call_id,
             Self::ToolExecutionStart(tool) => &tool.tool_call_id,
             Self::ToolExecutionPartialResult(tool) => &tool.tool_call_id,
             Self::ToolExecutionProgress(tool) => &tool.tool_call_id,
@@ -237,19 +261,19 @@ impl Payload {
     }
 
     /// The id of the request that it makes, if it is one; it is empty where that cannot be read.
-    pub fn request_id(&self) -> Option<&str> {
+    pub fn request_id(&self) -> Option<Cow<'_, str>> {
         Some(match self {
-            Self::PermissionRequested(request) => &request.request_id,
-            Self::ExternalToolRequested(request) => &request.request_id,
-            Self::UserInputRequested(request) => &request.request_id,
-            Self::ElicitationRequested(request) => &request.request_id,
-            Self::ExitPlanModeRequested(request) => &request.request_id,
+            Self::PermissionRequested(request) => (&request.request_id).into(),
+            Self::ExternalToolRequested(request) => (&request.request_id).into(),
+            Self::UserInputRequested(request) => (&request.request_id).into(),
+            Self::ElicitationRequested(request) => (&request.request_id).into(),
+            Self::ExitPlanModeRequested(request) => (&request.request_id).into(),
             Self::SamplingRequested(request)
             | Self::SessionLimitsExhaustedRequested(request)
             | Self::AutoModeSwitchRequested(request)
             | Self::McpOauthRequired(request)
             | Self::McpHeadersRefreshRequired(request)
-            | Self::CommandExecute(request) => text(request, "requestId"),
+            | Self::CommandExecute(request) => request.text("requestId"),
             _ => return None,
         })
     }
@@ -341,18 +365,15 @@ struct RawEvent<'a> {
 impl<'a> RawEvent<'a> {
     /// Reads an event that is not all as it should be. Without a kind it is none.
     fn lenient(event: &'a str) -> Option<Self> {
-        let mut json: HashMap<String, &RawValue> = serde_json::from_str(event).ok()?;
-        let data = json.remove("data");
-        let fields: Map<String, Value> =
-            json.into_iter().filter_map(|(name, json)| Some((name, typed(json)?))).collect();
+        let mut fields: Fields<'_> = serde_json::from_str(event).ok()?;
+        let data = fields.remove("data");
         Some(Self {
             id: lenient::field(&fields, "id"),
             kind: String::lenient(fields.get("type")?)?,
             timestamp: lenient::field(&fields, "timestamp"),
             // Whatever it is, it is not the main agent.
-            agent_id: fields.get("agentId").filter(|id| !id.is_null()).map(|id| match id {
-                Value::String(id) => id.clone(),
-                other => other.to_string(),
+            agent_id: fields.get("agentId").filter(|id| id.get() != "null").map(|id| {
+                String::lenient(id).unwrap_or_else(|| id.get().to_owned())
             }),
             ephemeral: lenient::field(&fields, "ephemeral"),
             data,
@@ -432,9 +453,9 @@ pub fn parse_stored(event: &str) -> Option<Event> {
     let raw = serde_json::from_str(event).ok().or_else(|| RawEvent::lenient(event))?;
     let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = raw;
     let data = data.unwrap_or(RawValue::NULL);
-    let (kind, payload) = match known_payload(&kind, data) {
+    let (kind, payload) = match known_payload(&kind, data).ok()? {
         Some((kind, payload)) => (kind.into(), payload),
-        None => (kind.into(), Payload::Other(readable(data)?.0)),
+        None => (kind.into(), Payload::Other(data.into())),
     };
     Some(Event { id, timestamp, agent_id, ephemeral, kind, payload, weight })
 }
@@ -446,11 +467,6 @@ fn whole<T: DeserializeOwned>(event: &str, kind: &'static str, payload: fn(T) ->
     event.payload.says_of_what().then_some(event)
 }
 
-/// A text in what an event carries; empty if there is none.
-pub fn text<'a>(data: &'a Value, field: &str) -> &'a str {
-    data.get(field).and_then(Value::as_str).unwrap_or_default()
-}
-
 /// The kind that tells that the CLI has closed a session.
 pub const SHUTDOWN: &str = "session.shutdown";
 
@@ -459,11 +475,20 @@ pub const MODEL_MESSAGE: &str = "model.message";
 
 /// What the model said, if the event is a [`MODEL_MESSAGE`] that tells it: all of it, also where it was cut and no
 /// `assistant.message` comes (observed).
-pub fn model_message(event: &Event) -> Option<&str> {
+pub fn model_message(event: &Event) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Data {
+        message: ModelMessage,
+    }
+    #[derive(Deserialize)]
+    struct ModelMessage {
+        role: String,
+        content: String,
+    }
     match &event.payload {
         Payload::Other(data) if event.kind == MODEL_MESSAGE => {
-            let message = data.get("message").filter(|message| text(message, "role") == "assistant")?;
-            message.get("content")?.as_str()
+            let Data { message } = data.read()?;
+            (message.role == "assistant").then_some(message.content)
         }
         _ => None,
     }

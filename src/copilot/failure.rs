@@ -32,6 +32,9 @@ pub enum Rejection {
     /// The connection token is missing, wrong, or not expected: the operator's to mend.
     #[error("{0}")]
     Connection(String),
+    /// The history has no such event, or it is none that the call can be about.
+    #[error("the session's history has no such event, or no prompt has it")]
+    NoSuchEvent,
     /// The history is too short to be summarized.
     #[error("there is nothing to compact")]
     NothingToCompact,
@@ -57,6 +60,8 @@ impl Rejection {
             -32602 => Self::InvalidParameter(reason.to_owned()),
             -32003..=-32001 => Self::Connection(format!("{reason} ({code})")),
             _ if says(&["Unhandled method"]) => Self::MethodMissing(method),
+            _ if says(&["is not a current root user turn"]) => Self::NoSuchEvent,
+            _ if reason.starts_with("Event ") && says(&["not found in session"]) => Self::NoSuchEvent,
             _ if says(NOT_FOUND) => Self::SessionNotFound,
             _ if says(&["Nothing to compact"]) => Self::NothingToCompact,
             _ if says(&["Compaction Cancelled"]) => Self::CompactionCancelled,
@@ -90,6 +95,7 @@ impl Rejection {
             Self::Storage(text) => Self::Storage(change(text)),
             Self::SessionNotFound
             | Self::MethodMissing(_)
+            | Self::NoSuchEvent
             | Self::NothingToCompact
             | Self::CompactionCancelled
             | Self::ToolsTaken => self,

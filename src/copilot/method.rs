@@ -9,6 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
+    Json,
     settings::{EmptyOptions, Parameters},
     version::Identity,
 };
@@ -53,6 +54,10 @@ methods! {
     GetSnapshot<'_> => "session.metadata.snapshot" -> Snapshot;
     Compact<'_> => "session.history.compact" -> Compacted;
     Fork<'_> => "sessions.fork" -> Forked;
+    ListRewindPoints<'_> => "session.history.listRewindPoints" -> RewindPoints;
+    PreviewRewind<'_> => "session.history.previewRewind" -> RewindPreview;
+    Rewind<'_> => "session.history.rewind" -> Rewound;
+    GetMetrics<'_> => "session.usage.getMetrics" -> Metrics;
     ListModels<'_> => "models.list" -> ListedModels;
     ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
     SwitchModel<'_> => "session.model.switchTo" -> IgnoredAny;
@@ -235,7 +240,7 @@ pub enum ResponseFormat {
         /// The schema's name; one is needed.
         name: &'static str,
         /// The schema.
-        schema: serde_json::Value,
+        schema: Json,
     },
 }
 
@@ -467,6 +472,9 @@ pub struct Compacted {
 pub struct Fork<'a> {
     /// The session.
     pub session_id: &'a str,
+    /// The event before which the copy ends (observed).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_event_id: Option<&'a str>,
 }
 
 /// The answer to [`Fork`].
@@ -475,6 +483,186 @@ pub struct Fork<'a> {
 pub struct Forked {
     /// The copy.
     pub session_id: String,
+}
+
+/// Asks for the prompts before which a session can be set back. A CLI that is at work answers with none (schema).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListRewindPoints<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// The answer to [`ListRewindPoints`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RewindPoints {
+    /// Why there are none.
+    pub unavailable_reason: Option<String>,
+    /// The prompts, oldest first.
+    pub points: Vec<RewindPoint>,
+}
+
+/// A prompt before which a session can be set back.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct RewindPoint {
+    /// Its event.
+    pub event_id: String,
+    /// Its text.
+    pub user_message: String,
+    /// When it was sent; RFC 3339.
+    pub timestamp: String,
+    /// Whether files can be restored.
+    pub can_restore_files: bool,
+    /// How many files have changed from there on to now (observed).
+    pub file_count: i64,
+    /// How many lines its turn has added.
+    pub lines_added: i64,
+    /// How many it has removed.
+    pub lines_removed: i64,
+}
+
+/// Asks which files would be restored if a session were set back to before a prompt: those that have changed since.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviewRewind<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The prompt's event.
+    pub event_id: &'a str,
+}
+
+/// The answer to [`PreviewRewind`].
+#[derive(Debug, Deserialize)]
+pub struct RewindPreview {
+    /// Whether files are followed, and the session is at rest.
+    pub available: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The files.
+    #[serde(default)]
+    pub files: Vec<FileChange>,
+}
+
+/// What has become of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct FileChange {
+    /// Its absolute path.
+    pub path: String,
+    /// `created`, `modified` or `deleted`.
+    pub change_type: String,
+    /// How many lines were added.
+    pub lines_added: i64,
+    /// How many were removed.
+    pub lines_removed: i64,
+}
+
+/// Sets a session back to before a prompt.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rewind<'a> {
+    /// The session.
+    pub session_id: &'a str,
+    /// The prompt's event.
+    pub event_id: &'a str,
+    /// `conversation` or `conversation-and-files`.
+    pub mode: &'static str,
+}
+
+/// The answer to [`Rewind`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rewound {
+    /// `success`, or what has gone wrong.
+    pub outcome: String,
+    /// How many events were taken out of the history.
+    pub events_removed: Option<i64>,
+    /// The files that were restored.
+    #[serde(default)]
+    pub restored_files: Vec<String>,
+    /// Those that were not.
+    #[serde(default)]
+    pub skipped_files: Vec<SkippedFile>,
+    /// What has gone wrong, in words.
+    pub error: Option<String>,
+}
+
+/// A file that was not restored.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct SkippedFile {
+    /// Its absolute path.
+    pub path: String,
+    /// `user-modified` or `skipped-capture`.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Asks what a session has cost.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GetMetrics<'a> {
+    /// The session.
+    pub session_id: &'a str,
+}
+
+/// The answer to [`GetMetrics`].
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Metrics {
+    /// How many prompts were sent.
+    pub total_user_requests: i64,
+    /// The time spent waiting for models, in milliseconds.
+    pub total_api_duration_ms: f64,
+    /// In billionths of an AI credit.
+    pub total_nano_aiu: Option<f64>,
+    /// What its tools have done to files.
+    pub code_changes: CodeChanges,
+    /// The same by model.
+    pub model_metrics: BTreeMap<String, ModelMetrics>,
+}
+
+/// What a session's tools have done to files.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct CodeChanges {
+    /// How many lines they have added.
+    pub lines_added: i64,
+    /// How many they have removed.
+    pub lines_removed: i64,
+}
+
+/// What a model has cost in a session.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ModelMetrics {
+    /// Its calls.
+    pub requests: ModelRequests,
+    /// Its tokens.
+    pub usage: ModelUsage,
+    /// In billionths of an AI credit.
+    pub total_nano_aiu: Option<f64>,
+}
+
+/// How often a model was called.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ModelRequests {
+    /// So often.
+    pub count: i64,
+}
+
+/// The tokens of a model.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields are those of assistant.usage, summed")]
+pub struct ModelUsage {
+    pub input_tokens: i64,
+    pub output_tokens: i64,
+    pub cache_read_tokens: i64,
+    pub cache_write_tokens: i64,
+    pub reasoning_tokens: i64,
 }
 
 /// Asks GitHub which models an account has.
@@ -505,8 +693,6 @@ pub struct Model {
     pub capabilities: Capabilities,
     /// What the account's policy says of it.
     pub policy: Option<ModelPolicy>,
-    /// What it costs.
-    pub billing: Option<Billing>,
     /// How hard it can think.
     pub supported_reasoning_efforts: Vec<String>,
     /// How hard it thinks by itself.
@@ -549,14 +735,6 @@ pub struct ModelLimits {
 pub struct ModelPolicy {
     /// `enabled`, `disabled` or `unconfigured`.
     pub state: String,
-}
-
-/// What a model costs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Billing {
-    /// How many premium requests a call counts for.
-    pub multiplier: Option<f64>,
 }
 
 /// Reads a page of a stored history, without loading the session.

@@ -97,7 +97,7 @@ impl Client {
     pub async fn send(&self, session_id: &str, prompt: &str) -> Result<Answer, Error> {
         let request = SendAndStreamRequest {
             session_id: session_id.into(),
-            prompt: prompt.into(),
+            prompt: Some(prompt.into()),
             event_types: vec!["assistant.message_delta".into(), "tool.execution_start".into()],
             ..Default::default()
         };
@@ -119,7 +119,7 @@ impl Answer {
             let event = match message.payload {
                 Some(Payload::Event(event)) => event,
                 Some(Payload::Result(_)) => break,
-                None => continue,
+                Some(Payload::Heartbeat(_)) | None => continue,
             };
             match event.payload {
                 Some(Event::AssistantMessageDelta(delta)) if event.agent_id.is_empty() => {

@@ -3,7 +3,12 @@
 //! The stream of responses owns everything: the watcher of the session, and the turns of its prompts. When it is dropped, all
 //! ends with it. Nothing is read from the caller while the caller does not read, so nothing piles up.
 
-use std::{collections::VecDeque, future::pending, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::{pending, poll_fn},
+    task::Poll,
+    time::Duration,
+};
 
 use futures_util::{
     Stream, StreamExt as _,
@@ -16,7 +21,8 @@ use tonic::{Status, Streaming};
 use super::{
     convert::{self, Checks},
     pb::{self, converse_request::Payload as Up, converse_response::Payload as Down},
-    service::about,
+    heartbeat::Pulse,
+    service::{MAX_EVENT_SIZE, about},
     status,
     streamed::{ConverseResponse, Streamed},
 };
@@ -43,6 +49,9 @@ struct Open {
     id: SessionId,
     watch: Watch,
     turns: Turns,
+    /// For heartbeats, if there are to be some.
+    pulse: Option<Pulse>,
+    max_event_size: usize,
 }
 
 /// The turns of the stream's prompts.
@@ -70,6 +79,8 @@ enum Next {
     Watched(Watched),
     /// A turn of the stream's has an outcome.
     Outcome(u64, Outcome),
+    /// Nothing was said for a while.
+    Silence,
     Draining,
 }
 
@@ -98,7 +109,9 @@ impl Conversation {
     pub(super) fn into_stream(self) -> impl Stream<Item = Result<ConverseResponse, Status>> {
         stream::unfold(Some(self), |conversation| async {
             let mut conversation = conversation?;
-            match conversation.next().await {
+            let next = conversation.next().await;
+            conversation.said();
+            match next {
                 Ok(None) => None,
                 Ok(Some(response)) => Some((Ok(response), Some(conversation))),
                 Err(status) => Some((Err(status), None)),
@@ -123,7 +136,8 @@ impl Conversation {
                     return Err(status::of_transport(&status, self.max_message_size).unwrap_or(status));
                 }
                 Next::Watched(Watched::Update(update)) => {
-                    return Ok(Some(Streamed::event(update, |event| down(Down::Event(event)))));
+                    let max_size = self.open.as_ref().map_or(MAX_EVENT_SIZE, |open| open.max_event_size);
+                    return Ok(Some(Streamed::event(update, max_size, |event| down(Down::Event(event)))));
                 }
                 Next::Watched(Watched::TurnEnded(ticket, outcome)) => {
                     self.tell(|waiting| waiting.ticket == ticket, &outcome);
@@ -131,6 +145,7 @@ impl Conversation {
                 Next::Watched(Watched::Ended(error)) => return Err(status::of(&error)),
                 Next::Watched(Watched::Lagged(cursor)) => return Err(status::lagged(cursor.as_ref())),
                 Next::Outcome(number, outcome) => self.tell(|waiting| waiting.number == number, &outcome),
+                Next::Silence => self.responses.push_back(Down::Heartbeat(pb::Heartbeat {})),
                 Next::Draining => return Err(status::of(&Error::Draining)),
             }
         }
@@ -144,7 +159,7 @@ impl Conversation {
                 None => pending().await,
             }
         };
-        let Some(Open { watch, turns, .. }) = open else {
+        let Some(Open { watch, turns, pulse, .. }) = open else {
             return tokio::select! {
                 biased;
                 request = request => Next::Say(request),
@@ -152,6 +167,10 @@ impl Conversation {
             };
         };
         let idle = turns.waiting.is_empty();
+        let silence = poll_fn(|cx| match pulse {
+            Some(pulse) => pulse.poll_silence(cx),
+            None => Poll::Pending,
+        });
         tokio::select! {
             // The caller first: an answer or an abort is not to wait behind thousands of events. Events before outcomes: a
             // turn's outcome comes after the last of them.
@@ -160,6 +179,14 @@ impl Conversation {
             watched = watch.next() => Next::Watched(watched),
             Some((number, outcome)) = turns.outcomes.next() => Next::Outcome(number, outcome),
             () = draining.cancelled(), if idle => Next::Draining,
+            () = silence => Next::Silence,
+        }
+    }
+
+    /// The caller is told something.
+    fn said(&mut self) {
+        if let Some(pulse) = self.open.as_mut().and_then(|open| open.pulse.as_mut()) {
+            pulse.said();
         }
     }
 
@@ -174,9 +201,10 @@ impl Conversation {
                 self.answer(request).await;
                 Ok(())
             }
-            (Some(Up::Abort(_)), Some(open)) => {
-                let aborted =
-                    about(&self.sessions, &open.id, self.sessions.abort(Tenant::ONLY, &open.id)).await;
+            (Some(Up::Abort(pb::ConverseAbort { message_id })), Some(open)) => {
+                let only = Some(message_id.as_str()).filter(|id| !id.is_empty());
+                let abort = self.sessions.abort(Tenant::ONLY, &open.id, only);
+                let aborted = about(&self.sessions, &open.id, abort).await;
                 self.say_failure(String::new(), String::new(), aborted.map(|_| ()));
                 Ok(())
             }
@@ -190,6 +218,8 @@ impl Conversation {
         let mut checks = Checks::default();
         let id = checks.session_id_in("open.session_id", &request.session_id);
         let filter = checks.filter(request.event_types, request.exclude_sub_agents);
+        let interval = checks.heartbeat("open.heartbeat_interval", request.heartbeat_interval);
+        let max_event_size = checks.max_event_size("open.max_event_size", request.max_event_size, MAX_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
         // Its turns are finished first when the server drains, so it is not the watcher that ends.
         let never = CancellationToken::new();
@@ -197,30 +227,30 @@ impl Conversation {
         let watch = about(&self.sessions, &id, watch).await?;
         let session = Some(convert::session(watch.session()));
         self.responses.push_back(Down::Opened(pb::ConverseOpened { session }));
-        self.open = Some(Open { id, watch, turns: Turns::default() });
+        let (pulse, turns) = (interval.map(Pulse::new), Turns::default());
+        self.open = Some(Open { id, watch, turns, pulse, max_event_size });
         Ok(())
     }
 
     async fn prompt(&mut self, request: pb::ConversePrompt) {
         let Some(open) = &mut self.open else { return };
-        let prompt_id = request.prompt_id.clone();
+        let pb::ConversePrompt { prompt_id, prompt } = request;
         let sent = async {
             let mut checks = Checks::default();
             let deadline = |timeout: Option<Duration>| {
                 let own = Deadline::after(timeout.unwrap_or(self.turn_timeout));
                 self.deadline.map_or(own, |call| own.earlier(call))
             };
-            let request = send_request(request, &open.id);
-            let (id, prompt) = checks.prompt(request, Filter::NOTHING, deadline);
-            let id = checks.done(id).map_err(status::invalid)?;
-            about(&self.sessions, &id, self.sessions.send(Tenant::ONLY, &id, prompt)).await
+            let prompt = checks.prompt(prompt, Filter::NOTHING, deadline);
+            let prompt = checks.done(prompt).map_err(status::invalid)?;
+            about(&self.sessions, &open.id, self.sessions.send(Tenant::ONLY, &open.id, prompt)).await
         };
         match sent.await {
-            Ok(turn) => {
+            Ok(mut turn) => {
                 let number = open.turns.next;
                 open.turns.next += 1;
                 open.turns.waiting.push(Waiting { number, ticket: turn.ticket(), prompt_id });
-                open.turns.outcomes.push(turn.outcome().map(move |outcome| (number, outcome)).boxed());
+                open.turns.outcomes.push(async move { (number, turn.outcome().await) }.boxed());
             }
             Err(status) => self.say_failure(prompt_id, String::new(), Err(status)),
         }
@@ -228,16 +258,16 @@ impl Conversation {
 
     async fn answer(&mut self, request: pb::ConverseAnswer) {
         let Some(id) = self.open.as_ref().map(|open| open.id.clone()) else { return };
-        let pb::ConverseAnswer { request_id, answer } = request;
+        let pb::ConverseAnswer { ask_id, answer } = request;
         let answered = async {
             let mut checks = Checks::default();
-            let request_id = checks.text("answer.request_id", request_id.clone());
+            let ask_id = checks.text("answer.ask_id", ask_id.clone());
             let response = checks.answer(answer);
             let response = checks.done(response).map_err(status::invalid)?;
-            about(&self.sessions, &id, self.sessions.respond(Tenant::ONLY, &id, &request_id, response)).await
+            about(&self.sessions, &id, self.sessions.respond(Tenant::ONLY, &id, &ask_id, response)).await
         };
         let answered = answered.await;
-        self.say_failure(String::new(), request_id, answered);
+        self.say_failure(String::new(), ask_id, answered);
     }
 
     /// Tells what came of prompts that wait for it.
@@ -256,9 +286,9 @@ impl Conversation {
         }
     }
 
-    fn say_failure(&mut self, prompt_id: String, request_id: String, result: Result<(), Status>) {
+    fn say_failure(&mut self, prompt_id: String, ask_id: String, result: Result<(), Status>) {
         if let Err(status) = result {
-            self.responses.push_back(Down::Failure(convert::failure(prompt_id, request_id, &status)));
+            self.responses.push_back(Down::Failure(convert::failure(prompt_id, ask_id, &status)));
         }
     }
 }
@@ -269,22 +299,5 @@ fn out_of_place(field: &str, advice: &str) -> Status {
     match checks.done(None::<()>) {
         Err(violations) => status::invalid(violations),
         Ok(()) => Status::internal("nothing is wrong"),
-    }
-}
-
-/// A prompt as SendAndWait has it.
-pub(super) fn send_request(prompt: pb::ConversePrompt, session: impl ToString) -> pb::SendAndWaitRequest {
-    pb::SendAndWaitRequest {
-        session_id: session.to_string(),
-        prompt: prompt.prompt,
-        attachments: prompt.attachments,
-        mode: prompt.mode,
-        agent_mode: prompt.agent_mode,
-        timeout: prompt.timeout,
-        inactivity_timeout: prompt.inactivity_timeout,
-        on_disconnect: prompt.on_disconnect,
-        response_schema: prompt.response_schema,
-        request_headers: prompt.request_headers,
-        request_id: prompt.request_id,
     }
 }

@@ -1,14 +1,13 @@
-//! Between the contract's messages and the session room's types: [`parse`] for what comes in, [`encode`] for what goes out,
-//! [`json`] for what is JSON in both.
+//! Between the contract's messages and the session room's types: [`parse`] for what comes in, [`encode`] for what goes out.
 
 mod encode;
-mod json;
 mod parse;
 
 pub use parse::Defaults;
 
 pub(super) use encode::{
-    MAX_NAME, cleanup, failure, history_token, model, session, stored_event, turn_failure, turn_result,
+    MAX_NAME, cleanup, failure, file_change, history_token, model, rewind_point, session, session_event,
+    session_usage, stored_event, turn_failure, turn_result,
 };
 pub(super) use parse::Checks;
 

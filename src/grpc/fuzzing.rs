@@ -19,7 +19,7 @@ pub fn read(method: &str, body: &[u8]) -> Result<Result<(), Status>, DecodeError
     match method {
         "CreateSession" => {
             let request = pb::CreateSessionRequest::decode(body)?;
-            checks.request_id(&request.request_id, &request);
+            checks.request_id("request_id", &request.request_id, &request);
             checks.new_session_id(&request.session_id, request.resume_if_exists);
             checks.profile(&request.profile, &Profiles::default());
             checks.blueprint(request, &Defaults::default());
@@ -37,22 +37,25 @@ pub fn read(method: &str, body: &[u8]) -> Result<Result<(), Status>, DecodeError
             checks.listing(pb::ListSessionsRequest::decode(body)?);
         }
         "SendAndWait" => {
-            checks.prompt(pb::SendAndWaitRequest::decode(body)?, Filter::NOTHING, deadline);
+            checks.prompt(pb::SendAndWaitRequest::decode(body)?.prompt, Filter::NOTHING, deadline);
         }
         "SendAndStream" => {
-            let mut request = pb::SendAndStreamRequest::decode(body)?;
-            let filter = checks.filter(std::mem::take(&mut request.event_types), request.exclude_sub_agents);
-            checks.prompt(request.into(), filter, deadline);
+            let request = pb::SendAndStreamRequest::decode(body)?;
+            let filter = checks.filter(request.event_types, request.exclude_sub_agents);
+            checks.heartbeat("heartbeat_interval", request.heartbeat_interval);
+            checks.max_event_size("max_event_size", request.max_event_size, usize::MAX);
+            checks.prompt(request.prompt, filter, deadline);
         }
         "Converse" => match pb::ConverseRequest::decode(body)?.payload {
             Some(pb::converse_request::Payload::Prompt(prompt)) => {
-                checks.prompt(super::converse::send_request(prompt, "s"), Filter::NOTHING, deadline);
+                checks.prompt(prompt.prompt, Filter::NOTHING, deadline);
             }
             Some(pb::converse_request::Payload::Answer(answer)) => {
                 checks.answer(answer.answer);
             }
             Some(pb::converse_request::Payload::Open(open)) => {
                 checks.filter(open.event_types, open.exclude_sub_agents);
+                checks.heartbeat("open.heartbeat_interval", open.heartbeat_interval);
             }
             Some(pb::converse_request::Payload::Abort(_)) | None => {}
         },

@@ -90,6 +90,8 @@ where
             return Box::pin(async { Ok(status::too_many_calls().into_http()) });
         }
         let is_unary = self.unary.contains(request.uri().path());
+        let mut request = request;
+        compress_what_is_asked_for(request.headers_mut());
         let request = request.map(|body| Body::new(Requested::new(body, unread.clone())));
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -115,6 +117,21 @@ fn no_call(method: &Method, headers: &HeaderMap) -> Option<Response<Body>> {
     }
     None
 }
+
+/// An answer is compressed as its request is, and not otherwise: client libraries say of all their calls what they could read, and to
+/// compress each delta for who has not asked for it would cost more than it saves.
+fn compress_what_is_asked_for(headers: &mut HeaderMap) {
+    let accepted = headers.remove(ACCEPT_ENCODING);
+    let asked = headers.get(ENCODING).and_then(|encoding| encoding.to_str().ok());
+    let readable = accepted.as_ref().and_then(|accepted| accepted.to_str().ok());
+    let is_readable = |asked: &&str| readable.is_some_and(|all| all.split(',').any(|it| it.trim() == *asked));
+    if let Some(asked) = asked.filter(is_readable).and_then(|asked| HeaderValue::from_str(asked).ok()) {
+        headers.insert(ACCEPT_ENCODING, asked);
+    }
+}
+
+const ENCODING: &str = "grpc-encoding";
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
 fn is_grpc(content_type: &HeaderValue) -> bool {
     let content_type = content_type.as_bytes();
@@ -152,6 +169,23 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_compressed_as_its_request_is() {
+        let check = |asked: Option<&'static str>, readable: &'static str, expected: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(readable));
+            asked.map(|asked| headers.insert(ENCODING, HeaderValue::from_static(asked)));
+            compress_what_is_asked_for(&mut headers);
+            let left = headers.get(ACCEPT_ENCODING).map(|left| left.to_str().unwrap());
+            assert_eq!(left, expected, "{asked:?}, {readable}");
+        };
+        check(None, "identity, deflate, gzip", None);
+        check(Some("gzip"), "identity, deflate, gzip", Some("gzip"));
+        check(Some("zstd"), "gzip,zstd", Some("zstd"));
+        check(Some("zstd"), "gzip", None);
+        check(Some("identity"), "gzip", None);
+    }
+
+    #[test]
     fn the_methods_that_give_one_answer_are_known() {
         let Gates { unary } = Gates::new();
         for (method, is_unary) in [
@@ -161,7 +195,7 @@ mod tests {
             ("WatchSession", false),
             ("Converse", false),
         ] {
-            assert_eq!(unary.contains(&format!("/copilot.v1.CopilotService/{method}")), is_unary, "{method}");
+            assert_eq!(unary.contains(&format!("/copilot_grpc.v1.CopilotService/{method}")), is_unary, "{method}");
         }
     }
 }

@@ -1,9 +1,10 @@
-//! The contract: `copilot.v1` over gRPC. The only room that knows tonic and prost.
+//! The contract: `copilot_grpc.v1` over gRPC. The only room that knows tonic and prost.
 //!
 //! [`service`] has one short method for each RPC: parse, call the session room, encode. [`convert`] holds the parsing
 //! and encoding, [`codec`] has its buffers, [`status`] makes every error a rich one, [`deadline`] reads the caller's and
 //! [`ending`] keeps it, [`listener`] takes the clients, [`opening`] hears what they say first, and a [`connection`] is theirs from
-//! then on, whose [`frames`] are counted, as is what it leaves [`unread`]. The [`gate`] lets nothing but calls through.
+//! then on, whose [`frames`] are counted, as is what it leaves [`unread`]. The [`gate`] lets nothing but calls through. Streams have
+//! a [`heartbeat`].
 
 pub mod client;
 mod codec;
@@ -17,6 +18,7 @@ mod frames;
 pub mod fuzzing;
 mod gate;
 mod health;
+mod heartbeat;
 mod listener;
 mod opening;
 pub mod server;
@@ -49,13 +51,20 @@ macro_rules! generated {
 
 generated! {
     /// The messages, and the client.
-    pub mod pb, "/copilot.v1.rs"
+    pub mod pb, "/copilot_grpc.v1.rs"
+}
+
+/// One that says no more.
+impl From<&str> for pb::Prompt {
+    fn from(text: &str) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
 }
 
 generated! {
     /// The server, whose streams send what is [`streamed`].
-    mod pb_server, "/server/copilot.v1.rs"
+    mod pb_server, "/server/copilot_grpc.v1.rs"
 }
 
 /// The contract's descriptors, for reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/copilot_descriptor.bin"));
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin"));

@@ -1,14 +1,17 @@
-//! `copilot.v1.CopilotService`: each method parses its request, calls the session room, and encodes what comes back.
+//! `copilot_grpc.v1.CopilotService`: each method parses its request, calls the session room, and encodes what comes back.
 
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, stream};
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     converse::Conversation,
     convert::{self, Checks, Defaults},
-    deadline, pb,
+    deadline,
+    heartbeat::Heartbeats,
+    pb,
     pb_server::copilot_service_server::CopilotService,
     status,
     streamed::{ConverseResponse, SendAndStreamResponse, Streamed, WatchSessionResponse},
@@ -16,7 +19,9 @@ use super::{
 use crate::{
     backend::{Backend, Standing, State, discover::Form},
     copilot::{method::Compacted, version::Identity},
-    session::{Error, SessionId, Sessions, Tenant, Told, Turn, Watch, Watched, hub::Filter},
+    session::{
+        Delivery, Error, SessionId, Sessions, SetBack, Tenant, Told, Turn, Watch, Watched, hub::Filter,
+    },
 };
 
 /// The service.
@@ -35,13 +40,24 @@ impl Service {
         &self,
         metadata: &MetadataMap,
         mut checks: Checks,
-        request: pb::SendAndWaitRequest,
+        session_id: &str,
+        prompt: Option<pb::Prompt>,
         filter: Filter,
     ) -> Result<Turn, Status> {
         let deadline = |timeout| deadline::of_call(metadata, timeout, self.turn_timeout);
-        let (id, prompt) = checks.prompt(request, filter, deadline);
-        let id = checks.done(id).map_err(status::invalid)?;
+        let id = checks.session_id(session_id);
+        let prompt = checks.prompt(prompt, filter, deadline);
+        let (id, prompt) = checks.done(id.zip(prompt)).map_err(status::invalid)?;
         self.about(&id, self.sessions.send(Tenant::ONLY, &id, prompt)).await
+    }
+
+    /// What a call about a session comes to that changes nothing, and so may be repeated whatever became of it.
+    async fn look<T>(
+        &self,
+        id: &SessionId,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Status> {
+        self.about(id, call).await.map_err(status::of_reading)
     }
 
     async fn about<T>(
@@ -84,7 +100,7 @@ impl CopilotService for Service {
     ) -> Result<Response<pb::CreateSessionResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let mut checks = Checks::default();
-        let request_id = checks.request_id(&request.request_id, &request);
+        let request_id = checks.request_id("request_id", &request.request_id, &request);
         let id = checks.new_session_id(&request.session_id, request.resume_if_exists);
         let resume = id.clone().filter(|_| request.resume_if_exists);
         let profile = checks.profile(&request.profile, self.sessions.profiles());
@@ -145,7 +161,7 @@ impl CopilotService for Service {
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
         let id = session_id(&request.into_inner().session_id)?;
-        let session = self.about(&id, self.sessions.get(Tenant::ONLY, &id)).await?;
+        let session = self.look(&id, self.sessions.get(Tenant::ONLY, &id)).await?;
         Ok(Response::new(pb::GetSessionResponse { session: Some(convert::session(session)) }))
     }
 
@@ -156,7 +172,8 @@ impl CopilotService for Service {
         let mut checks = Checks::default();
         let listing = checks.listing(request.into_inner());
         let listing = checks.done(Some(listing)).map_err(status::invalid)?;
-        let page = self.sessions.list(Tenant::ONLY, &listing).await.map_err(refused)?;
+        let page = self.sessions.list(Tenant::ONLY, &listing).await;
+        let page = page.map_err(|error| status::of_reading(refused(error)))?;
         Ok(Response::new(pb::ListSessionsResponse {
             sessions: page.sessions.into_iter().map(convert::session).collect(),
             next_page_token: page.next.map(|token| token.encode()).unwrap_or_default(),
@@ -181,8 +198,9 @@ impl CopilotService for Service {
     ) -> Result<Response<pb::ForkSessionResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let id = session_id(&request.session_id)?;
+        let before = Some(request.event_id.as_str()).filter(|event| !event.is_empty());
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let copy = self.about(&id, self.sessions.fork(Tenant::ONLY, &id, deadline)).await?;
+        let copy = self.about(&id, self.sessions.fork(Tenant::ONLY, &id, before, deadline)).await?;
         Ok(Response::new(pb::ForkSessionResponse { session: Some(convert::session(copy)) }))
     }
 
@@ -196,6 +214,49 @@ impl CopilotService for Service {
         let compact = self.sessions.compact(Tenant::ONLY, &id, deadline);
         let Compacted { messages_removed, tokens_removed } = self.about(&id, compact).await?;
         Ok(Response::new(pb::CompactSessionResponse { messages_removed, tokens_removed }))
+    }
+
+    async fn rewind_session(
+        &self,
+        request: Request<pb::RewindSessionRequest>,
+    ) -> Result<Response<pb::RewindSessionResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let pb::RewindSessionRequest { session_id, event_id, restore_files, validate_only } = request;
+        let mut checks = Checks::default();
+        let id = checks.session_id(&session_id);
+        let event_id = checks.text("event_id", event_id);
+        let id = checks.done(id).map_err(status::invalid)?;
+        let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
+        let rewind =
+            self.sessions.rewind(Tenant::ONLY, &id, &event_id, restore_files, validate_only, deadline);
+        let SetBack { events_removed, files, skipped } = self.about(&id, rewind).await?;
+        let skipped = skipped.into_iter();
+        Ok(Response::new(pb::RewindSessionResponse {
+            events_removed,
+            files: files.iter().map(convert::file_change).collect(),
+            skipped_files: skipped.map(|file| pb::SkippedFile { path: file.path, reason: file.reason }).collect(),
+        }))
+    }
+
+    async fn list_rewind_points(
+        &self,
+        request: Request<pb::ListRewindPointsRequest>,
+    ) -> Result<Response<pb::ListRewindPointsResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let id = session_id(&request.session_id)?;
+        let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
+        let points = self.look(&id, self.sessions.rewind_points(Tenant::ONLY, &id, deadline)).await?;
+        let points = points.into_iter().map(convert::rewind_point).collect();
+        Ok(Response::new(pb::ListRewindPointsResponse { points }))
+    }
+
+    async fn get_usage(
+        &self,
+        request: Request<pb::GetUsageRequest>,
+    ) -> Result<Response<pb::GetUsageResponse>, Status> {
+        let id = session_id(&request.into_inner().session_id)?;
+        let metrics = self.look(&id, self.sessions.usage(Tenant::ONLY, &id)).await?;
+        Ok(Response::new(convert::session_usage(metrics)))
     }
 
     async fn delete_session(
@@ -215,14 +276,34 @@ impl CopilotService for Service {
         Ok(Response::new(pb::DeleteSessionResponse {}))
     }
 
+    /// A stream of the one answer: see [`Self::send_and_wait`].
+    type SendAndWaitStream = BoxStream<pb::SendAndWaitResponse>;
+
+    /// Returns, and so has the headers sent, when the CLI has the prompt: from then on no client or proxy repeats the call. One that
+    /// the CLI surely has not got fails before.
     async fn send_and_wait(
         &self,
         request: Request<pb::SendAndWaitRequest>,
-    ) -> Result<Response<pb::SendAndWaitResponse>, Status> {
+    ) -> Result<Response<Self::SendAndWaitStream>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let turn = self.send(&metadata, Checks::default(), request, Filter::NOTHING).await?;
-        let result = turn.outcome().await.map_err(|error| status::of_turn(&error))?;
-        Ok(Response::new(pb::SendAndWaitResponse { result: Some(convert::turn_result(&result)) }))
+        let pb::SendAndWaitRequest { session_id, prompt } = request;
+        let mut turn =
+            self.send(&metadata, Checks::default(), &session_id, prompt, Filter::NOTHING).await?;
+        let outcome = match turn.delivered().await {
+            Some(Err(error)) if error.delivery == Delivery::NotDelivered => {
+                return Err(status::of_turn(&error));
+            }
+            outcome => outcome,
+        };
+        let answer = async move {
+            let outcome = match outcome {
+                Some(outcome) => outcome,
+                None => turn.outcome().await,
+            };
+            let result = outcome.map_err(|error| status::of_turn(&error))?;
+            Ok(pb::SendAndWaitResponse { result: Some(convert::turn_result(&result)) })
+        };
+        Ok(Response::new(Box::pin(stream::once(answer))))
     }
 
     type SendAndStreamStream = BoxStream<SendAndStreamResponse>;
@@ -231,11 +312,17 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::SendAndStreamRequest>,
     ) -> Result<Response<Self::SendAndStreamStream>, Status> {
-        let (metadata, _, mut request) = request.into_parts();
+        let (metadata, _, request) = request.into_parts();
         let mut checks = Checks::default();
-        let filter = checks.filter(std::mem::take(&mut request.event_types), request.exclude_sub_agents);
-        let turn = self.send(&metadata, checks, request.into(), filter).await?;
-        Ok(Response::new(Box::pin(stream::unfold(Some(turn), next_of_turn))))
+        let filter = checks.filter(request.event_types, request.exclude_sub_agents);
+        let interval = checks.heartbeat("heartbeat_interval", request.heartbeat_interval);
+        let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_EVENT_SIZE);
+        let turn = self.send(&metadata, checks, &request.session_id, request.prompt, filter).await?;
+        let turn = stream::unfold(Some(turn), move |turn| next_of_turn(turn, max_size));
+        Ok(Response::new(Box::pin(Heartbeats::new(Box::pin(turn), interval, || {
+            let payload = pb::send_and_stream_response::Payload::Heartbeat(pb::Heartbeat {});
+            Streamed::Message(pb::SendAndStreamResponse { payload: Some(payload) })
+        }))))
     }
 
     type ConverseStream = BoxStream<ConverseResponse>;
@@ -259,10 +346,10 @@ impl CopilotService for Service {
         let request = request.into_inner();
         let mut checks = Checks::default();
         let id = checks.session_id(&request.session_id);
-        let request_id = checks.text("request_id", request.request_id);
+        let ask_id = checks.text("ask_id", request.ask_id);
         let response = checks.answer(request.answer);
         let (id, response) = checks.done(id.zip(response)).map_err(status::invalid)?;
-        self.about(&id, self.sessions.respond(Tenant::ONLY, &id, &request_id, response)).await?;
+        self.about(&id, self.sessions.respond(Tenant::ONLY, &id, &ask_id, response)).await?;
         Ok(Response::new(pb::RespondResponse {}))
     }
 
@@ -277,10 +364,16 @@ impl CopilotService for Service {
         let id = checks.session_id(&request.session_id);
         let from = checks.from(id.as_ref(), &request.cursor, request.from_beginning);
         let filter = checks.filter(request.event_types, request.exclude_sub_agents);
+        let interval = checks.heartbeat("heartbeat_interval", request.heartbeat_interval);
+        let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
         let closing = self.sessions.draining();
-        let watch = self.about(&id, self.sessions.watch(Tenant::ONLY, &id, from, filter, closing)).await?;
-        Ok(Response::new(Box::pin(stream::unfold(Some(watch), next_of_session))))
+        let watch = self.look(&id, self.sessions.watch(Tenant::ONLY, &id, from, filter, closing)).await?;
+        let watch = stream::unfold(Some(watch), move |watch| next_of_session(watch, max_size));
+        Ok(Response::new(Box::pin(Heartbeats::new(Box::pin(watch), interval, || {
+            let payload = pb::watch_session_response::Payload::Heartbeat(pb::Heartbeat {});
+            Streamed::Message(pb::WatchSessionResponse { payload: Some(payload) })
+        }))))
     }
 
     async fn list_events(
@@ -293,14 +386,27 @@ impl CopilotService for Service {
         let size = checks.page_size(request.page_size);
         let after = checks.history_token(&request.session_id, &request.page_token);
         let wanted = checks.filter(request.event_types, false);
+        let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_STORED_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
         let page = self.sessions.history(Tenant::ONLY, &id, after.as_ref(), size);
-        let (events, next) = self.about(&id, page).await?;
-        let events = events.into_iter().filter(|event| wanted.wants(event));
-        Ok(Response::new(pb::ListEventsResponse {
-            events: events.map(|event| convert::stored_event(&id, event)).collect(),
-            next_page_token: convert::history_token(&id, next),
-        }))
+        let (events, mut next) = self.look(&id, page).await?;
+        let (mut room, mut told, mut before) = (MAX_PAGE_SIZE, Vec::new(), after);
+        for (event, place) in events {
+            if wanted.wants(&event) {
+                let event = convert::stored_event(&id, event, max_size);
+                let length = event.encoded_len();
+                if length > room {
+                    // The rest is the next page's.
+                    next = before;
+                    break;
+                }
+                room -= length;
+                told.push(event);
+            }
+            before = Some(place);
+        }
+        let next_page_token = convert::history_token(&id, next);
+        Ok(Response::new(pb::ListEventsResponse { events: told, next_page_token }))
     }
 
     async fn list_models(
@@ -321,8 +427,10 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::AbortTurnRequest>,
     ) -> Result<Response<pb::AbortTurnResponse>, Status> {
-        let id = session_id(&request.into_inner().session_id)?;
-        let message_id = self.about(&id, self.sessions.abort(Tenant::ONLY, &id)).await?;
+        let pb::AbortTurnRequest { session_id: id, message_id } = request.into_inner();
+        let id = session_id(&id)?;
+        let only = Some(message_id.as_str()).filter(|id| !id.is_empty());
+        let message_id = self.about(&id, self.sessions.abort(Tenant::ONLY, &id, only)).await?;
         Ok(Response::new(pb::AbortTurnResponse { message_id }))
     }
 
@@ -339,16 +447,28 @@ impl CopilotService for Service {
     }
 }
 
+/// The largest `max_event_size` of a stream: one message of the largest size that tonic sends.
+pub(super) const MAX_EVENT_SIZE: usize = 1024 * 1024 * 1024;
+
+/// The largest `max_event_size` of ListEvents.
+const MAX_STORED_EVENT_SIZE: usize = 2 * 1024 * 1024;
+
+/// How large the events of a page may be together, so that a client with gRPC's usual limit of 4 MiB can read them.
+const MAX_PAGE_SIZE: usize = 3 * 1024 * 1024;
+
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The next message of a turn's stream. The stream owns the turn: when it is dropped, the turn ends.
-async fn next_of_turn(turn: Option<Turn>) -> Option<(Result<SendAndStreamResponse, Status>, Option<Turn>)> {
+async fn next_of_turn(
+    turn: Option<Turn>,
+    max_size: usize,
+) -> Option<(Result<SendAndStreamResponse, Status>, Option<Turn>)> {
     use pb::send_and_stream_response::Payload;
     let message = |payload| pb::SendAndStreamResponse { payload: Some(payload) };
     let mut turn = turn?;
     Some(match turn.next().await {
         Told::Update(update) => {
-            (Ok(Streamed::event(update, |event| message(Payload::Event(event)))), Some(turn))
+            (Ok(Streamed::event(update, max_size, |event| message(Payload::Event(event)))), Some(turn))
         }
         Told::Ended(Ok(result)) => {
             (Ok(Streamed::Message(message(Payload::Result(convert::turn_result(&result))))), None)
@@ -364,37 +484,22 @@ async fn next_of_turn(turn: Option<Turn>) -> Option<(Result<SendAndStreamRespons
 /// The next message of a watcher's stream.
 async fn next_of_session(
     watch: Option<Watch>,
+    max_size: usize,
 ) -> Option<(Result<WatchSessionResponse, Status>, Option<Watch>)> {
     let mut watch = watch?;
     loop {
         return Some(match watch.next().await {
             Watched::Update(update) => {
-                let message = |event| pb::WatchSessionResponse { event: Some(event) };
-                (Ok(Streamed::event(update, message)), Some(watch))
+                let message = |event| {
+                    let payload = pb::watch_session_response::Payload::Event(event);
+                    pb::WatchSessionResponse { payload: Some(payload) }
+                };
+                (Ok(Streamed::event(update, max_size, message)), Some(watch))
             }
             Watched::TurnEnded(..) => continue,
             Watched::Ended(error) => (Err(status::of(&error)), None),
             Watched::Lagged(cursor) => (Err(status::lagged(cursor.as_ref())), None),
         });
-    }
-}
-
-/// What a stream asks for beside its events is what SendAndWait asks for.
-impl From<pb::SendAndStreamRequest> for pb::SendAndWaitRequest {
-    fn from(request: pb::SendAndStreamRequest) -> Self {
-        Self {
-            session_id: request.session_id,
-            prompt: request.prompt,
-            attachments: request.attachments,
-            mode: request.mode,
-            agent_mode: request.agent_mode,
-            timeout: request.timeout,
-            inactivity_timeout: request.inactivity_timeout,
-            on_disconnect: request.on_disconnect,
-            response_schema: request.response_schema,
-            request_headers: request.request_headers,
-            request_id: request.request_id,
-        }
     }
 }
 

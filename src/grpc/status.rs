@@ -1,5 +1,5 @@
 //! Errors as their callers see them: a canonical code, a message that says what to do, and details that a program can
-//! act on. `proto/copilot/v1/error_reason.proto` is the list of reasons.
+//! act on. `proto/copilot_grpc/v1/error_reason.proto` is the list of reasons.
 //!
 //! One exhaustive match for each error type, so that a new error does not compile until somebody has chosen its code.
 
@@ -60,16 +60,8 @@ struct Problem {
     message: String,
     metadata: HashMap<String, String>,
     details: Vec<Any>,
-    push_back: Option<PushBack>,
-}
-
-/// What a client is told that repeats calls by itself (gRFC A6).
-#[derive(Debug, Clone, Copy)]
-enum PushBack {
-    /// Not before this time has passed.
-    After(Duration),
-    /// Not at all: what the call did would be done twice.
-    Never,
+    /// After how long a client may repeat the call by itself; `None`: not at all, for it would fail again, or be done twice.
+    push_back: Option<Duration>,
 }
 
 impl Problem {
@@ -92,7 +84,7 @@ impl Problem {
     fn session(self, id: &SessionId) -> Self {
         let message = self.message.clone();
         let resource = rpc::ResourceInfo {
-            resource_type: "copilot.v1.Session".into(),
+            resource_type: "copilot_grpc.v1.Session".into(),
             resource_name: id.to_string(),
             owner: String::new(),
             description: cut(&message, MAX_MESSAGE).into(),
@@ -105,9 +97,18 @@ impl Problem {
         self.detail("google.rpc.RetryInfo", &retry)
     }
 
-    /// The same, for clients that repeat calls by themselves.
-    fn push_back(self, push_back: PushBack) -> Self {
-        Self { push_back: Some(push_back), ..self }
+    /// Nothing was done, and trying again helps: a client may do so by itself.
+    fn repeatable(self, delay: Duration) -> Self {
+        self.retry_after(delay).push_back(delay)
+    }
+
+    fn push_back(self, delay: Duration) -> Self {
+        Self { push_back: Some(delay), ..self }
+    }
+
+    /// What the call did would be done twice.
+    fn not_repeatable(self) -> Self {
+        Self { push_back: None, ..self }
     }
 
     fn detail(mut self, name: &str, message: &impl Message) -> Self {
@@ -127,15 +128,11 @@ impl Problem {
         let details = [info].into_iter().chain(self.details).collect();
         let status = rpc::Status { code: self.code as i32, message: message.into(), details };
         let mut metadata = MetadataMap::new();
-        match self.push_back {
-            Some(PushBack::After(delay)) => {
-                metadata.insert(PUSH_BACK, MetadataValue::from(delay.as_millis() as u64));
-            }
-            Some(PushBack::Never) => {
-                metadata.insert(PUSH_BACK, MetadataValue::from_static("-1"));
-            }
-            None => {}
-        }
+        let push_back = match self.push_back {
+            Some(delay) => MetadataValue::from(delay.as_millis() as u64),
+            None => MetadataValue::from_static("-1"),
+        };
+        metadata.insert(PUSH_BACK, push_back);
         Status::with_details_and_metadata(self.code, message, status.encode_to_vec().into(), metadata)
     }
 }
@@ -191,13 +188,29 @@ pub(super) fn lagged(cursor: Option<&Cursor>) -> Status {
     .into_status()
 }
 
+/// The same of a call that only reads: whatever became of it, a client may repeat it by itself.
+pub(super) fn of_reading(mut status: Status) -> Status {
+    if status.code() == Code::Unavailable {
+        status.metadata_mut().insert(PUSH_BACK, MetadataValue::from(RETRY_SOON.as_millis() as u64));
+    }
+    status
+}
+
+/// The reason that a status of ours has.
+pub(super) fn reason(status: &Status) -> ErrorReason {
+    let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
+    let infos = details.iter().filter(|detail| detail.type_url.ends_with("/google.rpc.ErrorInfo"));
+    let info = infos.filter_map(|detail| rpc::ErrorInfo::decode(detail.value.as_slice()).ok()).next();
+    let name = info.map(|info| format!("ERROR_REASON_{}", info.reason));
+    name.and_then(|name| ErrorReason::from_str_name(&name)).unwrap_or(ErrorReason::Unspecified)
+}
+
 /// There is no room for another call.
 pub(super) fn too_many_calls() -> Status {
     let message = "there are as many open calls, or as much that callers have not read, as there may be \
                    (max_reader_memory): try again later";
     Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
-        .retry_after(RETRY_SOON)
-        .push_back(PushBack::After(RETRY_SOON))
+        .repeatable(RETRY_SOON)
         .into_status()
 }
 
@@ -215,16 +228,16 @@ pub(super) fn of(error: &Error) -> Status {
         Error::Denied(excesses) => denied(error, excesses),
         Error::Unfit(unfit) => wrong_field(unfit.field, error),
         Error::CursorExpired => Problem::new(Code::FailedPrecondition, ErrorReason::CursorExpired, error),
-        Error::NoSuchRequest { session, .. } => {
-            Problem::new(Code::NotFound, ErrorReason::RequestNotFound, error).session(session)
+        Error::NoSuchAsk { session, .. } => {
+            Problem::new(Code::NotFound, ErrorReason::AskNotFound, error).session(session)
         }
-        Error::RequestSettled { settlement, .. } => {
+        Error::AskSettled { settlement, .. } => {
             let settlement = match settlement {
                 Settlement::Answered => "answered",
                 Settlement::TimedOut => "timed_out",
                 Settlement::Withdrawn => "withdrawn",
             };
-            Problem::new(Code::FailedPrecondition, ErrorReason::RequestSettled, error)
+            Problem::new(Code::FailedPrecondition, ErrorReason::AskSettled, error)
                 .metadata("settlement", settlement)
         }
         Error::WrongAnswer { .. } | Error::BadAnswer { .. } => wrong_field("answer", error),
@@ -234,21 +247,18 @@ pub(super) fn of(error: &Error) -> Status {
             let advice = format!("{error}: wait for some of them, or use more sessions");
             Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
                 .session(session)
-                .retry_after(RETRY_SOON)
-                .push_back(PushBack::After(RETRY_SOON))
+                .repeatable(RETRY_SOON)
         }
         Error::TooManyWatchers { session, .. } => {
             let advice = format!("{error}: end some of them, or try again later");
             Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
                 .session(session)
-                .retry_after(RETRY_SOON)
-                .push_back(PushBack::After(RETRY_SOON))
+                .repeatable(RETRY_SOON)
         }
         Error::Overloaded(_) => {
             let advice = format!("{error}: try again later (max_running_turns, max_waiting_turns)");
             Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
-                .retry_after(RETRY_SOON)
-                .push_back(PushBack::After(RETRY_SOON))
+                .repeatable(RETRY_SOON)
         }
         Error::TooManySessions { limit } => {
             let violation = rpc::quota_failure::Violation {
@@ -285,7 +295,7 @@ fn not_found(message: impl ToString, id: &SessionId) -> Problem {
 }
 
 fn draining(message: impl ToString) -> Problem {
-    Problem::new(Code::Unavailable, ErrorReason::Draining, message).retry_after(RETRY_SOON)
+    Problem::new(Code::Unavailable, ErrorReason::Draining, message).repeatable(RETRY_SOON)
 }
 
 /// What came of a turn that failed.
@@ -314,8 +324,9 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
     };
     let problem = problem.detail(&pb::TurnFailure::full_name(), &convert::turn_failure(error));
     match error.delivery {
+        Delivery::NotDelivered if problem.code == Code::Unavailable => problem.push_back(RETRY_SOON),
         Delivery::NotDelivered => problem,
-        Delivery::Delivered | Delivery::Unknown => problem.push_back(PushBack::Never),
+        Delivery::Delivered | Delivery::Unknown => problem.not_repeatable(),
     }
     .into_status()
 }
@@ -368,8 +379,14 @@ fn storage(words: &str) -> Problem {
 }
 
 fn of_backend(error: &backend::Error) -> Problem {
-    let unavailable =
-        || Problem::new(Code::Unavailable, ErrorReason::BackendUnavailable, error).retry_after(RETRY_SOON);
+    let unavailable = || {
+        let problem = Problem::new(Code::Unavailable, ErrorReason::BackendUnavailable, error);
+        if error.may_have_been_delivered() {
+            problem.retry_after(RETRY_SOON)
+        } else {
+            problem.repeatable(RETRY_SOON)
+        }
+    };
     match error {
         backend::Error::Unavailable { .. } | backend::Error::Lost { .. } | backend::Error::Timeout { .. } => {
             unavailable()
@@ -378,8 +395,7 @@ fn of_backend(error: &backend::Error) -> Problem {
             Problem::new(Code::FailedPrecondition, ErrorReason::CliVersion, error)
         }
         backend::Error::Overloaded => Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, error)
-            .retry_after(RETRY_SOON)
-            .push_back(PushBack::After(RETRY_SOON)),
+            .repeatable(RETRY_SOON),
         backend::Error::TooLarge { .. } => {
             Problem::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, error)
         }
@@ -404,6 +420,10 @@ fn of_backend(error: &backend::Error) -> Problem {
             // By another client of the CLI.
             Rejection::CompactionCancelled => {
                 Problem::new(Code::Aborted, ErrorReason::TurnAborted, rejection)
+            }
+            Rejection::NoSuchEvent => {
+                let violation = Violation { field: "event_id".into(), description: rejection.to_string() };
+                bad_request(rejection.to_string(), &[violation])
             }
             Rejection::SessionNotFound
             | Rejection::NothingToCompact
@@ -432,7 +452,9 @@ pub(super) fn of_transport(status: &Status, max_message_size: usize) -> Option<S
                 "there is no such method: the caller's definitions are newer than this server, or of another";
             Problem::new(Code::Unimplemented, ErrorReason::MethodUnknown, message)
         }
-        Code::OutOfRange | Code::ResourceExhausted if message.contains("length too large") => {
+        Code::OutOfRange | Code::ResourceExhausted
+            if message.contains("length too large") || message.contains("decompressing: size limit") =>
+        {
             let message =
                 format!("the request is larger than the {max_message_size} bytes of max_message_size");
             Problem::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, message)

@@ -6,7 +6,7 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::pb;
+use super::{convert::session_event, pb};
 use crate::session::hub::Update;
 
 /// A message of `SendAndStream`.
@@ -32,14 +32,20 @@ pub enum Streamed<M> {
 
 impl<M> Streamed<M> {
     /// A message with an event, which `wrap` puts into it where nobody else gets it.
-    pub(super) fn event(mut update: Update, wrap: impl FnOnce(pb::SessionEvent) -> M) -> Self {
-        match update.shared.take() {
-            Some(shared) => {
-                let encode = || pb::SessionEvent::from(update).encode_to_vec().into();
-                Self::Event(shared.encoded(encode))
+    /// An event of more than `max_size` bytes is cut, and so is each reader's own.
+    pub(super) fn event(
+        mut update: Update,
+        max_size: usize,
+        wrap: impl FnOnce(pb::SessionEvent) -> M,
+    ) -> Self {
+        if let Some(shared) = update.shared.take() {
+            let whole = || session_event(update.clone(), usize::MAX).encode_to_vec().into();
+            let event = shared.encoded(whole);
+            if event.len() <= max_size {
+                return Self::Event(event);
             }
-            None => Self::Message(wrap(update.into())),
         }
+        Self::Message(wrap(session_event(update, max_size)))
     }
 }
 
@@ -100,6 +106,12 @@ mod tests {
         }
     }
 
+    const MAX_SIZE: usize = 4096;
+
+    fn watched(event: pb::SessionEvent) -> pb::WatchSessionResponse {
+        pb::WatchSessionResponse { payload: Some(pb::watch_session_response::Payload::Event(event)) }
+    }
+
     /// What so many readers of one event are sent.
     fn told(readers: usize) -> Vec<WatchSessionResponse> {
         let event =
@@ -113,7 +125,7 @@ mod tests {
         let mut told = Vec::new();
         for reader in &mut readers {
             let Some(Item::Update(update)) = reader.ready() else { panic!("nothing was told") };
-            told.push(Streamed::event(update, |event| pb::WatchSessionResponse { event: Some(event) }));
+            told.push(Streamed::event(update, MAX_SIZE, watched));
         }
         told
     }
@@ -139,7 +151,7 @@ mod tests {
         let payload = Some(pb::converse_response::Payload::Event(event.clone()));
         let conversations = pb::ConverseResponse { payload }.encode_to_vec();
         assert_eq!(ConverseResponse::Event(encoded()).encode_to_vec(), conversations);
-        let watchers = pb::WatchSessionResponse { event: Some(event.clone()) }.encode_to_vec();
+        let watchers = watched(event.clone()).encode_to_vec();
         assert_eq!(WatchSessionResponse::Event(encoded()).encode_to_vec(), watchers);
     }
 }

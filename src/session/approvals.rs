@@ -26,7 +26,7 @@ impl Approvals {
 }
 
 fn entry(request: &PermissionRequested) -> (String, String) {
-    (request.kind().to_owned(), request.subject().to_owned())
+    (request.kind().into_owned(), request.subject().into_owned())
 }
 
 #[cfg(test)]
@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn only_what_was_approved_is_covered() {
         let request = |kind: &str, command: &str| PermissionRequested {
-            permission_request: json!({"kind": kind, "fullCommandText": command, "path": command}),
+            permission_request: json!({"kind": kind, "fullCommandText": command, "path": command}).into(),
             ..PermissionRequested::default()
         };
         let mut approvals = Approvals::default();
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn what_does_not_say_what_it_is_about_is_asked_for_again() {
         let memory = |fact: &str| PermissionRequested {
-            permission_request: json!({"kind": "memory", "fact": fact}),
+            permission_request: json!({"kind": "memory", "fact": fact}).into(),
             ..PermissionRequested::default()
         };
         let mut approvals = Approvals::default();

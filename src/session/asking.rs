@@ -6,12 +6,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::Value;
 use tokio::{sync::oneshot, time::sleep};
 use tracing::{debug, warn};
 
 use super::{
-    blueprint::DEFAULT_REQUEST_TIMEOUT,
+    blueprint::DEFAULT_ASK_TIMEOUT,
     checking,
     current::Current,
     error::Error,
@@ -23,19 +22,25 @@ use super::{
 use crate::{
     backend::{self, Link},
     copilot::{
-        Answer, Event, Rejection,
+        Answer, Event, Json, Rejection,
         answer::{
             self, AnswerAutoModeSwitch, AnswerCommand, AnswerElicitation, AnswerExitPlan,
             AnswerLimitsExhausted, AnswerMcpHeaders, AnswerMcpLogin, AnswerPermission, AnswerToolCall,
             AnswerUserInput, Decision, Handled, LimitsExhausted, McpRefusal, Refusal, RefuseSampling,
             ToolResult, check_form, completed, form, is_intelligible, requested,
         },
-        event::{self, Payload, PermissionRequested},
+        event::{Payload, PermissionRequested},
     },
 };
 
 /// How long a caller may be away until its tools fail: long enough to connect again.
 const RETURN: Duration = Duration::from_secs(3);
+
+/// How long after a session was loaded the CLI may still be taking up what it asked before.
+const TAKE_UP: Duration = Duration::from_secs(3);
+
+/// The pause before an answer is given again meanwhile.
+const TAKE_UP_PAUSE: Duration = Duration::from_millis(50);
 
 /// What an event makes us do.
 #[derive(Debug)]
@@ -85,7 +90,7 @@ impl Session {
     fn permission(&self, state: &State, request: &PermissionRequested) -> ToDo {
         let blueprint = self.blueprint();
         let ceiling = blueprint.profile.as_ref().and_then(|profile| profile.policy.as_ref());
-        let effect = match blueprint.policy.within(ceiling, request.kind(), request.subject()) {
+        let effect = match blueprint.policy.within(ceiling, &request.kind(), &request.subject()) {
             Effect::Ask if state.approvals.cover(request) => Effect::Allow,
             effect => effect,
         };
@@ -168,7 +173,7 @@ impl Session {
             _ => None,
         };
         let own = tool.and_then(|tool| tool.timeout);
-        own.or(blueprint.request_timeout).unwrap_or(DEFAULT_REQUEST_TIMEOUT)
+        own.or(blueprint.ask_timeout).unwrap_or(DEFAULT_ASK_TIMEOUT)
     }
 
     fn answer_by_itself(self: &Arc<Self>, id: String, answer: Answer) {
@@ -179,23 +184,28 @@ impl Session {
     async fn give_and_log(self: &Arc<Self>, id: &str, answer: &Answer) {
         match self.give(id, answer).await {
             // Another client of the CLI was faster, or the turn was stopped.
-            Ok(()) | Err(Error::RequestSettled { .. }) => {}
+            Ok(()) | Err(Error::AskSettled { .. }) => {}
             Err(error) => warn!(session = %self.id(), %error, "a request could not be answered"),
         }
     }
 
     /// Gives the CLI an answer.
     async fn give(self: &Arc<Self>, request_id: &str, answer: &Answer) -> Result<(), Error> {
-        match self.give_once(request_id, answer).await {
-            // The request is taken up again with the session. If it is not there, this answer has arrived after all.
-            Err(Error::Backend(backend::Error::Lost { .. })) => {
-                match self.give_once(request_id, answer).await {
-                    Err(Error::RequestSettled { .. }) => Ok(()),
-                    given => given,
-                }
+        let mut was_lost = false;
+        loop {
+            match self.give_once(request_id, answer).await {
+                Err(Error::Backend(backend::Error::Lost { .. })) if !was_lost => was_lost = true,
+                // The CLI takes it up again with the session, and is not always there yet (seen at load).
+                Err(Error::AskSettled { .. }) if self.was_just_loaded() => sleep(TAKE_UP_PAUSE).await,
+                // If it is not there any more, this answer has arrived after all.
+                Err(Error::AskSettled { .. }) if was_lost => return Ok(()),
+                given => return given,
             }
-            given => given,
         }
+    }
+
+    fn was_just_loaded(&self) -> bool {
+        self.lock().loaded_at.is_some_and(|moment| moment.elapsed() < TAKE_UP)
     }
 
     async fn give_once(self: &Arc<Self>, request_id: &str, answer: &Answer) -> Result<(), Error> {
@@ -219,7 +229,7 @@ impl Session {
             }
         };
         let withdrawn =
-            || Error::RequestSettled { request: request_id.to_owned(), settlement: Settlement::Withdrawn };
+            || Error::AskSettled { ask: request_id.to_owned(), settlement: Settlement::Withdrawn };
         match done {
             Ok(Handled { success: true }) => Ok(()),
             Ok(Handled { success: false }) => Err(withdrawn()),
@@ -232,7 +242,7 @@ impl Session {
     fn refuse(self: &Arc<Self>, state: &State, refusal: Refusal, request: &Payload) {
         let id = match request {
             // Of what cannot be read as what it is, only this may be known.
-            Payload::Other(data) => event::text(data, "requestId"),
+            Payload::Other(data) => data.text("requestId"),
             request => request.request_id().unwrap_or_default(),
         };
         if id.is_empty() {
@@ -251,7 +261,7 @@ impl Session {
             refusal => debug!(session = %self.id(), ?refusal, "a request is refused"),
         }
         let Some(link) = state.link.clone() else { return };
-        let (session, id) = (self.clone(), id.to_owned());
+        let (session, id) = (self.clone(), id.into_owned());
         self.tasks().spawn(async move {
             if let Err(error) = session.give_refusal(&link, &id, refusal).await {
                 warn!(session = %session.id(), ?refusal, %error, "a request could not be refused");
@@ -315,7 +325,7 @@ impl Session {
                 let (session, request) = (self.clone(), id.to_owned());
                 let checked = self.tasks().spawn(async move {
                     checking::run(move || check_form(&schema, &content)).await.map_err(|unfit| {
-                        Error::BadAnswer { request: request.clone(), problem: unfit.to_string() }
+                        Error::BadAnswer { ask: request.clone(), problem: unfit.to_string() }
                     })?;
                     session.answer(&request, response)
                 });
@@ -330,7 +340,7 @@ impl Session {
     }
 
     /// What an answer to an open request is to be checked with.
-    fn form(&self, id: &str, answer: &Answer) -> Option<(Value, Value)> {
+    fn form(&self, id: &str, answer: &Answer) -> Option<(Json, Json)> {
         let state = self.lock();
         let (schema, content) = form(state.requests.payload(id)?, answer)?;
         Some((schema.clone(), content.clone()))

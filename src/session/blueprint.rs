@@ -26,14 +26,14 @@ pub struct Blueprint {
     pub owner: String,
     /// Whether the provider in `settings` is the operator's default, and not the caller's own.
     pub operators_provider: bool,
-    /// How long its requests wait for an answer; `None` is [`DEFAULT_REQUEST_TIMEOUT`].
-    pub request_timeout: Option<Duration>,
+    /// How long its requests wait for an answer; `None` is [`DEFAULT_ASK_TIMEOUT`].
+    pub ask_timeout: Option<Duration>,
     /// The operator's profile that it is under.
     pub profile: Option<Arc<Profile>>,
 }
 
 /// How long requests of a session wait for an answer that was stored without such a time.
-pub(super) const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+pub(super) const DEFAULT_ASK_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// The part of a session that is never stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -164,7 +164,7 @@ pub(super) struct Record {
     user_input: bool,
     elicitation: bool,
     exit_plan: bool,
-    request_timeout: Option<Duration>,
+    ask_timeout: Option<Duration>,
     provider: ProviderOf,
     github_token: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -202,7 +202,7 @@ impl Record {
     const PIECE: usize = 15 * 1024;
 
     pub(super) fn of(blueprint: &Blueprint) -> Self {
-        let Blueprint { settings, policy, labels, owner, operators_provider, request_timeout, profile } =
+        let Blueprint { settings, policy, labels, owner, operators_provider, ask_timeout, profile } =
             blueprint;
         let profiles_provider = profile.as_ref().is_some_and(|profile| profile.provider.is_some());
         let (secret, open): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -221,7 +221,7 @@ impl Record {
             user_input: settings.user_input,
             elicitation: settings.elicitation,
             exit_plan: settings.exit_plan,
-            request_timeout: *request_timeout,
+            ask_timeout: *ask_timeout,
             provider: match settings.provider {
                 None => ProviderOf::GitHub,
                 Some(_) if *operators_provider && profiles_provider => ProviderOf::Profile,
@@ -298,9 +298,9 @@ impl Record {
             options: self.options.boxed(),
         };
         one_payer(&settings, self.github_token)?;
-        let request_timeout = self.request_timeout;
+        let ask_timeout = self.ask_timeout;
         let (labels, owner) = (self.labels, self.owner);
-        Ok(Blueprint { settings, policy, labels, owner, operators_provider, request_timeout, profile: None })
+        Ok(Blueprint { settings, policy, labels, owner, operators_provider, ask_timeout, profile: None })
     }
 
     /// The fields that have to be brought again, and are not there.
@@ -409,7 +409,7 @@ mod tests {
                 providers: Vec::new(),
                 tools: vec![Tool {
                     name: "mine".into(),
-                    parameters: Some(json!({"type": "object"})),
+                    parameters: Some(json!({"type": "object"}).into()),
                     timeout: Some(Duration::from_secs(5)),
                     ..Tool::default()
                 }],
@@ -429,7 +429,7 @@ mod tests {
             labels: BTreeMap::from([("team".into(), "blue".into())]),
             owner: "alice".into(),
             operators_provider,
-            request_timeout: Some(Duration::from_millis(1500)),
+            ask_timeout: Some(Duration::from_millis(1500)),
             profile: None,
         }
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -13,8 +12,9 @@ use super::{
     turn::{Ending, ToolCall, Turn, TurnResult},
 };
 use crate::copilot::{
-    Event, Schema,
+    Event, Json, Schema,
     event::{self, FinishReason},
+    method::FileChange,
     schema::Unfit,
 };
 
@@ -26,7 +26,7 @@ impl hub::End for Outcome {
         // The tools' arguments came in events, which count by themselves.
         size_of::<TurnResult>()
             + match self {
-                Ok(result) => result.content.len(),
+                Ok(result) => result.content.len() + result.files_changed.len() * size_of::<FileChange>(),
                 Err(error) => error.remains.partial.len(),
             }
     }
@@ -41,8 +41,10 @@ pub(super) struct Current {
     turn: Turn,
     /// What its answer must look like.
     schema: Option<Schema>,
-    /// Its answer, while it is not known whether it is of the schema.
-    unchecked: Option<Box<TurnResult>>,
+    /// Whether its CLI follows what its tools do to files.
+    follows_files: bool,
+    /// What came of it, while there is still something to find out: see [`ToFinish`].
+    unfinished: Option<Box<TurnResult>>,
     /// Whether the CLI may have the prompt.
     sending: bool,
     /// Whether the CLI has closed the session under it.
@@ -65,6 +67,15 @@ struct Adrift {
     problem: String,
     /// The tools that ran then.
     running_tools: Vec<ToolCall>,
+}
+
+/// What is to be found out of a turn that was answered.
+#[derive(Debug)]
+pub(super) struct ToFinish {
+    /// Whether the answer is of the schema.
+    pub(super) check: Option<(Schema, String)>,
+    /// What has happened to files since this event.
+    pub(super) files_since: Option<String>,
 }
 
 /// What the task that runs a turn listens to.
@@ -98,13 +109,14 @@ pub(super) struct Progress {
 }
 
 impl Current {
-    pub(super) fn new(ticket: Ticket, schema: Option<Schema>, since: String) -> Self {
+    pub(super) fn new(ticket: Ticket, schema: Option<Schema>, follows_files: bool, since: String) -> Self {
         Self {
             ticket,
             since,
             turn: Turn::default(),
             schema,
-            unchecked: None,
+            follows_files,
+            unfinished: None,
             sending: false,
             concluded: false,
             outcome: None,
@@ -221,7 +233,7 @@ impl Current {
 
     /// Nothing runs any more. While the prompt is on its way, the call that carries it knows better whether it arrived.
     pub(super) fn cut(&mut self, problem: &str) {
-        if self.unchecked.is_some() {
+        if self.unfinished.is_some() {
             // Its answer is whole.
             self.gone = true;
         } else if self.concluded || !self.turn.is_sending() {
@@ -274,6 +286,11 @@ impl Current {
         self.turn.is_running()
     }
 
+    /// Whether it is the turn with this id, if one is named.
+    pub(super) fn is_turn(&self, message_id: Option<&str>) -> bool {
+        message_id.is_none_or(|id| self.turn.message_id() == Some(id))
+    }
+
     /// Asks for its end. `None`: it is at rest already. The id is empty while the prompt is on its way.
     pub(super) fn abort(&self) -> Option<String> {
         if self.is_over() && (self.gone || !self.turn.is_running()) {
@@ -303,24 +320,34 @@ impl Current {
 
     fn answered(&mut self) {
         let result = self.turn.result();
-        match self.schema {
-            // Not here: it may take its time, and this is under the session's lock.
-            Some(_) if !self.concluded => self.unchecked = Some(Box::new(result)),
-            _ => self.conclude(Ok(result)),
+        // Not here: it may take its time, and this is under the session's lock.
+        if !self.concluded && (self.schema.is_some() || self.files_since().is_some()) {
+            self.unfinished = Some(Box::new(result));
+        } else {
+            self.conclude(Ok(result));
         }
     }
 
-    /// The answer that is to be checked before its callers are told of it, and the schema.
-    pub(super) fn to_check(&self) -> Option<(Schema, String)> {
-        Some((self.schema.clone()?, self.unchecked.as_ref()?.content.clone()))
+    fn files_since(&self) -> Option<&str> {
+        self.turn.files_since().filter(|_| self.follows_files)
     }
 
-    /// What came of the check.
-    pub(super) fn checked(&mut self, answer: Result<Value, Unfit>) {
-        let Some(mut result) = self.unchecked.take() else { return };
-        match answer {
+    /// What is to be found out before its callers are told what came of it.
+    pub(super) fn to_finish(&self) -> Option<ToFinish> {
+        let result = self.unfinished.as_ref()?;
+        Some(ToFinish {
+            check: self.schema.clone().map(|schema| (schema, result.content.clone())),
+            files_since: self.files_since().map(str::to_owned),
+        })
+    }
+
+    /// It was found out: whether the answer is of the schema, and what has happened to files.
+    pub(super) fn finished(&mut self, answer: Option<Result<Json, Unfit>>, files: Vec<FileChange>) {
+        let Some(mut result) = self.unfinished.take() else { return };
+        result.files_changed = files;
+        match answer.transpose() {
             Ok(json) => {
-                result.structured = Some(json);
+                result.structured = json;
                 self.conclude(Ok(*result));
             }
             Err(unfit) => {
@@ -332,13 +359,13 @@ impl Current {
 
     /// Whether the agent has nothing more to do with it.
     fn is_over(&self) -> bool {
-        self.concluded || self.unchecked.is_some() || self.closed
+        self.concluded || self.unfinished.is_some() || self.closed
     }
 
     fn conclude(&mut self, outcome: Result<TurnResult, TurnError>) {
         if !self.concluded {
             self.concluded = true;
-            self.unchecked = None;
+            self.unfinished = None;
             self.outcome = Some(outcome);
         }
     }
@@ -372,13 +399,13 @@ pub(super) const UNLOADED: &str = "the Copilot CLI unloaded the session";
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{copilot::event, session::queue::Queue};
 
     fn current(schema: Option<Schema>) -> Current {
-        Current::new(Queue::new(1).join(()).unwrap().0, schema, String::new())
+        Current::new(Queue::new(1).join(()).unwrap().0, schema, false, String::new())
     }
 
     fn hear(current: &mut Current, kind: &str, data: Value) {
@@ -402,9 +429,9 @@ mod tests {
         hear(&mut current, "assistant.message", message);
         assert!(!current.progress().concluded);
         hear(&mut current, "session.idle", json!({}));
-        if let Some((schema, answer)) = current.to_check() {
+        if let Some((schema, answer)) = current.to_finish().and_then(|left| left.check) {
             assert!(!current.progress().concluded && !current.steer() && current.abort().is_none());
-            current.checked(schema.read(&answer));
+            current.finished(Some(schema.read(&answer)), Vec::new());
         }
         assert!(current.progress().concluded && current.progress().settled);
         let outcome = current.take_outcome().unwrap();
@@ -414,15 +441,15 @@ mod tests {
 
     fn schema() -> Option<Schema> {
         let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
-        Some(Schema::new(&schema).unwrap())
+        Some(Schema::new(&schema.into()).unwrap())
     }
 
     #[test]
     fn an_answer_of_the_schema_comes_as_json_too() {
         let result = answered(schema(), r#"{"n": 3}"#).unwrap();
-        assert_eq!((&*result.content, result.structured), (r#"{"n": 3}"#, Some(json!({"n": 3}))));
+        assert_eq!((&*result.content, result.structured), (r#"{"n": 3}"#, Some(Json::new(r#"{"n": 3}"#.into()).unwrap())));
         let fenced = answered(schema(), "```json\n{\"n\": 3}\n```").unwrap();
-        assert_eq!(fenced.structured, Some(json!({"n": 3})));
+        assert_eq!(fenced.structured, Some(Json::new(r#"{"n": 3}"#.into()).unwrap()));
         assert_eq!(answered(None, r#"{"n": 3}"#).unwrap().structured, None);
     }
 
@@ -442,9 +469,9 @@ mod tests {
         hear(&mut current, "assistant.message", message);
         hear(&mut current, "session.idle", json!({}));
         current.cut("lost");
-        let (schema, answer) = current.to_check().unwrap();
-        current.checked(schema.read(&answer));
-        assert_eq!(current.take_outcome().unwrap().unwrap().structured, Some(json!({"n": 3})));
+        let (schema, answer) = current.to_finish().unwrap().check.unwrap();
+        current.finished(Some(schema.read(&answer)), Vec::new());
+        assert_eq!(current.take_outcome().unwrap().unwrap().structured, Some(Json::new(r#"{"n": 3}"#.into()).unwrap()));
         assert!(current.progress().settled);
     }
 

@@ -58,28 +58,28 @@ pub enum Error {
         "system message, labels, tools, agents, servers and permissions take more than 60 KiB together, more than is stored"
     )]
     TooMuchToStore,
-    /// There never was such a request, or it was long ago.
-    #[error("session {session} has no request {request}")]
-    NoSuchRequest {
+    /// There never was such an ask, or it was long ago.
+    #[error("session {session} has no open ask {ask}")]
+    NoSuchAsk {
         /// The session.
         session: SessionId,
-        /// The request.
-        request: String,
+        /// The ask.
+        ask: String,
     },
     /// Somebody else was faster.
-    #[error("request {request} is settled: {}", match .settlement {
+    #[error("ask {ask} is settled: {}", match .settlement {
         Settlement::Answered => "it was answered by another caller",
         Settlement::TimedOut => "nobody had answered it in time",
         Settlement::Withdrawn => "the agent does not wait for it any more",
     })]
-    RequestSettled {
-        /// The request.
-        request: String,
+    AskSettled {
+        /// The ask.
+        ask: String,
         /// What came of it.
         settlement: Settlement,
     },
-    /// The answer is of another kind than the request.
-    #[error("request {request} needs another answer: {}", match .kind {
+    /// The answer is of another kind than the ask.
+    #[error("ask {ask} needs another answer: {}", match .kind {
         RequestKind::Permission => "`permission`",
         RequestKind::ToolCall => "`tool_result`",
         RequestKind::UserInput => "`user_input`",
@@ -87,16 +87,16 @@ pub enum Error {
         RequestKind::ExitPlan => "`exit_plan`",
     })]
     WrongAnswer {
-        /// The request.
-        request: String,
+        /// The ask.
+        ask: String,
         /// What it is.
         kind: RequestKind,
     },
-    /// The answer is not what the request asks for.
-    #[error("the answer to request {request} is not what is asked for: {problem}")]
+    /// The answer is not what is asked for.
+    #[error("the answer to ask {ask} is not what is asked for: {problem}")]
     BadAnswer {
-        /// The request.
-        request: String,
+        /// The ask.
+        ask: String,
         /// What is wrong.
         problem: String,
     },

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     current::Outcome,
@@ -26,6 +26,8 @@ pub struct Turn {
     pub(super) keeps_deadline: bool,
     /// Ends the turn when nobody holds it any more; who does not own the turn has none.
     pub(super) gone: Option<Arc<DropGuard>>,
+    /// Cancelled when the CLI has the prompt.
+    pub(super) delivered: CancellationToken,
 }
 
 /// What the caller of a turn gets.
@@ -72,8 +74,22 @@ impl Turn {
         }
     }
 
+    /// Waits until the CLI has the prompt, or the turn has ended without: then the end is given.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses events, but not the end.
+    pub async fn delivered(&mut self) -> Option<Outcome> {
+        let delivered = self.delivered.clone();
+        tokio::select! {
+            // A turn that fails at once was delivered all the same.
+            biased;
+            () = delivered.cancelled() => None,
+            outcome = self.outcome() => Some(outcome),
+        }
+    }
+
     /// Waits for the end.
-    pub async fn outcome(mut self) -> Outcome {
+    pub async fn outcome(&mut self) -> Outcome {
         loop {
             match self.next().await {
                 Told::Ended(outcome) => return outcome,

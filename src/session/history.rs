@@ -34,14 +34,15 @@ pub struct Place {
 }
 
 impl Sessions {
-    /// A page of a session's stored history, oldest first, and where the next one begins; without loading the session.
+    /// A page of a session's stored history, oldest first, each event with the place after it, and where the next page begins; without
+    /// loading the session.
     pub async fn history(
         &self,
         tenant: Tenant,
         id: &SessionId,
         after: Option<&Place>,
         max: usize,
-    ) -> Result<(Vec<Event>, Option<Place>), Error> {
+    ) -> Result<(Vec<(Event, Place)>, Option<Place>), Error> {
         let key = SessionKey::new(tenant, id.clone());
         let known = self.inner.registry.find(&key);
         let backend = match &known {
@@ -62,7 +63,13 @@ impl Sessions {
             None => Settings { provider: self.inner.operator.clone(), ..Settings::default() },
         };
         let redact = |text: &str| self.inner.profiles.redact(&settings.redact(text));
-        let events = page.events.iter().filter_map(|raw| readable(raw.get(), redact)).collect();
+        let events = page.events.iter().filter_map(|raw| readable(raw.get(), redact));
+        // The CLI marks only the end of a page; from elsewhere on a place is found by its event.
+        let with_place = |event: Event| {
+            let place = Place { cursor: NO_MARK.into(), event_id: event.id.clone() };
+            (event, place)
+        };
+        let events = events.map(with_place).collect();
         let last = page.events.last().and_then(|raw| event_id(raw));
         let event_id = last.or_else(|| after.map(|place| place.event_id.clone())).unwrap_or_default();
         Ok((events, page.has_more.then_some(Place { cursor: page.cursor, event_id })))
@@ -78,6 +85,9 @@ struct History<'a> {
 impl History<'_> {
     /// The page after a place.
     async fn page(&self, after: Option<&Place>, max: usize) -> Result<PersistedEvents, Error> {
+        if let Some(place) = after.filter(|place| place.cursor == NO_MARK) {
+            return self.page_after(&place.event_id, max).await;
+        }
         let page = self.read(after.map(|place| place.cursor.as_str()), max).await?;
         match after {
             Some(place) if page.cursor_status == EXPIRED => {
@@ -139,6 +149,9 @@ impl History<'_> {
         Ok(self.link.call(&question).await?)
     }
 }
+
+/// In place of the CLI's mark, where there is none.
+const NO_MARK: &str = "-";
 
 /// What the CLI says of a mark that it does not know.
 const EXPIRED: &str = "expired";

@@ -37,6 +37,23 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// How many bytes it takes at most in a message.
+    fn weight(&self) -> usize {
+        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + PER_FIELD);
+        let texts = [
+            self.id.as_str(),
+            &self.model,
+            &self.reasoning_effort,
+            &self.owner,
+            &self.title,
+            &self.create_time,
+            &self.update_time,
+            &self.working_directory,
+            &self.profile,
+        ];
+        labels.sum::<usize>() + texts.iter().map(|text| text.len() + PER_FIELD).sum::<usize>()
+    }
+
     pub(super) fn outline(&self) -> Outline<'_> {
         Outline {
             id: self.id.as_str(),
@@ -78,6 +95,17 @@ pub enum SessionState {
     Waiting,
     /// Stored only.
     Unloaded,
+}
+
+impl SessionState {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Unloaded => "unloaded",
+        }
+    }
 }
 
 /// Which sessions are wanted.
@@ -145,13 +173,34 @@ impl Selection {
         self.states.is_empty() || self.states.contains(&SessionState::Unloaded)
     }
 
-    /// A number that another selection hardly has: FNV-1a, which is the same in every build.
+    /// A number that another selection hardly has: FNV-1a over its fields by their names, which is the same in every build.
     fn fingerprint(&self) -> u64 {
-        let text = format!("{self:?}");
+        let Self { labels, states, owner, created, updated } = self;
+        let mut text = String::new();
+        let mut note = |name: &str, value: &str| text += &format!("{name} {} {value}\n", value.len());
+        labels.iter().for_each(|(name, value)| {
+            note("label", name);
+            note("is", value);
+        });
+        states.iter().for_each(|state| note("state", state.name()));
+        let spans = [
+            ("owner", owner),
+            ("created_from", &created.from),
+            ("created_until", &created.until),
+            ("updated_from", &updated.from),
+            ("updated_until", &updated.until),
+        ];
+        spans.into_iter().for_each(|(name, value)| value.iter().for_each(|value| note(name, value)));
         text.bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 }
+
+/// How many bytes of sessions there are on a page. gRPC's clients take 4 MiB unless they are told otherwise.
+const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
+
+/// What a field takes in a message beside its text, those around it included.
+const PER_FIELD: usize = 12;
 
 /// Where a session is in a list: its time that counts, and its id.
 pub(super) type Place<'a> = (&'a str, &'a str);
@@ -218,7 +267,7 @@ impl PageToken {
     /// Reads a token; `None` if it is none of ours.
     pub fn decode(token: &str) -> Option<Self> {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-        let mut parts = text.strip_prefix("2 ")?.splitn(4, ' ');
+        let mut parts = text.strip_prefix("3 ")?.splitn(4, ' ');
         let order = parts.next()?.parse().ok()?;
         let wanted = u64::from_str_radix(parts.next()?, 16).ok()?;
         let (time, id) = (parts.next()?, parts.next()?);
@@ -229,7 +278,7 @@ impl PageToken {
     /// Writes a token.
     pub fn encode(&self) -> String {
         let Self { order, wanted, time, id } = self;
-        URL_SAFE_NO_PAD.encode(format!("2 {order} {wanted:x} {time} {id}"))
+        URL_SAFE_NO_PAD.encode(format!("3 {order} {wanted:x} {time} {id}"))
     }
 
     /// The place of the session that it names.
@@ -275,6 +324,22 @@ impl Listing {
         found.truncate(self.size);
         let next = found.last().filter(|_| more).map(|last| self.token(&last.session));
         (found, next)
+    }
+
+    /// Leaves as many sessions on a page as [`MAX_PAGE_BYTES`] allow, one at least, and says where the next one starts, if some had to
+    /// go: with all their labels, a thousand can be too much for a client.
+    pub(super) fn cut_to_bytes(&self, page: &mut Vec<Summary>) -> Option<PageToken> {
+        let mut room = MAX_PAGE_BYTES;
+        let fits = |session: &Summary| {
+            let left = room.checked_sub(session.weight());
+            room = left.unwrap_or_default();
+            left.is_some()
+        };
+        let fitting = page.iter().map(fits).take_while(|fits| *fits).count().max(1);
+        let last = page.get(fitting - 1).filter(|_| fitting < page.len())?;
+        let next = self.token(last);
+        page.truncate(fitting);
+        Some(next)
     }
 
     /// The token of the page that starts after a session.
@@ -439,6 +504,21 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_is_too_much_for_a_client_ends_earlier_and_the_next_one_goes_on() {
+        let large = |id: &str| Summary { title: "x".repeat(MAX_PAGE_BYTES / 2), ..session(id, id) };
+        let listing = listing(10, None);
+        let mut page = vec![large("c"), large("b"), large("a")];
+        let next = listing.cut_to_bytes(&mut page).unwrap();
+        assert_eq!((ids(&page), next.place()), (vec!["c"], ("c", "c")));
+        let mut huge = vec![Summary { title: "x".repeat(2 * MAX_PAGE_BYTES), ..session("d", "d") }, large("c")];
+        assert!(listing.cut_to_bytes(&mut huge).is_some());
+        assert_eq!(ids(&huge), ["d"]);
+        let mut small = vec![session("b", "2"), session("a", "1")];
+        assert_eq!(listing.cut_to_bytes(&mut small), None);
+        assert_eq!((ids(&small), listing.cut_to_bytes(&mut Vec::new())), (vec!["b", "a"], None));
+    }
+
+    #[test]
     fn a_token_survives_its_journey_and_others_are_refused() {
         let token = PageToken {
             order: 'C',
@@ -447,9 +527,35 @@ mod tests {
             id: "s-1".into(),
         };
         assert_eq!(PageToken::decode(&token.encode()), Some(token));
-        for bad in ["", "x", "!!!", "MSA", "MSBh", "MiBDIDAgMSA", "MiBD"] {
+        for bad in ["", "x", "!!!", "MSA", "MSBh", "MyBDIDAgMSA", "MyBD", "MiBDIDAgMSBzLTE"] {
             assert_eq!(PageToken::decode(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn each_field_of_a_selection_counts_for_its_token_and_the_number_is_the_same_in_every_build() {
+        let label = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        let span = |from: Option<&str>, until: Option<&str>| Span {
+            from: from.map(str::to_owned),
+            until: until.map(str::to_owned),
+        };
+        let all = Selection::default;
+        let selections = [
+            all(),
+            Selection { labels: label("a", "bc"), ..all() },
+            Selection { labels: label("ab", "c"), ..all() },
+            Selection { states: vec![SessionState::Idle], ..all() },
+            Selection { states: vec![SessionState::Unloaded], ..all() },
+            Selection { owner: Some("idle".into()), ..all() },
+            Selection { owner: Some(String::new()), ..all() },
+            Selection { created: span(Some("t"), None), ..all() },
+            Selection { created: span(None, Some("t")), ..all() },
+            Selection { updated: span(Some("t"), None), ..all() },
+            Selection { updated: span(None, Some("t")), ..all() },
+        ];
+        let fingerprints: std::collections::BTreeSet<_> = selections.iter().map(Selection::fingerprint).collect();
+        assert_eq!(fingerprints.len(), selections.len());
+        assert_eq!(all().fingerprint(), 0xcbf2_9ce4_8422_2325);
     }
 
     #[test]

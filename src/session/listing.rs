@@ -52,7 +52,8 @@ impl Sessions {
         for stock in &clis.stocks {
             stock.complete(tenant, &mut page).await?;
         }
-        let sessions = page.into_iter().map(|listed| listed.session).collect();
+        let mut sessions: Vec<_> = page.into_iter().map(|listed| listed.session).collect();
+        let next = listing.cut_to_bytes(&mut sessions).or(next);
         Ok(Page { sessions, next, unreachable: clis.unreachable })
     }
 

@@ -81,6 +81,8 @@ pub(super) struct State {
     /// Ends the compaction that has the session's place. Boxed, because that is rare.
     pub(super) compaction: Option<Box<CancellationToken>>,
     pub(super) hub: Hub<Outcome>,
+    /// When it was last loaded while something was asked in it.
+    pub(super) loaded_at: Option<Instant>,
     pub(super) requests: Requests,
     /// The MCP servers of which it was told, since the agent last rested, that they do not start.
     unstarted: Vec<String>,
@@ -124,6 +126,9 @@ impl State {
 
     /// The CLI has the session loaded, as it is to be.
     pub(super) fn loaded(&mut self, link: &Link) {
+        if self.requests.are_unsettled() {
+            self.loaded_at = Some(Instant::now());
+        }
         self.link = Some(link.at_rest());
         self.stale = false;
     }
@@ -165,6 +170,7 @@ impl Session {
             keeping: Arc::default(),
             state: Mutex::new(State {
                 link: None,
+                loaded_at: None,
                 stale: false,
                 create_time: String::new(),
                 update_time: String::new(),

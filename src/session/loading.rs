@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::Value;
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -16,6 +15,7 @@ use crate::{
     backend::{self, Link},
     copilot::{
         Method, Rejection,
+        event::ModelChange,
         method::{
             Create, Created, Delete, Detach, Done, GetMetadata, GetModel, GetSnapshot, IsProcessing,
             ModelState, RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata,
@@ -28,10 +28,8 @@ use crate::{
 impl Session {
     /// The session has another model, or thinks for longer, because another client of the CLI has seen to it, or the CLI itself. It
     /// is to have it when it is loaded again, here or by another server.
-    pub(super) fn model_changed(self: &Arc<Self>, change: &Value) {
-        let text = |field: &str| change.get(field).and_then(Value::as_str).map(str::to_owned);
-        let effort = change.get("reasoningEffort").map(|_| text("reasoningEffort"));
-        if !self.has_model(text("newModel"), effort) {
+    pub(super) fn model_changed(self: &Arc<Self>, change: &ModelChange) {
+        if !self.has_model(change.new_model.clone(), change.reasoning_effort.clone()) {
             return;
         }
         let session = self.clone();

@@ -2,7 +2,7 @@
 //! Knows neither protobuf nor sockets.
 //!
 //! [`Sessions`] is the room's door; [`turns`] is the part of it that is about turns, [`stored`] and [`reuse`] those
-//! that deal with sessions that exist, [`listing`] lists what each CLI's [`stock`] holds, with a [`catalogue`] as its memory,
+//! that deal with sessions that exist, [`rewind`] sets one back, [`listing`] lists what each CLI's [`stock`] holds, with a [`catalogue`] as its memory,
 //! [`history`] reads its conversations, [`models`] tells which models there are, and the [`janitor`] clears up. A [`live`]
 //! session holds its queue, its [`current`] turn, and its readers in a [`hub`], all of whom have one
 //! [`budget`]; a [`runner`] task carries each turn from
@@ -43,6 +43,7 @@ mod repeats;
 mod replay;
 mod requests;
 mod reuse;
+mod rewind;
 mod roots;
 mod runner;
 pub mod seldom;
@@ -96,6 +97,7 @@ pub use profile::{Excess, Profile, Profiles};
 pub use queue::Ticket;
 pub use repeats::RequestId;
 pub use requests::Settlement;
+pub use rewind::SetBack;
 pub use roots::Roots;
 pub use runner::Deadline;
 pub use turn::{Remains, ToolCall, TurnResult, Usage};
@@ -480,16 +482,23 @@ impl Sessions {
         Ok(session.summary())
     }
 
-    /// Copies a session, after the turns that were accepted before. The copy has an id of its own, and the credentials.
+    /// Copies a session, after the turns that were accepted before; `before` an event of its history, or all of it. The copy has an id
+    /// of its own, and the credentials.
     ///
     /// # Cancel safety
     /// Dropping it may leave a copy that is only found by listing.
-    pub async fn fork(&self, tenant: Tenant, id: &SessionId, deadline: Deadline) -> Result<Summary, Error> {
+    pub async fn fork(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        before: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
         let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
         let _place = session.place(deadline).await?;
         let link = self.load_within(deadline, &session).await?;
-        let Forked { session_id } = link.call(&Fork { session_id: session.cli_id() }).await?;
+        let Forked { session_id } = link.call(&Fork { session_id: session.cli_id(), to_event_id: before }).await?;
         let protocol =
             |problem: &str| backend::Error::Protocol { method: Fork::NAME, problem: problem.into() };
         let key = SessionKey::from_cli_id(&session_id)

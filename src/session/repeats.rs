@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{sync::watch, time::Instant};
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     current::Outcome,
@@ -140,6 +140,8 @@ pub(super) struct Accepted {
     pub(super) deadline: Arc<SharedDeadline>,
     /// What the callers hold who own the turn; a detached one has none.
     pub(super) gone: Option<Weak<DropGuard>>,
+    /// Cancelled when the CLI has the prompt.
+    pub(super) delivered: CancellationToken,
 }
 
 impl Accepted {

@@ -326,7 +326,7 @@ mod tests {
     /// What the model said.
     fn said(agent: Option<&str>, text: &str) -> Arc<Event> {
         let said = serde_json::json!({"message": {"role": "assistant", "content": text}});
-        let said = event(&format!("{agent:?} {text}"), event::MODEL_MESSAGE, Payload::Other(said));
+        let said = event(&format!("{agent:?} {text}"), event::MODEL_MESSAGE, Payload::Other(said.into()));
         Arc::new(Event { agent_id: agent.map(Into::into), ..Event::clone(&said) })
     }
 

@@ -72,10 +72,10 @@ impl Requests {
         };
         let kind = self.open[at].kind;
         if kind != answer.kind() {
-            return Err(Error::WrongAnswer { request: id.to_owned(), kind });
+            return Err(Error::WrongAnswer { ask: id.to_owned(), kind });
         }
         let answer = answer::fitting(&self.open[at].update.event.payload, answer)
-            .map_err(|problem| Error::BadAnswer { request: id.to_owned(), problem })?;
+            .map_err(|problem| Error::BadAnswer { ask: id.to_owned(), problem })?;
         let (told, answered) = oneshot::channel();
         let open = self.open.remove(at);
         // It fails if the task has just given up waiting; then `told` is dropped, and that is the answer.
@@ -105,7 +105,11 @@ impl Requests {
         for open in lost {
             self.remember(open.id, Settlement::Withdrawn);
         }
-        // An answer that is on its way is given again.
+        self.are_unsettled()
+    }
+
+    /// Whether the CLI may wait for an answer, be it one that is on its way.
+    pub(super) fn are_unsettled(&self) -> bool {
         self.is_waiting() || self.giving > 0
     }
 
@@ -135,9 +139,9 @@ impl Requests {
     pub(super) fn missed(&self, session: &SessionId, id: &str) -> Error {
         match self.settled.iter().rev().find(|(settled, _)| settled == id) {
             Some((_, settlement)) => {
-                Error::RequestSettled { request: id.to_owned(), settlement: *settlement }
+                Error::AskSettled { ask: id.to_owned(), settlement: *settlement }
             }
-            None => Error::NoSuchRequest { session: session.clone(), request: id.to_owned() },
+            None => Error::NoSuchAsk { session: session.clone(), ask: id.to_owned() },
         }
     }
 
@@ -217,7 +221,7 @@ mod tests {
         tell.send(Ok(())).unwrap();
         assert!(told.await.unwrap().is_ok() && !requests.is_waiting());
         assert!(refusal(requests.answer(&session(), "r", YES)).contains("answered by another caller"));
-        assert!(refusal(requests.answer(&session(), "x", YES)).contains("no request x"));
+        assert!(refusal(requests.answer(&session(), "x", YES)).contains("no open ask x"));
     }
 
     #[tokio::test]
@@ -252,11 +256,11 @@ mod tests {
         for (filled_in, is_right) in
             [(json!({}), false), (json!({"n": "three"}), false), (json!({"n": 3}), true)]
         {
-            let answer = accept(Some(filled_in));
+            let answer = accept(Some(filled_in.into()));
             let (schema, content) = answer::form(requests.payload("f").unwrap(), &answer).unwrap();
-            assert_eq!(answer::check_form(schema, content).is_ok(), is_right, "{content}");
+            assert_eq!(answer::check_form(schema, content).is_ok(), is_right, "{content:?}");
         }
-        assert!(requests.answer(&session(), "f", accept(Some(json!({"n": 3})))).is_ok());
+        assert!(requests.answer(&session(), "f", accept(Some(json!({"n": 3}).into()))).is_ok());
         assert!(requests.is_waiting());
     }
 
@@ -283,7 +287,7 @@ mod tests {
             let _answered = requests.open(&permission(&n.to_string()));
             requests.settle(&n.to_string(), Settlement::TimedOut);
         }
-        assert!(refusal(requests.answer(&session(), "0", YES)).contains("no request 0"));
+        assert!(refusal(requests.answer(&session(), "0", YES)).contains("no open ask 0"));
         assert!(refusal(requests.answer(&session(), "1", YES)).contains("in time"));
     }
 }

@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 use super::{
     at_work::{SMALL_CALL, Stopped},
     checking,
-    current::{Progress, Signals},
+    current::{Progress, Signals, ToFinish},
     error::TurnCause,
     live::{Place, Session},
     queue::Ticket,
@@ -137,6 +137,8 @@ pub(super) struct Runner {
     pub(super) caller_gone: CancellationToken,
     /// Cancelled when the server cannot wait any longer.
     pub(super) shutdown: CancellationToken,
+    /// To be cancelled when the CLI has the prompt.
+    pub(super) delivered: CancellationToken,
 }
 
 impl Runner {
@@ -211,6 +213,7 @@ impl Runner {
             match self.send(&link, turn).await {
                 Ok(Sent { message_id }) => {
                     self.session.accepted(message_id, link.id());
+                    self.delivered.cancel();
                     return Some(link);
                 }
                 // It was not delivered, so it may be sent again.
@@ -266,8 +269,16 @@ impl Runner {
             else {
                 return Ok(());
             };
-            if let Some((schema, answer)) = self.session.to_check() {
-                self.session.checked(checking::run(move || schema.read(&answer)).await);
+            if let Some(ToFinish { check, files_since }) = self.session.to_finish() {
+                let files = match files_since {
+                    Some(event) => self.session.files_changed(link, &event).await,
+                    None => Vec::new(),
+                };
+                let answer = match check {
+                    Some((schema, answer)) => Some(checking::run(move || schema.read(&answer)).await),
+                    None => None,
+                };
+                self.session.finished(answer, files);
                 continue;
             }
             if progress.closed {

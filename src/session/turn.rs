@@ -14,13 +14,18 @@ use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 use self::writing::Writing;
 use super::hub::Cursor;
 use crate::copilot::{
-    AgentFailure, Event,
+    AgentFailure, Event, Json,
     event::{self, FinishReason, Payload},
     failure::AgentCause,
+    method::FileChange,
 };
 
 /// How many events may come before the answer to `session.send`. A CLI that sends more has lost that answer.
 const MAX_EARLY_EVENTS: usize = 10_000;
+
+/// How many bytes of the tools' arguments are remembered for the result of a turn: a client reads messages of 4 MiB unless it was told
+/// otherwise.
+pub const MAX_ARGUMENTS: usize = 2 * 1024 * 1024;
 
 /// How many tool calls of a turn are remembered.
 const MAX_TOOL_CALLS: usize = 1_000;
@@ -46,6 +51,12 @@ pub struct Turn {
     loose_failure: Option<AgentFailure>,
     usage: Usage,
     tool_calls: Vec<ToolCall>,
+    /// How many bytes their arguments have.
+    arguments: usize,
+    /// Whether any tool has run, those of sub-agents included.
+    tools_ran: bool,
+    /// The event of its prompt.
+    prompt_event: Option<String>,
     last_event: Option<Cow<'static, str>>,
 }
 
@@ -136,7 +147,9 @@ pub struct TurnResult {
     /// The tools that the main agent called.
     pub tool_calls: Vec<ToolCall>,
     /// The answer as JSON, if there was a schema for it.
-    pub structured: Option<serde_json::Value>,
+    pub structured: Option<Json>,
+    /// What the agent's tools have done to files, as far as the CLI follows that.
+    pub files_changed: Vec<FileChange>,
     /// Where a watcher goes on from. The session knows.
     pub cursor: Option<Cursor>,
 }
@@ -154,8 +167,8 @@ pub struct Remains {
     pub usage: Usage,
     /// The tools that were running.
     pub running_tools: Vec<ToolCall>,
-    /// The requests that waited for an answer. The session knows.
-    pub open_requests: Vec<String>,
+    /// The asks that waited for an answer. The session knows.
+    pub open_asks: Vec<String>,
     /// Where a watcher goes on from. The session knows.
     pub cursor: Option<Cursor>,
 }
@@ -169,7 +182,8 @@ pub struct Usage {
     pub cache_read_tokens: i64,
     pub cache_write_tokens: i64,
     pub reasoning_tokens: i64,
-    pub cost: f64,
+    /// In billionths of an AI credit.
+    pub nano_ai_credits: i64,
     pub model_calls: i32,
     pub model_milliseconds: f64,
 }
@@ -181,8 +195,8 @@ pub struct ToolCall {
     pub id: String,
     /// The tool.
     pub name: String,
-    /// What it was called with.
-    pub arguments: serde_json::Value,
+    /// What it was called with; `None` where that was too much for one turn: see [`MAX_ARGUMENTS`].
+    pub arguments: Option<Json>,
     /// Whether it succeeded; `None` while it runs.
     pub success: Option<bool>,
 }
@@ -323,6 +337,11 @@ impl Turn {
         self.tool_calls.iter().any(|other| other.id == call && other.success == Some(true))
     }
 
+    /// The event of its prompt, since which its tools may have changed files; `None`: none has run.
+    pub fn files_since(&self) -> Option<&str> {
+        self.prompt_event.as_deref().filter(|_| self.tools_ran)
+    }
+
     /// What came of it, if it was answered.
     pub fn result(&self) -> TurnResult {
         let answer = self.writing.answer();
@@ -334,6 +353,7 @@ impl Turn {
             usage: self.usage,
             tool_calls: self.tool_calls.clone(),
             structured: None,
+            files_changed: Vec::new(),
             cursor: None,
         }
     }
@@ -346,13 +366,16 @@ impl Turn {
             last_event: self.last_event.clone().map(Cow::into_owned),
             usage: self.usage,
             running_tools: self.tool_calls.iter().filter(|call| call.success.is_none()).cloned().collect(),
-            open_requests: Vec::new(),
+            open_asks: Vec::new(),
             cursor: None,
         }
     }
 
     fn advance(&mut self, event: &Event) -> Option<Ending> {
         match &event.payload {
+            Payload::ToolExecutionComplete(_) if self.started && event.agent_id.is_some() => {
+                self.tools_ran = true;
+            }
             Payload::AssistantUsage(usage) if self.started => {
                 self.usage.add(usage);
                 if event.agent_id.is_none() {
@@ -361,7 +384,7 @@ impl Turn {
             }
             _ if event.agent_id.is_some() => {}
             Payload::SessionShutdown(_) => return self.end(Ending::Shutdown),
-            Payload::UserMessage(message) => self.user_message(message),
+            Payload::UserMessage(message) => self.user_message(&event.id, message),
             Payload::AssistantMessage(message) => self.assistant_message(message),
             Payload::AssistantMessageDelta(delta) if self.started => self.writing.delta(delta),
             Payload::AssistantTurnEnd(_) if self.started => self.writing.round_ended(),
@@ -383,7 +406,7 @@ impl Turn {
         message_id.is_none_or(|id| self.message_id.as_ref() == Some(id) || self.steering.has(id))
     }
 
-    fn user_message(&mut self, message: &event::UserMessage) {
+    fn user_message(&mut self, event_id: &str, message: &event::UserMessage) {
         self.rested = false;
         if let Some(id) = &message.message_id {
             self.steering.taken_up(id);
@@ -391,12 +414,13 @@ impl Turn {
         self.writing.prompted();
         if self.is_mine(message.message_id.as_ref()) {
             self.started = true;
+            self.prompt_event.get_or_insert_with(|| event_id.to_owned());
         }
     }
 
     /// In mode "autopilot" the agent says at its end what it has done.
-    fn task_complete(&mut self, done: &serde_json::Value) {
-        let is_answer = self.writing.summary(event::text(done, "summary"));
+    fn task_complete(&mut self, done: &Json) {
+        let is_answer = self.writing.summary(&done.text("summary"));
         self.answered(is_answer);
     }
 
@@ -415,7 +439,7 @@ impl Turn {
 
     fn cut_part(&mut self, event: &Event) {
         if let Some(text) = event::model_message(event) {
-            self.writing.cut_part(text);
+            self.writing.cut_part(&text);
         }
     }
 
@@ -424,16 +448,20 @@ impl Turn {
         let started =
             self.tool_calls.iter().any(|call| call.id == tool.tool_call_id && call.success.is_none());
         if self.tool_calls.len() < MAX_TOOL_CALLS && !started {
+            let room = MAX_ARGUMENTS - self.arguments;
+            let arguments = Some(&tool.arguments).filter(|json| json.as_str().len() <= room);
+            self.arguments += arguments.map_or(0, |json| json.as_str().len());
             self.tool_calls.push(ToolCall {
                 id: tool.tool_call_id.clone(),
                 name: tool.tool_name.clone(),
-                arguments: tool.arguments.clone(),
+                arguments: arguments.cloned(),
                 success: None,
             });
         }
     }
 
     fn tool_ended(&mut self, tool: &event::ToolComplete) {
+        self.tools_ran |= self.started;
         if let Some(call) = self.tool_calls.iter_mut().rev().find(|call| call.id == tool.tool_call_id) {
             call.success = Some(tool.success);
         }
@@ -524,7 +552,7 @@ impl Usage {
             self.cache_write_tokens.saturating_add(usage.cache_write_tokens.unwrap_or_default());
         self.reasoning_tokens =
             self.reasoning_tokens.saturating_add(usage.reasoning_tokens.unwrap_or_default());
-        self.cost += usage.cost.unwrap_or_default();
+        self.nano_ai_credits = self.nano_ai_credits.saturating_add(usage.nano_ai_credits());
         self.model_calls += 1;
         self.model_milliseconds += usage.duration.unwrap_or_default();
     }

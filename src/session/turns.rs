@@ -104,7 +104,7 @@ impl Sessions {
             let ending = if repeatable { state.hub.remember(ticket) } else { Subscriber::nothing() };
             (state.subscribe(Scope::Turn(ticket), filter), ending)
         };
-        let caller_gone = CancellationToken::new();
+        let (caller_gone, delivered) = (CancellationToken::new(), CancellationToken::new());
         let own_limit = Deadline::after(self.inner.limits.turn_timeout);
         let limit = if detached { deadline.later(own_limit) } else { deadline };
         let limit = Arc::new(SharedDeadline::new(limit));
@@ -119,6 +119,7 @@ impl Sessions {
             inactivity,
             caller_gone: caller_gone.clone(),
             shutdown: self.inner.shutdown.clone(),
+            delivered: delivered.clone(),
         };
         self.inner.tasks.spawn(runner.run(ticket, granted));
         let gone = (!detached).then(|| Arc::new(caller_gone.drop_guard()));
@@ -130,8 +131,10 @@ impl Sessions {
             ending: Arc::new(ending),
             deadline: limit,
             gone: gone.as_ref().map(Arc::downgrade),
+            delivered: delivered.clone(),
         };
-        Ok((Turn { session, ticket, subscriber: Some(subscriber), deadline, keeps_deadline, gone }, accepted))
+        let subscriber = Some(subscriber);
+        Ok((Turn { session, ticket, subscriber, deadline, keeps_deadline, gone, delivered }, accepted))
     }
 
     /// Sends a prompt into the turn that runs. `None`: none does.
@@ -154,26 +157,39 @@ impl Sessions {
             deadline: prompt.deadline,
             keeps_deadline: false,
             gone: None,
+            delivered: CancellationToken::new(),
         };
         match sent.await {
-            Ok(Ok(())) => Ok(Some(turn)),
+            Ok(Ok(())) => {
+                turn.delivered.cancel();
+                Ok(Some(turn))
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(Error::Turn(Arc::new(TurnError::not_delivered(TurnCause::Draining)))),
         }
     }
 
-    /// Stops what runs in a session: our turn, or compaction, or what another client of the CLI runs there. Gives the message's
-    /// id, empty where it is not known. `None`: nothing runs.
-    pub async fn abort(&self, tenant: Tenant, id: &SessionId) -> Result<Option<String>, Error> {
+    /// Stops what runs in a session: our turn, or compaction, or what another client of the CLI runs there; with `only` our turn with
+    /// this id alone. Gives the message's id, empty where it is not known. `None`: nothing runs.
+    pub async fn abort(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        only: Option<&str>,
+    ) -> Result<Option<String>, Error> {
         let key = SessionKey::new(tenant, id.clone());
         let Some(session) = self.inner.registry.find(&key) else {
             let Stored { backend, .. } =
                 self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+            if only.is_some() {
+                return Ok(None);
+            }
             let link = backend.connected().await?;
             return Ok(stop_whatever_runs(&link, key.cli_id()).await?.then(String::new));
         };
-        if let Some(stopped) = session.abort() {
-            return Ok(Some(stopped));
+        let stopped = session.abort(only);
+        if stopped.is_some() || only.is_some() {
+            return Ok(stopped);
         }
         // While this place is held nothing of ours begins, and so nothing of ours is stopped by accident.
         match session.try_place() {
@@ -197,7 +213,7 @@ impl Sessions {
         match self.inner.registry.find(&key) {
             Some(session) => session.respond(request_id, response).await,
             None if self.stored(&key).await?.is_some() => {
-                Err(Error::NoSuchRequest { session: id.clone(), request: request_id.to_owned() })
+                Err(Error::NoSuchAsk { session: id.clone(), ask: request_id.to_owned() })
             }
             None => Err(Error::NotFound(id.clone())),
         }
@@ -241,5 +257,6 @@ fn join(accepted: &Accepted, gone: Share, deadline: Deadline, filter: Filter) ->
     };
     drop(state);
     let session = session.clone();
-    Turn { session, ticket: *ticket, subscriber: Some(subscriber), deadline, keeps_deadline: false, gone }
+    let (ticket, subscriber, delivered) = (*ticket, Some(subscriber), accepted.delivered.clone());
+    Turn { session, ticket, subscriber, deadline, keeps_deadline: false, gone, delivered }
 }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    AbortTurnRequest, Backend, CreateSessionRequest, DeleteSessionRequest, DeliveryState, ErrorReason,
-    GetServerInfoRequest, Tool, ToolResult, TurnResult, request_answer::Answer, tool_result::Content,
+    Backend, CreateSessionRequest, DeleteSessionRequest, DeliveryState, ErrorReason, GetServerInfoRequest,
+    Prompt, Tool, ToolResult, TurnResult, ask_answer::Answer, tool_result::Content,
 };
 use scripted_model::{CallState, Reply};
 use serde_json::json;
@@ -14,7 +14,7 @@ use tonic_types::pb as rpc;
 
 use crate::support::{
     check, detail,
-    facade::{TestFacade, wait, within},
+    facade::{TestFacade, abort, prompt, wait, wait_with, within},
     failure_of,
     fake_cli::FakeCli,
     real_cli::RealCli,
@@ -126,8 +126,7 @@ async fn a_turn_that_is_given_up_in_line_is_never_sent_and_frees_its_place() {
     let late = facade.client().send_and_wait(within(Duration::from_secs(1), wait("s4", "late"))).await;
     check(&late.unwrap_err(), Code::DeadlineExceeded, ErrorReason::TurnTimeout);
     cancelled.abort();
-    let abort = AbortTurnRequest { session_id: "s2".into() };
-    assert!(facade.client().abort_turn(abort).await.unwrap().into_inner().message_id.is_some());
+    assert!(facade.client().abort_turn(abort("s2")).await.unwrap().into_inner().message_id.is_some());
     let delete = DeleteSessionRequest { session_id: "s3".into(), ..Default::default() };
     facade.client().delete_session(delete).await.unwrap();
     for sent in [aborted, deleted] {
@@ -178,8 +177,8 @@ async fn the_time_in_line_is_not_the_agents_silence() {
     let (cli, facade) = start(1, 4, 2).await;
     let first = send(&facade, "s0").await;
     let turn = cli.begin().await;
-    let mut request = wait("s1", "patient");
-    request.inactivity_timeout = prost_types::Duration::try_from(Duration::from_millis(500)).ok();
+    let inactivity_timeout = Some(Duration::from_millis(500).try_into().unwrap());
+    let request = wait_with("s1", Prompt { inactivity_timeout, ..prompt("patient") });
     let second = tokio::spawn({
         let facade = facade.clone();
         async move { facade.send_and_wait(request).await }

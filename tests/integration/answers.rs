@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use copilot_grpc::grpc::pb::{
-    AbortTurnRequest, CreateSessionRequest, ErrorReason, FinishReason, Provider, SendAndWaitRequest,
-    TurnResult, WatchSessionRequest, session_event::Payload,
+    CreateSessionRequest, ErrorReason, FinishReason, Prompt, Provider, TurnResult, WatchSessionRequest,
+    session_event::Payload,
 };
-use prost_types::{Struct, Value, value::Kind};
 use scripted_model::{Reply, Request};
 use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade, wait},
+    facade::{Streamed, TestFacade, abort, prompt, wait_with},
     failure_of,
     fake_cli::FakeCli,
     real_cli::{MODEL, RealCli},
@@ -139,28 +138,21 @@ async fn an_answer_that_was_cut_or_has_no_text_says_so() {
 }
 
 /// A schema of an object with a number.
-fn schema() -> Struct {
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let object = |fields: Vec<(&str, Value)>| Struct {
-        fields: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-    };
-    let number = object(vec![("type", text("integer"))]);
-    let number = Value { kind: Some(Kind::StructValue(number)) };
-    let properties = Value { kind: Some(Kind::StructValue(object(vec![("n", number)]))) };
-    object(vec![("type", text("object")), ("properties", properties)])
+fn schema() -> String {
+    json!({"type": "object", "properties": {"n": {"type": "integer"}}}).to_string()
 }
 
 #[tokio::test]
 async fn a_schema_is_that_of_the_whole_answer() {
     let cli = RealCli::start(script).await;
     let facade = cli.facade().await;
-    let ask = async |prompt: &str| {
-        facade.create(prompt).await;
-        let request = SendAndWaitRequest { response_schema: Some(schema()), ..wait(prompt, prompt) };
-        soon(prompt, facade.send_and_wait(request)).await
+    let ask = async |text: &str| {
+        facade.create(text).await;
+        let request = wait_with(text, Prompt { response_schema_json: schema(), ..prompt(text) });
+        soon(text, facade.send_and_wait(request)).await
     };
     let answer = ask("json").await.unwrap();
-    assert_eq!(answer.structured_content.unwrap().fields["n"].kind, Some(Kind::NumberValue(3.0)));
+    assert_eq!(answer.structured_content_json, r#"{"n": 3}"#);
     let half = ask("half-json").await.unwrap_err();
     check(&half, Code::Internal, ErrorReason::ResponseMismatch);
     assert!(half.message().contains("cut by the model's output limit"), "{half:?}");
@@ -186,8 +178,7 @@ async fn what_remains_of_a_turn_that_fails_has_all_parts() {
         _ => None,
     };
     watcher.find(second).await;
-    let abort = AbortTurnRequest { session_id: "hangs".into() };
-    facade.client().abort_turn(abort).await.unwrap();
+    facade.client().abort_turn(abort("hangs")).await.unwrap();
     let aborted = soon("the end", hanging).await.unwrap().unwrap_err();
     check(&aborted, Code::Aborted, ErrorReason::TurnAborted);
     assert_eq!(failure_of(&aborted).partial_content, "PART-ONE. ");

@@ -8,14 +8,13 @@ use std::{
 };
 
 use copilot_grpc::grpc::pb::{
-    Attachment, CreateSessionRequest, ErrorReason, LargeOutput, McpServer, Provider, ResumeSessionRequest,
-    SendAndWaitRequest, SessionState, Skills, Tool,
+    Attachment, CreateSessionRequest, ErrorReason, LargeOutput, McpServer, Prompt, Provider,
+    ResumeSessionRequest, SendAndWaitRequest, SessionState, Skills, Tool,
     attachment::{Directory, File, Kind, Position, Selection},
     copilot_service_client::CopilotServiceClient,
     mcp_server::{Stdio, Transport},
 };
 use futures_util::future::join_all;
-use prost_types::{Struct, Value, value::Kind as Json};
 use scripted_model::Reply;
 use serde_json::json;
 use tempfile::TempDir;
@@ -24,32 +23,13 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::support::{
     check,
-    facade::{TestFacade, wait},
+    facade::{TestFacade, prompt, wait, wait_with},
     fake_cli::FakeCli,
     fields_of,
     real_cli::{LastingCli, RealCli},
     service::Service,
     soon,
 };
-
-fn object(json: &serde_json::Value) -> Struct {
-    let fields = json.as_object().unwrap().iter();
-    Struct { fields: fields.map(|(name, json)| (name.clone(), value(json))).collect() }
-}
-
-fn value(json: &serde_json::Value) -> Value {
-    let kind = match json {
-        serde_json::Value::Null => Json::NullValue(0),
-        serde_json::Value::Bool(value) => Json::BoolValue(*value),
-        serde_json::Value::Number(number) => Json::NumberValue(number.as_f64().unwrap()),
-        serde_json::Value::String(text) => Json::StringValue(text.clone()),
-        serde_json::Value::Array(items) => {
-            Json::ListValue(prost_types::ListValue { values: items.iter().map(value).collect() })
-        }
-        serde_json::Value::Object(_) => Json::StructValue(object(json)),
-    };
-    Value { kind: Some(kind) }
-}
 
 /// Definitions of eight references each to the next, at the same place of an answer or one further in.
 fn bomb(depth: usize, further_in: bool) -> serde_json::Value {
@@ -64,7 +44,7 @@ fn bomb(depth: usize, further_in: bool) -> serde_json::Value {
 }
 
 fn with_schema(session: &str, schema: &serde_json::Value) -> SendAndWaitRequest {
-    SendAndWaitRequest { response_schema: Some(object(schema)), ..wait(session, "answer") }
+    wait_with(session, Prompt { response_schema_json: schema.to_string(), ..prompt("answer") })
 }
 
 #[track_caller]
@@ -100,24 +80,24 @@ async fn a_schema_that_expands_too_far_is_refused_and_takes_no_memory() {
     for _ in 0..50 {
         let nowhere = with_schema("s", &json!({"type": "object", "$ref": "#/$defs/none"}));
         let refused = client.send_and_wait(nowhere).await.unwrap_err();
-        assert_eq!(fields_of(&refused), ["response_schema"]);
+        assert_eq!(fields_of(&refused), ["prompt.response_schema_json"]);
     }
     let before = service.memory();
     let began = Instant::now();
     for _ in 0..50 {
         let refused = client.send_and_wait(with_schema("s", &bomb(9, false))).await.unwrap_err();
         check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
-        assert_eq!(fields_of(&refused), ["response_schema"]);
+        assert_eq!(fields_of(&refused), ["prompt.response_schema_json"]);
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let took = before.surpassed_by();
     assert!(took < 1024 * 1024, "{took} bytes");
-    let tool = Tool { name: "t".into(), parameters: Some(object(&bomb(9, false))), ..Default::default() };
+    let tool = Tool { name: "t".into(), parameters_json: bomb(9, false).to_string(), ..Default::default() };
     let refused = client
         .create_session(CreateSessionRequest { tools: vec![tool], ..Default::default() })
         .await
         .unwrap_err();
-    assert_eq!(fields_of(&refused), ["tools[0].parameters"]);
+    assert_eq!(fields_of(&refused), ["tools[0].parameters_json"]);
 }
 
 #[tokio::test]
@@ -168,7 +148,7 @@ fn file(path: &Path) -> Attachment {
 }
 
 fn attached(session: &str, attachments: Vec<Attachment>) -> SendAndWaitRequest {
-    SendAndWaitRequest { attachments, ..wait(session, "hello") }
+    wait_with(session, Prompt { attachments, ..prompt("hello") })
 }
 
 /// How long each of some turns takes.
@@ -197,7 +177,7 @@ async fn attachments_that_never_end_and_skills_from_everywhere_are_refused_and_s
             let sent =
                 sessions.iter().map(|session| facade.send_and_wait(attached(session, vec![file(place)])));
             for refused in join_all(sent).await {
-                denied(&refused.unwrap_err(), &["attachments[0].file.path"]);
+                denied(&refused.unwrap_err(), &["prompt.attachments[0].file.path"]);
             }
         }
         for _ in 0..10 {
@@ -279,7 +259,11 @@ async fn every_path_in_a_request_has_to_be_in_a_folder_that_is_open_for_them() {
     };
     let outside = vec![file(&outside.join("file")), folder(outside), file(&root.join("link/missing"))];
     let refused = facade.send_and_wait(attached(&created.session_id, outside)).await.unwrap_err();
-    let fields = ["attachments[0].file.path", "attachments[1].directory.path", "attachments[2].file.path"];
+    let fields = [
+        "prompt.attachments[0].file.path",
+        "prompt.attachments[1].directory.path",
+        "prompt.attachments[2].file.path",
+    ];
     denied(&refused, &fields);
     let inside = vec![file(&root.join("file")), folder(root)];
     soon("a turn", facade.send_and_wait(attached(&created.session_id, inside))).await.unwrap();

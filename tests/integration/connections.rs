@@ -3,8 +3,8 @@
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    ErrorReason, GetSessionRequest, SendAndStreamRequest, WatchSessionRequest,
-    copilot_service_client::CopilotServiceClient, session_event::Payload,
+    ErrorReason, GetSessionRequest, WatchSessionRequest, copilot_service_client::CopilotServiceClient,
+    session_event::Payload,
 };
 use tokio::time::Instant;
 use tonic::{Code, transport::Channel};
@@ -14,7 +14,7 @@ use tonic_health::pb::{
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade},
+    facade::{Streamed, TestFacade, event, stream},
     fake_cli::FakeCli,
     proxy::Proxy,
     soon, until,
@@ -31,8 +31,7 @@ async fn an_old_connection_is_replaced_without_a_failed_call_and_what_is_open_on
     let mut client = CopilotServiceClient::new(channel);
     let watch = WatchSessionRequest { session_id: "s".into(), ..Default::default() };
     let mut watch = client.watch_session(watch).await.unwrap().into_inner();
-    let request = SendAndStreamRequest { session_id: "s".into(), prompt: "p".into(), ..Default::default() };
-    let stream = client.send_and_stream(request).await.unwrap().into_inner();
+    let stream = client.send_and_stream(stream("s", "p")).await.unwrap().into_inner();
     let turn = cli.begin().await;
     let (mut calls, mut unsent) = (0, 0);
     while proxy.taken() < 4 {
@@ -51,7 +50,7 @@ async fn an_old_connection_is_replaced_without_a_failed_call_and_what_is_open_on
     assert_eq!((streamed.text(), streamed.end.unwrap().content), ("one two".into(), "one two".into()));
     let message = async {
         loop {
-            let event = watch.message().await.unwrap().unwrap().event.unwrap();
+            let event = event(&mut watch).await.unwrap();
             if let Some(Payload::AssistantMessage(message)) = event.payload {
                 return message.content;
             }
@@ -79,8 +78,7 @@ async fn calls_are_still_taken_for_a_while_after_health_says_no_unless_a_second_
     let stopped = stopping(&facade);
     facade.health_becomes("", ServingStatus::NotServing).await;
     let mut late = facade.connect().await;
-    let request = SendAndStreamRequest { session_id: "s".into(), prompt: "p".into(), ..Default::default() };
-    let stream = soon("the call", late.send_and_stream(request)).await.unwrap().into_inner();
+    let stream = soon("the call", late.send_and_stream(stream("s", "p"))).await.unwrap().into_inner();
     cli.turn(&["in time"]).await;
     assert_eq!(soon("the turn", Streamed::read(stream)).await.end.unwrap().content, "in time");
     assert!(!stopped.is_finished());

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::BufMut as _;
 use copilot_grpc::grpc::pb::{
-    ConverseAbort, ConverseAnswer, ConverseOpen, ConversePrompt, ConverseRequest, CreateSessionRequest,
-    ErrorReason, OnDisconnect, RequestAnswer, SendMode, Tool, ToolResult, TurnResult,
-    converse_request::Payload as Up, converse_response::Payload as Down, request_answer::Answer,
-    session_event, tool_result::Content,
+    AskAnswer, ConverseAbort, ConverseAnswer, ConverseOpen, ConversePrompt, ConverseRequest,
+    CreateSessionRequest, ErrorReason, OnDisconnect, Prompt, SendMode, Tool, ToolResult, TurnResult,
+    ask_answer::Answer, converse_request::Payload as Up, converse_response::Payload as Down, session_event,
+    tool_result::Content,
 };
 use prost::Message as _;
 use scripted_model::{CallState, Reply, Request};
@@ -24,7 +24,7 @@ use tonic_types::pb as rpc;
 
 use crate::support::{
     check,
-    facade::{TestFacade, request_id},
+    facade::{TestFacade, ask_id, prompt},
     fake_cli::FakeCli,
     fields_of,
     real_cli::RealCli,
@@ -85,7 +85,7 @@ async fn a_message_that_cannot_be_read_or_is_too_large_ends_the_stream_with_its_
             client.ready().await.unwrap();
             let messages = before.into_iter().chain([bytes.clone()]);
             let request = tonic::Request::new(tokio_stream::iter(messages));
-            let path = PathAndQuery::from_static("/copilot.v1.CopilotService/Converse");
+            let path = PathAndQuery::from_static("/copilot_grpc.v1.CopilotService/Converse");
             let mut down = client.streaming(request, path, Raw).await.unwrap().into_inner();
             let end = async {
                 loop {
@@ -149,6 +149,7 @@ impl Conversation {
                 Down::Event(event) => events.push(event.payload.unwrap()),
                 Down::Result(result) => return (events, Ok((result.prompt_id, result.result.unwrap()))),
                 Down::Failure(failure) => {
+                    let reason = failure.reason();
                     let details = rpc::Status {
                         code: failure.code,
                         message: failure.message.clone(),
@@ -156,9 +157,11 @@ impl Conversation {
                     };
                     let details = prost::Message::encode_to_vec(&details).into();
                     let status = Status::with_details(failure.code.into(), failure.message, details);
-                    return (events, Err((failure.prompt_id + &failure.request_id, status)));
+                    check(&status, status.code(), reason);
+                    return (events, Err((failure.prompt_id + &failure.ask_id, status)));
                 }
                 Down::Opened(_) => panic!("opened twice"),
+                Down::Heartbeat(_) => {}
             }
         }
     }
@@ -169,8 +172,12 @@ impl Conversation {
     }
 }
 
-fn named(id: &str, prompt: &str) -> ConversePrompt {
-    ConversePrompt { prompt_id: id.into(), prompt: prompt.into(), ..Default::default() }
+fn named(id: &str, text: &str) -> ConversePrompt {
+    named_with(id, prompt(text))
+}
+
+fn named_with(id: &str, prompt: Prompt) -> ConversePrompt {
+    ConversePrompt { prompt_id: id.into(), prompt: Some(prompt) }
 }
 
 fn said(prompt_id: &str, content: &str) -> (String, String) {
@@ -228,21 +235,21 @@ async fn a_tool_of_the_callers_is_run_and_answered_on_the_stream() {
     conversation.prompt("w", "weather").await;
     let id = loop {
         if let Some(Down::Event(event)) = conversation.next().await.unwrap()
-            && let Some(id) = request_id(&event.payload.unwrap())
+            && let Some(id) = ask_id(&event.payload.unwrap())
         {
             break id;
         }
     };
     let result = ToolResult { content: Some(Content::Text("sunny".into())), ..Default::default() };
-    let answer = Some(RequestAnswer { answer: Some(Answer::ToolResult(result)) });
-    let answer = ConverseAnswer { request_id: id.clone(), answer };
+    let answer = Some(AskAnswer { answer: Some(Answer::ToolResult(result)) });
+    let answer = ConverseAnswer { ask_id: id.clone(), answer };
     conversation.say(Up::Answer(answer.clone())).await;
     assert_eq!(conversation.result().await, said("w", "It said: sunny"));
     // A second answer is too late, and does not end the stream.
     conversation.say(Up::Answer(answer)).await;
-    let (request, late) = conversation.end().await.1.unwrap_err();
-    assert_eq!(request, id);
-    check(&late, Code::FailedPrecondition, ErrorReason::RequestSettled);
+    let (ask, late) = conversation.end().await.1.unwrap_err();
+    assert_eq!(ask, id);
+    check(&late, Code::FailedPrecondition, ErrorReason::AskSettled);
     conversation.prompt("h", "hello").await;
     assert_eq!(conversation.result().await, said("h", "You said: hello"));
 }
@@ -273,7 +280,7 @@ async fn a_prompt_that_is_wrong_fails_and_the_stream_goes_on() {
     let mut conversation = Conversation::open(&facade, "s").await;
     conversation.prompt("wrong", " ").await;
     let (prompt_id, status) = conversation.end().await.1.unwrap_err();
-    assert_eq!((prompt_id.as_str(), fields_of(&status)), ("wrong", vec!["prompt".to_owned()]));
+    assert_eq!((prompt_id.as_str(), fields_of(&status)), ("wrong", vec!["prompt.text".to_owned()]));
     conversation.prompt("right", "hello").await;
     assert_eq!(conversation.result().await, said("right", "You said: hello"));
 }
@@ -303,14 +310,14 @@ async fn a_turn_is_aborted_on_the_stream_or_steered() {
     };
     conversation.prompt("slow", "slow").await;
     begun(&mut conversation).await;
-    conversation.say(Up::Abort(ConverseAbort {})).await;
+    conversation.say(Up::Abort(ConverseAbort::default())).await;
     let (prompt_id, aborted) = conversation.end().await.1.unwrap_err();
     assert_eq!(prompt_id, "slow");
     check(&aborted, Code::Aborted, ErrorReason::TurnAborted);
     conversation.prompt("slow", "slow").await;
     begun(&mut conversation).await;
-    let steering = ConversePrompt { mode: SendMode::Immediate.into(), ..named("steer", "be brief") };
-    conversation.say(Up::Prompt(steering)).await;
+    let steering = Prompt { mode: SendMode::Immediate.into(), ..prompt("be brief") };
+    conversation.say(Up::Prompt(named_with("steer", steering))).await;
     // Both get the outcome of the one turn.
     let mut results = [conversation.result().await, conversation.result().await];
     results.sort();
@@ -328,8 +335,8 @@ async fn a_broken_stream_stops_its_turns_unless_they_are_to_go_on() {
         .await;
     facade.at_rest().await;
     let conversation = Conversation::open(&facade, "s").await;
-    let detached = ConversePrompt { on_disconnect: OnDisconnect::Continue.into(), ..named("on", "go on") };
-    conversation.say(Up::Prompt(detached)).await;
+    let detached = Prompt { on_disconnect: OnDisconnect::Continue.into(), ..prompt("go on") };
+    conversation.say(Up::Prompt(named_with("on", detached))).await;
     cli.model.wait_for(|calls| calls.len() == 2).await;
     drop(conversation);
     facade.at_rest().await;

@@ -15,8 +15,8 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from copilot.v1 import copilot_service_pb2 as pb
-from copilot.v1 import copilot_service_pb2_grpc, session_pb2, turn_pb2
+from copilot_grpc.v1 import copilot_service_pb2 as pb
+from copilot_grpc.v1 import copilot_service_pb2_grpc, session_pb2, turn_pb2
 
 # A thread that is late by this much shows a machine on which no answer can be in time for a deadline of a fraction of a second.
 LATE = 0.01
@@ -144,7 +144,7 @@ def turn(pulse, address, deadline, after, number, session):
     if after == "after":
         # Shorter by less than 3 %: the C core then repeats the header of this one.
         service.GetServerInfo(pb.GetServerInfoRequest(), timeout=deadline * (1.02 + number * 0.002))
-    prompt = {"session_id": session, "prompt": "hang"}
+    prompt = {"session_id": session, "prompt": {"text": "hang"}}
     if number % 2:
         call = lambda: service.SendAndStream(pb.SendAndStreamRequest(**prompt), timeout=deadline)
     else:
@@ -167,7 +167,7 @@ def stuck(address, deadline, times):
 
     known, unknown = {"session_id": "s"}, {"session_id": "nobody"}
     model = {"session": session_pb2.Session(session_id="s", model="m"), "update_mask": {"paths": ["model"]}}
-    prompt = {"prompt": "p"}
+    prompt = {"prompt": {"text": "p"}}
     calls = {
         "CreateSession": lambda: service.CreateSession(pb.CreateSessionRequest(), timeout=deadline),
         "ResumeSession": lambda: service.ResumeSession(pb.ResumeSessionRequest(**unknown), timeout=deadline),
@@ -178,6 +178,12 @@ def stuck(address, deadline, times):
         "DeleteSession": lambda: service.DeleteSession(pb.DeleteSessionRequest(**unknown), timeout=deadline),
         "ForkSession": lambda: service.ForkSession(pb.ForkSessionRequest(**known), timeout=deadline),
         "CompactSession": lambda: service.CompactSession(pb.CompactSessionRequest(**known), timeout=deadline),
+        "RewindSession": lambda: service.RewindSession(
+            pb.RewindSessionRequest(**known, event_id="e"), timeout=deadline
+        ),
+        "ListRewindPoints": lambda: service.ListRewindPoints(
+            pb.ListRewindPointsRequest(**known), timeout=deadline
+        ),
         "SendAndWait": lambda: service.SendAndWait(
             pb.SendAndWaitRequest(**unknown, **prompt), timeout=deadline
         ),
@@ -186,12 +192,13 @@ def stuck(address, deadline, times):
         ),
         "Converse": lambda: converse(open=pb.ConverseOpen(**unknown)),
         "Respond": lambda: service.Respond(
-            pb.RespondRequest(**unknown, request_id="r", answer={"permission": {"decision": 1}}),
+            pb.RespondRequest(**unknown, ask_id="r", answer={"permission": {"decision": 1}}),
             timeout=deadline,
         ),
         "AbortTurn": lambda: service.AbortTurn(pb.AbortTurnRequest(**unknown), timeout=deadline),
         "ListEvents": lambda: service.ListEvents(pb.ListEventsRequest(**known), timeout=deadline),
         "WatchSession": lambda: service.WatchSession(pb.WatchSessionRequest(**known), timeout=deadline),
+        "GetUsage": lambda: service.GetUsage(pb.GetUsageRequest(**known), timeout=deadline),
         "ListModels": lambda: service.ListModels(pb.ListModelsRequest(), timeout=deadline),
     }
     for name, call in calls.items():

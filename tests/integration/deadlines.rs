@@ -65,12 +65,16 @@ const QUESTIONS: &[&str] = &[
     "session.delete",
     "session.getMetadata",
     "session.history.compact",
+    "session.history.listRewindPoints",
+    "session.history.previewRewind",
+    "session.history.rewind",
     "session.list",
     "session.metadata.isProcessing",
     "session.metadata.snapshot",
     "session.model.switchTo",
     "session.resume",
     "session.send",
+    "session.usage.getMetrics",
     "sessions.fork",
     "sessions.getClientMetadata",
     "sessions.list",
@@ -94,5 +98,5 @@ async fn every_call_to_a_cli_that_does_not_answer_ends_with_details_at_a_deadlin
         assert!(came.ends_with("TurnFailure") || !name.starts_with("SendAnd"), "{name}: {came}");
     }
     let methods: BTreeSet<_> = calls.iter().map(|call| &call.name).collect();
-    assert_eq!((calls.len(), methods.len()), (187, 17));
+    assert_eq!((calls.len(), methods.len()), (220, 20));
 }

@@ -5,16 +5,21 @@ use std::{collections::BTreeMap, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     AbortTurnRequest, CloseSessionRequest, CompactSessionRequest, DeleteSessionRequest, ErrorReason,
-    ForkSessionRequest, GetSessionRequest, ListEventsRequest, ResumeSessionRequest, SendAndStreamRequest,
-    Session, UpdateSessionRequest, WatchSessionRequest, copilot_service_client::CopilotServiceClient,
-    send_and_stream_response::Payload,
+    ForkSessionRequest, GetSessionRequest, GetUsageRequest, ListEventsRequest, ListRewindPointsRequest,
+    ResumeSessionRequest, RewindSessionRequest, Session, UpdateSessionRequest, WatchSessionRequest,
+    copilot_service_client::CopilotServiceClient, send_and_stream_response::Payload,
 };
 use prost_types::FieldMask;
 use scripted_model::Reply;
 use tokio::time::sleep;
 use tonic::{Code, Status, transport::Channel};
 
-use crate::support::{dice::Dice, facade::wait, real_cli::RealCli, reason_of, soon};
+use crate::support::{
+    dice::Dice,
+    facade::{stream, wait},
+    real_cli::RealCli,
+    reason_of, soon,
+};
 
 /// What is done beside a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,13 +32,16 @@ enum Beside {
     Fork,
     Get,
     Resume,
+    Rewind,
+    RewindPoints,
     Send,
     Stream,
     Update,
+    Usage,
     Watch,
 }
 
-const ALL: [Beside; 12] = [
+const ALL: [Beside; 15] = [
     Beside::Abort,
     Beside::Close,
     Beside::Compact,
@@ -42,9 +50,12 @@ const ALL: [Beside; 12] = [
     Beside::Fork,
     Beside::Get,
     Beside::Resume,
+    Beside::Rewind,
+    Beside::RewindPoints,
     Beside::Send,
     Beside::Stream,
     Beside::Update,
+    Beside::Usage,
     Beside::Watch,
 ];
 
@@ -52,7 +63,9 @@ impl Beside {
     async fn run(self, mut client: CopilotServiceClient<Channel>, id: String) -> Result<(), Status> {
         let session_id = id.clone();
         match self {
-            Self::Abort => client.abort_turn(AbortTurnRequest { session_id }).await.map(drop),
+            Self::Abort => {
+                client.abort_turn(AbortTurnRequest { session_id, ..Default::default() }).await.map(drop)
+            }
             Self::Close => client.close_session(CloseSessionRequest { session_id }).await.map(drop),
             Self::Compact => client.compact_session(CompactSessionRequest { session_id }).await.map(drop),
             Self::Delete => {
@@ -63,17 +76,27 @@ impl Beside {
                 let request = ListEventsRequest { session_id, ..Default::default() };
                 client.list_events(request).await.map(drop)
             }
-            Self::Fork => client.fork_session(ForkSessionRequest { session_id }).await.map(drop),
+            Self::Fork => {
+                client.fork_session(ForkSessionRequest { session_id, ..Default::default() }).await.map(drop)
+            }
             Self::Get => client.get_session(GetSessionRequest { session_id }).await.map(drop),
             Self::Resume => {
                 let request = ResumeSessionRequest { session_id, ..Default::default() };
                 client.resume_session(request).await.map(drop)
             }
+            Self::Rewind => {
+                let request = ListRewindPointsRequest { session_id };
+                let points = client.list_rewind_points(request).await?.into_inner().points;
+                let event_id = points.into_iter().next().expect("there was a prompt").event_id;
+                let request = RewindSessionRequest { session_id: id, event_id, ..Default::default() };
+                client.rewind_session(request).await.map(drop)
+            }
+            Self::RewindPoints => {
+                client.list_rewind_points(ListRewindPointsRequest { session_id }).await.map(drop)
+            }
             Self::Send => client.send_and_wait(wait(&id, "more")).await.map(drop),
             Self::Stream => {
-                let prompt = "more".into();
-                let request = SendAndStreamRequest { session_id, prompt, ..Default::default() };
-                let mut stream = client.send_and_stream(request).await?.into_inner();
+                let mut stream = client.send_and_stream(stream(&id, "more")).await?.into_inner();
                 while let Some(message) = stream.message().await? {
                     if let Some(Payload::Result(_)) = message.payload {
                         return Ok(());
@@ -87,6 +110,7 @@ impl Beside {
                 let request = UpdateSessionRequest { session: Some(session), update_mask };
                 client.update_session(request).await.map(drop)
             }
+            Self::Usage => client.get_usage(GetUsageRequest { session_id }).await.map(drop),
             Self::Watch => {
                 let request = WatchSessionRequest { session_id, from_beginning: true, ..Default::default() };
                 let mut stream = client.watch_session(request).await?.into_inner();

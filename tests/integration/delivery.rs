@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, DeliveryState, ErrorReason, PermissionDecision, PermissionEffect, PermissionPolicy,
-    PermissionRule, Tool, ToolResult, TurnResult, WatchSessionRequest, request_answer::Answer,
+    PermissionRule, Tool, ToolResult, TurnResult, WatchSessionRequest, ask_answer::Answer,
     session_event::Payload, tool_result::Content,
 };
 use scripted_model::{Reply, Request};
@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{TestFacade, decide, request_id},
+    facade::{TestFacade, ask_id, decide},
     failure_of,
     proxy::Proxy,
     real_cli::LastingCli,
@@ -80,8 +80,8 @@ async fn a_session_whose_cli_died_in_the_midst_of_a_tool_call_goes_on() {
     let started = |event: &Payload| matches!(event, Payload::ToolExecutionStart(_)).then_some(());
     // In one session the tool runs; in the others somebody has yet to run it, or to allow it.
     let ((), runs) = at_work(&facade, "runs", "sleep", PermissionEffect::Allow, started).await;
-    let (call, waits) = at_work(&facade, "waits", "fetch", PermissionEffect::Allow, request_id).await;
-    let (request, asks) = at_work(&facade, "asks", "sleep", PermissionEffect::Ask, request_id).await;
+    let (call, waits) = at_work(&facade, "waits", "fetch", PermissionEffect::Allow, ask_id).await;
+    let (permission, asks) = at_work(&facade, "asks", "sleep", PermissionEffect::Ask, ask_id).await;
     for session in ["runs", "waits", "asks"] {
         until("the call is on disk", || cli.has_stored(session, "tool.execution_start")).await;
     }
@@ -96,9 +96,9 @@ async fn a_session_whose_cli_died_in_the_midst_of_a_tool_call_goes_on() {
     let fetched =
         Answer::ToolResult(ToolResult { content: Some(Content::Text("42".into())), ..Default::default() });
     let denied = decide(PermissionDecision::Deny);
-    for (session, request, answer, turn) in [("waits", call, fetched, waits), ("asks", request, denied, asks)]
+    for (session, ask, answer, turn) in [("waits", call, fetched, waits), ("asks", permission, denied, asks)]
     {
-        let taken = facade.respond(session, &request, answer).await;
+        let taken = facade.respond(session, &ask, answer).await;
         match soon("the end of the turn", turn).await.unwrap() {
             Ok(result) => assert_eq!((taken.unwrap(), result.tool_calls.len()), ((), 1)),
             Err(cut) => check(&cut, Code::Unavailable, ErrorReason::TurnInterrupted),

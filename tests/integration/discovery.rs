@@ -41,11 +41,13 @@ async fn reflection_of_both_versions_tells_the_services_and_the_types_of_error_d
     let facade = Setup { cli_url: NOBODY.into(), ..Setup::default() }.start_unready().await;
     let services = [reflect!(v1, facade, ListServices("")), reflect!(v1alpha, facade, ListServices(""))];
     for services in services {
-        for service in ["copilot.v1.CopilotService", "grpc.health.v1.Health"] {
+        for service in ["copilot_grpc.v1.CopilotService", "grpc.health.v1.Health"] {
             assert!(services.iter().any(|name| name == service), "{services:?}");
         }
     }
-    for symbol in ["copilot.v1.SendAndWaitRequest", "copilot.v1.TurnFailure", "google.rpc.ErrorInfo"] {
+    for symbol in
+        ["copilot_grpc.v1.SendAndWaitRequest", "copilot_grpc.v1.TurnFailure", "google.rpc.ErrorInfo"]
+    {
         assert_eq!(reflect!(v1, facade, FileContainingSymbol(symbol)), ["1 files"]);
         assert_eq!(reflect!(v1alpha, facade, FileContainingSymbol(symbol)), ["1 files"]);
     }
@@ -55,11 +57,11 @@ async fn reflection_of_both_versions_tells_the_services_and_the_types_of_error_d
 async fn health_follows_the_cli_and_liveness_the_process() {
     let cli = RealCli::start(|_| Reply::text("hello")).await;
     let facade = cli.facade().await;
-    for service in ["", "copilot.v1.CopilotService", "liveness"] {
+    for service in ["", "copilot_grpc.v1.CopilotService", "liveness"] {
         facade.health_becomes(service, ServingStatus::Serving).await;
     }
     cli.kill();
-    for service in ["", "copilot.v1.CopilotService"] {
+    for service in ["", "copilot_grpc.v1.CopilotService"] {
         facade.health_becomes(service, ServingStatus::NotServing).await;
     }
     facade.health_becomes("liveness", ServingStatus::Serving).await;

@@ -6,12 +6,11 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use copilot_grpc::grpc::{
     DOMAIN,
     pb::{
-        AbortTurnRequest, CreateSessionRequest, ErrorReason, GetSessionRequest, ListEventsRequest,
-        ListSessionsRequest, PermissionDecision, PermissionEffect, PermissionPolicy, PermissionRule,
-        SendAndWaitRequest, TurnResult, WatchSessionRequest,
+        CreateSessionRequest, ErrorReason, GetSessionRequest, ListEventsRequest, ListSessionsRequest,
+        PermissionDecision, PermissionEffect, PermissionPolicy, PermissionRule, Prompt, SendAndWaitRequest,
+        TurnResult, WatchSessionRequest,
     },
 };
-use prost_types::{Struct, Value, value::Kind};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tonic::{
@@ -23,7 +22,7 @@ use tonic_types::pb as rpc;
 
 use crate::support::{
     check, detail,
-    facade::{Streamed, TestFacade, decide, wait},
+    facade::{Streamed, TestFacade, abort, decide, prompt, wait, wait_with},
     failure_of,
     fake_cli::{FakeCli, Options},
     reason_of, soon, until,
@@ -62,11 +61,11 @@ fn producers() -> Vec<(ErrorReason, Produced)> {
         (ErrorReason::CliVersion, Box::pin(a_cli_of_another_protocol())),
         (ErrorReason::SessionNotLoaded, Box::pin(a_session_of_another_time())),
         (ErrorReason::CursorExpired, Box::pin(a_place_that_is_gone())),
-        (ErrorReason::RequestNotFound, Box::pin(an_answer_to_nothing())),
-        (ErrorReason::RequestSettled, Box::pin(an_answer_that_is_too_late())),
+        (ErrorReason::AskNotFound, Box::pin(an_answer_to_nothing())),
+        (ErrorReason::AskSettled, Box::pin(an_answer_that_is_too_late())),
         (ErrorReason::ResponseMismatch, Box::pin(an_answer_of_another_form())),
-        (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot.v1.CopilotService/Fly", b"", None))),
-        (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot.v9.Other/SendAndWait", b"", None))),
+        (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot_grpc.v1.CopilotService/Fly", b"", None))),
+        (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot_grpc.v9.Other/SendAndWait", b"", None))),
         (ErrorReason::MalformedRequest, Box::pin(call_raw(GET_SESSION, b"\xff\xff\xff", None))),
         (ErrorReason::MalformedRequest, Box::pin(call_raw(GET_SESSION, b"\x0a\x02\xff\xff", None))),
         (ErrorReason::MalformedRequest, Box::pin(call_raw(GET_SESSION, b"", Some("snappy")))),
@@ -108,7 +107,7 @@ fn check_promises(status: &Status, reason: ErrorReason) {
 
 /// What the contract says of a reason.
 fn comment_of(reason: ErrorReason) -> String {
-    const CONTRACT: &str = include_str!("../../proto/copilot/v1/error_reason.proto");
+    const CONTRACT: &str = include_str!("../../proto/copilot_grpc/v1/error_reason.proto");
     let lines: Vec<_> = CONTRACT.lines().map(str::trim).collect();
     let value = format!("{} = {};", reason.as_str_name(), reason as i32);
     let at = lines.iter().position(|line| *line == value).unwrap();
@@ -222,7 +221,7 @@ async fn an_aborted_turn() -> Status {
     let (cli, facade) = start(&[]).await;
     let sending = send(&facade, wait("s", "p"));
     cli.begin().await;
-    facade.client().abort_turn(AbortTurnRequest { session_id: "s".into() }).await.unwrap();
+    facade.client().abort_turn(abort("s")).await.unwrap();
     failure(sending).await
 }
 
@@ -236,7 +235,7 @@ async fn a_turn_that_takes_too_long() -> Status {
 async fn an_agent_without_a_sign_of_life() -> Status {
     let (cli, facade) = start(&[]).await;
     let inactivity_timeout = Some(Duration::from_millis(100).try_into().unwrap());
-    let sending = send(&facade, SendAndWaitRequest { inactivity_timeout, ..wait("s", "p") });
+    let sending = send(&facade, wait_with("s", Prompt { inactivity_timeout, ..prompt("p") }));
     cli.begin().await;
     failure(sending).await
 }
@@ -340,16 +339,15 @@ async fn an_answer_that_is_too_late() -> Status {
     let turn = cli.begin().await;
     let data = json!({"requestId": "r", "permissionRequest": {"kind": "shell", "fullCommandText": "ls"}});
     turn.event("permission.requested", data).await;
-    let request = watcher.request().await;
-    facade.respond("s", &request, decide(PermissionDecision::Allow)).await.unwrap();
-    facade.respond("s", &request, decide(PermissionDecision::Deny)).await.unwrap_err()
+    let ask = watcher.ask().await;
+    facade.respond("s", &ask, decide(PermissionDecision::Allow)).await.unwrap();
+    facade.respond("s", &ask, decide(PermissionDecision::Deny)).await.unwrap_err()
 }
 
 async fn an_answer_of_another_form() -> Status {
     let (cli, facade) = start(&[]).await;
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let response_schema = Some(Struct { fields: [("type".to_owned(), text("object"))].into() });
-    let sending = send(&facade, SendAndWaitRequest { response_schema, ..wait("s", "p") });
+    let response_schema_json = json!({"type": "object"}).to_string();
+    let sending = send(&facade, wait_with("s", Prompt { response_schema_json, ..prompt("p") }));
     cli.begin().await.finish(&["no JSON"]).await;
     failure(sending).await
 }
@@ -380,7 +378,7 @@ async fn a_place_that_is_gone() -> Status {
 
 const HISTORY: &str = "sessions.readPersistedEvents";
 
-const GET_SESSION: &str = "/copilot.v1.CopilotService/GetSession";
+const GET_SESSION: &str = "/copilot_grpc.v1.CopilotService/GetSession";
 
 /// A call whose message is these bytes.
 async fn call_raw(path: &'static str, message: &'static [u8], encoding: Option<&'static str>) -> Status {

@@ -8,10 +8,10 @@ use std::{sync::Arc, time::Duration};
 use copilot_grpc::{
     backend,
     grpc::pb::{
-        AbortTurnRequest, BackendState, CloseSessionRequest, CompactSessionRequest, CreateSessionRequest,
+        BackendState, CloseSessionRequest, CompactSessionRequest, CreateSessionRequest,
         CreateSessionResponse, DeleteSessionRequest, DeliveryState, ErrorReason, GetServerInfoRequest,
         GetSessionRequest, ListSessionsRequest, OnDisconnect, PermissionEffect, PermissionPolicy,
-        PermissionRule, Provider, SendAndStreamRequest, SendAndWaitRequest, SendAndWaitResponse,
+        PermissionRule, Prompt, Provider, SendAndStreamRequest, SendAndWaitRequest, SendAndWaitResponse,
         SessionState, TurnResult, send_and_stream_response, session_event::Payload,
     },
     session::Load,
@@ -25,7 +25,7 @@ use tonic_types::pb as rpc;
 
 use crate::support::{
     check, detail,
-    facade::{Streamed, TestFacade, wait, within},
+    facade::{Streamed, TestFacade, abort, prompt, stream, wait, wait_with, within},
     failure_of,
     fake_cli::{FakeCli, Options, frame},
     soon, until,
@@ -132,9 +132,10 @@ async fn settle(facade: &TestFacade) {
     }
 }
 
-fn event_types<'a>(streamed: &'a Streamed, kind: &str) -> Vec<&'a prost_types::Struct> {
+/// The data of the events of a kind that has no field of its own.
+fn others<'a>(streamed: &'a Streamed, kind: &str) -> Vec<&'a str> {
     let others = streamed.events.iter().filter_map(|event| match event.payload.as_ref()? {
-        Payload::Other(other) if other.r#type == kind => other.data.as_ref(),
+        Payload::Other(other) if other.r#type == kind => Some(other.data_json.as_str()),
         _ => None,
     });
     others.collect()
@@ -237,13 +238,8 @@ async fn an_unwanted_event_over_the_frame_limit_is_skipped() {
 #[tokio::test]
 async fn a_stream_that_asked_for_an_event_over_the_frame_limit_is_told_that_it_is_missing() {
     let (cli, facade) = start_with(&["--max-frame-size=1MiB"]).await;
-    let request = SendAndStreamRequest {
-        session_id: "s".into(),
-        prompt: "p".into(),
-        event_types: vec!["*".into()],
-        ..Default::default()
-    };
-    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let request = SendAndStreamRequest { event_types: vec!["*".into()], ..stream("s", "p") };
+    let stream = facade.send_and_stream(request).await.unwrap();
     let turn = cli.begin().await;
     turn.event("system.message", json!({"content": "x".repeat(2 << 20)})).await;
     let streamed = soon("the end of the stream", Streamed::read(stream)).await;
@@ -333,17 +329,15 @@ async fn an_unknown_event_comes_to_who_asks_for_all_and_to_nobody_else() {
     let (cli, facade) = start().await;
     for (types, expected) in [(vec!["*"], 1), (vec!["session.fr*"], 1), (vec![], 0), (vec!["abort"], 0)] {
         let request = SendAndStreamRequest {
-            session_id: "s".into(),
-            prompt: "p".into(),
             event_types: types.iter().map(|kind| (*kind).to_owned()).collect(),
-            ..Default::default()
+            ..stream("s", "p")
         };
-        let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+        let stream = facade.send_and_stream(request).await.unwrap();
         let turn = cli.begin().await;
         turn.event("session.fresh", json!({"new": [1, "x"]})).agent("sub").ephemeral().await;
         turn.finish(&["fine"]).await;
         let streamed = soon("the end", Streamed::read(stream)).await;
-        assert_eq!(event_types(&streamed, "session.fresh").len(), expected, "{types:?}");
+        assert_eq!(others(&streamed, "session.fresh").len(), expected, "{types:?}");
         let of_sub_agent = streamed.events.iter().filter(|event| event.agent_id == "sub");
         assert_eq!(of_sub_agent.filter(|event| event.ephemeral).count(), expected, "{types:?}");
         assert_eq!(streamed.end.unwrap().content, "fine");
@@ -354,13 +348,8 @@ async fn an_unknown_event_comes_to_who_asks_for_all_and_to_nobody_else() {
 #[tokio::test]
 async fn a_known_event_that_does_not_say_of_what_it_tells_is_passed_on_as_it_is() {
     let (cli, facade) = start().await;
-    let request = SendAndStreamRequest {
-        session_id: "s".into(),
-        prompt: "p".into(),
-        event_types: vec!["*".into()],
-        ..Default::default()
-    };
-    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let request = SendAndStreamRequest { event_types: vec!["*".into()], ..stream("s", "p") };
+    let stream = facade.send_and_stream(request).await.unwrap();
     let turn = cli.begin().await;
     turn.event("assistant.message_delta", json!({"messageId": 7})).await;
     turn.event("tool.execution_start", json!([])).await;
@@ -368,7 +357,7 @@ async fn a_known_event_that_does_not_say_of_what_it_tells_is_passed_on_as_it_is(
     turn.finish(&["fine"]).await;
     let streamed = soon("the end", Streamed::read(stream)).await;
     for kind in ["assistant.message_delta", "tool.execution_start", "permission.completed"] {
-        assert_eq!(event_types(&streamed, kind).len(), 1, "{kind}");
+        assert_eq!(others(&streamed, kind).len(), 1, "{kind}");
     }
     assert_eq!(streamed.end.unwrap().content, "fine");
     goes_on(&cli, &facade).await;
@@ -548,7 +537,7 @@ async fn a_connection_lost_after_the_prompt_is_acknowledged_interrupts_a_turn_th
     assert_eq!((failure.message_id, failure.partial_content), (turn.id, "half of".into()));
     assert_eq!(failure.last_event_type, "tool.execution_start");
     assert_eq!(failure.running_tools[0].name, "shell");
-    assert_eq!(failure.running_tools[0].arguments, None);
+    assert_eq!(failure.running_tools[0].arguments_json, "");
     reconnected(&cli, &facade, 2).await;
     goes_on(&cli, &facade).await;
 }
@@ -924,7 +913,7 @@ async fn a_prompt_whose_deadline_passes_while_its_session_is_resumed_is_not_deli
     cli.unload("s");
     cli.manual("session.resume");
     let timeout = Some(Duration::from_millis(200).try_into().unwrap());
-    let second = send_request(&facade, SendAndWaitRequest { timeout, ..wait("s", "second") });
+    let second = send_request(&facade, wait_with("s", Prompt { timeout, ..prompt("second") }));
     let resume = cli.next("session.resume").await;
     let status = failure(second).await;
     check_turn(&status, Code::DeadlineExceeded, ErrorReason::TurnTimeout, DeliveryState::NotDelivered);
@@ -1419,7 +1408,7 @@ async fn permissions_are_answered_by_policy_also_while_no_turn_runs() {
     turn.finish(&["fine"]).await;
     let streamed = soon("the end", Streamed::read(stream)).await;
     let asked = streamed.events.iter().filter_map(|event| match event.payload.as_ref()? {
-        Payload::PermissionRequested(request) => Some((request.request_id.as_str(), request.kind.as_str())),
+        Payload::PermissionAsked(asked) => Some((asked.ask_id.as_str(), asked.kind.as_str())),
         _ => None,
     });
     assert_eq!(asked.collect::<Vec<_>>(), [("r2", "shell"), ("r3", "write")]);
@@ -1453,7 +1442,7 @@ async fn a_prompt_whose_deadline_passes_in_the_queue_is_never_sent() {
     let first = send(&facade, "first");
     let turn = cli.begin().await;
     let timeout = Some(Duration::from_millis(100).try_into().unwrap());
-    let own_limit = send_request(&facade, SendAndWaitRequest { timeout, ..wait("s", "second") });
+    let own_limit = send_request(&facade, wait_with("s", Prompt { timeout, ..prompt("second") }));
     let grpc_deadline = send_request(&facade, within(SECOND, wait("s", "third")));
     for status in [failure(own_limit).await, failure(grpc_deadline).await] {
         check_turn(&status, Code::DeadlineExceeded, ErrorReason::TurnTimeout, DeliveryState::NotDelivered);
@@ -1514,7 +1503,7 @@ async fn an_agent_whose_caller_leaves_or_has_no_time_left_is_stopped() {
     at_rest(&facade).await;
 
     let timeout = Some(Duration::from_millis(200).try_into().unwrap());
-    let sending = send_request(&facade, SendAndWaitRequest { timeout, ..wait("s", "p") });
+    let sending = send_request(&facade, wait_with("s", Prompt { timeout, ..prompt("p") }));
     cli.begin().await.delta("so far").await;
     let status = failure(sending).await;
     check_turn(&status, Code::DeadlineExceeded, ErrorReason::TurnTimeout, DeliveryState::Delivered);
@@ -1531,15 +1520,14 @@ async fn a_stopped_turn_ends_at_once_and_the_next_one_starts() {
     let second = send(&facade, "second");
     queued(&facade, 2).await;
     settle(&facade).await;
-    let abort = AbortTurnRequest { session_id: "s".into() };
-    let aborted = facade.client().abort_turn(abort.clone()).await.unwrap().into_inner();
+    let aborted = facade.client().abort_turn(abort("s")).await.unwrap().into_inner();
     assert_eq!(aborted.message_id, Some(turn.id));
     let status = failure(first).await;
     check_turn(&status, Code::Aborted, ErrorReason::TurnAborted, DeliveryState::Delivered);
     cli.turn(&["two"]).await;
     assert_eq!(answer(second).await, "two");
     goes_on(&cli, &facade).await;
-    let aborted = facade.client().abort_turn(abort).await.unwrap().into_inner();
+    let aborted = facade.client().abort_turn(abort("s")).await.unwrap().into_inner();
     assert_eq!(aborted.message_id, None);
     assert_eq!(cli.count("session.abort"), 1);
 }
@@ -1549,8 +1537,7 @@ async fn a_turn_that_is_stopped_while_its_prompt_is_on_its_way_ends_at_once() {
     let (cli, facade) = start().await;
     let sending = send(&facade, "p");
     let call = cli.next("session.send").await;
-    let abort = AbortTurnRequest { session_id: "s".into() };
-    let aborted = facade.client().abort_turn(abort).await.unwrap().into_inner();
+    let aborted = facade.client().abort_turn(abort("s")).await.unwrap().into_inner();
     assert!(aborted.message_id.is_some());
     let status = failure(sending).await;
     check_turn(&status, Code::Aborted, ErrorReason::TurnAborted, DeliveryState::Unknown);
@@ -1614,7 +1601,7 @@ async fn turns_of_two_sessions_run_at_the_same_time_and_do_not_mix() {
 async fn a_frozen_cli_does_not_hold_the_inactivity_timeout_up() {
     let (cli, facade) = start().await;
     let inactivity_timeout = Some(Duration::from_secs(6).try_into().unwrap());
-    let sending = send_request(&facade, SendAndWaitRequest { inactivity_timeout, ..wait("s", "p") });
+    let sending = send_request(&facade, wait_with("s", Prompt { inactivity_timeout, ..prompt("p") }));
     cli.begin().await;
     settle(&facade).await;
     cli.freeze();
@@ -1633,7 +1620,7 @@ async fn a_frozen_cli_does_not_hold_the_inactivity_timeout_up() {
 async fn a_silent_agent_is_given_up_after_the_inactivity_timeout() {
     let (cli, facade) = start().await;
     let inactivity_timeout = Some(Duration::from_millis(300).try_into().unwrap());
-    let sending = send_request(&facade, SendAndWaitRequest { inactivity_timeout, ..wait("s", "p") });
+    let sending = send_request(&facade, wait_with("s", Prompt { inactivity_timeout, ..prompt("p") }));
     cli.begin().await.delta("so far").await;
     let status = failure(sending).await;
     check_turn(&status, Code::DeadlineExceeded, ErrorReason::TurnInactive, DeliveryState::Delivered);
@@ -1646,7 +1633,7 @@ async fn a_silent_agent_is_given_up_after_the_inactivity_timeout() {
 async fn the_inactivity_timeout_does_not_run_while_a_tool_does() {
     let (cli, facade) = start().await;
     let inactivity_timeout = Some(Duration::from_secs(3).try_into().unwrap());
-    let sending = send_request(&facade, SendAndWaitRequest { inactivity_timeout, ..wait("s", "p") });
+    let sending = send_request(&facade, wait_with("s", Prompt { inactivity_timeout, ..prompt("p") }));
     let turn = cli.begin().await;
     turn.event("tool.execution_start", json!({"toolCallId": "t1", "toolName": "shell"})).await;
     settle(&facade).await;
@@ -1669,7 +1656,7 @@ async fn a_turn_that_goes_on_without_its_caller_is_not_stopped_and_the_next_one_
     let (cli, facade) = start().await;
     let on_disconnect = OnDisconnect::Continue.into();
     // The caller leaves.
-    let left = send_request(&facade, SendAndWaitRequest { on_disconnect, ..wait("s", "first") });
+    let left = send_request(&facade, wait_with("s", Prompt { on_disconnect, ..prompt("first") }));
     let turn = cli.begin().await;
     left.abort();
     let second = send(&facade, "second");
@@ -1680,7 +1667,7 @@ async fn a_turn_that_goes_on_without_its_caller_is_not_stopped_and_the_next_one_
     cli.turn(&["two"]).await;
     assert_eq!(answer(second).await, "two");
     // The caller's deadline passes.
-    let request = SendAndWaitRequest { on_disconnect, ..wait("s", "third") };
+    let request = wait_with("s", Prompt { on_disconnect, ..prompt("third") });
     let late = send_request(&facade, within(SECOND, request));
     let turn = cli.begin().await;
     turn.delta("so far").await;
@@ -1702,7 +1689,7 @@ async fn a_turn_that_goes_on_without_its_caller_is_not_stopped_and_the_next_one_
 async fn a_turn_that_goes_on_without_its_caller_is_stopped_after_the_operators_timeout() {
     let (cli, facade) = start_with(&["--turn-timeout=1m"]).await;
     let on_disconnect = OnDisconnect::Continue.into();
-    let left = send_request(&facade, SendAndWaitRequest { on_disconnect, ..wait("s", "first") });
+    let left = send_request(&facade, wait_with("s", Prompt { on_disconnect, ..prompt("first") }));
     cli.begin().await;
     left.abort();
     settle(&facade).await;
@@ -1754,8 +1741,7 @@ async fn a_key_that_the_provider_repeats_is_in_no_error_and_no_event() {
     let cli = FakeCli::start().await;
     let facade = cli.setup().start().await;
     facade.client().create_session(with_key("k")).await.unwrap();
-    let request = SendAndStreamRequest { session_id: "k".into(), prompt: "p".into(), ..Default::default() };
-    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let stream = facade.stream("k", "p").await.unwrap();
     let turn = cli.begin().await;
     turn.error("authentication", &format!("401 Incorrect API key provided: {KEY}.")).await;
     turn.idle().await;
@@ -1803,7 +1789,7 @@ where
         let mut client = tonic::client::Grpc::new(facade.channel());
         let response = tokio::spawn(async move {
             client.ready().await.unwrap();
-            let path = PathAndQuery::try_from(format!("/copilot.v1.CopilotService/{method}")).unwrap();
+            let path = PathAndQuery::try_from(format!("/copilot_grpc.v1.CopilotService/{method}")).unwrap();
             let codec = tonic_prost::ProstCodec::<T, R>::default();
             let messages = tonic::Request::new(ReceiverStream::new(messages));
             Ok(client.client_streaming(messages, path, codec).await?.into_inner())
@@ -1923,7 +1909,7 @@ async fn a_reader_that_stalls_for_good_is_told_so_and_the_turn_goes_on() {
                             read += 1;
                         }
                     }
-                    send_and_stream_response::Payload::Result(result) => panic!("{result:?}"),
+                    other => panic!("{other:?}"),
                 },
                 Ok(None) => panic!("no status"),
                 Err(status) => return status,

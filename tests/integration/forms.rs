@@ -75,7 +75,7 @@ async fn the_server_says_of_which_form_its_cli_is_and_of_which_version() {
 fn call_tools(request: &Request) -> Reply {
     match (request.tool_result(), request.prompt().split_once(' ')) {
         (Some(result), _) => Reply::text(result),
-        (None, Some((tool, arguments))) => Reply::tool_call(tool, serde_json::from_str(arguments).unwrap()),
+        (None, Some((tool, arguments))) => Reply::tool_call(tool, arguments),
         (None, None) => Reply::text("no tool"),
     }
 }

@@ -161,7 +161,8 @@ async fn a_page_token_is_good_while_many_others_read() {
 async fn a_copy_goes_its_own_way() {
     let (_cli, facade) = start().await;
     let fork = |id: &str| {
-        let (mut client, request) = (facade.client(), ForkSessionRequest { session_id: id.into() });
+        let (mut client, request) =
+            (facade.client(), ForkSessionRequest { session_id: id.into(), ..Default::default() });
         async move { client.fork_session(request).await.map(|copy| copy.into_inner().session.unwrap()) }
     };
     let of_nothing = fork("s").await.unwrap().session_id;

@@ -4,8 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     CloseSessionRequest, CreateSessionRequest, ErrorReason, ListEventsRequest, PermissionEffect,
-    PermissionPolicy, PermissionRule, SendAndStreamRequest, WatchSessionRequest, send_and_stream_response,
-    session_event::Payload,
+    PermissionPolicy, PermissionRule, WatchSessionRequest, send_and_stream_response, session_event::Payload,
 };
 use scripted_model::{Reply, Request};
 use serde_json::json;
@@ -58,9 +57,7 @@ async fn streamed_through_a_cut(
     prompt: &str,
     after: usize,
 ) -> Streamed {
-    let request =
-        SendAndStreamRequest { session_id: "s".into(), prompt: prompt.into(), ..Default::default() };
-    let mut stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let mut stream = facade.stream("s", prompt).await.unwrap();
     let mut events = Vec::new();
     let mut deltas = 0;
     while deltas < after {

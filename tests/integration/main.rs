@@ -10,6 +10,7 @@ mod beside_sdk;
 mod bounds;
 mod cleanup;
 mod connections;
+mod contract;
 mod converse;
 mod deadlines;
 mod deletions;

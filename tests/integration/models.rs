@@ -99,7 +99,6 @@ async fn githubs_models_are_told_whole_and_asked_for_once_for_each_account() {
         max_prompt_tokens: 1,
         max_output_tokens: 2,
         max_context_window_tokens: 3,
-        billing_multiplier: Some(0.5),
         policy_state: "enabled".into(),
     };
     let bare = Model { id: "o3".into(), name: "o3".into(), ..Default::default() };

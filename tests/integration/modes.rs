@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use copilot_grpc::grpc::pb::{
-    AgentMode, CreateSessionRequest, ErrorReason, PermissionEffect, PermissionPolicy, PermissionRule,
-    SendAndWaitRequest, SendMode,
+    AgentMode, CreateSessionRequest, ErrorReason, PermissionEffect, PermissionPolicy, PermissionRule, Prompt,
+    SendMode,
 };
-use prost_types::{Struct, Value, value::Kind};
 use scripted_model::{Reply, Request};
 use serde_json::json;
 use tonic::Code;
 
 use crate::support::{
     check,
-    facade::{TestFacade, wait},
+    facade::{TestFacade, prompt, wait_with},
     failure_of, fields_of,
     real_cli::RealCli,
     soon,
@@ -49,33 +48,23 @@ async fn started() -> (RealCli, TestFacade) {
     (cli, facade)
 }
 
-fn text(text: &str) -> Value {
-    Value { kind: Some(Kind::StringValue(text.into())) }
-}
-
-fn object(fields: &[(&str, Value)]) -> Value {
-    let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    Value { kind: Some(Kind::StructValue(Struct { fields })) }
+/// A schema of a person with a name of this type.
+fn person_with(name: &str) -> String {
+    json!({"type": "object", "properties": {"name": {"type": name}}}).to_string()
 }
 
 /// A schema of a person with a name.
-fn person() -> Struct {
-    let properties = object(&[("name", object(&[("type", text("string"))]))]);
-    let Some(Kind::StructValue(schema)) =
-        object(&[("type", text("object")), ("properties", properties)]).kind
-    else {
-        unreachable!()
-    };
-    schema
+fn person() -> String {
+    person_with("string")
 }
 
 #[tokio::test]
 async fn an_answer_with_a_schema_is_json_that_matches_it() {
     let (cli, facade) = started().await;
-    let request = |prompt: &str| SendAndWaitRequest { response_schema: Some(person()), ..wait("s", prompt) };
+    let request = |text: &str| wait_with("s", Prompt { response_schema_json: person(), ..prompt(text) });
     let answer = soon("a turn", facade.send_and_wait(request("json"))).await.unwrap();
     assert_eq!(answer.content, r#"{"name": "Ada", "born": 1815}"#);
-    assert_eq!(answer.structured_content.unwrap().fields["name"], text("Ada"));
+    assert_eq!(answer.structured_content_json, answer.content);
     let format = &cli.model.calls()[0].request.body["response_format"];
     assert_eq!(
         (&format["type"], &format["json_schema"]["schema"]["type"]),
@@ -86,26 +75,25 @@ async fn an_answer_with_a_schema_is_json_that_matches_it() {
     assert_eq!(failure_of(&mismatch).partial_content, r#"{"name": 7}"#);
     // The next prompt is free again.
     let answer = soon("a turn", facade.send("s", "hello")).await.unwrap();
-    assert_eq!((answer.content.as_str(), answer.structured_content), ("You said: hello", None));
+    assert_eq!((&*answer.content, &*answer.structured_content_json), ("You said: hello", ""));
     assert!(cli.model.calls()[2].request.body["response_format"].is_null());
 }
 
 #[tokio::test]
 async fn a_wrong_schema_is_refused_before_anything_is_sent() {
     let (cli, facade) = started().await;
-    let mut schema = person();
-    schema.fields.insert("properties".into(), object(&[("name", object(&[("type", text("nonsense"))]))]));
-    let request = SendAndWaitRequest { response_schema: Some(schema), ..wait("s", "json") };
+    let response_schema_json = person_with("nonsense");
+    let request = wait_with("s", Prompt { response_schema_json, ..prompt("json") });
     let refused = facade.send_and_wait(request).await.unwrap_err();
     check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
-    assert_eq!(fields_of(&refused), ["response_schema"]);
+    assert_eq!(fields_of(&refused), ["prompt.response_schema_json"]);
     assert!(cli.model.calls().is_empty());
 }
 
 #[tokio::test]
 async fn an_immediate_prompt_goes_into_the_running_turn_ahead_of_those_that_wait() {
     let (cli, facade) = started().await;
-    let steer = || SendAndWaitRequest { mode: SendMode::Immediate.into(), ..wait("s", "steered") };
+    let steer = || wait_with("s", Prompt { mode: SendMode::Immediate.into(), ..prompt("steered") });
     let all = async {
         let first = facade.send("s", "slow");
         let queued = async {
@@ -133,7 +121,7 @@ async fn an_immediate_prompt_goes_into_the_running_turn_ahead_of_those_that_wait
 #[tokio::test]
 async fn an_immediate_prompt_reaches_a_turn_whose_tool_runs() {
     let (cli, facade) = started().await;
-    let steer = SendAndWaitRequest { mode: SendMode::Immediate.into(), ..wait("s", "steered") };
+    let steer = wait_with("s", Prompt { mode: SendMode::Immediate.into(), ..prompt("steered") });
     let (first, steering) = soon("both", async {
         let first = facade.send("s", "sleep");
         let steering = async {
@@ -154,7 +142,7 @@ async fn an_immediate_prompt_reaches_a_turn_whose_tool_runs() {
 async fn the_agent_goes_on_by_itself_until_it_has_completed_its_task() {
     let (cli, facade) = started().await;
     let autopilot =
-        |prompt: &str| SendAndWaitRequest { agent_mode: AgentMode::Autopilot.into(), ..wait("s", prompt) };
+        |text: &str| wait_with("s", Prompt { agent_mode: AgentMode::Autopilot.into(), ..prompt(text) });
     let answer = soon("a turn", facade.send_and_wait(autopilot("complete"))).await.unwrap();
     assert_eq!((answer.content.as_str(), cli.model.calls().len()), ("all done", 1));
     // One that never says so is stopped by the CLI after five rounds more.
@@ -170,14 +158,14 @@ async fn the_agent_goes_on_by_itself_until_it_has_completed_its_task() {
 #[tokio::test]
 async fn what_does_not_go_together_is_refused() {
     let (_cli, facade) = started().await;
-    let immediate = || SendAndWaitRequest { mode: SendMode::Immediate.into(), ..wait("s", "x") };
-    for (request, field) in [
-        (SendAndWaitRequest { response_schema: Some(person()), ..immediate() }, "response_schema"),
-        (SendAndWaitRequest { agent_mode: AgentMode::Autopilot.into(), ..immediate() }, "agent_mode"),
-        (SendAndWaitRequest { agent_mode: 77, ..wait("s", "x") }, "agent_mode"),
-        (SendAndWaitRequest { mode: 77, ..wait("s", "x") }, "mode"),
+    let immediate = || Prompt { mode: SendMode::Immediate.into(), ..prompt("x") };
+    for (prompt, field) in [
+        (Prompt { response_schema_json: person(), ..immediate() }, "prompt.response_schema_json"),
+        (Prompt { agent_mode: AgentMode::Autopilot.into(), ..immediate() }, "prompt.agent_mode"),
+        (Prompt { agent_mode: 77, ..prompt("x") }, "prompt.agent_mode"),
+        (Prompt { mode: 77, ..prompt("x") }, "prompt.mode"),
     ] {
-        let refused = facade.send_and_wait(request).await.unwrap_err();
+        let refused = facade.send_and_wait(wait_with("s", prompt)).await.unwrap_err();
         assert_eq!(fields_of(&refused), [field]);
     }
 }

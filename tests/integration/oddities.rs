@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, ErrorReason, McpServer, PermissionEffect, PermissionPolicy, PermissionRule,
-    SendAndWaitRequest, TurnResult, UserInput, UserInputRequested, WatchSessionRequest,
+    CreateSessionRequest, ErrorReason, McpServer, PermissionEffect, PermissionPolicy, PermissionRule, Prompt,
+    SendAndWaitRequest, ToolResult, TurnResult, UserInput, UserInputAsked, WatchSessionRequest,
+    ask_answer::Answer,
     mcp_server::{Http, Stdio, Transport},
-    request_answer::Answer,
     session_event::Payload,
+    tool_result::Content,
 };
 use scripted_model::{Reply, Request};
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade, Watcher, wait},
+    facade::{Streamed, TestFacade, Watcher, prompt, wait, wait_with},
     fake_cli::FakeCli,
     real_cli::RealCli,
     soon,
@@ -54,9 +55,9 @@ fn send(facade: &Arc<TestFacade>, request: SendAndWaitRequest) -> JoinHandle<Res
     tokio::spawn(async move { facade.send_and_wait(request).await })
 }
 
-async fn question(watcher: &mut Watcher) -> UserInputRequested {
+async fn question(watcher: &mut Watcher) -> UserInputAsked {
     let asked = |event: &Payload| match event {
-        Payload::UserInputRequested(request) => Some(request.clone()),
+        Payload::UserInputAsked(asked) => Some(asked.clone()),
         _ => None,
     };
     watcher.find(asked).await
@@ -72,17 +73,17 @@ async fn a_question_without_choices_is_asked_and_answered() {
     let asked = question(&mut watcher).await;
     assert_eq!((&*asked.question, asked.choices.len(), asked.allow_freeform), ("Which?", 0, true));
     let answer = Answer::UserInput(UserInput { answer: "blue".into(), ..Default::default() });
-    facade.respond("s", &asked.request_id, answer).await.unwrap();
+    facade.respond("s", &asked.ask_id, answer).await.unwrap();
     let answer = soon("the turn", turn).await.unwrap().unwrap();
     assert_eq!(answer.content, "It said: User responded: blue");
 }
 
 #[tokio::test]
-async fn a_question_without_choices_that_nobody_answers_is_over_after_the_request_timeout() {
+async fn a_question_without_choices_that_nobody_answers_is_over_after_the_ask_timeout() {
     let cli = RealCli::start(script).await;
     let facade = cli.facade().await;
-    let request_timeout = Some(Duration::from_millis(300).try_into().unwrap());
-    let request = CreateSessionRequest { request_timeout, ..asking("s") };
+    let ask_timeout = Some(Duration::from_millis(300).try_into().unwrap());
+    let request = CreateSessionRequest { ask_timeout, ..asking("s") };
     facade.client().create_session(request).await.unwrap();
     let answer = soon("the turn", facade.send("s", "ask")).await.unwrap();
     assert!(answer.content.starts_with("It said: "), "{}", answer.content);
@@ -104,8 +105,7 @@ fn refused() -> Vec<(&'static str, Value, &'static str, Value)> {
         ("user_input.requested", json!({}), user_input, no),
         ("permission.requested", json!({"permissionRequest": null}), permission, rejected.clone()),
         ("permission.requested", json!({"permissionRequest": {"kind": 7}}), permission, rejected),
-        ("external_tool.requested", json!({"toolName": {}, "arguments": null}), tool, failed.clone()),
-        ("external_tool.requested", json!({"toolName": "t", "arguments": deep()}), tool, failed),
+        ("external_tool.requested", json!({"toolName": {}, "arguments": null}), tool, failed),
         ("elicitation.requested", json!({"message": 7}), "session.ui.handlePendingElicitation", cancelled),
         ("sampling.requested", json!({"serverName": 7}), "session.ui.handlePendingSampling", json!({})),
         (
@@ -141,16 +141,6 @@ fn refused() -> Vec<(&'static str, Value, &'static str, Value)> {
     ]
 }
 
-/// Arguments that nobody reads, marked for [`told`].
-fn deep() -> Value {
-    json!("DEEP")
-}
-
-/// The data as JSON, nested far too deeply where they are marked.
-fn told(data: &Value) -> String {
-    data.to_string().replace("\"DEEP\"", &("[".repeat(300) + &"]".repeat(300)))
-}
-
 #[tokio::test]
 async fn a_request_that_nobody_can_answer_is_refused_at_once_and_the_turn_goes_on() {
     let cli = FakeCli::start().await;
@@ -164,7 +154,7 @@ async fn a_request_that_nobody_can_answer_is_refused_at_once_and_the_turn_goes_o
         let turn = cli.begin().await;
         let id = format!("r{n}");
         data["requestId"] = id.as_str().into();
-        cli.raw_event("s", kind, &told(&data)).ephemeral().await;
+        cli.event("s", kind, data.clone()).ephemeral().await;
         let call = cli.next(method).await;
         let mut answer = json!({"sessionId": "s", "requestId": id});
         answer.as_object_mut().unwrap().extend(expected.as_object().unwrap().clone());
@@ -176,6 +166,38 @@ async fn a_request_that_nobody_can_answer_is_refused_at_once_and_the_turn_goes_o
 }
 
 #[tokio::test]
+async fn arguments_that_nobody_here_looks_into_may_be_as_deep_as_they_like() {
+    let cli = FakeCli::start().await;
+    let facade = Arc::new(cli.setup().start().await);
+    facade.create("s").await;
+    let mut watcher = facade.watch(watching("s")).await.unwrap();
+    let sending = send(&facade, wait("s", "p"));
+    let turn = cli.begin().await;
+    let deep = "[".repeat(300) + &"]".repeat(300);
+    let data = format!(r#"{{"requestId":"r","toolCallId":"c","toolName":"t","arguments":{deep}}}"#);
+    cli.raw_event("s", "external_tool.requested", &data).ephemeral().await;
+    let call = |event: &Payload| match event {
+        Payload::ToolCallAsked(asked) => Some(asked.clone()),
+        _ => None,
+    };
+    let asked = watcher.find(call).await;
+    assert_eq!((&*asked.name, asked.arguments_json), ("t", deep));
+    let answer = "session.tools.handlePendingToolCall";
+    cli.manual(answer);
+    let result = ToolResult { content: Some(Content::Text("fine".into())), ..Default::default() };
+    let responding = facade.respond("s", &asked.ask_id, Answer::ToolResult(result));
+    let answering = async {
+        let call = cli.next(answer).await;
+        assert_eq!(call.params["requestId"], "r");
+        call.answer(json!({"success": true})).await;
+    };
+    let (responded, ()) = tokio::join!(responding, answering);
+    responded.unwrap();
+    turn.finish(&["done"]).await;
+    assert_eq!(soon("the turn", sending).await.unwrap().unwrap().content, "done");
+}
+
+#[tokio::test]
 async fn a_request_without_an_id_does_not_stop_the_inactivity_timeout() {
     let cli = FakeCli::start().await;
     let facade = Arc::new(cli.setup().start().await);
@@ -184,7 +206,7 @@ async fn a_request_without_an_id_does_not_stop_the_inactivity_timeout() {
     for kind in
         ["user_input.requested", "permission.requested", "external_tool.requested", "sampling.requested"]
     {
-        let sending = send(&facade, SendAndWaitRequest { inactivity_timeout, ..wait("s", "p") });
+        let sending = send(&facade, wait_with("s", Prompt { inactivity_timeout, ..prompt("p") }));
         let turn = cli.begin().await;
         turn.event(kind, json!({"requestId": null, "question": "Which?"})).ephemeral().await;
         let silent = soon("the end", sending).await.unwrap().unwrap_err();

@@ -105,7 +105,7 @@ async fn a_profiles_provider_key_and_model_are_used_also_after_a_restart_and_no_
     assert!(calls.iter().all(|call| call.request.headers["authorization"] == "Bearer team-key"));
     assert!(world.cli.model.calls().is_empty(), "the operator's provider was used");
     // A copy is under it too.
-    let fork = ForkSessionRequest { session_id: "s".into() };
+    let fork = ForkSessionRequest { session_id: "s".into(), ..Default::default() };
     let copy = facade.client().fork_session(fork).await.unwrap().into_inner().session.unwrap();
     assert_eq!(copy.profile, "team");
     // Without the profile there is nobody to pay.
@@ -230,7 +230,7 @@ async fn tools_may_do_what_both_the_profile_and_the_request_allow() {
         let facade = world.facade("", &more).await;
         let session = CreateSessionRequest {
             permission_policy: policy,
-            request_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+            ask_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
             ..request("", "team")
         };
         let id = create(&facade, session).await.unwrap().session_id;

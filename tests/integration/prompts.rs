@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use copilot_grpc::grpc::pb::{
-    Attachment, SendAndWaitRequest, TurnResult,
+    Attachment, Prompt, TurnResult,
     attachment::{Blob, Directory, File, Kind, Position, Selection},
 };
 use scripted_model::{Reply, Request};
 
 use crate::support::{
-    facade::{TestFacade, wait},
+    facade::{TestFacade, prompt, wait_with},
     real_cli::RealCli,
     soon,
 };
@@ -23,7 +23,7 @@ async fn start() -> (RealCli, TestFacade) {
 
 async fn send(facade: &TestFacade, kinds: Vec<Kind>) -> TurnResult {
     let attachments = kinds.into_iter().map(|kind| Attachment { kind: Some(kind) }).collect();
-    let request = SendAndWaitRequest { attachments, ..wait("s", "look at this") };
+    let request = wait_with("s", Prompt { attachments, ..prompt("look at this") });
     soon("a turn", facade.send_and_wait(request)).await.unwrap()
 }
 
@@ -87,7 +87,7 @@ async fn an_image_that_the_model_cannot_take_does_not_fail_the_turn() {
 async fn headers_of_a_prompt_reach_its_model_calls_and_no_others() {
     let (cli, facade) = start().await;
     let request_headers = BTreeMap::from([("x-tenant".into(), "blue".into())]);
-    let request = SendAndWaitRequest { request_headers, ..wait("s", "with a header") };
+    let request = wait_with("s", Prompt { request_headers, ..prompt("with a header") });
     soon("a turn", facade.send_and_wait(request)).await.unwrap();
     soon("a turn", facade.send("s", "without")).await.unwrap();
     let headers: Vec<_> =

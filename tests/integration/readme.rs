@@ -52,7 +52,7 @@ fn codes(text: &str) -> Vec<&str> {
 
 #[test]
 fn the_readme_lists_every_reason_with_the_codes_that_the_contract_gives_it() {
-    let contract = file("proto/copilot/v1/error_reason.proto");
+    let contract = file("proto/copilot_grpc/v1/error_reason.proto");
     for reason in reasons() {
         // The first sentence of the comment above a value names its codes.
         let (above, _) = contract.split_once(&format!("  ERROR_REASON_{reason} = ")).unwrap();
@@ -91,7 +91,7 @@ fn the_table_of_the_sdks_options_has_every_field_of_a_new_session_and_of_a_promp
     assert!(file("README.md").contains("(docs/sdk-options.md)"));
     let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
     let messages: Vec<_> = descriptors.file.iter().flat_map(|file| &file.message_type).collect();
-    for name in ["CreateSessionRequest", "SendAndWaitRequest"] {
+    for name in ["CreateSessionRequest", "SendAndWaitRequest", "Prompt"] {
         let message = messages.iter().find(|message| message.name() == name).unwrap();
         for field in &message.field {
             assert!(table.contains(&format!("`{}`", field.name())), "{name}.{} is not there", field.name());

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, PermissionEffect,
-    PermissionPolicy, PermissionRule, SendAndStreamRequest, Session, SessionState,
+    PermissionPolicy, PermissionRule, Session, SessionState,
 };
 use scripted_model::{Reply, Request};
 use serde_json::json;
@@ -74,11 +74,7 @@ async fn of_a_hundred_sessions_that_are_made_anew_under_the_id_of_a_deleted_one_
         let calls = cli.model.calls().len();
         let streams = [pursuit, "queued"].map(|prompt| {
             let facade = facade.clone();
-            let request =
-                SendAndStreamRequest { session_id: "s".into(), prompt: prompt.into(), ..Default::default() };
-            tokio::spawn(async move {
-                Streamed::read(facade.client().send_and_stream(request).await.unwrap().into_inner()).await
-            })
+            tokio::spawn(async move { Streamed::read(facade.stream("s", prompt).await.unwrap()).await })
         });
         at_work(&facade, &cli, calls, pursuit).await;
         let delete = DeleteSessionRequest { session_id: "s".into(), allow_missing: false };

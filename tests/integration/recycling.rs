@@ -13,10 +13,10 @@ use std::{
 use copilot_grpc::{
     backend::placement::Placement,
     grpc::pb::{
-        self, AbortTurnRequest, BackendStanding, BackendState, CreateSessionRequest, DeleteSessionRequest,
-        ErrorReason, GetServerInfoRequest, GetSessionRequest, ListSessionsRequest, RequestAnswer,
-        RespondRequest, TurnResult, UserInput, WatchSessionRequest, WatchSessionResponse,
-        copilot_service_client::CopilotServiceClient, request_answer, session_event::Payload,
+        self, AskAnswer, BackendStanding, BackendState, CreateSessionRequest, DeleteSessionRequest,
+        ErrorReason, GetServerInfoRequest, GetSessionRequest, ListSessionsRequest, RespondRequest,
+        TurnResult, UserInput, WatchSessionRequest, WatchSessionResponse, ask_answer,
+        copilot_service_client::CopilotServiceClient, session_event::Payload,
     },
 };
 use futures_util::future::join_all;
@@ -28,7 +28,7 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::support::{
     check,
-    facade::wait,
+    facade::{abort, event, wait},
     real_cli,
     server::{Server, said, value_in},
     soon,
@@ -147,7 +147,7 @@ async fn a_rolling_recycle_of_three_clis_under_load_fails_no_call_and_ends_no_st
         assert_eq!(send(&mut client, &id, "after").await.unwrap().content, "2: after");
         let told = async {
             loop {
-                let event = watcher.message().await.unwrap().unwrap().event.unwrap();
+                let event = event(&mut watcher).await.unwrap();
                 if matches!(event.payload, Some(Payload::AssistantMessage(message)) if message.content == "2: after")
                 {
                     return;
@@ -180,7 +180,7 @@ struct Lasting {
     id: &'static str,
     client: Client,
     watcher: Streaming<WatchSessionResponse>,
-    request_id: String,
+    ask_id: String,
     turn: JoinHandle<Result<TurnResult, Status>>,
 }
 
@@ -190,12 +190,12 @@ impl Lasting {
         let watch = WatchSessionRequest { session_id: id.into(), ..Default::default() };
         let watcher = client.watch_session(watch).await.unwrap().into_inner();
         let turn = spawn(&client, id, "ask");
-        let mut lasting = Self { id, client, watcher, request_id: String::new(), turn };
+        let mut lasting = Self { id, client, watcher, ask_id: String::new(), turn };
         let asked = |payload: &Payload| match payload {
-            Payload::UserInputRequested(request) => Some(request.request_id.clone()),
+            Payload::UserInputAsked(asked) => Some(asked.ask_id.clone()),
             _ => None,
         };
-        lasting.request_id = lasting.hear("the question", asked).await;
+        lasting.ask_id = lasting.hear("the question", asked).await;
         lasting
     }
 
@@ -203,7 +203,7 @@ impl Lasting {
     async fn hear<T>(&mut self, what: &str, look: impl Fn(&Payload) -> Option<T>) -> T {
         soon(what, async {
             loop {
-                let event = self.watcher.message().await.unwrap().unwrap().event.unwrap();
+                let event = event(&mut self.watcher).await.unwrap();
                 if let Some(found) = event.payload.as_ref().and_then(&look) {
                     return found;
                 }
@@ -215,11 +215,10 @@ impl Lasting {
     /// Answers, upon which the turn ends.
     async fn end(&mut self) {
         assert!(!self.turn.is_finished());
-        let answer =
-            request_answer::Answer::UserInput(UserInput { answer: "a".into(), ..Default::default() });
-        let answer = Some(RequestAnswer { answer: Some(answer) });
-        let request_id = self.request_id.clone();
-        self.client.respond(RespondRequest { session_id: self.id.into(), request_id, answer }).await.unwrap();
+        let answer = ask_answer::Answer::UserInput(UserInput { answer: "a".into(), ..Default::default() });
+        let answer = Some(AskAnswer { answer: Some(answer) });
+        let ask_id = self.ask_id.clone();
+        self.client.respond(RespondRequest { session_id: self.id.into(), ask_id, answer }).await.unwrap();
         let ended = soon("the turn that lasted", &mut self.turn).await.unwrap().unwrap();
         assert_eq!(ended.content, "answered");
     }
@@ -270,7 +269,7 @@ async fn a_turn_in_the_old_cli_can_be_stopped() {
     let stopped = spawn(&client, "s", "hang");
     soon("the turn", model.wait_for(|calls| calls.len() == 1)).await;
     assert_eq!(recycled(&mut client, 1).await.retiring_clis, 1);
-    client.abort_turn(AbortTurnRequest { session_id: "s".into() }).await.unwrap();
+    client.abort_turn(abort("s")).await.unwrap();
     let status = soon("the stopped turn", stopped).await.unwrap().unwrap_err();
     check(&status, Code::Aborted, ErrorReason::TurnAborted);
     assert_eq!(send(&mut client, "s", "after").await.unwrap().content, "2: after");

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, CreateSessionResponse, ErrorReason, OnDisconnect, SendAndStreamRequest,
-    SendAndWaitRequest,
+    CreateSessionRequest, CreateSessionResponse, ErrorReason, OnDisconnect, Prompt, SendAndWaitRequest,
 };
 use scripted_model::{CallState, Reply, Request};
 use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade, wait, within},
+    facade::{Streamed, TestFacade, prompt, stream_with, wait_with, within},
     fields_of,
     real_cli::RealCli,
     soon,
@@ -32,8 +31,12 @@ async fn started() -> (RealCli, TestFacade) {
     (cli, facade)
 }
 
-fn named(id: &str, prompt: &str) -> SendAndWaitRequest {
-    SendAndWaitRequest { request_id: id.into(), ..wait("s", prompt) }
+fn named_prompt(id: &str, text: &str) -> Prompt {
+    Prompt { request_id: id.into(), ..prompt(text) }
+}
+
+fn named(id: &str, text: &str) -> SendAndWaitRequest {
+    wait_with("s", named_prompt(id, text))
 }
 
 #[tokio::test]
@@ -64,16 +67,11 @@ async fn a_request_that_is_repeated_during_and_after_its_turn_asks_the_model_onc
 #[tokio::test]
 async fn a_stream_joins_too_and_hears_the_rest() {
     let (cli, facade) = started().await;
-    let request = SendAndStreamRequest {
-        session_id: "s".into(),
-        prompt: "slow".into(),
-        request_id: "r".into(),
-        ..Default::default()
-    };
+    let request = stream_with("s", named_prompt("r", "slow"));
     let first = facade.send_and_wait(named("r", "slow"));
     let second = async {
         cli.model.wait_for(|calls| calls.len() == 1).await;
-        let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+        let stream = facade.send_and_stream(request).await.unwrap();
         Streamed::read(stream).await
     };
     let (first, second) = soon("both", Box::pin(async { tokio::join!(first, second) })).await;
@@ -88,7 +86,7 @@ async fn an_id_with_another_content_is_refused() {
     soon("a turn", facade.send_and_wait(named("r", "hello"))).await.unwrap();
     let other = soon("a refusal", facade.send_and_wait(named("r", "something else"))).await.unwrap_err();
     check(&other, Code::InvalidArgument, ErrorReason::InvalidField);
-    assert_eq!(fields_of(&other), ["request_id"]);
+    assert_eq!(fields_of(&other), ["prompt.request_id"]);
     assert_eq!(cli.model.calls().len(), 1);
 }
 
@@ -110,8 +108,10 @@ async fn a_failure_is_repeated_too_unless_nothing_was_delivered_or_the_caller_ha
 #[tokio::test]
 async fn a_turn_that_goes_on_without_its_caller_is_found_again_by_a_repetition() {
     let (cli, facade) = started().await;
-    let request =
-        || SendAndWaitRequest { on_disconnect: OnDisconnect::Continue.into(), ..named("r", "slow") };
+    let request = || {
+        let prompt = Prompt { on_disconnect: OnDisconnect::Continue.into(), ..named_prompt("r", "slow") };
+        wait_with("s", prompt)
+    };
     let missed = facade.send_and_wait(within(Duration::from_millis(500), request())).await.unwrap_err();
     assert_eq!(missed.code(), Code::DeadlineExceeded);
     let answer = soon("a turn", facade.send_and_wait(request())).await.unwrap();

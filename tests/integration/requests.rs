@@ -6,20 +6,19 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use copilot_grpc::grpc::pb::{
     AgentMode, CreateSessionRequest, Elicitation, ElicitationAction, ErrorReason, ExitPlan,
     GetSessionRequest, McpServer, OnDisconnect, PermissionDecision, PermissionEffect, PermissionPolicy,
-    PermissionRule, SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, SessionState, Tool,
-    ToolImage, ToolResult, TurnResult, UserInput, WatchSessionRequest, mcp_server, request_answer::Answer,
+    PermissionRule, Prompt, SendAndStreamResponse, SendAndWaitRequest, SessionState, Tool, ToolImage,
+    ToolResult, TurnResult, UserInput, WatchSessionRequest, ask_answer::Answer, mcp_server,
     send_and_stream_response, session_event::Payload, tool_result::Content,
 };
-use prost_types::{Struct, Value, value::Kind};
 use scripted_model::{Reply, Request};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use crate::support::{
     check,
-    facade::{TestFacade, decide, request_id, wait},
+    facade::{TestFacade, ask_id, decide, prompt, stream_with, wait, wait_with},
     failure_of, fields_of,
     proxy::Proxy,
     real_cli::RealCli,
@@ -90,18 +89,18 @@ fn watching(id: &str) -> WatchSessionRequest {
 }
 
 fn settlement(status: &Status) -> String {
-    check(status, Code::FailedPrecondition, ErrorReason::RequestSettled);
+    check(status, Code::FailedPrecondition, ErrorReason::AskSettled);
     status.get_details_error_info().unwrap().metadata["settlement"].clone()
 }
 
-/// Reads a turn's stream up to a request, and returns its id.
-async fn request_of(stream: &mut Streaming<SendAndStreamResponse>) -> String {
+/// Reads a turn's stream up to an ask, and returns its id.
+async fn ask_of(stream: &mut Streaming<SendAndStreamResponse>) -> String {
     loop {
         let message = soon("a message", stream.message()).await.unwrap().unwrap();
         let send_and_stream_response::Payload::Event(event) = message.payload.unwrap() else {
-            panic!("the turn ended without a request")
+            panic!("the turn ended without an ask")
         };
-        if let Some(id) = request_id(&event.payload.unwrap()) {
+        if let Some(id) = ask_id(&event.payload.unwrap()) {
             return id;
         }
     }
@@ -120,32 +119,32 @@ async fn a_permission_is_given_from_a_second_client_while_the_first_one_waits() 
     let (_cli, facade) = started(asking("s")).await;
     let mut second = facade.watch(watching("s")).await.unwrap();
     let first = send(&facade, wait("s", "run"));
-    let request = second
+    let asked = second
         .find(|event| match event {
-            Payload::PermissionRequested(request) => Some(request.clone()),
+            Payload::PermissionAsked(asked) => Some(asked.clone()),
             _ => None,
         })
         .await;
     assert_eq!(
-        (request.kind.as_str(), request.subject.as_str(), request.awaits_answer),
+        (asked.kind.as_str(), asked.subject.as_str(), asked.awaits_answer),
         ("shell", "echo from-the-tool", true)
     );
     assert_eq!(state(&facade, "s").await, SessionState::Waiting);
-    facade.respond("s", &request.request_id, decide(PermissionDecision::Allow)).await.unwrap();
+    facade.respond("s", &asked.ask_id, decide(PermissionDecision::Allow)).await.unwrap();
     let answer = soon("the turn", first).await.unwrap().unwrap();
     assert!(answer.content.contains("from-the-tool"), "{}", answer.content);
     // A late answer hears who was faster, and one to nothing that there is nothing.
-    let late = facade.respond("s", &request.request_id, decide(PermissionDecision::Deny)).await.unwrap_err();
+    let late = facade.respond("s", &asked.ask_id, decide(PermissionDecision::Deny)).await.unwrap_err();
     assert_eq!(settlement(&late), "answered");
     let unknown = facade.respond("s", "no-such", decide(PermissionDecision::Deny)).await.unwrap_err();
-    check(&unknown, Code::NotFound, ErrorReason::RequestNotFound);
+    check(&unknown, Code::NotFound, ErrorReason::AskNotFound);
 }
 
 #[tokio::test]
 async fn a_refusal_reaches_the_model_with_its_reason_and_the_turn_goes_on() {
     let (_cli, facade) = started(asking("s")).await;
     let mut stream = facade.stream("s", "run").await.unwrap();
-    let id = request_of(&mut stream).await;
+    let id = ask_of(&mut stream).await;
     let mut refusal = decide(PermissionDecision::Deny);
     if let Answer::Permission(answer) = &mut refusal {
         answer.feedback = "not on a Monday".into();
@@ -159,10 +158,9 @@ async fn a_refusal_reaches_the_model_with_its_reason_and_the_turn_goes_on() {
 #[tokio::test]
 async fn a_permission_that_nobody_gives_is_refused_when_its_time_is_over() {
     let timeout = Duration::from_millis(500).try_into().unwrap();
-    let (_cli, facade) =
-        started(CreateSessionRequest { request_timeout: Some(timeout), ..asking("s") }).await;
+    let (_cli, facade) = started(CreateSessionRequest { ask_timeout: Some(timeout), ..asking("s") }).await;
     let mut stream = facade.stream("s", "run").await.unwrap();
-    let id = request_of(&mut stream).await;
+    let id = ask_of(&mut stream).await;
     let answer = end_of(stream).await.unwrap();
     assert!(answer.content.contains("nobody answered"), "{}", answer.content);
     let late = facade.respond("s", &id, decide(PermissionDecision::Allow)).await.unwrap_err();
@@ -173,7 +171,7 @@ async fn a_permission_that_nobody_gives_is_refused_when_its_time_is_over() {
 async fn what_is_allowed_for_the_session_is_not_asked_for_again() {
     let (_cli, facade) = started(asking("s")).await;
     let mut stream = facade.stream("s", "run").await.unwrap();
-    let id = request_of(&mut stream).await;
+    let id = ask_of(&mut stream).await;
     facade.respond("s", &id, decide(PermissionDecision::AllowForSession)).await.unwrap();
     end_of(stream).await.unwrap();
     let answer = soon("a turn", facade.send("s", "run")).await.unwrap();
@@ -203,7 +201,7 @@ async fn rules_decide_by_kind_and_pattern_what_is_asked_for() {
 async fn a_tool_of_the_callers_is_run_by_who_streams_and_answered_by_respond() {
     let (cli, facade) = started(asking("s")).await;
     let mut stream = facade.stream("s", "weather").await.unwrap();
-    let id = request_of(&mut stream).await;
+    let id = ask_of(&mut stream).await;
     facade.respond("s", &id, text("sunny")).await.unwrap();
     let answer = end_of(stream).await.unwrap();
     assert_eq!(answer.content, "It said: sunny");
@@ -216,12 +214,12 @@ async fn a_tools_result_may_be_json_an_error_or_an_image() {
     let (cli, facade) = started(asking("s")).await;
     let run = async |result: ToolResult| {
         let mut stream = facade.stream("s", "weather").await.unwrap();
-        let id = request_of(&mut stream).await;
+        let id = ask_of(&mut stream).await;
         facade.respond("s", &id, Answer::ToolResult(result)).await.unwrap();
         end_of(stream).await.unwrap()
     };
-    let json = prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(21.0)) };
-    let answer = run(ToolResult { content: Some(Content::Json(json)), ..Default::default() }).await;
+    let json = Content::ResultJson("21".into());
+    let answer = run(ToolResult { content: Some(json), ..Default::default() }).await;
     assert_eq!(answer.content, "It said: 21");
     let error = Content::Error("no signal".into());
     let answer = run(ToolResult { content: Some(error), ..Default::default() }).await;
@@ -241,14 +239,10 @@ const PIXEL: &str =
 #[tokio::test]
 async fn a_tool_whose_caller_has_gone_fails_and_the_turn_goes_on() {
     let (cli, facade) = started(asking("s")).await;
-    let request = SendAndStreamRequest {
-        session_id: "s".into(),
-        prompt: "weather".into(),
-        on_disconnect: OnDisconnect::Continue.into(),
-        ..Default::default()
-    };
-    let mut stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
-    request_of(&mut stream).await;
+    let request =
+        stream_with("s", Prompt { on_disconnect: OnDisconnect::Continue.into(), ..prompt("weather") });
+    let mut stream = facade.send_and_stream(request).await.unwrap();
+    ask_of(&mut stream).await;
     drop(stream);
     facade.at_rest().await;
     let body = cli.model.calls().last().unwrap().request.body.to_string();
@@ -260,7 +254,7 @@ async fn a_question_of_the_agents_is_answered_or_skipped() {
     let (_cli, facade) = started(asking("s")).await;
     let check = async |input: UserInput, expected: &str| {
         let mut stream = facade.stream("s", "ask").await.unwrap();
-        let id = request_of(&mut stream).await;
+        let id = ask_of(&mut stream).await;
         facade.respond("s", &id, Answer::UserInput(input)).await.unwrap();
         let answer = end_of(stream).await.unwrap();
         assert!(answer.content.contains(expected), "{}", answer.content);
@@ -274,14 +268,9 @@ async fn a_question_of_the_agents_is_answered_or_skipped() {
 async fn a_plan_is_approved_or_sent_back() {
     let (_cli, facade) = started(asking("s")).await;
     let check = async |plan: ExitPlan, expected: &str| {
-        let request = SendAndStreamRequest {
-            session_id: "s".into(),
-            prompt: "plan".into(),
-            agent_mode: AgentMode::Plan.into(),
-            ..Default::default()
-        };
-        let mut stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
-        let id = request_of(&mut stream).await;
+        let request = stream_with("s", Prompt { agent_mode: AgentMode::Plan.into(), ..prompt("plan") });
+        let mut stream = facade.send_and_stream(request).await.unwrap();
+        let id = ask_of(&mut stream).await;
         facade.respond("s", &id, Answer::ExitPlan(plan)).await.unwrap();
         let answer = end_of(stream).await.unwrap();
         assert!(answer.content.contains(expected), "{}", answer.content);
@@ -344,20 +333,19 @@ async fn a_question_of_an_mcp_servers_is_answered_by_its_form_and_the_model_is_n
     };
     let (_cli, facade) = started(request).await;
     let mut stream = facade.stream("s", "form").await.unwrap();
-    let id = request_of(&mut stream).await;
-    let form = |age: Kind| {
-        let fields = [("age".to_owned(), Value { kind: Some(age) })].into();
+    let id = ask_of(&mut stream).await;
+    let form = |content: Value| {
         let action = ElicitationAction::Accept.into();
-        Answer::Elicitation(Elicitation { action, content: Some(Struct { fields }) })
+        Answer::Elicitation(Elicitation { action, content_json: content.to_string() })
     };
-    let wrong = facade.respond("s", &id, form(Kind::StringValue("old".into()))).await.unwrap_err();
+    let wrong = facade.respond("s", &id, form(json!({"age": "old"}))).await.unwrap_err();
     check(&wrong, Code::InvalidArgument, ErrorReason::InvalidField);
-    facade.respond("s", &id, form(Kind::NumberValue(42.0))).await.unwrap();
+    facade.respond("s", &id, form(json!({"age": 42}))).await.unwrap();
     let answer = end_of(stream).await.unwrap();
     assert!(answer.content.contains(r#"{"action":"accept","content":{"age":42}}"#), "{}", answer.content);
     let mut stream = facade.stream("s", "form").await.unwrap();
-    let id = request_of(&mut stream).await;
-    let declined = Elicitation { action: ElicitationAction::Decline.into(), content: None };
+    let id = ask_of(&mut stream).await;
+    let declined = Elicitation { action: ElicitationAction::Decline.into(), ..Default::default() };
     facade.respond("s", &id, Answer::Elicitation(declined)).await.unwrap();
     assert!(end_of(stream).await.unwrap().content.contains("decline"));
     // Nobody is asked whether an MCP server may use the model: it may not.
@@ -366,26 +354,26 @@ async fn a_question_of_an_mcp_servers_is_answered_by_its_form_and_the_model_is_n
 }
 
 #[tokio::test]
-async fn a_new_stream_first_hears_of_the_requests_that_are_open() {
+async fn a_new_stream_first_hears_of_the_asks_that_are_open() {
     let (_cli, facade) = started(asking("s")).await;
     let mut first = facade.watch(watching("s")).await.unwrap();
     let turn = send(&facade, wait("s", "run"));
-    let id = first.request().await;
+    let id = first.ask().await;
     // Another watcher, one that reads all from the beginning, and a turn that waits for its time.
     let mut late = facade.watch(watching("s")).await.unwrap();
-    assert_eq!(request_id(&late.event().await.unwrap().payload.unwrap()), Some(id.clone()));
+    assert_eq!(ask_id(&late.event().await.unwrap().payload.unwrap()), Some(id.clone()));
     let all = WatchSessionRequest { from_beginning: true, ..watching("s") };
     let mut reader = facade.watch(all).await.unwrap();
-    assert_eq!(request_id(&reader.event().await.unwrap().payload.unwrap()), Some(id.clone()));
+    assert_eq!(ask_id(&reader.event().await.unwrap().payload.unwrap()), Some(id.clone()));
     let mut queued = facade.stream("s", "later").await.unwrap();
-    assert_eq!(request_of(&mut queued).await, id);
+    assert_eq!(ask_of(&mut queued).await, id);
     facade.respond("s", &id, decide(PermissionDecision::Allow)).await.unwrap();
     soon("the turn", turn).await.unwrap().unwrap();
     assert_eq!(end_of(queued).await.unwrap().content, "You said: later");
     // Once only, although it is in the history too.
     let asked_again = reader
         .find(|event| match event {
-            Payload::PermissionRequested(_) => Some(true),
+            Payload::PermissionAsked(_) => Some(true),
             Payload::AssistantMessage(message) if message.content.contains("later") => Some(false),
             _ => None,
         })
@@ -394,16 +382,16 @@ async fn a_new_stream_first_hears_of_the_requests_that_are_open() {
 }
 
 #[tokio::test]
-async fn a_request_ends_with_its_turn_which_says_what_was_open() {
+async fn an_ask_ends_with_its_turn_which_says_what_was_open() {
     let (_cli, facade) = started(asking("s")).await;
     let mut watcher = facade.watch(watching("s")).await.unwrap();
     // Long enough for the question to be asked, also on a busy machine.
     let timeout = Some(Duration::from_secs(8).try_into().unwrap());
-    let turn = send(&facade, SendAndWaitRequest { timeout, ..wait("s", "ask") });
-    let id = watcher.request().await;
+    let turn = send(&facade, wait_with("s", Prompt { timeout, ..prompt("ask") }));
+    let id = watcher.ask().await;
     let failed = soon("the turn", turn).await.unwrap().unwrap_err();
     check(&failed, Code::DeadlineExceeded, ErrorReason::TurnTimeout);
-    assert_eq!(failure_of(&failed).open_requests, [id.as_str()]);
+    assert_eq!(failure_of(&failed).open_asks, [id.as_str()]);
     let input = UserInput { answer: "a".into(), skipped: false };
     let late = facade.respond("s", &id, Answer::UserInput(input)).await.unwrap_err();
     assert_eq!(settlement(&late), "withdrawn");
@@ -415,8 +403,8 @@ async fn waiting_for_an_answer_is_no_inactivity() {
     let (_cli, facade) = started(asking("s")).await;
     let mut watcher = facade.watch(watching("s")).await.unwrap();
     let inactivity_timeout = Some(Duration::from_secs(4).try_into().unwrap());
-    let turn = send(&facade, SendAndWaitRequest { inactivity_timeout, ..wait("s", "ask") });
-    let id = watcher.request().await;
+    let turn = send(&facade, wait_with("s", Prompt { inactivity_timeout, ..prompt("ask") }));
+    let id = watcher.ask().await;
     tokio::time::sleep(Duration::from_secs(6)).await;
     let input = UserInput { answer: "a".into(), skipped: false };
     facade.respond("s", &id, Answer::UserInput(input)).await.unwrap();
@@ -424,10 +412,10 @@ async fn waiting_for_an_answer_is_no_inactivity() {
 }
 
 #[tokio::test]
-async fn an_answer_has_to_be_of_the_requests_kind() {
+async fn an_answer_has_to_be_of_the_asks_kind() {
     let (_cli, facade) = started(asking("s")).await;
     let mut stream = facade.stream("s", "run").await.unwrap();
-    let id = request_of(&mut stream).await;
+    let id = ask_of(&mut stream).await;
     let wrong = facade.respond("s", &id, text("sunny")).await.unwrap_err();
     check(&wrong, Code::InvalidArgument, ErrorReason::InvalidField);
     assert_eq!(fields_of(&wrong), ["answer"]);
@@ -441,17 +429,17 @@ async fn two_servers_in_front_of_one_cli_do_not_answer_for_each_other() {
     soon("a turn", first.send("s", "hello")).await.unwrap();
     let second = Arc::new(cli.facade().await);
     let mut stream = second.stream("s", "weather").await.unwrap();
-    let id = request_of(&mut stream).await;
+    let id = ask_of(&mut stream).await;
     // Longer than a server waits for a caller that has gone.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let other = first.respond("s", &id, text("rain")).await.unwrap_err();
-    check(&other, Code::NotFound, ErrorReason::RequestNotFound);
+    check(&other, Code::NotFound, ErrorReason::AskNotFound);
     second.respond("s", &id, text("sunny")).await.unwrap();
     assert_eq!(end_of(stream).await.unwrap().content, "It said: sunny");
 }
 
 #[tokio::test]
-async fn open_requests_survive_the_loss_of_the_connection_to_the_cli() {
+async fn open_asks_survive_the_loss_of_the_connection_to_the_cli() {
     let cli = RealCli::start(script).await;
     let proxy = Proxy::start(cli.port()).await;
     let mut setup = cli.setup();
@@ -464,7 +452,7 @@ async fn open_requests_survive_the_loss_of_the_connection_to_the_cli() {
     ] {
         let mut watcher = facade.watch(watching("s")).await.unwrap();
         let turn = send(&facade, wait("s", prompt));
-        let id = watcher.request().await;
+        let id = watcher.ask().await;
         // From there the CLI takes it up again.
         let is_stored = || {
             let history = cli.history("s");

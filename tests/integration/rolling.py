@@ -14,8 +14,8 @@ import traceback
 
 import grpc
 
-from copilot.v1 import copilot_service_pb2 as pb
-from copilot.v1 import copilot_service_pb2_grpc
+from copilot_grpc.v1 import copilot_service_pb2 as pb
+from copilot_grpc.v1 import copilot_service_pb2_grpc
 
 CALLERS = 6
 WORDS = 25
@@ -71,12 +71,12 @@ def create(service, number):
 
 
 def wait(service, session, prompt):
-    request = pb.SendAndWaitRequest(session_id=session, prompt=prompt)
+    request = pb.SendAndWaitRequest(session_id=session, prompt={"text": prompt})
     return service.SendAndWait(request, timeout=30).result.content
 
 
 def stream(service, session, prompt):
-    request = pb.SendAndStreamRequest(session_id=session, prompt=prompt)
+    request = pb.SendAndStreamRequest(session_id=session, prompt={"text": prompt})
     text, content = "", None
     for message in service.SendAndStream(request, timeout=30):
         if message.HasField("result"):

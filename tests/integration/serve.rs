@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use copilot_grpc::{
     backend::placement::Placement,
-    grpc::pb::{CreateSessionRequest, SendAndWaitRequest, copilot_service_client::CopilotServiceClient},
+    grpc::pb::{CreateSessionRequest, copilot_service_client::CopilotServiceClient},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use scripted_model::{ModelServer, Reply};
@@ -75,9 +75,7 @@ async fn a_cli_that_is_killed_between_turns_costs_its_callers_nothing() {
     let request = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
     client.create_session(request).await.unwrap();
     for turn in 1..=3 {
-        let request =
-            SendAndWaitRequest { session_id: "s".into(), prompt: "hello".into(), ..Default::default() };
-        let answer = soon("a turn", client.send_and_wait(request)).await.unwrap().into_inner();
+        let answer = soon("a turn", client.send_and_wait(wait("s", "hello"))).await.unwrap().into_inner();
         assert_eq!(answer.result.unwrap().content, format!("prompts: {turn}"));
         kill_process(server.cli(), Signal::KILL).unwrap();
         // A prompt that is written into a connection which is dying may or may not have arrived, and is not sent again.
@@ -193,7 +191,8 @@ async fn a_state_directory_that_others_may_look_into_is_refused_with_the_command
             false
         };
         assert!(soon("the refusal", told).await, "{wide}");
-        drop(server);
+        // Until it has gone, the next one is refused for another reason.
+        server.kill().await.unwrap();
         std::fs::set_permissions(&path, permissions(0o700)).unwrap();
     }
 }

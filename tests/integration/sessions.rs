@@ -9,8 +9,8 @@ use copilot_grpc::{
     backend::discover::Form,
     grpc::pb::{
         CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
-        PermissionEffect, PermissionPolicy, PermissionRule, Provider, SectionAction, SendAndStreamRequest,
-        Session, SessionState, SystemMessage, SystemMessageMode, SystemMessageSection, UpdateSessionRequest,
+        PermissionEffect, PermissionPolicy, PermissionRule, Provider, SectionAction, Session, SessionState,
+        SystemMessage, SystemMessageMode, SystemMessageSection, UpdateSessionRequest,
         session_event::Payload as Event,
     },
 };
@@ -360,9 +360,7 @@ async fn use_the_tool(facade: &TestFacade, id: &str, rules: Vec<PermissionRule>)
         ..Default::default()
     };
     create(facade, request).await.unwrap();
-    let request =
-        SendAndStreamRequest { session_id: id.into(), prompt: "use the tool".into(), ..Default::default() };
-    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let stream = facade.stream(id, "use the tool").await.unwrap();
     soon("the turn", Streamed::read(stream)).await
 }
 
@@ -462,7 +460,7 @@ async fn prompts_that_cannot_be_right_are_refused() {
     for prompt in ["", " \n\t"] {
         let refused = facade.send("s", prompt).await.unwrap_err();
         check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
-        assert_eq!(fields_of(&refused), ["prompt"]);
+        assert_eq!(fields_of(&refused), ["prompt.text"]);
     }
     for (id, code, reason) in [
         ("unknown", Code::NotFound, ErrorReason::SessionNotFound),

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, CreateSessionResponse, CustomAgent, ErrorReason, GetSessionRequest,
     InfiniteSession, LargeOutput, Limits, ListSessionsRequest, McpServer, NamedProvider, PermissionEffect,
-    PermissionPolicy, PermissionRule, ProviderModel, ResumeSessionRequest, SendAndStreamRequest, Session,
-    SessionState, Skills, Tool, UpdateSessionRequest, mcp_server, session_event::Payload as Event,
+    PermissionPolicy, PermissionRule, ProviderModel, ResumeSessionRequest, Session, SessionState, Skills,
+    Tool, UpdateSessionRequest, mcp_server, session_event::Payload as Event,
 };
-use prost_types::{FieldMask, Struct, Value, value::Kind};
+use prost_types::FieldMask;
 use scripted_model::{ModelServer, Reply, Request};
 use serde_json::json;
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ fn script(request: &Request) -> Reply {
         return Reply::text(format!("The tool said: {result}"));
     }
     match request.prompt().strip_prefix("call ").and_then(|call| call.split_once(' ')) {
-        Some((name, arguments)) => Reply::tool_call(name, serde_json::from_str(arguments).unwrap()),
+        Some((name, arguments)) => Reply::tool_call(name, arguments),
         None => Reply::text(format!("You said: {}", request.prompt())),
     }
 }
@@ -87,12 +87,10 @@ fn last(model: &ModelServer) -> Request {
 }
 
 fn tool(name: &str) -> Tool {
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-    let parameters = Struct { fields: [("type".to_owned(), text("object"))].into() };
     Tool {
         name: name.into(),
         description: "looks it up".into(),
-        parameters: Some(parameters),
+        parameters_json: json!({"type": "object"}).to_string(),
         ..Default::default()
     }
 }
@@ -360,9 +358,7 @@ async fn two_agents_texts_never_mix() {
     create(&facade, request).await.unwrap();
     let prompt =
         r#"call task {"agent_type":"poet","description":"rhyme","prompt":"rhyme","name":"p","mode":"sync"}"#;
-    let request =
-        SendAndStreamRequest { session_id: "s".into(), prompt: prompt.into(), ..Default::default() };
-    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let stream = facade.stream("s", prompt).await.unwrap();
     let streamed = soon("the turn", Streamed::read(stream)).await;
     let result = streamed.end.unwrap();
     assert_eq!(result.content, "The tool said: roses are red");

@@ -11,8 +11,8 @@ use std::{
 
 use copilot_grpc::grpc::pb::{
     BackendState, CreateSessionRequest, DeliveryState, ErrorReason, GetServerInfoRequest, PermissionEffect,
-    PermissionPolicy, PermissionRule, Provider, SendAndStreamRequest,
-    copilot_service_client::CopilotServiceClient, send_and_stream_response::Payload,
+    PermissionPolicy, PermissionRule, Provider, copilot_service_client::CopilotServiceClient,
+    send_and_stream_response::Payload,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
@@ -23,7 +23,7 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::support::{
     check,
-    facade::{Streamed, wait},
+    facade::{Streamed, stream, wait},
     failure_of, real_cli,
     server::{Server, said, value_in},
     soon, until,
@@ -72,9 +72,7 @@ async fn say(client: &mut CopilotServiceClient<Channel>, prompt: &str) -> Result
 /// Has a story told, freezes the CLI when some of it has come, and returns the rest, to which the CLI is thawed if it is to be.
 async fn frozen_in_story(server: &Server, thawed_after: Option<Duration>) -> Streamed {
     let mut client = server.client().await;
-    let request =
-        SendAndStreamRequest { session_id: "s".into(), prompt: "story".into(), ..Default::default() };
-    let mut stream = client.send_and_stream(request).await.unwrap().into_inner();
+    let mut stream = client.send_and_stream(stream("s", "story")).await.unwrap().into_inner();
     let mut first = Vec::new();
     while !first.iter().any(|message: &copilot_grpc::grpc::pb::SendAndStreamResponse| {
         matches!(&message.payload, Some(Payload::Event(event)) if is_delta(event))

@@ -11,8 +11,8 @@ use std::{
 
 use copilot_grpc::grpc::pb::{
     AbortTurnRequest, BackendStanding, CloseSessionRequest, CompactSessionRequest, CreateSessionRequest,
-    DeliveryState, ErrorReason, GetServerInfoRequest, GetSessionRequest, InfiniteSession, SendAndWaitRequest,
-    Session, SessionState, TurnResult,
+    DeliveryState, ErrorReason, GetServerInfoRequest, GetSessionRequest, InfiniteSession, Prompt,
+    SendAndWaitRequest, Session, SessionState, TurnResult,
 };
 use scripted_model::{Call, CallState, Reply, Request};
 use serde_json::json;
@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{TestFacade, wait, within},
+    facade::{TestFacade, prompt, wait_with, within},
     failure_of,
     fake_cli::FakeCli,
     real_cli::{RealCli, asks_for_a_summary},
@@ -41,8 +41,8 @@ fn send(facade: &TestFacade, prompt: &str, timeout: Duration) -> JoinHandle<Resu
     tokio::spawn(async move { Ok(client.send_and_wait(request).await?.into_inner().result.unwrap()) })
 }
 
-fn limited(prompt: &str, timeout: Duration) -> SendAndWaitRequest {
-    SendAndWaitRequest { timeout: Some(timeout.try_into().unwrap()), ..wait("s", prompt) }
+fn limited(text: &str, timeout: Duration) -> SendAndWaitRequest {
+    wait_with("s", Prompt { timeout: Some(timeout.try_into().unwrap()), ..prompt(text) })
 }
 
 async fn ended<T>(task: JoinHandle<T>) -> T {
@@ -56,7 +56,7 @@ async fn get(facade: &TestFacade) -> Session {
 
 /// Stops what runs in the session; the message that it was, if anything ran.
 async fn abort(facade: &TestFacade) -> Option<String> {
-    let request = AbortTurnRequest { session_id: "s".into() };
+    let request = AbortTurnRequest { session_id: "s".into(), ..Default::default() };
     soon("an abort", facade.client().abort_turn(request)).await.unwrap().into_inner().message_id
 }
 

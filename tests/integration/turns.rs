@@ -5,9 +5,8 @@ use std::{sync::Arc, time::Duration};
 use copilot_grpc::{
     backend::discover::Form,
     grpc::pb::{
-        AbortTurnRequest, DeleteSessionRequest, DeliveryState, ErrorReason, OnDisconnect,
-        SendAndStreamRequest, SendAndWaitRequest, send_and_stream_response::Payload,
-        session_event::Payload as Event,
+        DeleteSessionRequest, DeliveryState, ErrorReason, OnDisconnect, Prompt, SendAndStreamRequest,
+        send_and_stream_response::Payload, session_event::Payload as Event,
     },
 };
 use scripted_model::{Call, CallState, Reply, Request};
@@ -16,7 +15,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade, wait, within},
+    facade::{Streamed, TestFacade, abort, prompt, stream, stream_with, wait, wait_with, within},
     failure_of,
     real_cli::{self, RealCli},
     soon,
@@ -115,18 +114,17 @@ async fn a_caller_can_ask_for_other_events_and_only_gets_those() {
     let (_cli, facade) = start().await;
     facade.create("s").await;
     let request = SendAndStreamRequest {
-        session_id: "s".into(),
-        prompt: "hello".into(),
         event_types: vec!["system.*".into(), "session.idle".into()],
-        ..Default::default()
+        ..stream("s", "hello")
     };
-    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let stream = facade.send_and_stream(request).await.unwrap();
     let streamed = Streamed::read(stream).await;
     let kinds: Vec<_> = streamed.events.iter().map(|event| event.payload.as_ref().unwrap()).collect();
     match kinds.as_slice() {
         [Event::Other(system), Event::SessionIdle(_)] => {
             assert_eq!(system.r#type, "system.message");
-            assert!(system.data.as_ref().unwrap().fields.contains_key("content"));
+            let data: serde_json::Value = serde_json::from_str(&system.data_json).unwrap();
+            assert!(data["content"].is_string(), "{data}");
         }
         other => panic!("{other:?}"),
     }
@@ -152,7 +150,7 @@ async fn a_timeout_ends_the_turn_in_time_with_its_partial_text_and_stops_the_age
     let (cli, facade) = start().await;
     facade.create("s").await;
     let began = Instant::now();
-    let request = SendAndWaitRequest { timeout: seconds(LIMIT.as_secs_f64()), ..wait("s", "slow answer") };
+    let request = wait_with("s", Prompt { timeout: seconds(LIMIT.as_secs_f64()), ..prompt("slow answer") });
     let status = facade.send_and_wait(request).await.unwrap_err();
     ended_by_its_time_limit(&cli, began, status).await;
     let next = soon("the next turn", facade.send("s", "and now")).await.unwrap();
@@ -174,10 +172,9 @@ async fn a_stream_keeps_to_its_grpc_deadline_too() {
     let (cli, facade) = start().await;
     facade.create("s").await;
     let began = Instant::now();
-    let request =
-        SendAndStreamRequest { session_id: "s".into(), prompt: "slow answer".into(), ..Default::default() };
+    let request = stream("s", "slow answer");
     let request = within(LIMIT, request);
-    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let stream = facade.send_and_stream(request).await.unwrap();
     let streamed = Streamed::read(stream).await;
     assert!(is_beginning_of_slow_answer(&streamed.text()));
     ended_by_its_time_limit(&cli, began, streamed.end.unwrap_err()).await;
@@ -210,11 +207,14 @@ async fn a_stream_that_is_dropped_stops_the_agent() {
 async fn a_turn_that_was_told_to_goes_on_without_its_caller() {
     let (cli, facade) = start().await;
     facade.create("s").await;
-    let request = SendAndWaitRequest {
-        timeout: seconds(0.3),
-        on_disconnect: OnDisconnect::Continue.into(),
-        ..wait("s", "words 8000")
-    };
+    let request = wait_with(
+        "s",
+        Prompt {
+            timeout: seconds(0.3),
+            on_disconnect: OnDisconnect::Continue.into(),
+            ..prompt("words 8000")
+        },
+    );
     let status = facade.send_and_wait(request).await.unwrap_err();
     check(&status, Code::DeadlineExceeded, ErrorReason::TurnTimeout);
     // The next turn waits for it, and the agent remembers it. Older CLIs take half a minute for so many words.
@@ -231,7 +231,7 @@ async fn a_turn_that_was_told_to_goes_on_without_its_caller() {
 async fn a_turn_can_be_aborted_and_the_next_one_in_the_queue_starts() {
     let (cli, facade) = start().await;
     facade.create("s").await;
-    let idle = facade.client().abort_turn(AbortTurnRequest { session_id: "s".into() }).await.unwrap();
+    let idle = facade.client().abort_turn(abort("s")).await.unwrap();
     assert_eq!(idle.into_inner().message_id, None);
     let facade = Arc::new(facade);
     let [running, queued] = ["slow answer", "queued"].map(|prompt| {
@@ -239,7 +239,7 @@ async fn a_turn_can_be_aborted_and_the_next_one_in_the_queue_starts() {
         tokio::spawn(async move { facade.send("s", prompt).await })
     });
     model_is_asked(&cli, "slow answer").await;
-    let aborted = facade.client().abort_turn(AbortTurnRequest { session_id: "s".into() }).await.unwrap();
+    let aborted = facade.client().abort_turn(abort("s")).await.unwrap();
     let status = soon("the end of the turn", running).await.unwrap().unwrap_err();
     check(&status, Code::Aborted, ErrorReason::TurnAborted);
     let failure = failure_of(&status);
@@ -297,8 +297,7 @@ async fn a_reader_that_stops_does_not_hold_up_its_turn_or_the_next_and_still_get
     let (cli, facade) = start().await;
     facade.create("s").await;
     // On a connection of its own, whose flow control it will fill.
-    let request =
-        SendAndStreamRequest { session_id: "s".into(), prompt: "pages 2000".into(), ..Default::default() };
+    let request = stream("s", "pages 2000");
     let mut stalled = facade.connect().await.send_and_stream(request).await.unwrap().into_inner();
     assert!(matches!(stalled.message().await.unwrap().unwrap().payload, Some(Payload::Event(_))));
     model_is_asked(&cli, "pages 2000").await;
@@ -359,7 +358,7 @@ async fn a_provider_that_keeps_failing_ends_the_turn_when_the_cli_gives_up() {
 async fn a_provider_that_never_answers_is_given_up_when_the_caller_says() {
     let (cli, facade) = start().await;
     facade.create("s").await;
-    let request = SendAndWaitRequest { inactivity_timeout: seconds(3.0), ..wait("s", "hang") };
+    let request = wait_with("s", Prompt { inactivity_timeout: seconds(3.0), ..prompt("hang") });
     let status = soon("inactivity", facade.send_and_wait(request)).await.unwrap_err();
     check(&status, Code::DeadlineExceeded, ErrorReason::TurnInactive);
     agent_stopped(&cli).await;
@@ -369,13 +368,8 @@ async fn a_provider_that_never_answers_is_given_up_when_the_caller_says() {
 async fn retries_of_the_model_call_are_seen_on_the_stream_where_the_cli_tells_of_them() {
     let (_cli, facade) = start().await;
     facade.create("s").await;
-    let request = SendAndStreamRequest {
-        session_id: "s".into(),
-        prompt: "status 500".into(),
-        timeout: seconds(3.0),
-        ..Default::default()
-    };
-    let stream = facade.client().send_and_stream(request).await.unwrap().into_inner();
+    let request = stream_with("s", Prompt { timeout: seconds(3.0), ..prompt("status 500") });
+    let stream = facade.send_and_stream(request).await.unwrap();
     let streamed = Streamed::read(stream).await;
     let retried =
         |event: &Event| matches!(event, Event::AssistantTurnRetry(retry) if retry.reason == "api_error");

@@ -76,7 +76,8 @@ async fn disturb(facade: &TestFacade, dice: usize, moment: Duration) {
             let _ = tokio::time::timeout(Duration::from_millis(400), compact).await;
         }
         2 => {
-            let _ = client.abort_turn(AbortTurnRequest { session_id: session_id() }).await;
+            let _ =
+                client.abort_turn(AbortTurnRequest { session_id: session_id(), ..Default::default() }).await;
         }
         _ => {
             let _ = client.close_session(CloseSessionRequest { session_id: session_id() }).await;

@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 struct Bare;
 
 impl NamedService for Bare {
-    const NAME: &'static str = "copilot.v1.CopilotService";
+    const NAME: &'static str = "copilot_grpc.v1.CopilotService";
 }
 
 impl Service<http::Request<Body>> for Bare {
@@ -63,7 +63,7 @@ impl ServerStreamingService<SendAndStreamRequest> for SendAndStream {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Self::ResponseStream>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<SendAndStreamRequest>) -> Self::Future {
-        let prompt = request.into_inner().prompt;
+        let prompt = request.into_inner().prompt.unwrap_or_default().text;
         let number = |name: &str, usual| {
             let mut words = prompt.split_ascii_whitespace();
             let number = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok());

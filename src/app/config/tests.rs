@@ -122,7 +122,7 @@ const ROWS: &[Row] = &[
     row!(default_profile = "a", "'a'" => "a",
             seen |config| config.profiles.unnamed().map(|profile| profile.name.clone()).unwrap_or_default()),
     row!(turn_timeout = "1h 30m", "'1h30m'" => "5400s"),
-    row!(request_timeout = "90s", "'90s'" => "90s"),
+    row!(ask_timeout = "90s", "'90s'" => "90s"),
     row!(max_queued_turns = "1", "1" => "1"),
     row!(max_running_turns = "3", "3" => "Some(3)"),
     row!(max_waiting_turns = "0", "0" => "0"),
@@ -184,7 +184,7 @@ fn without_any_source_the_defaults_count() {
     assert_eq!(config.listen, SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)));
     assert_eq!(config.state_dir, Path::new("/home/me/.local/state/copilot-grpc"));
     assert_eq!(config.turn_timeout, Duration::from_secs(600));
-    assert_eq!(config.request_timeout, Duration::from_secs(300));
+    assert_eq!(config.ask_timeout, Duration::from_secs(300));
     assert_eq!((config.max_queued_turns, config.max_sessions), (32, 1_000));
     assert_eq!((config.max_message_size, config.max_frame_size), (16 * MIB, 256 * MIB));
     assert!(config.keeper_link);

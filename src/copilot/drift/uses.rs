@@ -14,7 +14,7 @@ use serde::{
 use serde_json::{Value, json};
 
 use crate::copilot::{
-    Attachment, Message, Method, Secret,
+    Attachment, Json, Message, Method, Secret,
     answer::{self, Elicited, PlanDecision, ToolResult, UserInput},
     event::samples,
     method,
@@ -128,7 +128,11 @@ fn methods() -> Vec<[Used; 2]> {
         call(&method::Index { metadata_limit: 0 }),
         call(&method::GetSnapshot { session_id }),
         call(&method::Compact { session_id }),
-        call(&method::Fork { session_id }),
+        call(&method::Fork { session_id, to_event_id: Some("e") }),
+        call(&method::ListRewindPoints { session_id }),
+        call(&method::PreviewRewind { session_id, event_id: "e" }),
+        call(&method::Rewind { session_id, event_id: "e", mode: "conversation" }),
+        call(&method::GetMetrics { session_id }),
         call(&method::ListModels { git_hub_token: Some(&secret) }),
         call(&method::ReadPersistedEvents { session_id, cursor: Some("c"), max: 1 }),
         call(&method::SwitchModel { session_id, model_id: "m", reasoning_effort: Some("low") }),
@@ -151,7 +155,7 @@ fn methods() -> Vec<[Used; 2]> {
         call(&answer::AnswerElicitation {
             session_id,
             request_id,
-            result: &Elicited::Accept { content: Some(json!({})) },
+            result: &Elicited::Accept { content: Some(json!({}).into()) },
         }),
         call(&answer::AnswerExitPlan { session_id, request_id, response: &plan }),
         call(&answer::AnswerLimitsExhausted { session_id, request_id, response: &limits }),
@@ -178,7 +182,7 @@ fn message(secret: &Secret) -> Message {
         ],
         request_headers: BTreeMap::from([("h".to_owned(), secret.clone())]),
         agent_mode: Some(text()),
-        response_format: Some(method::ResponseFormat::JsonSchema { name: "n", schema: Value::Null }),
+        response_format: Some(method::ResponseFormat::JsonSchema { name: "n", schema: Json::default() }),
         steering: true,
     }
 }

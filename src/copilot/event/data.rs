@@ -1,12 +1,15 @@
 //! What events carry, as far as the facade knows it.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use std::borrow::Cow;
 
-use super::lenient::{self, Lenient};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde_json::value::RawValue;
+
+use super::lenient::{self, Fields, Lenient};
+use crate::copilot::json::Json;
 
 macro_rules! data {
-    ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })*) => {
+    ($($(#[$meta:meta])* $name:ident $(or $alone:ident)? { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })*) => {
         $(
             $(#[$meta])*
             #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -18,16 +21,15 @@ macro_rules! data {
                 #[cfg(test)]
                 const FIELDS: &'static [&'static str] = &[$(stringify!($field)),*];
 
-                fn lenient(json: &Value) -> Option<Self> {
-                    let names = [$(stringify!($field)),*];
-                    let by_itself = Map::from_iter([(lenient::camel_case(names[0]), json.clone())]);
-                    let fields = match json {
-                        Value::Object(fields) => fields,
-                        // What has a single field may come as that alone: a tool's result as a mere text.
-                        Value::String(_) if names.len() == 1 => &by_itself,
-                        _ => return None,
+                fn lenient(json: &RawValue) -> Option<Self> {
+                    let alone: Option<&str> = None;
+                    $(let alone = alone.or(Some(stringify!($alone)));)?
+                    let fields = match alone {
+                        // It may come as that alone: a tool's result as a mere text.
+                        Some(name) if json.get().starts_with('"') => Fields::from([(name.to_owned(), json)]),
+                        _ => serde_json::from_str(json.get()).ok()?,
                     };
-                    Some(Self { $($field: lenient::field(fields, stringify!($field)),)* })
+                    Some(Self { $($field: lenient::field(&fields, stringify!($field)),)* })
                 }
             }
         )*
@@ -49,7 +51,7 @@ data! {
     }
 
     /// The model wants to call a tool.
-    ToolRequest { tool_call_id: String, name: String, #[serde(default)] arguments: Value, }
+    ToolRequest { tool_call_id: String, name: String, #[serde(default)] arguments: Json, }
 
     /// A piece of a message.
     AssistantMessageDelta { message_id: String, delta_content: String, }
@@ -71,14 +73,23 @@ data! {
         cache_read_tokens: Option<i64>,
         cache_write_tokens: Option<i64>,
         reasoning_tokens: Option<i64>,
-        cost: Option<f64>,
+        copilot_usage: Option<CopilotUsage>,
         duration: Option<f64>,
         finish_reason: Option<FinishReason>,
         content_filter_triggered: Option<bool>,
     }
 
+    /// What a model call cost at GitHub, in billionths of an AI credit.
+    CopilotUsage { total_nano_aiu: Option<f64>, }
+
+    /// A piece of the arguments of a tool call.
+    ToolCallDelta { tool_call_id: String, tool_name: Option<String>, input_delta: String, }
+
+    /// What the agent is about to do.
+    Intent or intent { intent: String, }
+
     /// A tool starts.
-    ToolStart { tool_call_id: String, tool_name: String, #[serde(default)] arguments: Value, }
+    ToolStart { tool_call_id: String, tool_name: String, #[serde(default)] arguments: Json, }
 
     /// A tool's output so far: all of it each time (observed).
     ToolPartialResult { tool_call_id: String, partial_output: String, }
@@ -90,15 +101,15 @@ data! {
     ToolComplete { tool_call_id: String, success: bool, result: Option<ToolOutput>, error: Option<ToolError>, }
 
     /// What a tool gave the model.
-    ToolOutput { content: Option<String>, }
+    ToolOutput or content { content: Option<String>, structured_content: Option<Json>, }
 
     /// Why a tool failed.
-    ToolError { message: Option<String>, }
+    ToolError or message { message: Option<String>, }
 
     /// A permission is needed. Nobody else answers unless `resolved_by_hook`.
     PermissionRequested {
         request_id: String,
-        permission_request: Value,
+        permission_request: Json,
         #[serde(default)]
         resolved_by_hook: bool,
     }
@@ -107,7 +118,7 @@ data! {
     PermissionCompleted { request_id: String, tool_call_id: Option<String>, result: PermissionOutcome, }
 
     /// What came of a permission request.
-    PermissionOutcome { kind: String, }
+    PermissionOutcome or kind { kind: String, }
 
     /// A tool of the caller's is called.
     ExternalToolRequested {
@@ -115,7 +126,7 @@ data! {
         tool_call_id: String,
         tool_name: String,
         #[serde(default)]
-        arguments: Value,
+        arguments: Json,
     }
 
     /// The agent has a question.
@@ -132,7 +143,7 @@ data! {
     ElicitationRequested {
         request_id: String,
         message: String,
-        requested_schema: Option<Value>,
+        requested_schema: Option<Json>,
         elicitation_source: Option<String>,
         url: Option<String>,
     }
@@ -152,7 +163,74 @@ data! {
     RequestCompleted { request_id: String, }
 
     /// The conversation got a title.
-    TitleChanged { title: String, }
+    TitleChanged or title { title: String, }
+
+    /// The session has another model, or thinks for longer.
+    ModelChange {
+        new_model: Option<String>,
+        previous_model: Option<String>,
+        /// `Some(None)`: as the model does by itself.
+        #[serde(default, deserialize_with = "lenient::told")]
+        reasoning_effort: Option<Option<String>>,
+        previous_reasoning_effort: Option<String>,
+    }
+
+    /// How an MCP server is.
+    McpServerStatus { server_name: String, status: String, error: Option<String>, }
+
+    /// A sub-agent has begun.
+    SubAgentStarted {
+        tool_call_id: String,
+        agent_name: String,
+        agent_display_name: String,
+        agent_description: String,
+        model: Option<String>,
+    }
+
+    /// A sub-agent has done its task. `duration_ms` is in milliseconds.
+    SubAgentCompleted {
+        tool_call_id: String,
+        agent_name: String,
+        agent_display_name: String,
+        model: Option<String>,
+        total_tool_calls: Option<i64>,
+        total_tokens: Option<i64>,
+        duration_ms: Option<f64>,
+        cancelled: Option<bool>,
+    }
+
+    /// A sub-agent has failed. `duration_ms` is in milliseconds.
+    SubAgentFailed {
+        tool_call_id: String,
+        agent_name: String,
+        agent_display_name: String,
+        model: Option<String>,
+        error: Option<String>,
+        duration_ms: Option<f64>,
+    }
+
+    /// How full the model's context is, in tokens.
+    ContextUsage {
+        token_limit: i64,
+        current_tokens: i64,
+        messages_length: i64,
+        system_tokens: Option<i64>,
+        conversation_tokens: Option<i64>,
+        tool_definitions_tokens: Option<i64>,
+    }
+
+    /// The oldest messages were left out of what the model is told.
+    Truncation {
+        token_limit: i64,
+        tokens_removed_during_truncation: i64,
+        messages_removed_during_truncation: i64,
+    }
+
+    /// The agent's plan has changed.
+    PlanChanged { operation: String, }
+
+    /// The session was set back to before an event.
+    Rewound { up_to_event_id: String, events_removed: i64, }
 
     /// The history is being summarized.
     CompactionStart { trigger: Option<String>, }
@@ -182,7 +260,23 @@ data! {
     Idle { #[serde(default)] aborted: bool, mode: Option<String>, }
 
     /// The turn is being stopped.
-    Abort { reason: Option<String>, }
+    Abort or reason { reason: Option<String>, }
+}
+
+/// Nothing but that it has happened.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Nothing;
+
+impl<'de> Deserialize<'de> for Nothing {
+    fn deserialize<D: Deserializer<'de>>(data: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(data).map(|_| Self)
+    }
+}
+
+impl Lenient for Nothing {
+    fn lenient(_: &RawValue) -> Option<Self> {
+        Some(Self)
+    }
 }
 
 /// How the model came to its end, in the CLI's words: it uses those of OpenAI whatever the provider, and tells a refusal by a model
@@ -219,31 +313,36 @@ impl Usage {
     }
 }
 
+impl Usage {
+    /// What it cost at GitHub, in billionths of an AI credit.
+    pub fn nano_ai_credits(&self) -> i64 {
+        let cost = self.copilot_usage.as_ref().and_then(|usage| usage.total_nano_aiu);
+        #[expect(clippy::cast_possible_truncation, reason = "it saturates")]
+        cost.map_or(0, |cost| cost.round() as i64)
+    }
+}
+
 impl PermissionRequested {
     /// What the permission is for.
-    pub fn kind(&self) -> &str {
-        self.text("kind").unwrap_or_default()
+    pub fn kind(&self) -> Cow<'_, str> {
+        self.permission_request.text("kind")
     }
 
     /// What it is about, for a rule's pattern: the command, path, URL or tool. Some kinds have nothing of the sort.
-    pub fn subject(&self) -> &str {
-        let field = match self.kind() {
+    pub fn subject(&self) -> Cow<'_, str> {
+        let field = match &*self.kind() {
             "shell" => "fullCommandText",
             "write" => "fileName",
             "read" => "path",
             "url" => "url",
             "mcp" | "custom-tool" => "toolName",
-            _ => return "",
+            _ => return Cow::default(),
         };
-        self.text(field).unwrap_or_default()
+        self.permission_request.text(field)
     }
 
     /// The tool call that needs it.
-    pub fn tool_call_id(&self) -> Option<&str> {
-        self.text("toolCallId")
-    }
-
-    fn text(&self, field: &str) -> Option<&str> {
-        self.permission_request.get(field).and_then(Value::as_str)
+    pub fn tool_call_id(&self) -> Cow<'_, str> {
+        self.permission_request.text("toolCallId")
     }
 }

@@ -1,10 +1,16 @@
 //! Reading what is not as expected. The CLI sends optional fields as `null` (observed), and releases change types; an event
 //! is to have its effect all the same. So a field that cannot be read counts as absent.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use std::collections::HashMap;
+
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::value::RawValue;
 
 use super::FinishReason;
+use crate::copilot::json::Json;
+
+/// Fields that can be read, by their names on the wire.
+pub(super) type Fields<'a> = HashMap<String, &'a RawValue>;
 
 /// What can be read of JSON that is not exactly of its type.
 pub(super) trait Lenient: Sized {
@@ -13,12 +19,12 @@ pub(super) trait Lenient: Sized {
     const FIELDS: &'static [&'static str] = &[];
 
     /// Reads what there is; `None` if that is nothing.
-    fn lenient(json: &Value) -> Option<Self>;
+    fn lenient(json: &RawValue) -> Option<Self>;
 }
 
 /// A field, by its name in Rust.
-pub(super) fn field<T: Lenient + Default>(fields: &Map<String, Value>, name: &str) -> T {
-    fields.get(&camel_case(name)).and_then(T::lenient).unwrap_or_default()
+pub(super) fn field<T: Lenient + Default>(fields: &Fields<'_>, name: &str) -> T {
+    fields.get(&camel_case(name)).and_then(|json| T::lenient(json)).unwrap_or_default()
 }
 
 /// A field's name on the wire.
@@ -31,29 +37,43 @@ pub(super) fn camel_case(name: &str) -> String {
     })
 }
 
-impl Lenient for Value {
-    fn lenient(json: &Value) -> Option<Self> {
-        Some(json.clone())
+/// A field whose `null` says something else than its absence.
+pub(super) fn told<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(field).map(Some)
+}
+
+/// Reads JSON that is exactly of its type.
+pub(super) fn exact<T: DeserializeOwned>(json: &RawValue) -> Option<T> {
+    serde_json::from_str(json.get()).ok()
+}
+
+/// The number in a text that is one.
+fn written<T: std::str::FromStr>(json: &RawValue) -> Option<T> {
+    exact::<String>(json)?.trim().parse().ok()
+}
+
+impl Lenient for Json {
+    fn lenient(json: &RawValue) -> Option<Self> {
+        (json.get() != "null").then(|| json.into())
     }
 }
 
 /// Nothing else becomes a text: it may be an id, which has to be the CLI's own.
 impl Lenient for String {
-    fn lenient(json: &Value) -> Option<Self> {
-        json.as_str().map(Self::from)
+    fn lenient(json: &RawValue) -> Option<Self> {
+        exact(json)
     }
 }
 
 impl Lenient for bool {
-    fn lenient(json: &Value) -> Option<Self> {
-        json.as_bool().or_else(|| json.as_str()?.parse().ok())
+    fn lenient(json: &RawValue) -> Option<Self> {
+        exact(json).or_else(|| written(json))
     }
 }
 
 impl Lenient for f64 {
-    fn lenient(json: &Value) -> Option<Self> {
-        let number = json.as_f64().or_else(|| json.as_str()?.trim().parse().ok());
-        number.filter(|number: &Self| number.is_finite())
+    fn lenient(json: &RawValue) -> Option<Self> {
+        exact(json).or_else(|| written(json)).filter(|number: &Self| number.is_finite())
     }
 }
 
@@ -62,60 +82,63 @@ impl Lenient for i64 {
         clippy::cast_possible_truncation,
         reason = "a count may come as 12.0; what is too large saturates"
     )]
-    fn lenient(json: &Value) -> Option<Self> {
-        json.as_i64()
-            .or_else(|| json.as_str()?.trim().parse().ok())
-            .or_else(|| Some(f64::lenient(json)? as Self))
+    fn lenient(json: &RawValue) -> Option<Self> {
+        exact(json).or_else(|| written(json)).or_else(|| Some(f64::lenient(json)? as Self))
     }
 }
 
 impl Lenient for i32 {
-    fn lenient(json: &Value) -> Option<Self> {
+    fn lenient(json: &RawValue) -> Option<Self> {
         i64::lenient(json)?.try_into().ok()
     }
 }
 
 impl Lenient for FinishReason {
-    fn lenient(json: &Value) -> Option<Self> {
-        Self::deserialize(json).ok()
+    fn lenient(json: &RawValue) -> Option<Self> {
+        exact(json)
     }
 }
 
 impl<T: Lenient> Lenient for Option<T> {
-    fn lenient(json: &Value) -> Option<Self> {
+    fn lenient(json: &RawValue) -> Option<Self> {
         Some(T::lenient(json))
     }
 }
 
 /// Without the items that cannot be read.
 impl<T: Lenient> Lenient for Vec<T> {
-    fn lenient(json: &Value) -> Option<Self> {
-        Some(json.as_array()?.iter().filter_map(T::lenient).collect())
+    fn lenient(json: &RawValue) -> Option<Self> {
+        let items: Vec<&RawValue> = serde_json::from_str(json.get()).ok()?;
+        Some(items.into_iter().filter_map(T::lenient).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
+    fn lenient<T: Lenient>(json: Value) -> Option<T> {
+        T::lenient(&serde_json::value::to_raw_value(&json).unwrap())
+    }
+
     #[test]
     fn what_is_of_another_type_is_read_as_far_as_it_makes_sense() {
-        assert_eq!(i64::lenient(&json!(12.0)), Some(12));
-        assert_eq!(i64::lenient(&json!("12")), Some(12));
-        assert_eq!(i64::lenient(&json!("12.7")), Some(12));
-        assert_eq!(i64::lenient(&json!(u64::MAX)), Some(i64::MAX));
-        assert_eq!(i64::lenient(&json!("many")), None);
-        assert_eq!(i32::lenient(&json!(429)), Some(429));
-        assert_eq!(i32::lenient(&json!(1e12)), None);
-        assert_eq!(f64::lenient(&json!("1.5")), Some(1.5));
-        assert_eq!(f64::lenient(&json!("NaN")), None);
-        assert_eq!(bool::lenient(&json!("true")), Some(true));
-        assert_eq!(bool::lenient(&json!(1)), None);
-        assert_eq!(String::lenient(&json!(7)), None);
-        assert_eq!(Vec::<String>::lenient(&json!(["a", 1, "b"])), Some(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(Option::<String>::lenient(&json!(null)), Some(None));
+        assert_eq!(lenient::<i64>(json!(12.0)), Some(12));
+        assert_eq!(lenient::<i64>(json!("12")), Some(12));
+        assert_eq!(lenient::<i64>(json!("12.7")), Some(12));
+        assert_eq!(lenient::<i64>(json!(u64::MAX)), Some(i64::MAX));
+        assert_eq!(lenient::<i64>(json!("many")), None);
+        assert_eq!(lenient::<i32>(json!(429)), Some(429));
+        assert_eq!(lenient::<i32>(json!(1e12)), None);
+        assert_eq!(lenient::<f64>(json!("1.5")), Some(1.5));
+        assert_eq!(lenient::<f64>(json!("NaN")), None);
+        assert_eq!(lenient::<bool>(json!("true")), Some(true));
+        assert_eq!(lenient::<bool>(json!(1)), None);
+        assert_eq!(lenient::<String>(json!(7)), None);
+        assert_eq!(lenient::<Vec<String>>(json!(["a", 1, "b"])), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(lenient::<Option<String>>(json!(null)), Some(None));
     }
 
     #[test]

@@ -82,12 +82,12 @@ fn known_events_are_typed_and_all_others_pass_through() {
         }),
     );
     check("session.idle", json!({}), Payload::SessionIdle(Idle::default()));
-    check("session.fresh", json!({"x": [1]}), Payload::Other(json!({"x": [1]})));
-    check("assistant.message_delta", json!({"messageId": 7}), Payload::Other(json!({"messageId": 7})));
+    check("session.fresh", json!({"x": [1]}), Payload::Other(json!({"x": [1]}).into()));
+    check("assistant.message_delta", json!({"messageId": 7}), Payload::Other(json!({"messageId": 7}).into()));
 }
 
 #[test]
 fn an_event_without_data_is_an_event() {
-    assert_eq!(parse(&params(&json!({"type": "new.kind"}))).unwrap().payload, Payload::Other(Value::Null));
+    assert_eq!(parse(&params(&json!({"type": "new.kind"}))).unwrap().payload, Payload::Other(Json::default()));
     assert_eq!(parse(&params(&json!({"data": {}}))), None);
 }

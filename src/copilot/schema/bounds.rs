@@ -17,9 +17,6 @@ use super::{
     meter::{Costs, METER},
 };
 
-/// The largest schema, as text.
-const MAX_TEXT: usize = 512 * 1024;
-
 /// How many parts of a schema may apply to one place of an answer.
 const MAX_APPLIED: u64 = 10_000;
 
@@ -41,9 +38,6 @@ pub(super) const TOO_LARGE: &str =
 
 /// The schema with a meter in each part of it; the error says why it is not taken.
 pub(super) fn admit(schema: &Value) -> Result<Value, String> {
-    if schema.to_string().len() > MAX_TEXT {
-        return Err(format!("it has more than {MAX_TEXT} bytes"));
-    }
     let index = Index::of(schema)?;
     let mut count = Count { index: &index, counted: HashMap::new() };
     for part in &index.parts {

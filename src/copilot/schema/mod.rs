@@ -19,7 +19,11 @@ use std::{
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
+use super::Json;
 use meter::{COMPILING, EXPLAINING, JUDGING, METER, Meter, Work};
+
+/// The largest schema, in bytes.
+const MAX_TEXT: usize = 512 * 1024;
 
 /// The longest answer that is checked, in bytes. As JSON it takes 30 times as much memory at worst.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -48,8 +52,12 @@ pub enum Unfit {
 
 impl Schema {
     /// Makes a checker of a schema; the error says what is wrong with it.
-    pub fn new(schema: &Value) -> Result<Self, String> {
-        let metered = bounds::admit(schema)?;
+    pub fn new(schema: &Json) -> Result<Self, String> {
+        if schema.as_str().len() > MAX_TEXT {
+            return Err(format!("it has more than {MAX_TEXT} bytes"));
+        }
+        let schema = serde_json::from_str(schema.as_str()).map_err(|error| error.to_string())?;
+        let metered = bounds::admit(&schema)?;
         let work = Arc::new(Work::default());
         let counter = work.clone();
         work.allow(COMPILING);
@@ -67,22 +75,23 @@ impl Schema {
         }
     }
 
-    /// Reads an answer, also one with a code fence around it. It takes up to 100 ms, and stack: see [`Self::STACK`].
-    pub fn read(&self, answer: &str) -> Result<Value, Unfit> {
+    /// Reads an answer, also one with a code fence around it, and gives it as it is written. It takes up to 100 ms, and stack: see
+    /// [`Self::STACK`].
+    pub fn read(&self, answer: &str) -> Result<Json, Unfit> {
         let answer = unfenced(answer);
         if answer.len() > MAX_ANSWER {
             return Err(Unfit::TooMuchWork);
         }
-        let json = serde_json::from_str(answer)
-            .map_err(|error| Unfit::Mismatch(format!("it is no JSON: {error}")))?;
-        self.check(&json).map(|()| json)
+        let no_json = |error: serde_json::Error| Unfit::Mismatch(format!("it is no JSON: {error}"));
+        let json = Json::strict(answer.to_owned()).map_err(no_json)?;
+        let value = serde_json::from_str(answer).map_err(no_json)?;
+        self.check(&value).map(|()| json)
     }
 
     /// The stack that a thread needs which checks answers, in bytes.
     pub const STACK: usize = meter::MAX_STACK + 1024 * 1024;
 
-    /// Whether JSON is of the schema. It takes up to 100 ms, and stack: see [`Self::STACK`].
-    pub fn check(&self, json: &Value) -> Result<(), Unfit> {
+    fn check(&self, json: &Value) -> Result<(), Unfit> {
         let checker = &*self.0;
         let _checking = checker.checking.lock().unwrap_or_else(PoisonError::into_inner);
         if checker.within(JUDGING, |validator| validator.is_valid(json)).ok_or(Unfit::TooMuchWork)? {

@@ -62,6 +62,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether the agent has tools of the CLI's, or of MCP servers, which may change files.
+    pub fn may_change_files(&self) -> bool {
+        !self.available_tools.is_empty() || !self.mcp_servers.is_empty()
+    }
+
     /// The kinds of event that the CLI needs to know somebody waits for.
     pub fn interests(&self) -> impl Iterator<Item = &'static str> + use<> {
         let user_input = self.user_input.then_some("user_input.requested");

@@ -45,6 +45,8 @@ pub struct Parameters<'a> {
     options: Option<&'a Options>,
     streaming: bool,
     include_sub_agent_streaming_events: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    enable_file_change_tracking: bool,
     tool_filter_precedence: &'static str,
     env_value_mode: &'static str,
     #[serde(flatten)]
@@ -92,6 +94,7 @@ impl<'a> Parameters<'a> {
             options: settings.options.as_deref(),
             streaming: true,
             include_sub_agent_streaming_events: true,
+            enable_file_change_tracking: settings.may_change_files(),
             tool_filter_precedence: "excluded",
             env_value_mode: "direct",
             empty: EmptyMode { enable_skills: settings.skills.is_some(), ..EmptyMode::default() },

@@ -3,9 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
-use serde_json::Value;
 
-use crate::copilot::Secret;
+use crate::copilot::{Json, Secret};
 
 /// A tool that the caller runs himself: the CLI knows only what it is for.
 ///
@@ -19,7 +18,7 @@ pub struct Tool {
     pub description: String,
     /// The JSON schema of its arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parameters: Option<Value>,
+    pub parameters: Option<Json>,
     /// Whether it takes the place of a built-in tool of this name.
     pub overrides_builtin: bool,
     /// Whether a call needs a permission of the kind `custom-tool`.
@@ -116,7 +115,7 @@ impl McpServer {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -130,7 +129,7 @@ mod tests {
         );
         let tool = Tool {
             description: "d".into(),
-            parameters: Some(json!({"type": "object"})),
+            parameters: Some(json!({"type": "object"}).into()),
             overrides_builtin: true,
             needs_permission: true,
             ..tool

@@ -11,10 +11,10 @@ use tower::{ServiceExt as _, service_fn};
 
 use super::*;
 
-const WAIT: &str = "/copilot.v1.CopilotService/SendAndWait";
-const STREAM: &str = "/copilot.v1.CopilotService/SendAndStream";
-const GET: &str = "/copilot.v1.CopilotService/GetSession";
-const WATCH: &str = "/copilot.v1.CopilotService/WatchSession";
+const WAIT: &str = "/copilot_grpc.v1.CopilotService/SendAndWait";
+const STREAM: &str = "/copilot_grpc.v1.CopilotService/SendAndStream";
+const GET: &str = "/copilot_grpc.v1.CopilotService/GetSession";
+const WATCH: &str = "/copilot_grpc.v1.CopilotService/WatchSession";
 const HEALTH: &str = "/grpc.health.v1.Health/Watch";
 
 fn request(path: &str, timeout: &str) -> Request<Body> {
@@ -84,7 +84,7 @@ async fn a_call_that_comes_to_nothing_is_answered_with_details_before_its_deadli
         let (status, after) = unanswered(path, timeout).await;
         assert_eq!(status.code(), Code::DeadlineExceeded, "{path} {timeout}");
         assert!(has(&status, "google.rpc.ErrorInfo"), "{path} {timeout}: {status:?}");
-        assert_eq!(has(&status, "copilot.v1.TurnFailure"), [WAIT, STREAM].contains(&path), "{path}");
+        assert_eq!(has(&status, "copilot_grpc.v1.TurnFailure"), [WAIT, STREAM].contains(&path), "{path}");
         assert!(after.as_secs_f64() < deadline, "{path} {timeout}: {after:?}");
         assert!(after.as_secs_f64() > deadline * 0.8, "{path} {timeout}: {after:?}");
     }
@@ -95,7 +95,7 @@ async fn a_deadline_that_has_passed_is_answered_at_once_and_nothing_is_begun() {
     for timeout in ["0S", "0n", "1n", "0m", "0H", "500u"] {
         let (status, after) = unanswered(WAIT, timeout).await;
         assert_eq!((status.code(), after), (Code::DeadlineExceeded, Duration::ZERO), "{timeout}");
-        assert!(has(&status, "google.rpc.ErrorInfo") && has(&status, "copilot.v1.TurnFailure"), "{timeout}");
+        assert!(has(&status, "google.rpc.ErrorInfo") && has(&status, "copilot_grpc.v1.TurnFailure"), "{timeout}");
     }
 }
 
@@ -106,7 +106,7 @@ async fn a_stream_ends_at_its_deadline_with_details() {
         let status = end_of_stream(path, "2S", &closing).await.unwrap();
         assert_eq!(status.code(), Code::DeadlineExceeded, "{path}");
         assert!(has(&status, "google.rpc.ErrorInfo"), "{path}");
-        assert_eq!(has(&status, "copilot.v1.TurnFailure"), path == STREAM);
+        assert_eq!(has(&status, "copilot_grpc.v1.TurnFailure"), path == STREAM);
     }
 }
 

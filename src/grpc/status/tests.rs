@@ -16,7 +16,7 @@ const ERROR_INFO: &str = "google.rpc.ErrorInfo";
 const QUOTA_FAILURE: &str = "google.rpc.QuotaFailure";
 const RESOURCE_INFO: &str = "google.rpc.ResourceInfo";
 const RETRY_INFO: &str = "google.rpc.RetryInfo";
-const TURN_FAILURE: &str = "copilot.v1.TurnFailure";
+const TURN_FAILURE: &str = "copilot_grpc.v1.TurnFailure";
 
 /// What many clients take of headers, as HTTP/2 counts them.
 const MAX_HEADERS: usize = 8 * 1024;
@@ -93,10 +93,10 @@ fn rows() -> Vec<Row> {
             (PermissionDenied, PolicyDenied, &[BAD_REQUEST]),
         ),
         error(Error::CursorExpired, (FailedPrecondition, CursorExpired, &[])),
-        error(no_such_request(), (NotFound, RequestNotFound, &[RESOURCE_INFO])),
-        error(settled(Settlement::Answered), (FailedPrecondition, RequestSettled, &[])),
-        error(settled(Settlement::TimedOut), (FailedPrecondition, RequestSettled, &[])),
-        error(settled(Settlement::Withdrawn), (FailedPrecondition, RequestSettled, &[])),
+        error(no_such_ask(), (NotFound, AskNotFound, &[RESOURCE_INFO])),
+        error(settled(Settlement::Answered), (FailedPrecondition, AskSettled, &[])),
+        error(settled(Settlement::TimedOut), (FailedPrecondition, AskSettled, &[])),
+        error(settled(Settlement::Withdrawn), (FailedPrecondition, AskSettled, &[])),
         error(wrong_answer(), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(bad_answer(), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(Error::RequestIdTaken, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
@@ -235,20 +235,20 @@ fn not_loaded() -> Error {
     Error::NotLoaded { session: id(), missing: Missing::Fields(vec!["provider", "github_token"]) }
 }
 
-fn no_such_request() -> Error {
-    Error::NoSuchRequest { session: id(), request: "r-1".into() }
+fn no_such_ask() -> Error {
+    Error::NoSuchAsk { session: id(), ask: "r-1".into() }
 }
 
 fn settled(settlement: Settlement) -> Error {
-    Error::RequestSettled { request: "r-1".into(), settlement }
+    Error::AskSettled { ask: "r-1".into(), settlement }
 }
 
 fn wrong_answer() -> Error {
-    Error::WrongAnswer { request: "r-1".into(), kind: RequestKind::Elicitation }
+    Error::WrongAnswer { ask: "r-1".into(), kind: RequestKind::Elicitation }
 }
 
 fn bad_answer() -> Error {
-    Error::BadAnswer { request: "r-1".into(), problem: "\"n\" is a required property".into() }
+    Error::BadAnswer { ask: "r-1".into(), problem: "\"n\" is a required property".into() }
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn what_is_wrong_in_another_request_than_the_parsers_see_is_named_by_field_too()
 #[test]
 fn each_kind_of_request_says_which_answer_it_needs() {
     let check = |kind, answer: &str| {
-        let status = of(&Error::WrongAnswer { request: "r-1".into(), kind });
+        let status = of(&Error::WrongAnswer { ask: "r-1".into(), kind });
         assert!(status.message().ends_with(answer), "{status:?}");
     };
     check(RequestKind::Permission, "`permission`");
@@ -308,13 +308,13 @@ fn the_resource_is_named() {
         of(&Error::NotFound(id())),
         of(&Error::Exists(id())),
         of(&not_loaded()),
-        of(&no_such_request()),
+        of(&no_such_ask()),
         of(&Error::QueueFull { session: id(), waiting: 1 }),
         of_turn(&failed(missing_in_turn)),
     ];
     for status in errors {
         let resource: rpc::ResourceInfo = detail(&status, RESOURCE_INFO);
-        assert_eq!((&*resource.resource_type, &*resource.resource_name), ("copilot.v1.Session", "s-1"));
+        assert_eq!((&*resource.resource_type, &*resource.resource_name), ("copilot_grpc.v1.Session", "s-1"));
         assert!(status.message().contains("s-1"), "{status:?}");
     }
 }
@@ -328,13 +328,21 @@ fn clients_that_repeat_calls_by_themselves_are_told_to_wait_or_that_it_would_be_
     for error in overloaded {
         assert_eq!(push_back(of(&error)).as_deref(), Some("1000"), "{error:?}");
     }
-    assert_eq!(push_back(of(&Error::Draining)), None);
+    assert_eq!(push_back(of(&Error::Draining)).as_deref(), Some("1000"));
+    for (written, expected) in [(false, "1000"), (true, "-1")] {
+        let error = Error::Backend(lost(written));
+        assert_eq!(push_back(of(&error)).as_deref(), Some(expected), "{error:?}");
+        assert_eq!(push_back(of_reading(of(&error))).as_deref(), Some("1000"), "{error:?}");
+    }
+    for error in [Error::NotFound(id()), Error::CursorExpired, Error::RequestIdTaken] {
+        assert_eq!(push_back(of_reading(of(&error))).as_deref(), Some("-1"), "{error:?}");
+    }
     for delivery in [Delivery::Delivered, Delivery::Unknown] {
         let cut = TurnError { delivery, ..failed(TurnCause::Interrupted(String::new())) };
         assert_eq!(push_back(of_turn(&cut)).as_deref(), Some("-1"), "{delivery:?}");
     }
     let unsent = TurnError { delivery: Delivery::NotDelivered, ..failed(TurnCause::Backend(lost(false))) };
-    assert_eq!(push_back(of_turn(&unsent)), None);
+    assert_eq!(push_back(of_turn(&unsent)).as_deref(), Some("1000"));
 }
 
 #[test]
@@ -379,7 +387,7 @@ fn a_failed_turn_says_what_there_was_of_it() {
     let call = ToolCall {
         id: "c".into(),
         name: "bash".into(),
-        arguments: serde_json::json!({"a": 1}),
+        arguments: Some(serde_json::json!({"a": 1}).into()),
         success: None,
     };
     let remains = Remains {
@@ -471,7 +479,7 @@ fn much() -> Remains {
     let call = ToolCall {
         id: "toolu_".repeat(20),
         name: "名".repeat(100),
-        arguments: serde_json::json!({"command": "x".repeat(10_000)}),
+        arguments: Some(serde_json::json!({"command": "x".repeat(10_000)}).into()),
         success: None,
     };
     Remains {
@@ -484,12 +492,12 @@ fn much() -> Remains {
             cache_read_tokens: 1_000_000_000,
             cache_write_tokens: 1_000_000_000,
             reasoning_tokens: 1_000_000_000,
-            cost: 1234.5,
+            nano_ai_credits: i64::MAX,
             model_calls: 100_000,
             model_milliseconds: 1_234_567.8,
         },
         running_tools: vec![call; 20],
-        open_requests: (0..20).map(|_| "01234567-89ab-cdef-0123-456789abcdef".into()).collect(),
+        open_asks: (0..20).map(|_| "01234567-89ab-cdef-0123-456789abcdef".into()).collect(),
         cursor: Some(Cursor::after(&longest_id(), "01234567-89ab-cdef-0123-456789abcdef")),
     }
 }
@@ -502,7 +510,7 @@ fn texts_are_cut_between_characters() {
     check("héé", 3, "hé");
     check("é", 1, "");
     let failure = AgentFailure::other("é".repeat(1000));
-    let remains = Remains { open_requests: Vec::new(), cursor: None, ..much() };
+    let remains = Remains { open_asks: Vec::new(), cursor: None, ..much() };
     let status = of_turn(&TurnError { remains, ..failed(TurnCause::Agent(failure)) });
     assert!(status.message().len() <= MAX_MESSAGE && status.message().ends_with('é'));
     let failure: pb::TurnFailure = detail(&status, TURN_FAILURE);
@@ -548,7 +556,7 @@ fn any_number_of_wrong_fields_fits_into_the_headers_that_clients_take() {
 #[test]
 fn long_words_of_the_cli_do_not_break_the_headers() {
     let long = || "x".repeat(10_000);
-    let remains = Remains { last_event: Some(long()), open_requests: vec![long(); 20], ..Remains::default() };
+    let remains = Remains { last_event: Some(long()), open_asks: vec![long(); 20], ..Remains::default() };
     let size = header_size(of_turn(&TurnError { remains, ..failed(TurnCause::Aborted) }));
     assert!(size <= MAX_HEADERS, "{size}");
     let failure = AgentFailure { error_type: "x".repeat(10_000), ..AgentFailure::other("no") };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
@@ -57,7 +57,7 @@ impl Session {
         state.last_heard = Instant::now();
         let needed = || state.current.as_deref().is_some_and(|current| current.needs(kind));
         let held = || kind == event::MODEL_MESSAGE && state.replay.is_holding();
-        event::is_known(kind) || state.hub.wants(kind, state.audience(kind)) || needed() || held()
+        event::is_needed(kind) || state.hub.wants(kind, state.audience(kind)) || needed() || held()
     }
 
     fn apply(self: &Arc<Self>, event: &Arc<Event>) {
@@ -141,13 +141,13 @@ impl State {
         }
         match &event.payload {
             Payload::SessionStart(start) => {
-                if let Some(cwd) = start.pointer("/context/cwd").and_then(Value::as_str) {
-                    self.working_directory = cwd.to_owned();
+                if let Some(Started { context }) = start.read() {
+                    self.working_directory = context.cwd;
                 }
             }
             Payload::SessionTitleChanged(changed) => self.title.clone_from(&changed.title),
             Payload::SessionModeChanged(changed) => {
-                self.autopilot = event::text(changed, "newMode") == "autopilot"
+                self.autopilot = changed.text("newMode") == "autopilot"
             }
             Payload::UserMessage(message) => {
                 self.stored = self.stored.max(Stored::Perhaps);
@@ -156,6 +156,8 @@ impl State {
                 }
             }
             Payload::SessionShutdown(_) => self.unloaded(),
+            // The event that it names may be gone.
+            Payload::SessionSnapshotRewind(_) => self.cursor = None,
             Payload::SessionIdle(_) => {
                 self.at_work_on = None;
                 self.replay.at_rest();
@@ -192,11 +194,11 @@ impl State {
     /// times, one that wants a login for example (observed).
     fn unstarted_server(&mut self, event: &Arc<Event>) -> Option<Arc<Event>> {
         let Payload::SessionMcpServerStatusChanged(server) = &event.payload else { return None };
-        let name = event::text(server, "serverName");
-        let why = match (event::text(server, "status"), event::text(server, "error")) {
+        let name = &server.server_name;
+        let why = match (server.status.as_str(), server.error.as_deref()) {
             ("needs-auth", _) => "it wants a login",
-            ("failed", "") => "the Copilot CLI does not say why",
-            ("failed", why) => why,
+            ("failed", None | Some("")) => "the Copilot CLI does not say why",
+            ("failed", Some(why)) => why,
             _ => return None,
         };
         if self.unstarted.iter().any(|known| known == name) {
@@ -246,7 +248,7 @@ impl State {
     /// Adds what the turn does not know.
     pub(super) fn complete(&self, mut error: TurnError) -> TurnError {
         error.remains.cursor.clone_from(&self.cursor);
-        error.remains.open_requests = self.requests.ids();
+        error.remains.open_asks = self.requests.ids();
         error
     }
 
@@ -263,13 +265,24 @@ impl State {
     }
 }
 
+/// What a `session.start` says of where the agent works.
+#[derive(Deserialize)]
+struct Started {
+    context: Context,
+}
+
+#[derive(Deserialize)]
+struct Context {
+    cwd: String,
+}
+
 /// The type of the warning that an MCP server does not start.
 const UNSTARTED_SERVER: &str = "mcp_server_not_started";
 
 /// Whether events of this kind may hold what a provider or an MCP server says. The agent's own words are left as they are.
 pub(in crate::session) fn may_quote_a_secret(kind: &str) -> bool {
-    const TOLD_BY_OTHERS: [&str; 3] =
-        ["session.error", "session.warning", "session.mcp_server_status_changed"];
+    const TOLD_BY_OTHERS: [&str; 4] =
+        ["session.error", "session.warning", "session.mcp_server_status_changed", "subagent.failed"];
     let agents = event::is_known(kind) || kind == event::MODEL_MESSAGE;
     TOLD_BY_OTHERS.contains(&kind) || !agents
 }

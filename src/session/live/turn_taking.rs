@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
-        current::{Current, Progress, Signals, UNLOADED},
+        current::{Current, Progress, Signals, ToFinish, UNLOADED},
         error::{Error, TurnCause, TurnError},
         hub::{Filter, Scope, Subscriber},
         janitor::Rest,
@@ -19,7 +18,7 @@ use super::{
 };
 use crate::{
     backend::{Link, LinkId},
-    copilot::{Schema, schema::Unfit},
+    copilot::{Json, Schema, method::FileChange, schema::Unfit},
 };
 
 /// What cut a turn whose link was lost right after its prompt had arrived.
@@ -93,8 +92,9 @@ impl Session {
 
     /// The session now belongs to this turn.
     pub(in crate::session) fn begin(&self, ticket: Ticket, schema: Option<Schema>) -> Signals {
+        let follows_files = self.blueprint().settings.may_change_files();
         let mut state = self.lock();
-        let current = Current::new(ticket, schema, state.last_event.clone());
+        let current = Current::new(ticket, schema, follows_files, state.last_event.clone());
         let signals = current.signals().clone();
         state.last_heard = Instant::now();
         state.current = Some(Box::new(current));
@@ -196,14 +196,14 @@ impl Session {
         });
     }
 
-    /// The answer of the running turn that is to be checked, and the schema.
-    pub(in crate::session) fn to_check(&self) -> Option<(Schema, String)> {
-        self.lock().current.as_ref()?.to_check()
+    /// What is to be found out of the running turn, which was answered, before its callers are told.
+    pub(in crate::session) fn to_finish(&self) -> Option<ToFinish> {
+        self.lock().current.as_ref()?.to_finish()
     }
 
-    /// What came of the check.
-    pub(in crate::session) fn checked(&self, answer: Result<Value, Unfit>) {
-        self.with_current(|current| current.checked(answer));
+    /// It was found out.
+    pub(in crate::session) fn finished(&self, answer: Option<Result<Json, Unfit>>, files: Vec<FileChange>) {
+        self.with_current(|current| current.finished(answer, files));
     }
 
     /// The turn whose connection was lost goes on, or not.
@@ -216,15 +216,18 @@ impl Session {
         self.lock().current.as_deref().is_some_and(Current::is_abandoned)
     }
 
-    /// Asks for the end of the running turn, or compaction. `None`: none runs. The id is empty while the prompt is on its way, and of
-    /// a compaction.
-    pub(in crate::session) fn abort(&self) -> Option<String> {
+    /// Asks for the end of the running turn, or compaction; with `only` of the turn with this id. `None`: none runs. The id is empty
+    /// while the prompt is on its way, and of a compaction.
+    pub(in crate::session) fn abort(&self, only: Option<&str>) -> Option<String> {
         let state = self.lock();
-        if let Some(compaction) = &state.compaction {
-            compaction.cancel();
-            return Some(String::new());
+        match (&state.compaction, only) {
+            (Some(_), Some(_)) => None,
+            (Some(compaction), None) => {
+                compaction.cancel();
+                Some(String::new())
+            }
+            (None, only) => state.current.as_ref().filter(|current| current.is_turn(only))?.abort(),
         }
-        state.current.as_ref()?.abort()
     }
 
     /// What ran may go on although nothing is awaited of it: it is stopped when the session is loaded again.

@@ -77,7 +77,7 @@ fn usage(input: i64, output: i64) -> Step {
     event(
         "assistant.usage",
         json!({"model": "gpt", "inputTokens": input, "outputTokens": output, "cacheReadTokens": 2,
-            "cacheWriteTokens": 3, "reasoningTokens": 4, "cost": 0.5, "duration": 250}),
+            "cacheWriteTokens": 3, "reasoningTokens": 4, "copilotUsage": {"totalNanoAiu": 5}, "duration": 250}),
     )
 }
 
@@ -227,12 +227,13 @@ fn a_turn_is_answered_by_the_last_message_when_the_session_comes_to_rest() {
             cache_read_tokens: 2,
             cache_write_tokens: 3,
             reasoning_tokens: 4,
-            cost: 0.5,
+            nano_ai_credits: 5,
             model_calls: 1,
             model_milliseconds: 250.0,
         },
         tool_calls: vec![],
         structured: None,
+        files_changed: vec![],
         cursor: None,
     };
     assert_eq!(run.turn.result(), expected);
@@ -566,7 +567,7 @@ fn usage_is_summed_and_what_a_call_does_not_say_is_nothing() {
         cache_read_tokens: 6,
         cache_write_tokens: 9,
         reasoning_tokens: 12,
-        cost: 1.5,
+        nano_ai_credits: 15,
         model_calls: 4,
         model_milliseconds: 750.0,
     };
@@ -589,7 +590,7 @@ fn tool_calls_are_told_in_the_order_of_their_start_and_with_their_success() {
     let call = |id: &str, success| ToolCall {
         id: id.into(),
         name: "bash".into(),
-        arguments: json!({"command": "ls"}),
+        arguments: Some(json!({"command": "ls"}).into()),
         success,
     };
     let expected = [call("c1", Some(true)), call("c2", Some(false)), call("c3", None)];
@@ -784,5 +785,27 @@ proptest! {
         let calls: Vec<_> = result.tool_calls.iter().map(|call| (&*call.id, call.success)).collect();
         prop_assert_eq!(calls, [("c1", Some(true)), ("c2", Some(false))]);
         prop_assert_eq!((result.usage.input_tokens, result.usage.model_calls), (10, 1));
+    }
+}
+
+#[test]
+fn the_arguments_of_tools_are_remembered_up_to_a_bound() {
+    let call = |id: &str, bytes: usize| {
+        let data = json!({"toolCallId": id, "toolName": "bash", "arguments": "x".repeat(bytes)});
+        event("tool.execution_start", data)
+    };
+    let steps = [Accepted, user(ME), call("c1", MAX_ARGUMENTS - 100), call("c2", 200), call("c3", 50)];
+    let calls = run(steps).turn.result().tool_calls;
+    let kept: Vec<_> = calls.iter().map(|call| (call.id.as_str(), call.arguments.is_some())).collect();
+    assert_eq!(kept, [("c1", true), ("c2", false), ("c3", true)]);
+}
+
+#[test]
+fn files_may_have_changed_since_the_prompt_if_a_tool_has_run() {
+    let idle_turn = run([Accepted, user(ME), message(ME, "hi")]);
+    assert_eq!(idle_turn.turn.files_since(), None);
+    for ended in [tool_ends("c", true), sub(tool_ends("c", true))] {
+        let busy = run([Accepted, user(ME), tool_starts("c"), ended, message(ME, "hi")]);
+        assert_eq!(busy.turn.files_since(), Some("e"), "the id of the prompt's event");
     }
 }

@@ -24,7 +24,7 @@ fn head(fields: &[(&str, &str)]) -> Vec<u8> {
         (":method", "POST"),
         (":scheme", "http"),
         (":authority", "x"),
-        (":path", "/copilot.v1.CopilotService/GetServerInfo"),
+        (":path", "/copilot_grpc.v1.CopilotService/GetServerInfo"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ];
@@ -190,7 +190,7 @@ async fn what_is_no_call_is_turned_away() {
     ] {
         let request = http::Request::builder()
             .method(method)
-            .uri("http://x/copilot.v1.CopilotService/GetServerInfo")
+            .uri("http://x/copilot_grpc.v1.CopilotService/GetServerInfo")
             .header("content-type", content_type)
             .body(())
             .unwrap();

@@ -94,7 +94,7 @@ async fn at_the_limit_of_descriptors_a_killed_cli_is_started_again_and_clients_t
 async fn a_client_of_http_1_is_told_in_its_own_words_what_is_spoken_here() {
     let facade = FakeCli::start().await.setup().start_unready().await;
     let mut raw = Raw::connect(&facade.facade.address().to_string()).await;
-    raw.write(b"POST /copilot.v1.CopilotService/GetServerInfo HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    raw.write(b"POST /copilot_grpc.v1.CopilotService/GetServerInfo HTTP/1.1\r\nhost: x\r\n\r\n").await;
     let mut answer = String::new();
     soon("the answer", raw.0.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 505 ") && answer.contains("gRPC, over HTTP/2"), "{answer}");

@@ -18,7 +18,12 @@ use tonic::{Code, transport::Channel};
 use tonic_types::pb::ErrorInfo;
 
 use crate::support::{
-    check as check_status, detail, facade::wait, fake_cli::FakeCli, memory::Peak, server::Server, soon, until,
+    check as check_status, detail,
+    facade::{event, wait},
+    fake_cli::FakeCli,
+    memory::Peak,
+    server::Server,
+    soon, until,
 };
 
 const MIB: u64 = 1 << 20;
@@ -54,9 +59,10 @@ impl Stalled {
         let mut made = Vec::new();
         let making = async {
             for call in calls {
-                let request = http::Request::post(format!("http://x/copilot.v1.CopilotService/{method}"))
-                    .header("content-type", "application/grpc")
-                    .header("te", "trailers");
+                let request =
+                    http::Request::post(format!("http://x/copilot_grpc.v1.CopilotService/{method}"))
+                        .header("content-type", "application/grpc")
+                        .header("te", "trailers");
                 let mut sender = sender.clone().ready().await?;
                 let (mut answer, mut request) = sender.send_request(request.body(()).unwrap(), false)?;
                 match call {
@@ -268,8 +274,8 @@ async fn a_reader_that_was_ended_is_told_where_to_go_on_and_a_watcher_too_many_i
     until("they are ended", || facade.facade.sessions().budget().used() < 1 << 20).await;
     let mut cursor = String::new();
     let ended = loop {
-        match soon("an event", watcher.message()).await {
-            Ok(message) => cursor = message.unwrap().event.unwrap().cursor,
+        match soon("an event", event(&mut watcher)).await {
+            Ok(event) => cursor = event.cursor,
             Err(ended) => break ended,
         }
     };

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, DeleteSessionRequest, DeliveryState, SendAndStreamRequest,
-    copilot_service_client::CopilotServiceClient,
+    CreateSessionRequest, DeleteSessionRequest, DeliveryState, copilot_service_client::CopilotServiceClient,
 };
 use futures_util::future::{join, join_all};
 use tokio::time::{Instant, sleep, timeout};
@@ -14,7 +13,13 @@ use super::{
     blow::{Blow, Fault},
     story::{Fate, check_delivery, judge},
 };
-use crate::support::{dice::Dice, facade::Streamed, leaks::Counted, proxy::Proxy, real_cli::LastingCli};
+use crate::support::{
+    dice::Dice,
+    facade::{Streamed, stream},
+    leaks::Counted,
+    proxy::Proxy,
+    real_cli::LastingCli,
+};
 
 /// Its sessions, each of which has a turn when a fault comes.
 pub(super) const SESSIONS: usize = 2;
@@ -132,11 +137,9 @@ impl Lane {
         let url = format!("http://{}", self.counted.facade.facade.address());
         let endpoint = Channel::from_shared(url).unwrap().initial_stream_window_size(65_535);
         let mut client = CopilotServiceClient::new(endpoint.connect().await.unwrap());
-        let request =
-            SendAndStreamRequest { session_id: session.into(), prompt: prompt.into(), ..Default::default() };
         let mut slowly = slowly.map(|blow| (Instant::now() + blow.after, blow.lasts));
         let told = async {
-            let stream = match client.send_and_stream(request).await {
+            let stream = match client.send_and_stream(stream(session, prompt)).await {
                 Ok(stream) => stream.into_inner(),
                 Err(status) => return Streamed { events: Vec::new(), end: Err(status) },
             };

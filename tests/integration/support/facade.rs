@@ -11,10 +11,11 @@ use copilot_grpc::{
     },
     backend::addresses::{Addresses, look_up},
     grpc::pb::{
-        CreateSessionRequest, PermissionAnswer, PermissionDecision, RequestAnswer, RespondRequest,
-        SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, Session, SessionEvent, TurnResult,
-        WatchSessionRequest, WatchSessionResponse, copilot_service_client::CopilotServiceClient,
-        request_answer::Answer, send_and_stream_response::Payload, session_event,
+        AbortTurnRequest, AskAnswer, CreateSessionRequest, PermissionAnswer, PermissionDecision, Prompt,
+        RespondRequest, SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, Session,
+        SessionEvent, TurnResult, WatchSessionRequest, WatchSessionResponse, ask_answer::Answer,
+        copilot_service_client::CopilotServiceClient, send_and_stream_response::Payload, session_event,
+        watch_session_response,
     },
 };
 use tonic::{Request, Status, Streaming, transport::Channel};
@@ -151,8 +152,13 @@ impl TestFacade {
         id: &str,
         prompt: &str,
     ) -> Result<Streaming<SendAndStreamResponse>, Status> {
-        let request =
-            SendAndStreamRequest { session_id: id.into(), prompt: prompt.into(), ..Default::default() };
+        self.send_and_stream(stream(id, prompt)).await
+    }
+
+    pub(crate) async fn send_and_stream(
+        &self,
+        request: impl tonic::IntoRequest<SendAndStreamRequest>,
+    ) -> Result<Streaming<SendAndStreamResponse>, Status> {
         Ok(self.client().send_and_stream(request).await?.into_inner())
     }
 
@@ -161,10 +167,10 @@ impl TestFacade {
         Ok(Watcher(self.client().watch_session(request).await?.into_inner()))
     }
 
-    /// Answers a request, from a connection of its own.
-    pub(crate) async fn respond(&self, id: &str, request_id: &str, answer: Answer) -> Result<(), Status> {
-        let answer = Some(RequestAnswer { answer: Some(answer) });
-        let request = RespondRequest { session_id: id.into(), request_id: request_id.into(), answer };
+    /// Answers an ask, from a connection of its own.
+    pub(crate) async fn respond(&self, id: &str, ask_id: &str, answer: Answer) -> Result<(), Status> {
+        let answer = Some(AskAnswer { answer: Some(answer) });
+        let request = RespondRequest { session_id: id.into(), ask_id: ask_id.into(), answer };
         self.connect().await.respond(request).await.map(|_| ())
     }
 
@@ -174,9 +180,34 @@ impl TestFacade {
     }
 }
 
-/// A request to send and wait.
-pub(crate) fn wait(id: &str, prompt: &str) -> SendAndWaitRequest {
-    SendAndWaitRequest { session_id: id.into(), prompt: prompt.into(), ..Default::default() }
+/// A prompt that is nothing but its text.
+pub(crate) fn prompt(text: &str) -> Prompt {
+    Prompt { text: text.into(), ..Default::default() }
+}
+
+/// A request to send a text and wait.
+pub(crate) fn wait(id: &str, text: &str) -> SendAndWaitRequest {
+    wait_with(id, prompt(text))
+}
+
+/// A request to send a prompt and wait.
+pub(crate) fn wait_with(id: &str, prompt: Prompt) -> SendAndWaitRequest {
+    SendAndWaitRequest { session_id: id.into(), prompt: Some(prompt) }
+}
+
+/// A request to send a text and hear of its turn.
+pub(crate) fn stream(id: &str, text: &str) -> SendAndStreamRequest {
+    stream_with(id, prompt(text))
+}
+
+/// A request to send a prompt and hear of its turn.
+pub(crate) fn stream_with(id: &str, prompt: Prompt) -> SendAndStreamRequest {
+    SendAndStreamRequest { session_id: id.into(), prompt: Some(prompt), ..Default::default() }
+}
+
+/// A request to stop what runs in a session.
+pub(crate) fn abort(id: &str) -> AbortTurnRequest {
+    AbortTurnRequest { session_id: id.into(), ..Default::default() }
 }
 
 /// A request with a gRPC deadline.
@@ -197,8 +228,7 @@ pub(crate) struct Watcher(Streaming<WatchSessionResponse>);
 impl Watcher {
     /// The next event.
     pub(crate) async fn event(&mut self) -> Result<SessionEvent, Status> {
-        let message = soon("an event", self.0.message()).await?;
-        Ok(message.expect("the stream goes on").event.unwrap())
+        soon("an event", event(&mut self.0)).await
     }
 
     /// The next event that `look` finds something in, which is returned.
@@ -210,21 +240,32 @@ impl Watcher {
         }
     }
 
-    /// The id of the next request that waits for an answer.
-    pub(crate) async fn request(&mut self) -> String {
-        self.find(request_id).await
+    /// The id of the next ask that waits for an answer.
+    pub(crate) async fn ask(&mut self) -> String {
+        self.find(ask_id).await
     }
 }
 
-/// The id of a request that waits for an answer.
-pub(crate) fn request_id(event: &session_event::Payload) -> Option<String> {
+/// The next event of what a session's watcher hears.
+pub(crate) async fn event(stream: &mut Streaming<WatchSessionResponse>) -> Result<SessionEvent, Status> {
+    loop {
+        let message = stream.message().await?.expect("the stream goes on");
+        match message.payload.unwrap() {
+            watch_session_response::Payload::Event(event) => return Ok(event),
+            watch_session_response::Payload::Heartbeat(_) => {}
+        }
+    }
+}
+
+/// The id of an ask that waits for an answer.
+pub(crate) fn ask_id(event: &session_event::Payload) -> Option<String> {
     use session_event::Payload;
     match event {
-        Payload::PermissionRequested(request) => request.awaits_answer.then(|| request.request_id.clone()),
-        Payload::ToolCallRequested(request) => Some(request.request_id.clone()),
-        Payload::UserInputRequested(request) => Some(request.request_id.clone()),
-        Payload::ElicitationRequested(request) => Some(request.request_id.clone()),
-        Payload::ExitPlanRequested(request) => Some(request.request_id.clone()),
+        Payload::PermissionAsked(ask) => ask.awaits_answer.then(|| ask.ask_id.clone()),
+        Payload::ToolCallAsked(ask) => Some(ask.ask_id.clone()),
+        Payload::UserInputAsked(ask) => Some(ask.ask_id.clone()),
+        Payload::ElicitationAsked(ask) => Some(ask.ask_id.clone()),
+        Payload::ExitPlanAsked(ask) => Some(ask.ask_id.clone()),
         _ => None,
     }
 }
@@ -253,6 +294,7 @@ impl Streamed {
             match stream.message().await {
                 Ok(Some(message)) => match message.payload.unwrap() {
                     Payload::Event(event) => events.push(event),
+                    Payload::Heartbeat(_) => {}
                     Payload::Result(result) => {
                         assert_eq!(stream.message().await.unwrap(), None, "something came after the result");
                         return Self { events, end: Ok(result) };
@@ -266,8 +308,9 @@ impl Streamed {
 
     /// Puts messages before the others that were read earlier.
     pub(crate) fn prepend(&mut self, messages: Vec<SendAndStreamResponse>) {
-        let events = messages.into_iter().map(|message| match message.payload.unwrap() {
-            Payload::Event(event) => event,
+        let events = messages.into_iter().filter_map(|message| match message.payload.unwrap() {
+            Payload::Event(event) => Some(event),
+            Payload::Heartbeat(_) => None,
             Payload::Result(result) => panic!("the turn had ended: {result:?}"),
         });
         self.events.splice(0..0, events);

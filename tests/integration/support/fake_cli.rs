@@ -392,7 +392,10 @@ impl<'a> Turn<'a> {
             self.delta(piece).await;
         }
         self.message(&pieces.concat()).await;
-        let usage = json!({"model": "fake", "inputTokens": 3, "outputTokens": 2, "cost": 0, "duration": 7});
+        let usage = json!({
+            "model": "fake", "inputTokens": 3, "outputTokens": 2, "duration": 7,
+            "copilotUsage": {"totalNanoAiu": 0, "tokenDetails": []},
+        });
         self.event("assistant.usage", usage).ephemeral().await;
         self.event("assistant.turn_end", json!({"turnId": "0"})).await;
         self.event("assistant.idle", json!({})).ephemeral().await;
@@ -584,6 +587,24 @@ impl Call {
                 self.answer(json!({"removed": removed})).await;
             }
             "session.history.abortManualCompaction" if loaded => self.answer(json!({"aborted": false})).await,
+            "session.history.listRewindPoints" if loaded => {
+                self.answer(json!({"fileChangeTrackingEnabled": true, "points": []})).await;
+            }
+            "session.history.previewRewind" if loaded => {
+                self.answer(json!({"available": true, "fileCount": 0, "files": []})).await;
+            }
+            "session.history.rewind" if loaded => {
+                let done = json!({"outcome": "success", "eventsRemoved": 0, "restoredFiles": [], "skippedFiles": []});
+                self.answer(done).await;
+            }
+            "session.usage.getMetrics" if loaded => {
+                let changes = json!({"linesAdded": 0, "linesRemoved": 0, "filesModifiedCount": 0});
+                let metrics = json!({
+                    "totalUserRequests": 0, "totalNanoAiu": 0, "totalApiDurationMs": 0, "codeChanges": changes,
+                    "modelMetrics": {},
+                });
+                self.answer(metrics).await;
+            }
             "session.list" => {
                 let listed = |state: &State| -> Vec<_> {
                     let stored = state.sessions.iter().filter(|(_, session)| session.stored);
@@ -624,6 +645,10 @@ impl Call {
             | "session.queue.pendingItems"
             | "session.queue.removeAt"
             | "session.history.abortManualCompaction"
+            | "session.history.listRewindPoints"
+            | "session.history.previewRewind"
+            | "session.history.rewind"
+            | "session.usage.getMetrics"
             | "session.abort"
             | "session.send"
             | "session.permissions.handlePendingPermissionRequest" => self.refuse(-32603, &not_found).await,

@@ -58,7 +58,7 @@ pub(crate) fn reason_of(status: &Status) -> String {
 /// What there is of a failed turn.
 #[track_caller]
 pub(crate) fn failure_of(status: &Status) -> TurnFailure {
-    detail(status, "copilot.v1.TurnFailure").unwrap_or_else(|| panic!("no TurnFailure in {status:?}"))
+    detail(status, "copilot_grpc.v1.TurnFailure").unwrap_or_else(|| panic!("no TurnFailure in {status:?}"))
 }
 
 /// The fields that an error complains of.

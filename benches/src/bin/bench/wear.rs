@@ -117,7 +117,7 @@ async fn call(mut client: Client, caller: usize, seen: Arc<Mutex<Seen>>) {
         }
         for _ in 0..TURNS_OF_A_SESSION {
             let request =
-                SendAndWaitRequest { session_id: id(), prompt: "go on".into(), ..Default::default() };
+                SendAndWaitRequest { session_id: id(), prompt: Some("go on".into()), ..Default::default() };
             let sent = clock::now();
             note(client.send_and_wait(request).await.map(|_| clock::now() - sent));
         }

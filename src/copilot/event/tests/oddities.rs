@@ -1,11 +1,17 @@
 //! Every known kind of event, each of its fields in every form that it may come in.
 
-use std::mem::{Discriminant, discriminant};
+use std::{
+    borrow::Cow,
+    mem::{Discriminant, discriminant},
+};
 
 use serde_json::{Value, json};
 
-use super::super::{Payload, known_fields, lenient, parse, text};
-use crate::copilot::answer::{completed, requested};
+use super::super::{Payload, known_fields, lenient, parse};
+use crate::copilot::{
+    RequestKind,
+    answer::{completed, requested},
+};
 
 /// The kinds with data of theirs, whole; and the field without which they mean nothing.
 pub(in crate::copilot) fn samples() -> Vec<(&'static str, Option<&'static str>, Value)> {
@@ -29,7 +35,7 @@ pub(in crate::copilot) fn samples() -> Vec<(&'static str, Option<&'static str>, 
             "assistant.usage",
             None,
             json!({"model": "x", "inputTokens": 1, "outputTokens": 2, "cacheReadTokens": 3,
-                "cacheWriteTokens": 4, "reasoningTokens": 5, "cost": 0.5, "duration": 6.5,
+                "cacheWriteTokens": 4, "reasoningTokens": 5, "copilotUsage": {"totalNanoAiu": 7.5}, "duration": 6.5,
                 "finishReason": "stop", "contentFilterTriggered": false}),
         ),
         (
@@ -50,7 +56,7 @@ pub(in crate::copilot) fn samples() -> Vec<(&'static str, Option<&'static str>, 
         (
             "tool.execution_complete",
             Some("toolCallId"),
-            json!({"toolCallId": "c", "success": true, "result": {"content": "done"}, "error": {"message": "no"}}),
+            json!({"toolCallId": "c", "success": true, "result": {"content": "done", "structuredContent": {}}, "error": {"message": "no"}}),
         ),
         (
             "permission.requested",
@@ -95,6 +101,45 @@ pub(in crate::copilot) fn samples() -> Vec<(&'static str, Option<&'static str>, 
         ("command.execute", Some("requestId"), completed),
         ("session.start", None, json!({"context": {"cwd": "/"}})),
         ("session.resume", None, json!({"resumeTime": "t"})),
+        (
+            "assistant.tool_call_delta",
+            Some("toolCallId"),
+            json!({"toolCallId": "c", "toolName": "bash", "inputDelta": "{"}),
+        ),
+        ("assistant.intent", None, json!({"intent": "to look"})),
+        (
+            "subagent.started",
+            None,
+            json!({"toolCallId": "c", "agentName": "a", "agentDisplayName": "A", "agentDescription": "d",
+                "model": "m"}),
+        ),
+        (
+            "subagent.completed",
+            None,
+            json!({"toolCallId": "c", "agentName": "a", "agentDisplayName": "A", "model": "m",
+                "totalToolCalls": 1, "totalTokens": 2, "durationMs": 3, "cancelled": false}),
+        ),
+        (
+            "subagent.failed",
+            None,
+            json!({"toolCallId": "c", "agentName": "a", "agentDisplayName": "A", "model": "m", "error": "e",
+                "durationMs": 3}),
+        ),
+        (
+            "session.usage_info",
+            None,
+            json!({"tokenLimit": 9, "currentTokens": 5, "messagesLength": 2, "systemTokens": 1,
+                "conversationTokens": 3, "toolDefinitionsTokens": 1}),
+        ),
+        (
+            "session.truncation",
+            None,
+            json!({"tokenLimit": 9, "tokensRemovedDuringTruncation": 3, "messagesRemovedDuringTruncation": 1}),
+        ),
+        ("session.todos_changed", None, json!({})),
+        ("session.plan_changed", None, json!({"operation": "update"})),
+        ("session.background_tasks_changed", None, json!({})),
+        ("session.snapshot_rewind", None, json!({"upToEventId": "e", "eventsRemoved": 3})),
         ("session.title_changed", None, json!({"title": "T"})),
         ("session.mode_changed", None, json!({"newMode": "plan"})),
         (
@@ -117,7 +162,7 @@ pub(in crate::copilot) fn samples() -> Vec<(&'static str, Option<&'static str>, 
             json!({"errorType": "query", "message": "no", "errorCode": "e", "statusCode": 500,
                 "originatingMessageId": "m"}),
         ),
-        ("session.model_change", None, json!({"newModel": "m", "reasoningEffort": "low"})),
+        ("session.model_change", None, json!({"newModel": "m", "previousModel": "l", "reasoningEffort": "low", "previousReasoningEffort": "high"})),
         ("session.shutdown", None, json!({"shutdownType": "routine"})),
         ("session.idle", None, json!({"aborted": false, "mode": "interactive"})),
         ("abort", None, json!({"reason": "user_initiated"})),
@@ -150,7 +195,7 @@ fn read(event: &Value) -> Payload {
 
 /// What an event does, beside what it tells.
 fn effect(payload: &Payload) -> (Discriminant<Payload>, Option<String>, Option<String>) {
-    let request = payload.request_id().map(ToOwned::to_owned);
+    let request = payload.request_id().map(Cow::into_owned);
     (discriminant(payload), request, completed(payload).map(ToOwned::to_owned))
 }
 
@@ -232,10 +277,11 @@ fn an_envelope_may_have_its_fields_in_any_form() {
 #[test]
 fn what_was_written_in_another_type_is_read_where_it_makes_sense() {
     let usage = read(
-        &json!({"type": "assistant.usage", "data": {"inputTokens": 5.0, "outputTokens": "3", "cost": "1.5"}}),
+        &json!({"type": "assistant.usage", "data": {"inputTokens": 5.0, "outputTokens": "3",
+            "copilotUsage": {"totalNanoAiu": "1.5"}}}),
     );
     let Payload::AssistantUsage(usage) = usage else { panic!("{usage:?}") };
-    assert_eq!((usage.input_tokens, usage.output_tokens, usage.cost), (Some(5), Some(3), Some(1.5)));
+    assert_eq!((usage.input_tokens, usage.output_tokens, usage.nano_ai_credits()), (Some(5), Some(3), 2));
     let tool = json!({"toolCallId": "c", "success": true, "result": "done", "error": "none"});
     let tool = read(&json!({"type": "tool.execution_complete", "data": tool}));
     let Payload::ToolExecutionComplete(tool) = tool else { panic!("{tool:?}") };
@@ -248,19 +294,19 @@ fn what_was_written_in_another_type_is_read_where_it_makes_sense() {
 }
 
 #[test]
-fn a_request_with_a_part_that_nobody_can_hold_is_not_taken_for_one_without() {
-    let deep = "[".repeat(200) + &"]".repeat(200);
+fn what_nobody_looks_into_may_be_as_deep_as_it_likes() {
+    let deep = "[".repeat(10_000) + &"]".repeat(10_000);
     let data = format!(r#"{{"requestId":"r","toolCallId":"c","toolName":"weather","arguments":{deep}}}"#);
     let of_kind = |kind: &str| {
         let params = format!(r#"{{"sessionId":"s","event":{{"type":"{kind}","data":{data},"id":"1"}}}}"#);
         parse(params.as_bytes()).unwrap().payload
     };
     let request = of_kind("external_tool.requested");
-    let Payload::Other(known) = &request else { panic!("{request:?}") };
-    assert_eq!((text(known, "requestId"), requested(&request)), ("r", None));
-    // That a tool has started is told without.
+    assert_eq!(requested(&request), Some((RequestKind::ToolCall, "r")));
+    let Payload::ExternalToolRequested(call) = request else { panic!() };
+    assert_eq!(call.arguments.as_str(), deep);
     let start = of_kind("tool.execution_start");
-    assert!(matches!(&start, Payload::ToolExecutionStart(tool) if tool.tool_name == "weather"), "{start:?}");
+    assert!(matches!(&start, Payload::ToolExecutionStart(tool) if tool.arguments.as_str() == deep));
 }
 
 #[test]

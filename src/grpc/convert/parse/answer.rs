@@ -2,13 +2,10 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{
-    super::json::{from_struct, from_value},
-    Checks, mime, non_empty,
-};
+use super::{Checks, mime, non_empty};
 use crate::{
     copilot::{
-        Answer,
+        Answer, Json,
         answer::{Decision, Elicited, Image, PlanDecision, ToolResult, ToolResultType, UserInput},
     },
     grpc::pb,
@@ -22,9 +19,9 @@ pub(in crate::grpc) const MAX_IMAGES: usize = 16;
 pub(in crate::grpc) const MAX_IMAGE_BYTES: usize = 3 * 1024 * 1024;
 
 impl Checks {
-    /// An answer to a request.
-    pub(in crate::grpc) fn answer(&mut self, answer: Option<pb::RequestAnswer>) -> Option<Response> {
-        use pb::request_answer::Answer as Pb;
+    /// An answer to an ask.
+    pub(in crate::grpc) fn answer(&mut self, answer: Option<pb::AskAnswer>) -> Option<Response> {
+        use pb::ask_answer::Answer as Pb;
         let Some(answer) = answer.and_then(|answer| answer.answer) else {
             self.wrong(
                 "answer",
@@ -69,13 +66,16 @@ impl Checks {
         let (text_result_for_llm, result_type) = match result.content {
             Some(Content::Text(text)) => (text, ToolResultType::Success),
             // As text: what is no text would be lost (observed).
-            Some(Content::Json(json)) => (from_value(json).to_string(), ToolResultType::Success),
+            Some(Content::ResultJson(json)) => {
+                let json = self.json("answer.tool_result.result_json", json)?;
+                (json.into(), ToolResultType::Success)
+            }
             Some(Content::Error(reason)) => {
                 let reason = non_empty(reason).unwrap_or_else(|| "the tool has failed".into());
                 (reason, ToolResultType::Failure)
             }
             None => {
-                self.wrong("answer.tool_result.content", "is required: text, json or error");
+                self.wrong("answer.tool_result.content", "is required: text, result_json or error");
                 return None;
             }
         };
@@ -118,7 +118,11 @@ impl Checks {
     fn elicited(&mut self, elicitation: pb::Elicitation) -> Option<Elicited> {
         match elicitation.action() {
             pb::ElicitationAction::Accept => {
-                Some(Elicited::Accept { content: elicitation.content.map(from_struct) })
+                let content = match non_empty(elicitation.content_json) {
+                    Some(json) => Some(self.form(json)?),
+                    None => None,
+                };
+                Some(Elicited::Accept { content })
             }
             pb::ElicitationAction::Decline => Some(Elicited::Decline),
             pb::ElicitationAction::Cancel => Some(Elicited::Cancel),
@@ -128,6 +132,17 @@ impl Checks {
                 None
             }
         }
+    }
+
+    /// A form that is filled in.
+    fn form(&mut self, json: String) -> Option<Json> {
+        let field = "answer.elicitation.content_json";
+        let json = self.json(field, json)?;
+        if !json.as_str().starts_with('{') {
+            self.wrong(field, "must be a JSON object");
+            return None;
+        }
+        Some(json)
     }
 
     fn plan(&mut self, plan: pb::ExitPlan) -> PlanDecision {

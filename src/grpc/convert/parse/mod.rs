@@ -12,12 +12,10 @@ mod turn;
 use std::{collections::BTreeMap, str::FromStr};
 
 use http::{HeaderName, HeaderValue};
-use prost_types::Struct;
-use serde_json::Value as Json;
+use serde::Deserialize;
 
-use super::json::from_struct;
 use crate::{
-    copilot::{Schema, Secret},
+    copilot::{Json, Schema, Secret},
     grpc::status::Violation,
     session::SessionId,
 };
@@ -52,17 +50,30 @@ impl Checks {
         SessionId::parse(id).map_err(|error| self.wrong(field, error)).ok()
     }
 
+    /// A JSON value. The error says where it is none, or one that not everybody reads the same.
+    pub(super) fn json(&mut self, field: &str, text: String) -> Option<Json> {
+        if text.trim().is_empty() {
+            self.wrong(field, "is required: one JSON value");
+            return None;
+        }
+        Json::strict(text).map_err(|error| self.wrong(field, format!("is no JSON that can be taken: {error}"))).ok()
+    }
+
     /// A JSON schema, which is to describe an object.
-    pub(super) fn json_schema(&mut self, field: &str, schema: Struct) -> (Json, Option<Schema>) {
-        let json = from_struct(schema);
-        if json.get("type").is_none_or(|kind| kind != "object") {
+    pub(super) fn json_schema(&mut self, field: &str, text: String) -> Option<(Json, Schema)> {
+        #[derive(Deserialize)]
+        struct Typed {
+            r#type: String,
+        }
+        let json = self.json(field, text)?;
+        if json.read().is_none_or(|Typed { r#type }| r#type != "object") {
             self.wrong(field, "must be a JSON schema with `\"type\": \"object\"`");
-            return (json, None);
+            return None;
         }
         let schema = Schema::new(&json);
         let schema =
             schema.map_err(|error| self.wrong(field, format!("cannot be used as a JSON schema: {error}")));
-        (json, schema.ok())
+        Some((json, schema.ok()?))
     }
 
     pub(super) fn one_of(&mut self, field: &str, value: String, allowed: &[&str]) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    ops::RangeInclusive,
     sync::LazyLock,
     time::Duration,
 };
@@ -16,7 +17,7 @@ use crate::{
     },
     grpc::pb,
     session::{
-        Deadline, Prompt, RequestId, SessionId,
+        Deadline, Prompt, RequestId,
         hub::{Filter, Kinds},
     },
 };
@@ -34,6 +35,18 @@ pub(in crate::grpc) const MAX_ATTACHED: usize = 3 * 1024 * 1024;
 /// The longest id of a request.
 pub(in crate::grpc) const MAX_REQUEST_ID: usize = 128;
 
+/// The smallest `max_event_size`: whatever an event is, its ids are whole.
+pub(in crate::grpc) const MIN_EVENT_SIZE: usize = 4096;
+
+/// The `max_event_size` of a request that has none. A client reads messages of 4 MiB unless it was told otherwise.
+pub(in crate::grpc) const DEFAULT_EVENT_SIZE: usize = 1024 * 1024;
+
+/// The `heartbeat_interval` of a request that has none. Proxies end streams after a minute or more of silence, some after 40 s.
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// What `heartbeat_interval` may be.
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+
 /// The name of a caller's schema, which the model's provider wants to have.
 const SCHEMA_NAME: &str = "response";
 
@@ -41,85 +54,85 @@ const SCHEMA_NAME: &str = "response";
 static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Checks {
-    /// A prompt, and the session that it is for.
+    /// A prompt, and what its caller expects.
     pub(in crate::grpc) fn prompt(
         &mut self,
-        request: pb::SendAndWaitRequest,
+        prompt: Option<pb::Prompt>,
         filter: Filter,
         deadline: impl FnOnce(Option<Duration>) -> Deadline,
-    ) -> (Option<SessionId>, Prompt) {
-        let id = self.session_id(&request.session_id);
-        let request_id = self.repeatable(&request);
-        let (agent_mode, autopilot) = self.agent_mode(request.agent_mode);
-        let (format, schema) = match request.response_schema {
-            Some(schema) => {
-                let (json, schema) = self.json_schema("response_schema", schema);
-                (Some(ResponseFormat::JsonSchema { name: SCHEMA_NAME, schema: json }), schema)
-            }
-            None => (None, None),
+    ) -> Option<Prompt> {
+        let Some(prompt) = prompt else {
+            self.wrong("prompt", "is required, with a `text` at least");
+            return None;
         };
+        let request_id = self.repeatable(&prompt);
+        let (agent_mode, autopilot) = self.agent_mode(prompt.agent_mode);
+        let asks_for_json = !prompt.response_schema_json.is_empty();
+        let format = non_empty(prompt.response_schema_json)
+            .and_then(|schema| self.json_schema("prompt.response_schema_json", schema));
+        let (format, schema) = format.unzip();
         let message = Message {
-            prompt: self.say(request.prompt),
-            attachments: self.attachments(request.attachments),
-            request_headers: self.headers("request_headers", request.request_headers),
+            prompt: self.say(prompt.text),
+            attachments: self.attachments(prompt.attachments),
+            request_headers: self.headers("prompt.request_headers", prompt.request_headers),
             agent_mode,
-            steering: self.is_immediate(request.mode),
-            response_format: format,
+            steering: self.is_immediate(prompt.mode),
+            response_format: format.map(|schema| ResponseFormat::JsonSchema { name: SCHEMA_NAME, schema }),
         };
-        if message.steering && message.response_format.is_some() {
+        if message.steering && asks_for_json {
             self.wrong(
-                "response_schema",
+                "prompt.response_schema_json",
                 "cannot be had with SEND_MODE_IMMEDIATE: the answer is the running turn's",
             );
         }
         if message.steering && autopilot {
-            self.wrong("agent_mode", "cannot be AGENT_MODE_AUTOPILOT with SEND_MODE_IMMEDIATE");
+            self.wrong("prompt.agent_mode", "cannot be AGENT_MODE_AUTOPILOT with SEND_MODE_IMMEDIATE");
         }
         if message.steering && request_id.is_some() {
-            self.wrong("request_id", "cannot be had with SEND_MODE_IMMEDIATE: it has no turn of its own");
+            self.wrong("prompt.request_id", "cannot be had with SEND_MODE_IMMEDIATE: it has no turn of its own");
         }
-        if autopilot && message.response_format.is_some() {
+        if autopilot && asks_for_json {
             // The agent ends with a summary, of which the schema is not told (observed).
-            self.wrong("response_schema", "cannot be had with AGENT_MODE_AUTOPILOT");
+            self.wrong("prompt.response_schema_json", "cannot be had with AGENT_MODE_AUTOPILOT");
         }
-        let timeout = self.duration("timeout", request.timeout);
-        let prompt = Prompt {
+        let timeout = self.duration("prompt.timeout", prompt.timeout);
+        Some(Prompt {
             message,
             autopilot,
             schema,
             deadline: deadline(timeout),
-            inactivity: self.duration("inactivity_timeout", request.inactivity_timeout),
-            detached: self.on_disconnect(request.on_disconnect),
+            inactivity: self.duration("prompt.inactivity_timeout", prompt.inactivity_timeout),
+            detached: self.on_disconnect(prompt.on_disconnect),
             filter,
             request: request_id,
-        };
-        (id, prompt)
+        })
     }
 
-    fn say(&mut self, prompt: String) -> String {
-        if prompt.trim().is_empty() {
-            self.wrong("prompt", "say something: it is empty or only white space");
+    fn say(&mut self, text: String) -> String {
+        if text.trim().is_empty() {
+            self.wrong("prompt.text", "say something: it is empty or only white space");
         }
-        prompt
+        text
     }
 
     /// By what a prompt is known when it is repeated. A repetition may have less time left.
-    fn repeatable(&mut self, request: &pb::SendAndWaitRequest) -> Option<RequestId> {
-        if request.request_id.is_empty() {
+    fn repeatable(&mut self, prompt: &pb::Prompt) -> Option<RequestId> {
+        if prompt.request_id.is_empty() {
             return None;
         }
-        let lasting = pb::SendAndWaitRequest { timeout: None, inactivity_timeout: None, ..request.clone() };
-        self.request_id(&request.request_id, &lasting)
+        let lasting = pb::Prompt { timeout: None, inactivity_timeout: None, ..prompt.clone() };
+        self.request_id("prompt.request_id", &prompt.request_id, &lasting)
     }
 
     /// By what a request is known when it is repeated; its content includes the id.
     pub(in crate::grpc) fn request_id(
         &mut self,
+        field: &str,
         id: &str,
         request: &impl prost::Message,
     ) -> Option<RequestId> {
         if id.len() > MAX_REQUEST_ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
-            self.wrong("request_id", format!("has at most {MAX_REQUEST_ID} visible ASCII characters"));
+            self.wrong(field, format!("has at most {MAX_REQUEST_ID} visible ASCII characters"));
         }
         let fingerprint = || FINGERPRINTS.hash_one(request.encode_to_vec());
         (!id.is_empty()).then(|| RequestId { id: id.to_owned(), fingerprint: fingerprint() })
@@ -130,7 +143,7 @@ impl Checks {
             Ok(pb::SendMode::Immediate) => true,
             Ok(pb::SendMode::Unspecified | pb::SendMode::Enqueue) => false,
             Err(_) => {
-                self.wrong("mode", format!("{mode} is not a value of SendMode"));
+                self.wrong("prompt.mode", format!("{mode} is not a value of SendMode"));
                 false
             }
         }
@@ -143,7 +156,7 @@ impl Checks {
             Ok(pb::AgentMode::Plan) => (Some("plan".into()), false),
             Ok(pb::AgentMode::Autopilot) => (Some("autopilot".into()), true),
             Err(_) => {
-                self.wrong("agent_mode", format!("{mode} is not a value of AgentMode"));
+                self.wrong("prompt.agent_mode", format!("{mode} is not a value of AgentMode"));
                 (None, false)
             }
         }
@@ -152,17 +165,17 @@ impl Checks {
     fn attachments(&mut self, attachments: Vec<pb::Attachment>) -> Vec<Attachment> {
         use pb::attachment::Kind;
         if attachments.len() > MAX_ATTACHMENTS {
-            self.wrong("attachments", format!("there may be {MAX_ATTACHMENTS} at most"));
+            self.wrong("prompt.attachments", format!("there may be {MAX_ATTACHMENTS} at most"));
         }
         let bytes: usize = attachments.iter().map(weight).sum();
         if bytes > MAX_ATTACHED {
             self.wrong(
-                "attachments",
+                "prompt.attachments",
                 format!("{bytes} bytes of data are more than the {MAX_ATTACHED} that are taken"),
             );
         }
         let attachments = attachments.into_iter().enumerate().filter_map(|(n, attachment)| {
-            let field = |part: &str| format!("attachments[{n}].{part}");
+            let field = |part: &str| format!("prompt.attachments[{n}].{part}");
             let Some(kind) = attachment.kind else {
                 self.wrong(field("kind"), "is required: blob, file, directory or selection");
                 return None;
@@ -198,7 +211,7 @@ impl Checks {
     }
 
     fn selected(&mut self, n: usize, selection: pb::attachment::Selection) -> Attachment {
-        let field = |part: &str| format!("attachments[{n}].selection.{part}");
+        let field = |part: &str| format!("prompt.attachments[{n}].selection.{part}");
         let position = |place: Option<pb::attachment::Position>| {
             let place = place.unwrap_or_default();
             Position { line: place.line, character: place.character }
@@ -240,8 +253,40 @@ impl Checks {
             Ok(pb::OnDisconnect::Continue) => true,
             Ok(pb::OnDisconnect::Unspecified | pb::OnDisconnect::Abort) => false,
             Err(_) => {
-                self.wrong("on_disconnect", format!("{choice} is not a value of OnDisconnect"));
+                self.wrong("prompt.on_disconnect", format!("{choice} is not a value of OnDisconnect"));
                 false
+            }
+        }
+    }
+
+    /// How large an event may be, in bytes, at most `most`.
+    pub(in crate::grpc) fn max_event_size(&mut self, field: &str, size: i32, most: usize) -> usize {
+        match usize::try_from(size) {
+            Ok(0) => DEFAULT_EVENT_SIZE,
+            Ok(size) if (MIN_EVENT_SIZE..=most).contains(&size) => size,
+            _ => {
+                let advice = format!("must be from {MIN_EVENT_SIZE} to {most} bytes; 0 is {DEFAULT_EVENT_SIZE}");
+                self.wrong(field, advice);
+                DEFAULT_EVENT_SIZE
+            }
+        }
+    }
+
+    /// After how long a silence a stream has a heartbeat. `None`: never.
+    pub(in crate::grpc) fn heartbeat(
+        &mut self,
+        field: &str,
+        interval: Option<prost_types::Duration>,
+    ) -> Option<Duration> {
+        let Some(interval) = interval else { return Some(DEFAULT_HEARTBEAT) };
+        if (interval.seconds, interval.nanos) == (0, 0) {
+            return None;
+        }
+        match positive(interval) {
+            Some(interval) if HEARTBEATS.contains(&interval) => Some(interval),
+            _ => {
+                self.wrong(field, "must be from 1 second to 1 day; 0 is never, and unset 30 seconds");
+                None
             }
         }
     }
@@ -285,7 +330,8 @@ pub(in crate::grpc) fn positive(duration: prost_types::Duration) -> Option<Durat
     Some(duration.min(LONGEST))
 }
 
-/// The events that a stream has unless its request names some: those that [`pb::SessionEvent`] has a field for.
+/// The events that a stream has unless its request names some: those that [`pb::SessionEvent`] has a field for, without those that
+/// it says have to be asked for by name.
 pub(in crate::grpc) const DEFAULT_EVENTS: &[&str] = &[
     "user.message",
     "assistant.message",
@@ -310,7 +356,16 @@ pub(in crate::grpc) const DEFAULT_EVENTS: &[&str] = &[
     "elicitation.completed",
     "exit_plan_mode.requested",
     "exit_plan_mode.completed",
+    "assistant.intent",
+    "subagent.started",
+    "subagent.completed",
+    "subagent.failed",
     "session.title_changed",
+    "session.model_change",
+    "session.truncation",
+    "session.todos_changed",
+    "session.plan_changed",
+    "session.snapshot_rewind",
     "session.compaction_start",
     "session.compaction_complete",
     "session.warning",

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 
 use super::{super::encode::*, *};
 use crate::{
+    copilot::method::FileChange,
     grpc::pb,
     session::{
         Delivery, Remains, SessionState, Summary, ToolCall, TurnCause, TurnError, TurnResult, Usage,
@@ -16,7 +17,7 @@ use crate::{
 };
 
 fn told(event: Event) -> pb::SessionEvent {
-    Update::new(Arc::new(event), None).into()
+    session_event(Update::new(Arc::new(event), None), usize::MAX)
 }
 
 fn milliseconds_of(milliseconds: i32) -> prost_types::Duration {
@@ -25,8 +26,8 @@ fn milliseconds_of(milliseconds: i32) -> prost_types::Duration {
 
 /// The kinds of event that have a field of their own: data as the CLI sends it, and what becomes of it.
 fn events() -> Vec<(&'static str, Json, Pb)> {
-    let command = || fields([("command", text("ls"))]);
-    let completed = || Pb::RequestCompleted(pb::RequestCompleted { request_id: "r".into() });
+    let command = || r#"{"command":"ls"}"#.to_owned();
+    let completed = || Pb::AskCompleted(pb::AskCompleted { ask_id: "r".into() });
     vec![
         (
             "user.message",
@@ -47,7 +48,7 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
                 tool_requests: vec![pb::ToolRequest {
                     tool_call_id: "c".into(),
                     name: "bash".into(),
-                    arguments: Some(command()),
+                    arguments_json: command(),
                 }],
             }),
         ),
@@ -94,7 +95,7 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
         (
             "assistant.usage",
             json!({"model": "gpt", "inputTokens": 1, "outputTokens": 2, "cacheReadTokens": 3,
-                "cacheWriteTokens": 4, "reasoningTokens": 5, "cost": 0.5, "duration": 250, "initiator": "u",
+                "cacheWriteTokens": 4, "reasoningTokens": 5, "copilotUsage": {"totalNanoAiu": 7.4}, "duration": 250, "initiator": "u",
                 "finishReason": "tool_calls", "contentFilterTriggered": false}),
             Pb::AssistantUsage(pb::AssistantUsage {
                 model: "gpt".into(),
@@ -103,7 +104,7 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
                 cache_read_tokens: 3,
                 cache_write_tokens: 4,
                 reasoning_tokens: 5,
-                cost: 0.5,
+                nano_ai_credits: 7,
                 duration: Some(milliseconds_of(250)),
                 finish_reason: pb::FinishReason::ToolOnly.into(),
             }),
@@ -114,7 +115,7 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
             Pb::ToolExecutionStart(pb::ToolExecutionStart {
                 tool_call_id: "c".into(),
                 name: "bash".into(),
-                arguments: Some(command()),
+                arguments_json: command(),
             }),
         ),
         (
@@ -138,23 +139,24 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
         (
             "tool.execution_complete",
             json!({"toolCallId": "c", "success": true, "toolTelemetry": {},
-                "result": {"content": "a.txt", "detailedContent": "a.txt\n"}}),
+                "result": {"content": "a.txt", "detailedContent": "a.txt\n", "structuredContent": {"n": 1}}}),
             Pb::ToolExecutionComplete(pb::ToolExecutionComplete {
                 tool_call_id: "c".into(),
                 success: true,
                 content: "a.txt".into(),
                 error_message: String::new(),
+                structured_content_json: r#"{"n":1}"#.into(),
             }),
         ),
         (
             "permission.requested",
             json!({"requestId": "p", "permissionRequest": {"kind": "shell", "toolCallId": "c"},
                 "promptRequest": {}, "agentMode": "interactive"}),
-            Pb::PermissionRequested(pb::PermissionRequested {
-                request_id: "p".into(),
+            Pb::PermissionAsked(pb::PermissionAsked {
+                ask_id: "p".into(),
                 kind: "shell".into(),
                 tool_call_id: "c".into(),
-                details: Some(fields([("kind", text("shell")), ("toolCallId", text("c"))])),
+                details_json: r#"{"kind":"shell","toolCallId":"c"}"#.into(),
                 awaits_answer: false,
                 subject: String::new(),
             }),
@@ -163,7 +165,7 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
             "permission.completed",
             json!({"requestId": "p", "toolCallId": "c", "result": {"kind": "approved"}}),
             Pb::PermissionCompleted(pb::PermissionCompleted {
-                request_id: "p".into(),
+                ask_id: "p".into(),
                 tool_call_id: "c".into(),
                 outcome: "approved".into(),
             }),
@@ -172,11 +174,11 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
             "external_tool.requested",
             json!({"requestId": "r", "sessionId": "s", "toolCallId": "c", "toolName": "look",
                 "arguments": {"command": "ls"}, "workingDirectory": "/w"}),
-            Pb::ToolCallRequested(pb::ToolCallRequested {
-                request_id: "r".into(),
+            Pb::ToolCallAsked(pb::ToolCallAsked {
+                ask_id: "r".into(),
                 tool_call_id: "c".into(),
                 name: "look".into(),
-                arguments: Some(command()),
+                arguments_json: command(),
             }),
         ),
         ("external_tool.completed", json!({"requestId": "r"}), completed()),
@@ -184,8 +186,8 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
             "user_input.requested",
             json!({"requestId": "r", "question": "Which?", "choices": ["a", "b"], "allowFreeform": false,
                 "toolCallId": "c"}),
-            Pb::UserInputRequested(pb::UserInputRequested {
-                request_id: "r".into(),
+            Pb::UserInputAsked(pb::UserInputAsked {
+                ask_id: "r".into(),
                 question: "Which?".into(),
                 choices: vec!["a".into(), "b".into()],
                 allow_freeform: false,
@@ -197,10 +199,10 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
             "elicitation.requested",
             json!({"requestId": "r", "elicitationSource": "el", "message": "Please fill",
                 "requestedSchema": {"type": "object"}}),
-            Pb::ElicitationRequested(pb::ElicitationRequested {
-                request_id: "r".into(),
+            Pb::ElicitationAsked(pb::ElicitationAsked {
+                ask_id: "r".into(),
                 message: "Please fill".into(),
-                schema: Some(fields([("type", text("object"))])),
+                schema_json: r#"{"type":"object"}"#.into(),
                 url: String::new(),
                 source: "el".into(),
             }),
@@ -214,8 +216,8 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
             "exit_plan_mode.requested",
             json!({"requestId": "r", "summary": "short", "planContent": "# Plan", "toolCallId": "c",
                 "actions": ["autopilot", "interactive", "exit_only"], "recommendedAction": "interactive"}),
-            Pb::ExitPlanRequested(pb::ExitPlanRequested {
-                request_id: "r".into(),
+            Pb::ExitPlanAsked(pb::ExitPlanAsked {
+                ask_id: "r".into(),
                 summary: "short".into(),
                 plan: "# Plan".into(),
                 actions: vec!["autopilot".into(), "interactive".into(), "exit_only".into()],
@@ -267,6 +269,120 @@ fn events() -> Vec<(&'static str, Json, Pb)> {
             }),
         ),
         (
+            "assistant.intent",
+            json!({"intent": "Looking around"}),
+            Pb::AssistantIntent(pb::AssistantIntent { intent: "Looking around".into() }),
+        ),
+        (
+            "assistant.tool_call_delta",
+            json!({"toolCallId": "c", "toolName": "bash", "toolType": "function", "inputDelta": "{\"com"}),
+            Pb::AssistantToolCallDelta(pb::AssistantToolCallDelta {
+                tool_call_id: "c".into(),
+                name: "bash".into(),
+                text: "{\"com".into(),
+            }),
+        ),
+        (
+            "subagent.started",
+            json!({"toolCallId": "c", "agentName": "explore", "agentDisplayName": "Explorer",
+                "agentDescription": "looks", "model": "gpt", "executionMode": "sync"}),
+            Pb::SubAgentStarted(pb::SubAgentStarted {
+                tool_call_id: "c".into(),
+                name: "explore".into(),
+                display_name: "Explorer".into(),
+                description: "looks".into(),
+                model: "gpt".into(),
+            }),
+        ),
+        (
+            "subagent.completed",
+            json!({"toolCallId": "c", "agentName": "explore", "agentDisplayName": "Explorer", "model": "gpt",
+                "totalToolCalls": 2, "totalTokens": 30, "durationMs": 250, "cancelled": true}),
+            Pb::SubAgentCompleted(pb::SubAgentCompleted {
+                tool_call_id: "c".into(),
+                name: "explore".into(),
+                display_name: "Explorer".into(),
+                model: "gpt".into(),
+                tool_calls: 2,
+                tokens: 30,
+                duration: Some(milliseconds_of(250)),
+                cancelled: true,
+            }),
+        ),
+        (
+            "subagent.failed",
+            json!({"toolCallId": "c", "agentName": "explore", "agentDisplayName": "Explorer",
+                "error": "no", "durationMs": 250}),
+            Pb::SubAgentFailed(pb::SubAgentFailed {
+                tool_call_id: "c".into(),
+                name: "explore".into(),
+                display_name: "Explorer".into(),
+                model: String::new(),
+                error_message: "no".into(),
+                duration: Some(milliseconds_of(250)),
+            }),
+        ),
+        (
+            "session.model_change",
+            json!({"newModel": "large", "previousModel": "small", "reasoningEffort": null,
+                "previousReasoningEffort": "low", "source": "sdk"}),
+            Pb::SessionModelChanged(pb::SessionModelChanged {
+                model: "large".into(),
+                previous_model: "small".into(),
+                reasoning_effort: String::new(),
+                previous_reasoning_effort: "low".into(),
+            }),
+        ),
+        (
+            "session.mcp_server_status_changed",
+            json!({"serverName": "el", "status": "failed", "error": "no such program"}),
+            Pb::McpServerStatusChanged(pb::McpServerStatusChanged {
+                server: "el".into(),
+                status: "failed".into(),
+                error_message: "no such program".into(),
+            }),
+        ),
+        (
+            "session.usage_info",
+            json!({"tokenLimit": 100, "currentTokens": 50, "messagesLength": 3, "systemTokens": 20,
+                "conversationTokens": 25, "toolDefinitionsTokens": 5}),
+            Pb::SessionContextUsage(pb::SessionContextUsage {
+                current_tokens: 50,
+                token_limit: 100,
+                messages: 3,
+                system_tokens: 20,
+                conversation_tokens: 25,
+                tool_definitions_tokens: 5,
+            }),
+        ),
+        (
+            "session.truncation",
+            json!({"tokenLimit": 100, "preTruncationTokensInMessages": 120, "preTruncationMessagesLength": 9,
+                "postTruncationTokensInMessages": 80, "postTruncationMessagesLength": 5,
+                "tokensRemovedDuringTruncation": 40, "messagesRemovedDuringTruncation": 4, "performedBy": "x"}),
+            Pb::SessionTruncated(pb::SessionTruncated {
+                tokens_removed: 40,
+                messages_removed: 4,
+                token_limit: 100,
+            }),
+        ),
+        ("session.todos_changed", json!({}), Pb::SessionTodosChanged(pb::SessionTodosChanged {})),
+        (
+            "session.plan_changed",
+            json!({"operation": "update"}),
+            Pb::SessionPlanChanged(pb::SessionPlanChanged { operation: "update".into() }),
+        ),
+        (
+            "session.background_tasks_changed",
+            json!({}),
+            Pb::SessionBackgroundTasksChanged(pb::SessionBackgroundTasksChanged {}),
+        ),
+        (
+            "session.snapshot_rewind",
+            json!({"upToEventId": "e9", "eventsRemoved": 12}),
+            Pb::SessionRewound(pb::SessionRewound { event_id: "e9".into(), events_removed: 12 }),
+        ),
+        (
             "session.idle",
             json!({"aborted": true, "mode": "interactive"}),
             Pb::SessionIdle(pb::SessionIdle { aborted: true }),
@@ -290,8 +406,17 @@ fn every_default_event_has_a_field_of_its_own() {
         let event = wire(json!({"type": kind, "id": "e", "data": data}));
         assert_eq!(told(event).payload.as_ref(), Some(expected), "{kind}");
     }
-    for (kind, ..) in events {
-        assert!(DEFAULT_EVENTS.contains(&kind), "{kind} is not sent by default");
+    // Those of which the contract says that they have to be asked for by name.
+    let only_by_name = [
+        "assistant.tool_call_delta",
+        "session.mcp_server_status_changed",
+        "session.usage_info",
+        "session.background_tasks_changed",
+    ];
+    for (kind, data, expected) in events {
+        assert_ne!(DEFAULT_EVENTS.contains(&kind), only_by_name.contains(&kind), "{kind}");
+        let event = wire(json!({"type": kind, "id": "e", "data": data}));
+        assert_eq!(told(event).payload, Some(expected), "{kind}");
     }
 }
 
@@ -328,27 +453,27 @@ fn what_an_event_does_not_say_is_empty() {
     check(
         "permission.requested",
         json!({"requestId": "p", "permissionRequest": {}}),
-        Pb::PermissionRequested(pb::PermissionRequested {
-            request_id: "p".into(),
-            details: Some(Struct::default()),
+        Pb::PermissionAsked(pb::PermissionAsked {
+            ask_id: "p".into(),
+            details_json: "{}".into(),
             ..Default::default()
         }),
     );
     check(
         "external_tool.requested",
         json!({"requestId": "r", "toolCallId": "c", "toolName": "look"}),
-        Pb::ToolCallRequested(pb::ToolCallRequested {
-            request_id: "r".into(),
+        Pb::ToolCallAsked(pb::ToolCallAsked {
+            ask_id: "r".into(),
             tool_call_id: "c".into(),
             name: "look".into(),
-            arguments: Some(Struct::default()),
+            arguments_json: "null".into(),
         }),
     );
     check(
         "user_input.requested",
         json!({"requestId": "r", "question": "Why?"}),
-        Pb::UserInputRequested(pb::UserInputRequested {
-            request_id: "r".into(),
+        Pb::UserInputAsked(pb::UserInputAsked {
+            ask_id: "r".into(),
             question: "Why?".into(),
             allow_freeform: true,
             ..Default::default()
@@ -359,10 +484,10 @@ fn what_an_event_does_not_say_is_empty() {
         "elicitation.requested",
         json!({"requestId": "r", "elicitationSource": "el", "mode": "url", "message": "Sign in",
             "url": "https://example.com", "elicitationId": "el1"}),
-        Pb::ElicitationRequested(pb::ElicitationRequested {
-            request_id: "r".into(),
+        Pb::ElicitationAsked(pb::ElicitationAsked {
+            ask_id: "r".into(),
             message: "Sign in".into(),
-            schema: None,
+            schema_json: String::new(),
             url: "https://example.com".into(),
             source: "el".into(),
         }),
@@ -370,8 +495,8 @@ fn what_an_event_does_not_say_is_empty() {
     check(
         "exit_plan_mode.requested",
         json!({"requestId": "r", "summary": "short"}),
-        Pb::ExitPlanRequested(pb::ExitPlanRequested {
-            request_id: "r".into(),
+        Pb::ExitPlanAsked(pb::ExitPlanAsked {
+            ask_id: "r".into(),
             summary: "short".into(),
             ..Default::default()
         }),
@@ -380,19 +505,15 @@ fn what_an_event_does_not_say_is_empty() {
 
 #[test]
 fn events_without_a_field_of_their_own_keep_all_of_their_data() {
-    let check = |kind: &str, data: Json, expected: Struct| {
-        let event = wire(json!({"type": kind, "id": "e", "data": data}));
-        let expected = Pb::Other(pb::Other { r#type: kind.into(), data: Some(expected) });
+    let check = |kind: &str, data: &str| {
+        let event = format!(r#"{{"sessionId":"s","event":{{"type":"{kind}","id":"e","data":{data}}}}}"#);
+        let event = event::parse(event.as_bytes()).unwrap();
+        let expected = Pb::Other(pb::Other { r#type: kind.into(), data_json: data.into() });
         assert_eq!(told(event).payload, Some(expected), "{kind}");
     };
-    check("brand.new", json!({"x": 1, "y": "z"}), fields([("x", number(1.0)), ("y", text("z"))]));
-    check("brand.new", json!(null), Struct::default());
-    check("session.start", json!({"version": 1}), fields([("version", number(1.0))]));
-    check(
-        "session.shutdown",
-        json!({"shutdownType": "routine"}),
-        fields([("shutdownType", text("routine"))]),
-    );
+    check("brand.new", r#"{"z": 1234567890123456789, "y": "\u00e9", "half": "\ud83d", "x": [1.0]}"#);
+    check("brand.new", "null");
+    check("brand.new", &("[".repeat(10_000) + &"]".repeat(10_000)));
     for kind in [
         "sampling.requested",
         "session_limits_exhausted.requested",
@@ -400,16 +521,17 @@ fn events_without_a_field_of_their_own_keep_all_of_their_data() {
         "mcp.oauth_required",
         "mcp.headers_refresh_required",
         "command.execute",
-        "session.mcp_server_status_changed",
+        "session.start",
+        "session.shutdown",
         "session.resume",
         "session.mode_changed",
         "session.task_complete",
         "session.autopilot_stopped",
     ] {
-        check(kind, json!({"reason": "x"}), fields([("reason", text("x"))]));
+        check(kind, r#"{"reason": "x", "requestId": "r"}"#);
     }
     // A kind that we know, which does not say of what it tells.
-    check("tool.execution_start", json!({"toolName": "yes"}), fields([("toolName", text("yes"))]));
+    check("tool.execution_start", r#"{"toolName": "yes"}"#);
 }
 
 #[test]
@@ -423,6 +545,7 @@ fn the_envelope_says_when_where_and_whether_it_is_stored() {
         ephemeral: true,
         cursor: String::new(),
         payload: Some(Pb::Abort(pb::Abort { reason: "x".into() })),
+        truncated: false,
     };
     assert_eq!(told(full), expected);
     let bare = told(wire(json!({"type": "abort", "timestamp": "yesterday", "data": {}})));
@@ -480,17 +603,23 @@ fn a_result_is_told_whole() {
             cache_read_tokens: 3,
             cache_write_tokens: 4,
             reasoning_tokens: 5,
-            cost: 0.5,
+            nano_ai_credits: 5,
             model_calls: 6,
             model_milliseconds: 250.0,
         },
         tool_calls: vec![ToolCall {
             id: "c".into(),
             name: "bash".into(),
-            arguments: json!({"command": "ls"}),
+            arguments: Some(json!({"command": "ls"}).into()),
             success: Some(false),
         }],
-        structured: Some(json!({"command": "ls"})),
+        structured: Some(json!({"command": "ls"}).into()),
+        files_changed: vec![FileChange {
+            path: "/w/a".into(),
+            change_type: "created".into(),
+            lines_added: 2,
+            lines_removed: 1,
+        }],
         cursor: Some(cursor.clone()),
     };
     let expected = pb::TurnResult {
@@ -502,24 +631,35 @@ fn a_result_is_told_whole() {
             cache_read_tokens: 3,
             cache_write_tokens: 4,
             reasoning_tokens: 5,
-            cost: 0.5,
+            nano_ai_credits: 5,
             model_calls: 6,
             model_time: Some(milliseconds_of(250)),
         }),
         tool_calls: vec![pb::ToolCall {
             tool_call_id: "c".into(),
             name: "bash".into(),
-            arguments: Some(fields([("command", text("ls"))])),
+            arguments_json: r#"{"command":"ls"}"#.into(),
             success: Some(false),
         }],
         cursor: cursor.as_str().into(),
         model: String::new(),
-        structured_content: Some(fields([("command", text("ls"))])),
+        structured_content_json: r#"{"command":"ls"}"#.into(),
         finish_reason: pb::FinishReason::Length.into(),
+        files_changed: vec![pb::FileChange {
+            path: "/w/a".into(),
+            r#type: pb::FileChangeType::Created.into(),
+            lines_added: 2,
+            lines_removed: 1,
+        }],
+        truncated: false,
     };
     assert_eq!(turn_result(&result), expected);
-    let bare = turn_result(&TurnResult { structured: None, cursor: None, ..result });
-    assert_eq!((bare.structured_content, bare.cursor.as_str()), (None, ""));
+    let calls = result.tool_calls.iter().map(|call| ToolCall { arguments: None, ..call.clone() });
+    let (tool_calls, files_changed) = (calls.collect(), Vec::new());
+    let result = TurnResult { structured: None, cursor: None, tool_calls, files_changed, ..result };
+    let bare = turn_result(&result);
+    assert_eq!((bare.structured_content_json.as_str(), bare.cursor.as_str()), ("", ""));
+    assert_eq!((bare.tool_calls[0].arguments_json.as_str(), bare.truncated), ("", true));
 }
 
 #[test]
@@ -541,8 +681,8 @@ fn a_permission_says_what_it_is_about_and_whether_somebody_has_to_answer() {
         let data = json!({"requestId": "p", "permissionRequest": request});
         for awaits_answer in [false, true] {
             let event = Arc::new(wire(json!({"type": "permission.requested", "data": data})));
-            let told = pb::SessionEvent::from(Update { asks: awaits_answer, ..Update::new(event, None) });
-            let Some(Pb::PermissionRequested(told)) = told.payload else { panic!("{told:?}") };
+            let told = session_event(Update { asks: awaits_answer, ..Update::new(event, None) }, usize::MAX);
+            let Some(Pb::PermissionAsked(told)) = told.payload else { panic!("{told:?}") };
             assert_eq!((told.subject.as_str(), told.awaits_answer), (subject, awaits_answer), "{data}");
             assert_eq!(told.kind, request["kind"].as_str().unwrap());
         }
@@ -562,10 +702,10 @@ fn a_place_in_the_history_is_told_with_every_event_and_read_again() {
     let session = session_id();
     let event = Arc::new(wire(json!({"type": "abort", "id": "e 2", "ephemeral": true, "data": {}})));
     let cursor = Some(Cursor::after(&session, "e 1"));
-    let told = pb::SessionEvent::from(Update::new(event.clone(), cursor));
+    let told = session_event(Update::new(event.clone(), cursor), usize::MAX);
     assert_eq!(Cursor::event_id(&told.cursor, &session).as_deref(), Some("e 1"));
     // An event of a stored history is a place of its own.
-    let told = stored_event(&session, Arc::unwrap_or_clone(event));
+    let told = stored_event(&session, Arc::unwrap_or_clone(event), usize::MAX);
     assert_eq!(Cursor::event_id(&told.cursor, &session).as_deref(), Some("e 2"));
 }
 
@@ -573,25 +713,26 @@ fn a_place_in_the_history_is_told_with_every_event_and_read_again() {
 fn a_failed_turn_says_what_waits_for_an_answer_and_where_to_go_on() {
     let cursor = Cursor::after(&session_id(), "e");
     let check = |requests: usize, cursor: Option<&Cursor>, shown: usize| {
-        let open_requests = (0..requests).map(|n| n.to_string()).collect::<Vec<_>>();
+        let open_asks = (0..requests).map(|n| n.to_string()).collect::<Vec<_>>();
         let remains =
-            Remains { open_requests: open_requests.clone(), cursor: cursor.cloned(), ..Remains::default() };
+            Remains { open_asks: open_asks.clone(), cursor: cursor.cloned(), ..Remains::default() };
         let cause = TurnCause::Aborted;
         let failure = turn_failure(&TurnError { cause, delivery: Delivery::Delivered, remains });
-        assert_eq!(failure.open_requests, open_requests[..shown]);
+        assert_eq!(failure.open_asks, open_asks[..shown]);
         assert_eq!(failure.cursor, cursor.map(Cursor::as_str).unwrap_or_default());
     };
     check(0, None, 0);
     check(2, Some(&cursor), 2);
-    check(MAX_OPEN_REQUESTS + 1, None, MAX_OPEN_REQUESTS);
+    check(MAX_OPEN_ASKS + 1, None, MAX_OPEN_ASKS);
 }
 
 #[test]
 fn a_failure_within_a_stream_says_all_that_a_status_would() {
     let status = crate::grpc::status::lagged(None);
-    let told = failure("prompt-1".into(), "request-1".into(), &status);
-    assert_eq!((told.prompt_id.as_str(), told.request_id.as_str()), ("prompt-1", "request-1"));
+    let told = failure("prompt-1".into(), "ask-1".into(), &status);
+    assert_eq!((told.prompt_id.as_str(), told.ask_id.as_str()), ("prompt-1", "ask-1"));
     assert_eq!((told.code, told.message.as_str()), (i32::from(Code::ResourceExhausted), status.message()));
+    assert_eq!(told.reason(), pb::ErrorReason::StreamLagged);
     let [info] = &told.details[..] else { panic!("{told:?}") };
     assert_eq!(info.type_url, "type.googleapis.com/google.rpc.ErrorInfo");
     let bare = failure(String::new(), String::new(), &Status::new(Code::Internal, "boom"));

@@ -1,16 +1,14 @@
 //! Each request, event and value, and what becomes of it. Here is what these have in common.
 
 mod encode;
-mod json;
 mod parse_answer;
 mod parse_list;
 mod parse_session;
 mod parse_turn;
 
-use prost_types::{Struct, Value, value::Kind};
 use serde_json::{Value as Json, json};
 
-use super::{json::*, parse::*};
+use super::parse::*;
 use crate::{
     copilot::{Event, event},
     session::SessionId,
@@ -25,18 +23,6 @@ fn wire(event: Json) -> Event {
 
 fn session_id() -> SessionId {
     SessionId::parse("s").unwrap()
-}
-
-fn number(number: f64) -> Value {
-    Value { kind: Some(Kind::NumberValue(number)) }
-}
-
-fn text(text: &str) -> Value {
-    Value { kind: Some(Kind::StringValue(text.into())) }
-}
-
-fn fields<const N: usize>(fields: [(&str, Value); N]) -> Struct {
-    Struct { fields: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
 }
 
 /// What one check says: the field that it refuses, or the value.
@@ -74,7 +60,7 @@ fn a_session_id_is_checked() {
 fn a_schema_has_to_be_one() {
     let check = |schema: Json, expected: &str| {
         let mut checks = Checks::default();
-        checks.json_schema("schema", object(&schema));
+        checks.json_schema("schema", schema.to_string());
         let said = checks.done(Some(())).err().unwrap_or_default();
         let said: Vec<_> = said.iter().map(|wrong| wrong.description.as_str()).collect();
         assert!(said.concat().contains(expected) && said.is_empty() == expected.is_empty(), "{said:?}");
@@ -90,4 +76,28 @@ fn a_schema_has_to_be_one() {
         json!({"type": "object", "properties": {"a": {"$ref": "https://example.com/x"}}}),
         "cannot be used as a JSON schema",
     );
+}
+
+#[test]
+fn json_has_to_be_json_that_everybody_reads_the_same() {
+    let check = |text: &str, expected: &str| {
+        let mut checks = Checks::default();
+        let json = checks.json("field_json", text.into());
+        let said = checks.done(json.as_ref()).map(|json| json.as_str().to_owned());
+        match said {
+            Ok(json) => assert_eq!(json, expected),
+            Err(said) => {
+                let [wrong] = &said[..] else { panic!("{said:?}") };
+                assert!(wrong.field == "field_json" && wrong.description.contains(expected), "{wrong:?}");
+            }
+        }
+    };
+    let kept = r#"{"z": 1234567890123456789, "a": [1.0, "\u00e9"]}"#;
+    check(kept, kept);
+    check("", "is required");
+    check(" \n", "is required");
+    check("{\"a\": NaN}", "expected value at line 1 column 7");
+    check("{\"a\": 1} x", "trailing characters");
+    check("{\"a\": 1, \"a\": 2}", "twice in one object");
+    check(&("[".repeat(10_000) + &"]".repeat(10_000)), "more than 100 levels deep");
 }

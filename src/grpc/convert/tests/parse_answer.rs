@@ -6,12 +6,12 @@ use crate::{
         Answer,
         answer::{Decision, Elicited, Image, PlanDecision, ToolResult, ToolResultType, UserInput},
     },
-    grpc::pb::{self, request_answer::Answer as Pb, tool_result::Content},
+    grpc::pb::{self, ask_answer::Answer as Pb, tool_result::Content},
 };
 
 /// What comes of an answer: it, and whether it is for all requests of its kind; or the fields that are wrong.
 fn parse(answer: Pb) -> Result<(Answer, bool), String> {
-    let answer = Some(pb::RequestAnswer { answer: Some(answer) });
+    let answer = Some(pb::AskAnswer { answer: Some(answer) });
     refused_or(|checks| checks.answer(answer))
 }
 
@@ -45,8 +45,9 @@ fn user_input(answer: &str, skipped: bool) -> Pb {
     Pb::UserInput(pb::UserInput { answer: answer.into(), skipped })
 }
 
-fn elicitation(action: i32, content: Option<Struct>) -> Pb {
-    Pb::Elicitation(pb::Elicitation { action, content })
+fn elicitation(action: i32, content: Option<&Json>) -> Pb {
+    let content_json = content.map(Json::to_string).unwrap_or_default();
+    Pb::Elicitation(pb::Elicitation { action, content_json })
 }
 
 fn plan(approved: bool, action: &str, feedback: &str) -> Pb {
@@ -55,7 +56,7 @@ fn plan(approved: bool, action: &str, feedback: &str) -> Pb {
 
 #[test]
 fn an_answer_is_required() {
-    for nothing in [None, Some(pb::RequestAnswer { answer: None })] {
+    for nothing in [None, Some(pb::AskAnswer { answer: None })] {
         assert_eq!(refused_or(|checks| checks.answer(nothing)), Err("answer".into()));
     }
 }
@@ -86,12 +87,12 @@ fn a_tool_has_come_to_text_to_json_or_to_nothing() {
     let said = |content| tool_result(Some(content), vec![]);
     check(said(Content::Text("fine".into())), success("fine"));
     check(said(Content::Text(String::new())), success(""));
-    check(said(Content::Json(number(3.0))), success("3"));
-    check(said(Content::Json(text("a"))), success("\"a\""));
-    check(said(Content::Json(Value { kind: None })), success("null"));
-    let json = json!({"a": [1, null], "b": 0.5});
-    let kind = Some(Kind::StructValue(object(&json)));
-    check(said(Content::Json(Value { kind })), success(&json.to_string()));
+    for json in ["3", "\"a\"", "null", r#"{"b": [1, null], "a": 12345678901234567890.0}"#] {
+        check(said(Content::ResultJson(json.into())), success(json));
+    }
+    for wrong in ["", "{", "NaN", "{} {}", r#"{"a": 1, "a": 2}"#] {
+        check(said(Content::ResultJson(wrong.into())), Err("answer.tool_result.result_json"));
+    }
     check(said(Content::Error("broken".into())), failure("broken"));
     check(said(Content::Error(String::new())), failure("the tool has failed"));
     check(tool_result(None, vec![]), Err("answer.tool_result.content"));
@@ -135,14 +136,17 @@ fn an_mcp_servers_question_is_answered_refused_or_left() {
     let form = json!({"n": 3, "list": ["a"]});
     let elicited = |elicited| Ok(Answer::Elicitation(elicited));
     check(
-        elicitation(Accept.into(), Some(object(&form))),
-        elicited(Elicited::Accept { content: Some(form.clone()) }),
+        elicitation(Accept.into(), Some(&form)),
+        elicited(Elicited::Accept { content: Some(form.clone().into()) }),
     );
     check(elicitation(Accept.into(), None), elicited(Elicited::Accept { content: None }));
     check(elicitation(Decline.into(), None), elicited(Elicited::Decline));
-    check(elicitation(Cancel.into(), Some(object(&form))), elicited(Elicited::Cancel));
+    check(elicitation(Cancel.into(), Some(&form)), elicited(Elicited::Cancel));
     for action in [0, 77, -1] {
         check(elicitation(action, None), Err("answer.elicitation.action"));
+    }
+    for wrong in [json!([1]), json!("a"), json!(null)] {
+        check(elicitation(Accept.into(), Some(&wrong)), Err("answer.elicitation.content_json"));
     }
 }
 

@@ -44,7 +44,7 @@ fn request() -> pb::CreateSessionRequest {
         working_directory: "/work".into(),
         reasoning_effort: "low".into(),
         request_id: "once".into(),
-        request_timeout: Some(seconds(90)),
+        ask_timeout: Some(seconds(90)),
         user_input: true,
         elicitation: true,
         exit_plan: true,
@@ -205,7 +205,7 @@ fn defaults_apply_only_where_the_request_is_silent() {
         provider: Some(Arc::new(Provider { base_url: "http://default".into(), ..Provider::default() })),
         available_tools: vec!["default-tool".into()],
         policy: Policy::allowing(&["read".into()]),
-        request_timeout: None,
+        ask_timeout: None,
     };
     let (settings, policy) = parse(pb::CreateSessionRequest::default(), &defaults).unwrap();
     assert_eq!(settings.model, defaults.model);
@@ -287,7 +287,7 @@ fn each_wrong_field_of_a_new_session_is_named_without_its_secret() {
         request.permission_policy = Some(pb::PermissionPolicy { rules: vec![long] });
     });
     for timeout in [seconds(0), seconds(-1), seconds(i64::MIN)] {
-        refuses("request_timeout", |request, _| request.request_timeout = Some(timeout));
+        refuses("ask_timeout", |request, _| request.ask_timeout = Some(timeout));
     }
     for kind in ["OpenAI", "gemini", " openai", SECRET] {
         refuses("provider.type", |_, provider| provider.r#type = kind.into());
@@ -426,7 +426,7 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
         working_directory: "x".into(),
         reasoning_effort: String::new(),
         request_id: "a b".into(),
-        request_timeout: Some(seconds(0)),
+        ask_timeout: Some(seconds(0)),
         user_input: true,
         elicitation: true,
         exit_plan: true,
@@ -434,12 +434,13 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
     };
     let mut checks = Checks::default();
     let id = checks.session_id(&request.session_id);
-    checks.request_id(&request.request_id, &request);
+    checks.request_id("request_id", &request.request_id, &request);
     let blueprint = checks.blueprint(request, &Defaults::default());
     let violations = checks.done(id.zip(Some(blueprint))).unwrap_err();
     let mut named: Vec<_> = violations.into_iter().map(|violation| violation.field).collect();
     named.sort();
     let expected = [
+        "ask_timeout",
         "available_tools[0]",
         "available_tools[2]",
         "excluded_tools[0]",
@@ -456,7 +457,6 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
         "provider.type",
         "provider.wire_api",
         "request_id",
-        "request_timeout",
         "session_id",
         "system_message.mode",
         "working_directory",
@@ -467,19 +467,19 @@ fn all_that_is_wrong_with_a_new_session_is_said_at_once() {
 #[test]
 fn a_request_of_the_agents_waits_for_a_day_at_most() {
     let check = |timeout: Option<prost_types::Duration>, expected: Result<Option<Duration>, &str>| {
-        let request = pb::CreateSessionRequest { request_timeout: timeout, ..Default::default() };
+        let request = pb::CreateSessionRequest { ask_timeout: timeout, ..Default::default() };
         let default = Some(Duration::from_secs(7));
-        let defaults = Defaults { request_timeout: default, ..Defaults::default() };
-        let parsed = asked(|checks| checks.blueprint(request, &defaults).request_timeout);
+        let defaults = Defaults { ask_timeout: default, ..Defaults::default() };
+        let parsed = asked(|checks| checks.blueprint(request, &defaults).ask_timeout);
         assert_eq!(parsed, expected.map_err(String::from), "{timeout:?}");
     };
     check(None, Ok(Some(Duration::from_secs(7))));
     check(Some(seconds(1)), Ok(Some(Duration::from_secs(1))));
     check(Some(prost_types::Duration { seconds: 0, nanos: 1 }), Ok(Some(Duration::from_nanos(1))));
-    check(Some(seconds(86_400)), Ok(Some(MAX_REQUEST_TIMEOUT)));
-    check(Some(prost_types::Duration { seconds: 86_400, nanos: 1 }), Err("request_timeout"));
-    check(Some(seconds(i64::MAX)), Err("request_timeout"));
-    check(Some(seconds(0)), Err("request_timeout"));
+    check(Some(seconds(86_400)), Ok(Some(MAX_ASK_TIMEOUT)));
+    check(Some(prost_types::Duration { seconds: 86_400, nanos: 1 }), Err("ask_timeout"));
+    check(Some(seconds(i64::MAX)), Err("ask_timeout"));
+    check(Some(seconds(0)), Err("ask_timeout"));
 }
 
 #[test]
@@ -536,12 +536,12 @@ fn a_profiles_defaults_come_before_the_operators_and_its_provider_has_no_other_m
         provider: provider("http://operator"),
         available_tools: vec!["bash".into()],
         policy: Policy::allowing(&["shell".into()]),
-        request_timeout: Some(Duration::from_secs(7)),
+        ask_timeout: Some(Duration::from_secs(7)),
     };
     let unchanged = operator.under(&Profile::default());
     assert_eq!((unchanged.model, unchanged.provider), (operator.model.clone(), operator.provider.clone()));
     assert_eq!((unchanged.available_tools, unchanged.policy), (vec!["bash".into()], operator.policy.clone()));
-    assert_eq!(unchanged.request_timeout, operator.request_timeout);
+    assert_eq!(unchanged.ask_timeout, operator.ask_timeout);
     let profile = Profile {
         provider: provider("http://profile"),
         available_tools: Some(vec![]),

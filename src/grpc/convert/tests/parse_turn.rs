@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// A prompt that nothing is wrong with.
-fn request() -> pb::SendAndWaitRequest {
-    pb::SendAndWaitRequest { session_id: "s".into(), prompt: "p".into(), ..Default::default() }
+fn request() -> pb::Prompt {
+    pb::Prompt { text: "p".into(), ..Default::default() }
 }
 
 fn deadline(limit: Option<Duration>) -> Deadline {
@@ -21,43 +21,42 @@ fn deadline(limit: Option<Duration>) -> Deadline {
 }
 
 /// What comes of a prompt: the fields that are wrong, if some are.
-fn parse(request: pb::SendAndWaitRequest) -> Result<Prompt, String> {
-    asked(|checks| checks.prompt(request, Filter::NOTHING, deadline).1)
+fn parse(prompt: pb::Prompt) -> Result<Prompt, String> {
+    asked(|checks| checks.prompt(Some(prompt), Filter::NOTHING, deadline)).map(Option::unwrap)
 }
 
 #[test]
 fn all_that_is_wrong_with_a_prompt_is_said_at_once() {
     let named = asked(|checks| {
         checks.filter(vec![String::new()], false);
-        let wrong = pb::SendAndWaitRequest {
+        let wrong = pb::Prompt {
             attachments: vec![pb::Attachment::default()],
             mode: 9,
             agent_mode: 9,
             timeout: Some(Default::default()),
             inactivity_timeout: Some(Default::default()),
             on_disconnect: 9,
-            response_schema: Some(Default::default()),
+            response_schema_json: "{}".into(),
             request_headers: BTreeMap::from([("a b".into(), String::new())]),
             request_id: "a b".into(),
             ..Default::default()
         };
-        checks.prompt(wrong, Filter::NOTHING, deadline);
+        checks.prompt(Some(wrong), Filter::NOTHING, deadline);
     });
     let mut named: Vec<_> = named.as_ref().unwrap_err().split(' ').collect();
     named.sort_unstable();
     let expected = [
-        "agent_mode",
-        "attachments[0].kind",
         "event_types[0]",
-        "inactivity_timeout",
-        "mode",
-        "on_disconnect",
-        "prompt",
-        "request_headers",
-        "request_id",
-        "response_schema",
-        "session_id",
-        "timeout",
+        "prompt.agent_mode",
+        "prompt.attachments[0].kind",
+        "prompt.inactivity_timeout",
+        "prompt.mode",
+        "prompt.on_disconnect",
+        "prompt.request_headers",
+        "prompt.request_id",
+        "prompt.response_schema_json",
+        "prompt.text",
+        "prompt.timeout",
     ];
     assert_eq!(named, expected);
 }
@@ -65,14 +64,14 @@ fn all_that_is_wrong_with_a_prompt_is_said_at_once() {
 #[test]
 fn a_prompt_is_not_empty_and_not_changed() {
     let check = |prompt: &str, expected: Result<&str, &str>| {
-        let request = pb::SendAndWaitRequest { prompt: prompt.into(), ..request() };
+        let request = pb::Prompt { text: prompt.into(), ..request() };
         let asked = parse(request).map(|prompt| prompt.message.prompt);
         assert_eq!(asked, expected.map(String::from).map_err(String::from), "{prompt:?}");
     };
     check("hi", Ok("hi"));
     check("  hi\n", Ok("  hi\n"));
     for empty in ["", " ", "\n\t ", "\u{a0}\u{2003}"] {
-        check(empty, Err("prompt"));
+        check(empty, Err("prompt.text"));
     }
 }
 
@@ -124,8 +123,8 @@ fn only_who_says_so_leaves_a_turn_running() {
     check(pb::OnDisconnect::Unspecified.into(), Ok(false));
     check(pb::OnDisconnect::Abort.into(), Ok(false));
     check(pb::OnDisconnect::Continue.into(), Ok(true));
-    check(3, Err("on_disconnect"));
-    check(-1, Err("on_disconnect"));
+    check(3, Err("prompt.on_disconnect"));
+    check(-1, Err("prompt.on_disconnect"));
 }
 
 #[test]
@@ -169,7 +168,7 @@ fn attachments_are_passed_on_as_the_cli_knows_them() {
         })),
     ];
     let request_headers = BTreeMap::from([("x-tenant".into(), "blue".into())]);
-    let request = pb::SendAndWaitRequest { attachments, request_headers, ..request() };
+    let request = pb::Prompt { attachments, request_headers, ..request() };
     let message = parse(request).unwrap().message;
     let expected = json!({
         "prompt": "p",
@@ -191,7 +190,7 @@ fn attachments_are_passed_on_as_the_cli_knows_them() {
 fn attachments_that_cannot_be_right_are_named() {
     use pb::attachment::{Blob, Directory, File, Kind, Position, Selection};
     let refused = |attachments: Vec<pb::Attachment>, fields: &str| {
-        let refused = parse(pb::SendAndWaitRequest { attachments, ..request() });
+        let refused = parse(pb::Prompt { attachments, ..request() });
         assert_eq!(refused.unwrap_err(), fields);
     };
     let blob = |bytes: usize, mime_type: &str| {
@@ -199,33 +198,29 @@ fn attachments_that_cannot_be_right_are_named() {
         attachment(Kind::Blob(Blob { data, mime_type, display_name: String::new() }))
     };
     let selection = Selection { start: Some(Position { line: 1, character: 0 }), ..Default::default() };
-    refused(vec![pb::Attachment::default()], "attachments[0].kind");
+    refused(vec![pb::Attachment::default()], "prompt.attachments[0].kind");
     refused(
         vec![blob(1, "text/plain"), blob(0, "")],
-        "attachments[1].blob.data attachments[1].blob.mime_type",
+        "prompt.attachments[1].blob.data prompt.attachments[1].blob.mime_type",
     );
-    refused(vec![attachment(Kind::File(File::default()))], "attachments[0].file.path");
+    refused(vec![attachment(Kind::File(File::default()))], "prompt.attachments[0].file.path");
     let relative = Directory { path: "src".into(), display_name: String::new() };
-    refused(vec![attachment(Kind::Directory(relative))], "attachments[0].directory.path");
+    refused(vec![attachment(Kind::Directory(relative))], "prompt.attachments[0].directory.path");
     refused(
         vec![attachment(Kind::Selection(selection))],
-        "attachments[0].selection.end attachments[0].selection.file_path attachments[0].selection.text",
+        "prompt.attachments[0].selection.end prompt.attachments[0].selection.file_path prompt.attachments[0].selection.text",
     );
-    refused(vec![blob(MAX_ATTACHED, "a/b"), blob(1, "a/b")], "attachments");
-    refused((0..=MAX_ATTACHMENTS).map(|_| blob(1, "a/b")).collect(), "attachments");
+    refused(vec![blob(MAX_ATTACHED, "a/b"), blob(1, "a/b")], "prompt.attachments");
+    refused((0..=MAX_ATTACHMENTS).map(|_| blob(1, "a/b")).collect(), "prompt.attachments");
     let request_headers = BTreeMap::from([("a b".to_owned(), String::new())]);
-    let refused = parse(pb::SendAndWaitRequest { request_headers, ..request() });
-    assert_eq!(refused.unwrap_err(), "request_headers");
+    let refused = parse(pb::Prompt { request_headers, ..request() });
+    assert_eq!(refused.unwrap_err(), "prompt.request_headers");
 }
 
 #[test]
 fn a_prompt_that_says_no_more_is_one_for_the_queue() {
-    let (id, prompt) = {
-        let mut checks = Checks::default();
-        let (id, prompt) = checks.prompt(request(), Filter::NOTHING, deadline);
-        (checks.done(id).unwrap(), prompt)
-    };
-    assert_eq!((id, serde_json::to_value(&prompt.message).unwrap()), (session_id(), json!({"prompt": "p"})));
+    let prompt = parse(request()).unwrap();
+    assert_eq!(serde_json::to_value(&prompt.message).unwrap(), json!({"prompt": "p"}));
     assert!(!prompt.message.steering && !prompt.autopilot && !prompt.detached);
     assert!(prompt.schema.is_none() && prompt.request.is_none() && prompt.inactivity.is_none());
 }
@@ -233,7 +228,7 @@ fn a_prompt_that_says_no_more_is_one_for_the_queue() {
 #[test]
 fn a_prompt_waits_for_its_turn_or_joins_the_one_that_runs() {
     let check = |mode: i32, expected: Result<Option<&str>, &str>| {
-        let message = parse(pb::SendAndWaitRequest { mode, ..request() }).map(|prompt| prompt.message);
+        let message = parse(pb::Prompt { mode, ..request() }).map(|prompt| prompt.message);
         let steering = message.as_ref().map(|message| message.steering);
         assert_eq!(steering, expected.map(|mode| mode.is_some()).map_err(String::from).as_ref().copied());
         if let (Ok(message), Ok(expected)) = (message, expected) {
@@ -244,14 +239,14 @@ fn a_prompt_waits_for_its_turn_or_joins_the_one_that_runs() {
     check(pb::SendMode::Unspecified.into(), Ok(None));
     check(pb::SendMode::Enqueue.into(), Ok(None));
     check(pb::SendMode::Immediate.into(), Ok(Some("immediate")));
-    check(77, Err("mode"));
-    check(-1, Err("mode"));
+    check(77, Err("prompt.mode"));
+    check(-1, Err("prompt.mode"));
 }
 
 #[test]
 fn the_agents_mode_is_one_that_the_cli_knows() {
     let check = |mode: i32, expected: Result<(Option<&str>, bool), &str>| {
-        let parsed = parse(pb::SendAndWaitRequest { agent_mode: mode, ..request() });
+        let parsed = parse(pb::Prompt { agent_mode: mode, ..request() });
         let parsed = parsed.map(|prompt| (prompt.message.agent_mode, prompt.autopilot));
         let expected = expected.map(|(mode, autopilot)| (mode.map(String::from), autopilot));
         assert_eq!(parsed, expected.map_err(String::from), "{mode}");
@@ -260,23 +255,23 @@ fn the_agents_mode_is_one_that_the_cli_knows() {
     check(pb::AgentMode::Interactive.into(), Ok((None, false)));
     check(pb::AgentMode::Plan.into(), Ok((Some("plan"), false)));
     check(pb::AgentMode::Autopilot.into(), Ok((Some("autopilot"), true)));
-    check(77, Err("agent_mode"));
-    check(-1, Err("agent_mode"));
+    check(77, Err("prompt.agent_mode"));
+    check(-1, Err("prompt.agent_mode"));
 }
 
 #[test]
 fn what_joins_a_running_turn_has_neither_a_schema_nor_an_autopilot_of_its_own() {
-    let schema = || Some(object(&json!({"type": "object"})));
-    let immediate = |request: pb::SendAndWaitRequest| pb::SendAndWaitRequest {
+    let schema = || json!({"type": "object"}).to_string();
+    let immediate = |request: pb::Prompt| pb::Prompt {
         mode: pb::SendMode::Immediate.into(),
         ..request
     };
-    let with_schema = pb::SendAndWaitRequest { response_schema: schema(), ..request() };
-    let in_autopilot = pb::SendAndWaitRequest { agent_mode: pb::AgentMode::Autopilot.into(), ..request() };
-    let planning = pb::SendAndWaitRequest { agent_mode: pb::AgentMode::Plan.into(), ..request() };
+    let with_schema = pb::Prompt { response_schema_json: schema(), ..request() };
+    let in_autopilot = pb::Prompt { agent_mode: pb::AgentMode::Autopilot.into(), ..request() };
+    let planning = pb::Prompt { agent_mode: pb::AgentMode::Plan.into(), ..request() };
     let refused = |request| parse(immediate(request)).unwrap_err();
-    assert_eq!(refused(with_schema.clone()), "response_schema");
-    assert_eq!(refused(in_autopilot.clone()), "agent_mode");
+    assert_eq!(refused(with_schema.clone()), "prompt.response_schema_json");
+    assert_eq!(refused(in_autopilot.clone()), "prompt.agent_mode");
     assert!(parse(immediate(planning)).is_ok());
     assert!(parse(with_schema).is_ok() && parse(in_autopilot).is_ok());
 }
@@ -285,8 +280,8 @@ fn what_joins_a_running_turn_has_neither_a_schema_nor_an_autopilot_of_its_own() 
 fn a_schema_for_the_answer_goes_to_the_model_and_is_kept_to_check_it() {
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
     let with = |schema: &Json| {
-        let response_schema = Some(object(schema));
-        parse(pb::SendAndWaitRequest { response_schema, ..request() })
+        let response_schema_json = schema.to_string();
+        parse(pb::Prompt { response_schema_json, ..request() })
     };
     let prompt = with(&schema).unwrap();
     let format = json!({"type": "json_schema", "jsonSchema": {"name": "response", "schema": schema}});
@@ -299,14 +294,14 @@ fn a_schema_for_the_answer_goes_to_the_model_and_is_kept_to_check_it() {
         json!({"type": "object", "properties": {"n": {"type": "int"}}}),
         json!({"type": "object", "properties": {"n": {"$ref": "file:///etc/passwd"}}}),
     ] {
-        assert_eq!(with(&bad).unwrap_err(), "response_schema", "{bad}");
+        assert_eq!(with(&bad).unwrap_err(), "prompt.response_schema_json", "{bad}");
     }
 }
 
 #[test]
 fn a_request_id_is_short_and_visible() {
     let check = |id: &str, expected: Result<Option<&str>, &str>| {
-        let asked = asked(|checks| checks.request_id(id, &request()).map(|request| request.id));
+        let asked = asked(|checks| checks.request_id("request_id", id, &request()).map(|request| request.id));
         assert_eq!(asked, expected.map(|id| id.map(String::from)).map_err(String::from), "{id:?}");
     };
     let longest = "x".repeat(MAX_REQUEST_ID);
@@ -322,31 +317,29 @@ fn a_request_id_is_short_and_visible() {
 
 #[test]
 fn a_request_is_known_by_all_of_its_content() {
-    let known = |request: &pb::SendAndWaitRequest| {
-        asked(|checks| checks.request_id(&request.request_id, request)).unwrap().unwrap()
+    let known = |request: &pb::Prompt| {
+        asked(|checks| checks.request_id("request_id", &request.request_id, request)).unwrap().unwrap()
     };
     let headers: BTreeMap<_, _> = (0..32).map(|n| (format!("x-{n}"), n.to_string())).collect();
-    let one = pb::SendAndWaitRequest {
+    let one = pb::Prompt {
         request_id: "once".into(),
         request_headers: headers.clone(),
-        response_schema: Some(object(&json!({"type": "object", "a": 1, "b": 2}))),
+        response_schema_json: json!({"type": "object", "a": 1, "b": 2}).to_string(),
         ..request()
     };
     // Written down in another order it is the same.
-    let same = pb::SendAndWaitRequest {
+    let same = pb::Prompt {
         request_headers: headers.into_iter().rev().collect(),
-        response_schema: Some(object(&json!({"b": 2, "a": 1, "type": "object"}))),
         ..one.clone()
     };
     assert_eq!(known(&one), known(&same));
     let others = [
-        pb::SendAndWaitRequest { prompt: "q".into(), ..one.clone() },
-        pb::SendAndWaitRequest { session_id: "s2".into(), ..one.clone() },
-        pb::SendAndWaitRequest { request_headers: BTreeMap::new(), ..one.clone() },
-        pb::SendAndWaitRequest { response_schema: None, ..one.clone() },
-        pb::SendAndWaitRequest { timeout: Some(Default::default()), ..one.clone() },
-        pb::SendAndWaitRequest { agent_mode: pb::AgentMode::Plan.into(), ..one.clone() },
-        pb::SendAndWaitRequest { on_disconnect: pb::OnDisconnect::Continue.into(), ..one.clone() },
+        pb::Prompt { text: "q".into(), ..one.clone() },
+        pb::Prompt { request_headers: BTreeMap::new(), ..one.clone() },
+        pb::Prompt { response_schema_json: String::new(), ..one.clone() },
+        pb::Prompt { timeout: Some(Default::default()), ..one.clone() },
+        pb::Prompt { agent_mode: pb::AgentMode::Plan.into(), ..one.clone() },
+        pb::Prompt { on_disconnect: pb::OnDisconnect::Continue.into(), ..one.clone() },
     ];
     for other in others {
         assert_ne!(known(&one).fingerprint, known(&other).fingerprint, "{other:?}");
@@ -363,4 +356,39 @@ fn events_of_sub_agents_are_wanted_unless_they_are_excluded() {
     };
     check(false, [true, true]);
     check(true, [true, false]);
+}
+
+#[test]
+fn a_prompt_is_required() {
+    assert_eq!(asked(|checks| checks.prompt(None, Filter::NOTHING, deadline)).unwrap_err(), "prompt");
+}
+
+#[test]
+fn a_heartbeat_interval_is_none_or_between_a_second_and_a_day() {
+    let check = |interval: Option<(i64, i32)>, expected: Result<Option<u64>, &str>| {
+        let interval = interval.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
+        let asked = asked(|checks| checks.heartbeat("heartbeat_interval", interval));
+        assert_eq!(asked, expected.map(|it| it.map(Duration::from_secs)).map_err(String::from));
+    };
+    check(None, Ok(Some(30)));
+    check(Some((0, 0)), Ok(None));
+    check(Some((1, 0)), Ok(Some(1)));
+    check(Some((86_400, 0)), Ok(Some(86_400)));
+    for wrong in [(0, 1), (0, 999_999_999), (-1, 0), (0, -1), (86_401, 0), (i64::MAX, 0), (i64::MIN, i32::MIN)] {
+        check(Some(wrong), Err("heartbeat_interval"));
+    }
+}
+
+#[test]
+fn the_size_of_events_is_large_enough_for_their_ids() {
+    let check = |size: i32, expected: Result<usize, &str>| {
+        let asked = asked(|checks| checks.max_event_size("max_event_size", size, 1 << 21));
+        assert_eq!(asked, expected.map_err(String::from), "{size}");
+    };
+    check(0, Ok(DEFAULT_EVENT_SIZE));
+    check(4096, Ok(4096));
+    check(1 << 21, Ok(1 << 21));
+    for wrong in [1, 4095, (1 << 21) + 1, -1, i32::MIN] {
+        check(wrong, Err("max_event_size"));
+    }
 }

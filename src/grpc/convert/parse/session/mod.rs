@@ -28,7 +28,7 @@ pub struct Defaults {
     /// What tools may do.
     pub policy: Policy,
     /// How long requests of the agent's wait for an answer.
-    pub request_timeout: Option<Duration>,
+    pub ask_timeout: Option<Duration>,
 }
 
 impl Defaults {
@@ -42,7 +42,7 @@ impl Defaults {
             provider: profile.provider.clone().or(ours),
             available_tools: profile.available_tools.clone().unwrap_or_else(|| self.available_tools.clone()),
             policy: profile.policy.clone().unwrap_or_else(|| self.policy.clone()),
-            request_timeout: self.request_timeout,
+            ask_timeout: self.ask_timeout,
         }
     }
 }
@@ -57,7 +57,7 @@ pub(in crate::grpc) const MAX_LABEL_NAME: usize = 63;
 pub(in crate::grpc) const MAX_LABEL_VALUE: usize = 256;
 
 /// The longest time that a request of the agent's may wait for an answer.
-pub(in crate::grpc) const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+pub(in crate::grpc) const MAX_ASK_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest pattern of a permission rule, in bytes.
 pub(in crate::grpc) const MAX_PATTERN: usize = 1024;
@@ -123,8 +123,8 @@ impl Checks {
         }
         let owner = self.owner(request.owner);
         let operators_provider = !own_provider && settings.provider.is_some();
-        let request_timeout = self.request_timeout(request.request_timeout).or(defaults.request_timeout);
-        Blueprint { settings, policy, labels, owner, operators_provider, request_timeout, profile: None }
+        let ask_timeout = self.ask_timeout(request.ask_timeout).or(defaults.ask_timeout);
+        Blueprint { settings, policy, labels, owner, operators_provider, ask_timeout, profile: None }
     }
 
     /// The operator's profile of this name; the default one if it is empty.
@@ -146,10 +146,10 @@ impl Checks {
     }
 
     /// How long requests of the agent's wait for an answer.
-    fn request_timeout(&mut self, timeout: Option<prost_types::Duration>) -> Option<Duration> {
-        let timeout = self.duration("request_timeout", timeout);
-        if timeout.is_some_and(|timeout| timeout > MAX_REQUEST_TIMEOUT) {
-            self.wrong("request_timeout", "may be a day at most");
+    fn ask_timeout(&mut self, timeout: Option<prost_types::Duration>) -> Option<Duration> {
+        let timeout = self.duration("ask_timeout", timeout);
+        if timeout.is_some_and(|timeout| timeout > MAX_ASK_TIMEOUT) {
+            self.wrong("ask_timeout", "may be a day at most");
         }
         timeout
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::Checks;
+use super::{Checks, super::non_empty};
 use crate::{
     copilot::{McpServer, McpTransport, Remote, Secret, Tool},
     grpc::pb,
@@ -54,7 +54,9 @@ impl Checks {
                 self.wrong(field("name"), problem);
             }
             Tool {
-                parameters: tool.parameters.map(|schema| self.json_schema(&field("parameters"), schema).0),
+                parameters: non_empty(tool.parameters_json)
+                    .and_then(|schema| self.json_schema(&field("parameters_json"), schema))
+                    .map(|(json, _)| json),
                 timeout: self.duration(&field("timeout"), tool.timeout),
                 name: tool.name,
                 description: tool.description,

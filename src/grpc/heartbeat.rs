@@ -1,0 +1,116 @@
+//! Signs of life on streams of which nothing is heard, so that no proxy takes a thinking agent for a dead one.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::Stream;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::Status;
+
+/// A stream that says `beat` whenever it has said nothing for an interval.
+pub(super) struct Heartbeats<S, M> {
+    stream: S,
+    beat: fn() -> M,
+    pulse: Option<Pulse>,
+}
+
+/// How long a stream has said nothing.
+pub(super) struct Pulse {
+    interval: Duration,
+    /// When something was said last.
+    said: Instant,
+    /// Resolves some time after that: it is set anew only when it has.
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Pulse {
+    pub(super) fn new(interval: Duration) -> Self {
+        let said = Instant::now();
+        Self { interval, said, sleep: Box::pin(sleep_until(said + interval)) }
+    }
+
+    /// Something was said.
+    pub(super) fn said(&mut self) {
+        self.said = Instant::now();
+    }
+
+    /// Resolves after each interval in which nothing was said.
+    pub(super) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            let is_due = Instant::now() >= self.said + self.interval;
+            if is_due {
+                self.said();
+            }
+            self.sleep.as_mut().reset(self.said + self.interval);
+            if is_due {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl<S, M> Heartbeats<S, M> {
+    /// Without an interval there are none.
+    pub(super) fn new(stream: S, interval: Option<Duration>, beat: fn() -> M) -> Self {
+        Self { stream, beat, pulse: interval.map(Pulse::new) }
+    }
+}
+
+impl<S, M> Stream for Heartbeats<S, M>
+where
+    S: Stream<Item = Result<M, Status>> + Unpin,
+{
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = &mut *self;
+        if let Poll::Ready(item) = Pin::new(&mut this.stream).poll_next(cx) {
+            if let Some(pulse) = &mut this.pulse {
+                pulse.said();
+            }
+            return Poll::Ready(item);
+        }
+        match &mut this.pulse {
+            Some(pulse) => pulse.poll_silence(cx).map(|()| Some(Ok((this.beat)()))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt as _, stream};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// What comes of a stream that pauses for so many seconds before each word; a heartbeat is a dot.
+    async fn heard(pauses: &'static [u64], interval: Option<u64>) -> String {
+        let stream = stream::iter(pauses).then(|pause| async {
+            sleep(Duration::from_secs(*pause)).await;
+            Ok("word ")
+        });
+        let interval = interval.map(Duration::from_secs);
+        let beats = Heartbeats::new(Box::pin(stream), interval, || ".");
+        beats.map(Result::unwrap).collect().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_comes_after_each_interval_of_silence_and_not_before() {
+        assert_eq!(heard(&[0, 29, 29, 31, 95, 1], Some(30)).await, "word word word .word ...word word ");
+        assert_eq!(heard(&[100], None).await, "word ");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_and_fails_with_its_stream() {
+        let failing = stream::iter([Ok("word"), Err(Status::internal("no"))]);
+        let mut beats = Heartbeats::new(failing, Some(Duration::from_secs(1)), || ".");
+        assert_eq!(beats.next().await.unwrap().unwrap(), "word");
+        assert!(beats.next().await.unwrap().is_err());
+        assert!(beats.next().await.is_none());
+    }
+}
