@@ -26,7 +26,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     STREAMED
         .iter()
         .fold(tonic_prost_build::configure(), |server, message| {
-            server.extern_path(format!(".copilot_grpc.v1.{message}"), format!("crate::grpc::streamed::{message}"))
+            server.extern_path(
+                format!(".copilot_grpc.v1.{message}"),
+                format!("crate::grpc::streamed::{message}"),
+            )
         })
         .extern_path(".copilot_grpc.v1", "crate::grpc::pb")
         .codec_path("crate::grpc::codec::Codec")

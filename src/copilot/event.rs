@@ -16,8 +16,8 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-pub use data::*;
 use super::json::Json;
+pub use data::*;
 use lenient::{Fields, Lenient};
 #[cfg(test)]
 pub(super) use tests::oddities::samples;
@@ -372,9 +372,10 @@ impl<'a> RawEvent<'a> {
             kind: String::lenient(fields.get("type")?)?,
             timestamp: lenient::field(&fields, "timestamp"),
             // Whatever it is, it is not the main agent.
-            agent_id: fields.get("agentId").filter(|id| id.get() != "null").map(|id| {
-                String::lenient(id).unwrap_or_else(|| id.get().to_owned())
-            }),
+            agent_id: fields
+                .get("agentId")
+                .filter(|id| id.get() != "null")
+                .map(|id| String::lenient(id).unwrap_or_else(|| id.get().to_owned())),
             ephemeral: lenient::field(&fields, "ephemeral"),
             data,
         })

@@ -20,8 +20,8 @@ use tonic::{Status, Streaming};
 
 use super::{
     convert::{self, Checks},
-    pb::{self, converse_request::Payload as Up, converse_response::Payload as Down},
     heartbeat::Pulse,
+    pb::{self, converse_request::Payload as Up, converse_response::Payload as Down},
     service::{MAX_EVENT_SIZE, about},
     status,
     streamed::{ConverseResponse, Streamed},
@@ -219,7 +219,8 @@ impl Conversation {
         let id = checks.session_id_in("open.session_id", &request.session_id);
         let filter = checks.filter(request.event_types, request.exclude_sub_agents);
         let interval = checks.heartbeat("open.heartbeat_interval", request.heartbeat_interval);
-        let max_event_size = checks.max_event_size("open.max_event_size", request.max_event_size, MAX_EVENT_SIZE);
+        let max_event_size =
+            checks.max_event_size("open.max_event_size", request.max_event_size, MAX_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
         // Its turns are finished first when the server drains, so it is not the watcher that ends.
         let never = CancellationToken::new();

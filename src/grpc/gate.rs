@@ -195,7 +195,11 @@ mod tests {
             ("WatchSession", false),
             ("Converse", false),
         ] {
-            assert_eq!(unary.contains(&format!("/copilot_grpc.v1.CopilotService/{method}")), is_unary, "{method}");
+            assert_eq!(
+                unary.contains(&format!("/copilot_grpc.v1.CopilotService/{method}")),
+                is_unary,
+                "{method}"
+            );
         }
     }
 }

@@ -234,7 +234,9 @@ impl CopilotService for Service {
         Ok(Response::new(pb::RewindSessionResponse {
             events_removed,
             files: files.iter().map(convert::file_change).collect(),
-            skipped_files: skipped.map(|file| pb::SkippedFile { path: file.path, reason: file.reason }).collect(),
+            skipped_files: skipped
+                .map(|file| pb::SkippedFile { path: file.path, reason: file.reason })
+                .collect(),
         }))
     }
 
@@ -287,8 +289,7 @@ impl CopilotService for Service {
     ) -> Result<Response<Self::SendAndWaitStream>, Status> {
         let (metadata, _, request) = request.into_parts();
         let pb::SendAndWaitRequest { session_id, prompt } = request;
-        let mut turn =
-            self.send(&metadata, Checks::default(), &session_id, prompt, Filter::NOTHING).await?;
+        let mut turn = self.send(&metadata, Checks::default(), &session_id, prompt, Filter::NOTHING).await?;
         let outcome = match turn.delivered().await {
             Some(Err(error)) if error.delivery == Delivery::NotDelivered => {
                 return Err(status::of_turn(&error));

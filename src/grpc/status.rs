@@ -241,7 +241,7 @@ pub(super) fn of(error: &Error) -> Status {
                 .metadata("settlement", settlement)
         }
         Error::WrongAnswer { .. } | Error::BadAnswer { .. } => wrong_field("answer", error),
-        Error::RequestIdTaken => wrong_field("request_id", error),
+        Error::RequestIdTaken { field } => wrong_field(field, error),
         Error::TooMuchToStore => wrong_field("system_message", error),
         Error::QueueFull { session, .. } => {
             let advice = format!("{error}: wait for some of them, or use more sessions");
@@ -257,8 +257,7 @@ pub(super) fn of(error: &Error) -> Status {
         }
         Error::Overloaded(_) => {
             let advice = format!("{error}: try again later (max_running_turns, max_waiting_turns)");
-            Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice)
-                .repeatable(RETRY_SOON)
+            Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, advice).repeatable(RETRY_SOON)
         }
         Error::TooManySessions { limit } => {
             let violation = rpc::quota_failure::Violation {
@@ -394,8 +393,9 @@ fn of_backend(error: &backend::Error) -> Problem {
         backend::Error::Incompatible { .. } => {
             Problem::new(Code::FailedPrecondition, ErrorReason::CliVersion, error)
         }
-        backend::Error::Overloaded => Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, error)
-            .repeatable(RETRY_SOON),
+        backend::Error::Overloaded => {
+            Problem::new(Code::ResourceExhausted, ErrorReason::Overloaded, error).repeatable(RETRY_SOON)
+        }
         backend::Error::TooLarge { .. } => {
             Problem::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, error)
         }

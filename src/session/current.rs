@@ -447,7 +447,10 @@ mod tests {
     #[test]
     fn an_answer_of_the_schema_comes_as_json_too() {
         let result = answered(schema(), r#"{"n": 3}"#).unwrap();
-        assert_eq!((&*result.content, result.structured), (r#"{"n": 3}"#, Some(Json::new(r#"{"n": 3}"#.into()).unwrap())));
+        assert_eq!(
+            (&*result.content, result.structured),
+            (r#"{"n": 3}"#, Some(Json::new(r#"{"n": 3}"#.into()).unwrap()))
+        );
         let fenced = answered(schema(), "```json\n{\"n\": 3}\n```").unwrap();
         assert_eq!(fenced.structured, Some(Json::new(r#"{"n": 3}"#.into()).unwrap()));
         assert_eq!(answered(None, r#"{"n": 3}"#).unwrap().structured, None);
@@ -471,7 +474,10 @@ mod tests {
         current.cut("lost");
         let (schema, answer) = current.to_finish().unwrap().check.unwrap();
         current.finished(Some(schema.read(&answer)), Vec::new());
-        assert_eq!(current.take_outcome().unwrap().unwrap().structured, Some(Json::new(r#"{"n": 3}"#.into()).unwrap()));
+        assert_eq!(
+            current.take_outcome().unwrap().unwrap().structured,
+            Some(Json::new(r#"{"n": 3}"#.into()).unwrap())
+        );
         assert!(current.progress().settled);
     }
 

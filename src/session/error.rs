@@ -102,7 +102,10 @@ pub enum Error {
     },
     /// A request id was used for something else.
     #[error("the request id was used before, for another request: use a new one for each")]
-    RequestIdTaken,
+    RequestIdTaken {
+        /// The field that has it.
+        field: &'static str,
+    },
     /// The session's queue is full.
     #[error("session {session} has {waiting} turns waiting, as many as it may")]
     QueueFull {

@@ -53,26 +53,41 @@ impl Gap {
 
 impl Session {
     /// Attaches the keeper link, if there is one, in the background: whoever loads the session does not wait for it, but the
-    /// next prompt does, see [`keeping_ends`](Self::keeping_ends).
+    /// next prompt does, see [`begin_prompt`](Self::begin_prompt).
     pub(super) fn keep(self: &Arc<Self>) {
         let Some(keeper) = self.backend().keeper() else { return };
         let keeping = self.keeping.clone().try_lock_owned();
         let session = self.clone();
         self.tasks().spawn(async move {
+            let _keeping = match keeping {
+                Ok(keeping) => keeping,
+                Err(_) => session.keeping.clone().lock_owned().await,
+            };
             session.attach(&keeper).await;
-            drop(keeping);
         });
     }
 
-    /// Resolves when no keeper link is being attached, or it takes too long, as on one that is dead and not known to be. A prompt
-    /// that meets it may be run with tools that are excluded (observed on 1.0.89; CLIs of long ago lost it).
-    pub(super) async fn keeping_ends(&self) {
-        let _ = timeout(KEEPING_LIMIT, self.keeping.lock()).await;
+    /// The same, and resolves when it is done, unless a prompt is in its way.
+    pub(super) async fn keep_as_one_of_many(self: &Arc<Self>) {
+        let Some(keeper) = self.backend().keeper() else { return };
+        match self.keeping.clone().try_lock_owned() {
+            Ok(_keeping) => self.attach(&keeper).await,
+            Err(_) => self.keep(),
+        }
+    }
+
+    /// A prompt is about to be sent: until the agent is at work on it no keeper link is attached. One that meets a prompt makes it
+    /// run without the session's system message, or with tools that are excluded (observed on the native runtime, 1.0.89; in the middle of a
+    /// turn it does no harm). One that is just being attached is waited for, unless it takes too long, as on one that is dead and not
+    /// known to be.
+    pub(super) async fn begin_prompt(&self) {
+        let keeping = timeout(KEEPING_LIMIT, self.keeping.clone().lock_owned()).await.ok();
+        self.lock().beginning = keeping;
     }
 
     /// Attaches a keeper link. Not while the session is compacted: the native runtime never answers again in a session where the two
     /// meet (seen on 1.0.89).
-    pub(super) async fn attach(&self, keeper: &Link) {
+    async fn attach(&self, keeper: &Link) {
         let _loading = self.loading.lock().await;
         if !self.is_loaded() || self.lock().compaction.is_some() {
             return;

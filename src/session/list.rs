@@ -510,7 +510,8 @@ mod tests {
         let mut page = vec![large("c"), large("b"), large("a")];
         let next = listing.cut_to_bytes(&mut page).unwrap();
         assert_eq!((ids(&page), next.place()), (vec!["c"], ("c", "c")));
-        let mut huge = vec![Summary { title: "x".repeat(2 * MAX_PAGE_BYTES), ..session("d", "d") }, large("c")];
+        let mut huge =
+            vec![Summary { title: "x".repeat(2 * MAX_PAGE_BYTES), ..session("d", "d") }, large("c")];
         assert!(listing.cut_to_bytes(&mut huge).is_some());
         assert_eq!(ids(&huge), ["d"]);
         let mut small = vec![session("b", "2"), session("a", "1")];
@@ -553,7 +554,8 @@ mod tests {
             Selection { updated: span(Some("t"), None), ..all() },
             Selection { updated: span(None, Some("t")), ..all() },
         ];
-        let fingerprints: std::collections::BTreeSet<_> = selections.iter().map(Selection::fingerprint).collect();
+        let fingerprints: std::collections::BTreeSet<_> =
+            selections.iter().map(Selection::fingerprint).collect();
         assert_eq!(fingerprints.len(), selections.len());
         assert_eq!(all().fingerprint(), 0xcbf2_9ce4_8422_2325);
     }

@@ -8,7 +8,10 @@ mod turn_taking;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{OwnedMutexGuard, oneshot},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -81,6 +84,8 @@ pub(super) struct State {
     /// Ends the compaction that has the session's place. Boxed, because that is rare.
     pub(super) compaction: Option<Box<CancellationToken>>,
     pub(super) hub: Hub<Outcome>,
+    /// Held while a prompt is on its way and the agent not yet at work on it: see [`Session::begin_prompt`].
+    pub(super) beginning: Option<OwnedMutexGuard<()>>,
     /// When it was last loaded while something was asked in it.
     pub(super) loaded_at: Option<Instant>,
     pub(super) requests: Requests,
@@ -122,6 +127,7 @@ impl State {
         self.link = None;
         self.stale = false;
         self.at_work_on = None;
+        self.beginning = None;
     }
 
     /// The CLI has the session loaded, as it is to be.
@@ -170,6 +176,7 @@ impl Session {
             keeping: Arc::default(),
             state: Mutex::new(State {
                 link: None,
+                beginning: None,
                 loaded_at: None,
                 stale: false,
                 create_time: String::new(),

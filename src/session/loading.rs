@@ -165,10 +165,7 @@ impl Session {
                 Err(TurnCause::Backend(error @ backend::Error::Lost { .. })) if !tries.is_empty() => {
                     debug!(session = %self.id(), %error, "loading the session once more");
                 }
-                loaded => {
-                    self.keeping_ends().await;
-                    return loaded;
-                }
+                loaded => return loaded,
             }
         }
     }

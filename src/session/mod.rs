@@ -498,7 +498,8 @@ impl Sessions {
         let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
         let _place = session.place(deadline).await?;
         let link = self.load_within(deadline, &session).await?;
-        let Forked { session_id } = link.call(&Fork { session_id: session.cli_id(), to_event_id: before }).await?;
+        let Forked { session_id } =
+            link.call(&Fork { session_id: session.cli_id(), to_event_id: before }).await?;
         let protocol =
             |problem: &str| backend::Error::Protocol { method: Fork::NAME, problem: problem.into() };
         let key = SessionKey::from_cli_id(&session_id)

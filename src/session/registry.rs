@@ -234,9 +234,7 @@ impl Sink for Ear {
         // One after the other: nothing waits for it, and the CLI has other things to do.
         tasks.spawn(async move {
             for session in sessions {
-                if let Some(keeper) = session.backend().keeper() {
-                    session.attach(&keeper).await;
-                }
+                session.keep_as_one_of_many().await;
             }
         });
     }

@@ -44,6 +44,16 @@ pub(super) enum Key {
     Send(SessionKey, String),
 }
 
+impl Key {
+    /// The field of the request that has the id.
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Create(..) => "request_id",
+            Self::Send(..) => "prompt.request_id",
+        }
+    }
+}
+
 /// The requests that are remembered. `T` is what is known of one.
 #[derive(Debug)]
 pub(super) struct Repeats<T> {
@@ -84,7 +94,7 @@ impl<T: Clone> Repeats<T> {
             Some((known, entry)) if is_current(entry) => {
                 return match *known == fingerprint {
                     true => Ok(Found::Repeated(entry.clone())),
-                    false => Err(Error::RequestIdTaken),
+                    false => Err(Error::RequestIdTaken { field: key.field() }),
                 };
             }
             _ => {}
@@ -190,7 +200,7 @@ mod tests {
             }
             Ok(Found::Repeated(entry)) => Ok(entry),
             Err(error) => {
-                assert!(matches!(error, Error::RequestIdTaken));
+                assert!(matches!(error, Error::RequestIdTaken { .. }));
                 Err(false)
             }
         }

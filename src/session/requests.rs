@@ -138,9 +138,7 @@ impl Requests {
     /// What came of a request that is not open.
     pub(super) fn missed(&self, session: &SessionId, id: &str) -> Error {
         match self.settled.iter().rev().find(|(settled, _)| settled == id) {
-            Some((_, settlement)) => {
-                Error::AskSettled { ask: id.to_owned(), settlement: *settlement }
-            }
+            Some((_, settlement)) => Error::AskSettled { ask: id.to_owned(), settlement: *settlement },
             None => Error::NoSuchAsk { session: session.clone(), ask: id.to_owned() },
         }
     }

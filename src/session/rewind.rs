@@ -18,8 +18,8 @@ use crate::{
     copilot::{
         AgentFailure, Method,
         method::{
-            FileChange, GetMetrics, ListRewindPoints, Metrics, PreviewRewind, Rewind, RewindPoint, RewindPoints,
-            RewindPreview, Rewound, SkippedFile,
+            FileChange, GetMetrics, ListRewindPoints, Metrics, PreviewRewind, Rewind, RewindPoint,
+            RewindPoints, RewindPreview, Rewound, SkippedFile,
         },
     },
 };
@@ -153,7 +153,9 @@ fn set_back(session: &Session, done: Rewound, changed: Vec<FileChange>) -> Resul
         "checkpoint-cleanup-failed" | "snapshot-prune-failed" => {
             warn!(session = %session.id(), outcome, "the CLI has not cleared up all after it set a session back");
         }
-        "file-change-tracking-disabled" | "unsupported-remote-session" => return Err(Error::Unfit(NOT_FOLLOWED)),
+        "file-change-tracking-disabled" | "unsupported-remote-session" => {
+            return Err(Error::Unfit(NOT_FOLLOWED));
+        }
         outcome => {
             let why = error.unwrap_or_default();
             let failure = format!("the Copilot CLI could not set the session back ({outcome}): {why}");

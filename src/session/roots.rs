@@ -144,11 +144,13 @@ pub(super) fn in_servers(servers: &BTreeMap<String, McpServer>) -> Vec<Wanted> {
 /// The paths in attachments. That of a selection is a name for its text, which the caller brings.
 pub(super) fn in_attachments(attachments: &[Attachment]) -> Vec<Wanted> {
     let wanted = attachments.iter().enumerate().filter_map(|(n, attachment)| match attachment {
-        Attachment::File { path, .. } => {
-            Some(Wanted { field: format!("attachments[{n}].file.path"), path: path.into(), is_file: true })
-        }
+        Attachment::File { path, .. } => Some(Wanted {
+            field: format!("prompt.attachments[{n}].file.path"),
+            path: path.into(),
+            is_file: true,
+        }),
         Attachment::Directory { path, .. } => {
-            Some(Wanted::folder(format!("attachments[{n}].directory.path"), path))
+            Some(Wanted::folder(format!("prompt.attachments[{n}].directory.path"), path))
         }
         Attachment::Selection { .. } | Attachment::Blob { .. } => None,
     });

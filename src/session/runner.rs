@@ -243,6 +243,7 @@ impl Runner {
     async fn prepare(&self) -> Result<Arc<Link>, TurnCause> {
         let link = self.session.load().await?;
         self.session.set_autopilot(&link, self.autopilot).await?;
+        self.session.begin_prompt().await;
         Ok(link)
     }
 

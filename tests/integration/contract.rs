@@ -296,14 +296,11 @@ async fn what_was_not_delivered_has_trailers_alone_and_says_when_to_try_again() 
     let facade = cli.setup().flag("--max-queued-turns=1").start().await;
     facade.create("s").await;
     let _running = soon("headers", headers_of(&facade, wait_with("s", prompt("one")))).await.unwrap();
-    let mut queued = Box::pin(headers_of(&facade, wait_with("s", prompt("two"))));
-    let refused = loop {
-        // The other one is on its way into the queue.
-        let refused = headers_of(&facade, wait_with("s", prompt("three")));
-        tokio::select! {
-            refused = refused => break refused.unwrap_err(),
-            queued = &mut queued => break queued.unwrap_err(),
-        }
+    // Of two more one is too many, whichever comes first.
+    let [queued, another] = ["two", "three"].map(|text| headers_of(&facade, wait_with("s", prompt(text))));
+    let refused = tokio::select! {
+        refused = queued => refused.unwrap_err(),
+        refused = another => refused.unwrap_err(),
     };
     check(&refused, Code::ResourceExhausted, ErrorReason::Overloaded);
     assert_eq!(refused.metadata().get("grpc-retry-pushback-ms").unwrap(), "1000");

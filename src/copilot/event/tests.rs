@@ -88,6 +88,9 @@ fn known_events_are_typed_and_all_others_pass_through() {
 
 #[test]
 fn an_event_without_data_is_an_event() {
-    assert_eq!(parse(&params(&json!({"type": "new.kind"}))).unwrap().payload, Payload::Other(Json::default()));
+    assert_eq!(
+        parse(&params(&json!({"type": "new.kind"}))).unwrap().payload,
+        Payload::Other(Json::default())
+    );
     assert_eq!(parse(&params(&json!({"data": {}}))), None);
 }

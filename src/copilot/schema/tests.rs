@@ -53,7 +53,10 @@ fn an_answer_is_read_if_it_is_json_of_the_schema() {
         (got, expected) => panic!("{got:?} and not {expected:?}"),
     };
     check(r#" {"n": 3} "#, Ok(r#"{"n": 3}"#));
-    check("```json\n{\"z\": 1.0, \"n\": 1234567890123456789}\n```", Ok(r#"{"z": 1.0, "n": 1234567890123456789}"#));
+    check(
+        "```json\n{\"z\": 1.0, \"n\": 1234567890123456789}\n```",
+        Ok(r#"{"z": 1.0, "n": 1234567890123456789}"#),
+    );
     check("```\n{\"n\": 3}```", Ok(r#"{"n": 3}"#));
     check(r#"{"n": "x", "n": 3}"#, Err("twice"));
     check("three", Err("no JSON"));

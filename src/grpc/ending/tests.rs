@@ -95,7 +95,10 @@ async fn a_deadline_that_has_passed_is_answered_at_once_and_nothing_is_begun() {
     for timeout in ["0S", "0n", "1n", "0m", "0H", "500u"] {
         let (status, after) = unanswered(WAIT, timeout).await;
         assert_eq!((status.code(), after), (Code::DeadlineExceeded, Duration::ZERO), "{timeout}");
-        assert!(has(&status, "google.rpc.ErrorInfo") && has(&status, "copilot_grpc.v1.TurnFailure"), "{timeout}");
+        assert!(
+            has(&status, "google.rpc.ErrorInfo") && has(&status, "copilot_grpc.v1.TurnFailure"),
+            "{timeout}"
+        );
     }
 }
 

@@ -99,7 +99,7 @@ fn rows() -> Vec<Row> {
         error(settled(Settlement::Withdrawn), (FailedPrecondition, AskSettled, &[])),
         error(wrong_answer(), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(bad_answer(), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
-        error(Error::RequestIdTaken, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
+        error(Error::RequestIdTaken { field: "request_id" }, (InvalidArgument, InvalidField, &[BAD_REQUEST])),
         error(
             Error::Unfit(Unfit { field: "provider", problem: "this session has several" }),
             (InvalidArgument, InvalidField, &[BAD_REQUEST]),
@@ -274,7 +274,7 @@ fn what_is_wrong_in_another_request_than_the_parsers_see_is_named_by_field_too()
     };
     check(wrong_answer(), "answer", "`elicitation`");
     check(bad_answer(), "answer", "required property");
-    check(Error::RequestIdTaken, "request_id", "another request");
+    check(Error::RequestIdTaken { field: "prompt.request_id" }, "prompt.request_id", "another request");
     check(Error::TooMuchToStore, "system_message", "60 KiB");
 }
 
@@ -334,7 +334,8 @@ fn clients_that_repeat_calls_by_themselves_are_told_to_wait_or_that_it_would_be_
         assert_eq!(push_back(of(&error)).as_deref(), Some(expected), "{error:?}");
         assert_eq!(push_back(of_reading(of(&error))).as_deref(), Some("1000"), "{error:?}");
     }
-    for error in [Error::NotFound(id()), Error::CursorExpired, Error::RequestIdTaken] {
+    for error in [Error::NotFound(id()), Error::CursorExpired, Error::RequestIdTaken { field: "request_id" }]
+    {
         assert_eq!(push_back(of_reading(of(&error))).as_deref(), Some("-1"), "{error:?}");
     }
     for delivery in [Delivery::Delivered, Delivery::Unknown] {

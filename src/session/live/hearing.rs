@@ -146,9 +146,8 @@ impl State {
                 }
             }
             Payload::SessionTitleChanged(changed) => self.title.clone_from(&changed.title),
-            Payload::SessionModeChanged(changed) => {
-                self.autopilot = changed.text("newMode") == "autopilot"
-            }
+            Payload::SessionModeChanged(changed) => self.autopilot = changed.text("newMode") == "autopilot",
+            Payload::AssistantTurnStart(_) if event.agent_id.is_none() => self.beginning = None,
             Payload::UserMessage(message) => {
                 self.stored = self.stored.max(Stored::Perhaps);
                 if event.agent_id.is_none() {
@@ -159,6 +158,7 @@ impl State {
             // The event that it names may be gone.
             Payload::SessionSnapshotRewind(_) => self.cursor = None,
             Payload::SessionIdle(_) => {
+                self.beginning = None;
                 self.at_work_on = None;
                 self.replay.at_rest();
                 self.unstarted.clear();

@@ -78,6 +78,7 @@ impl Session {
             state.abandoned |= current.is_abandoned();
             state.conclude();
             state.current = None;
+            state.beginning = None;
             state.replay.at_rest();
         }
         wake_up(state.queue.leave(ticket));

@@ -162,7 +162,11 @@ pub(in crate::copilot) fn samples() -> Vec<(&'static str, Option<&'static str>, 
             json!({"errorType": "query", "message": "no", "errorCode": "e", "statusCode": 500,
                 "originatingMessageId": "m"}),
         ),
-        ("session.model_change", None, json!({"newModel": "m", "previousModel": "l", "reasoningEffort": "low", "previousReasoningEffort": "high"})),
+        (
+            "session.model_change",
+            None,
+            json!({"newModel": "m", "previousModel": "l", "reasoningEffort": "low", "previousReasoningEffort": "high"}),
+        ),
         ("session.shutdown", None, json!({"shutdownType": "routine"})),
         ("session.idle", None, json!({"aborted": false, "mode": "interactive"})),
         ("abort", None, json!({"reason": "user_initiated"})),
@@ -276,10 +280,8 @@ fn an_envelope_may_have_its_fields_in_any_form() {
 
 #[test]
 fn what_was_written_in_another_type_is_read_where_it_makes_sense() {
-    let usage = read(
-        &json!({"type": "assistant.usage", "data": {"inputTokens": 5.0, "outputTokens": "3",
-            "copilotUsage": {"totalNanoAiu": "1.5"}}}),
-    );
+    let usage = read(&json!({"type": "assistant.usage", "data": {"inputTokens": 5.0, "outputTokens": "3",
+            "copilotUsage": {"totalNanoAiu": "1.5"}}}));
     let Payload::AssistantUsage(usage) = usage else { panic!("{usage:?}") };
     assert_eq!((usage.input_tokens, usage.output_tokens, usage.nano_ai_credits()), (Some(5), Some(3), 2));
     let tool = json!({"toolCallId": "c", "success": true, "result": "done", "error": "none"});

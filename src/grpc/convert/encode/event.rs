@@ -186,9 +186,7 @@ fn payload(kind: Cow<'static, str>, payload: Payload, asks: bool) -> pb::session
             name: event.tool_name.unwrap_or_default(),
             text: event.input_delta,
         }),
-        Payload::AssistantIntent(event) => {
-            Pb::AssistantIntent(pb::AssistantIntent { intent: event.intent })
-        }
+        Payload::AssistantIntent(event) => Pb::AssistantIntent(pb::AssistantIntent { intent: event.intent }),
         Payload::SessionModelChange(event) => Pb::SessionModelChanged(pb::SessionModelChanged {
             model: event.new_model.unwrap_or_default(),
             previous_model: event.previous_model.unwrap_or_default(),
@@ -263,9 +261,7 @@ fn payload(kind: Cow<'static, str>, payload: Payload, asks: bool) -> pb::session
         | Payload::SessionResume(data)
         | Payload::SessionAutopilotStopped(data)
         | Payload::SessionShutdown(data)
-        | Payload::Other(data) => {
-            Pb::Other(pb::Other { r#type: kind.into_owned(), data_json: data.into() })
-        }
+        | Payload::Other(data) => Pb::Other(pb::Other { r#type: kind.into_owned(), data_json: data.into() }),
     }
 }
 

@@ -97,11 +97,7 @@ fn texts(payload: &mut Payload) -> Vec<Text<'_>> {
                 Plain(&mut it.model),
             ];
             let calls = it.tool_requests.iter_mut().flat_map(|call| {
-                [
-                    Plain(&mut call.tool_call_id),
-                    Plain(&mut call.name),
-                    Json(&mut call.arguments_json),
-                ]
+                [Plain(&mut call.tool_call_id), Plain(&mut call.name), Json(&mut call.arguments_json)]
             });
             own.into_iter().chain(calls).collect()
         }
@@ -211,7 +207,8 @@ mod tests {
     use super::*;
 
     fn fitted(payload: Payload, max_size: usize) -> pb::SessionEvent {
-        let mut event = pb::SessionEvent { event_id: "e".into(), payload: Some(payload), ..Default::default() };
+        let mut event =
+            pb::SessionEvent { event_id: "e".into(), payload: Some(payload), ..Default::default() };
         fit(&mut event, usize::MAX / 4, max_size);
         assert!(event.encoded_len() <= max_size, "{} > {max_size}", event.encoded_len());
         event

@@ -21,8 +21,7 @@ use crate::{
     },
     session::{
         Cleanup, Delivery, HistoryPlace, Remains, SessionId, SessionState, Summary, ToolCall, TurnError,
-        TurnResult, Usage,
-        hub::Cursor,
+        TurnResult, Usage, hub::Cursor,
     },
 };
 
@@ -192,11 +191,7 @@ pub(in crate::grpc) fn tool_call(call: &ToolCall) -> pb::ToolCall {
 }
 
 /// What came of a turn that failed, or of another message, in a stream that goes on.
-pub(in crate::grpc) fn failure(
-    prompt_id: String,
-    ask_id: String,
-    status: &Status,
-) -> pb::ConverseFailure {
+pub(in crate::grpc) fn failure(prompt_id: String, ask_id: String, status: &Status) -> pb::ConverseFailure {
     let details = tonic_types::pb::Status::decode(status.details()).unwrap_or_default().details;
     pb::ConverseFailure {
         prompt_id,

@@ -56,7 +56,9 @@ impl Checks {
             self.wrong(field, "is required: one JSON value");
             return None;
         }
-        Json::strict(text).map_err(|error| self.wrong(field, format!("is no JSON that can be taken: {error}"))).ok()
+        Json::strict(text)
+            .map_err(|error| self.wrong(field, format!("is no JSON that can be taken: {error}")))
+            .ok()
     }
 
     /// A JSON schema, which is to describe an object.

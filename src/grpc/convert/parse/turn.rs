@@ -89,7 +89,10 @@ impl Checks {
             self.wrong("prompt.agent_mode", "cannot be AGENT_MODE_AUTOPILOT with SEND_MODE_IMMEDIATE");
         }
         if message.steering && request_id.is_some() {
-            self.wrong("prompt.request_id", "cannot be had with SEND_MODE_IMMEDIATE: it has no turn of its own");
+            self.wrong(
+                "prompt.request_id",
+                "cannot be had with SEND_MODE_IMMEDIATE: it has no turn of its own",
+            );
         }
         if autopilot && asks_for_json {
             // The agent ends with a summary, of which the schema is not told (observed).
@@ -265,7 +268,8 @@ impl Checks {
             Ok(0) => DEFAULT_EVENT_SIZE,
             Ok(size) if (MIN_EVENT_SIZE..=most).contains(&size) => size,
             _ => {
-                let advice = format!("must be from {MIN_EVENT_SIZE} to {most} bytes; 0 is {DEFAULT_EVENT_SIZE}");
+                let advice =
+                    format!("must be from {MIN_EVENT_SIZE} to {most} bytes; 0 is {DEFAULT_EVENT_SIZE}");
                 self.wrong(field, advice);
                 DEFAULT_EVENT_SIZE
             }

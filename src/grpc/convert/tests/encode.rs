@@ -714,8 +714,7 @@ fn a_failed_turn_says_what_waits_for_an_answer_and_where_to_go_on() {
     let cursor = Cursor::after(&session_id(), "e");
     let check = |requests: usize, cursor: Option<&Cursor>, shown: usize| {
         let open_asks = (0..requests).map(|n| n.to_string()).collect::<Vec<_>>();
-        let remains =
-            Remains { open_asks: open_asks.clone(), cursor: cursor.cloned(), ..Remains::default() };
+        let remains = Remains { open_asks: open_asks.clone(), cursor: cursor.cloned(), ..Remains::default() };
         let cause = TurnCause::Aborted;
         let failure = turn_failure(&TurnError { cause, delivery: Delivery::Delivered, remains });
         assert_eq!(failure.open_asks, open_asks[..shown]);

@@ -262,10 +262,7 @@ fn the_agents_mode_is_one_that_the_cli_knows() {
 #[test]
 fn what_joins_a_running_turn_has_neither_a_schema_nor_an_autopilot_of_its_own() {
     let schema = || json!({"type": "object"}).to_string();
-    let immediate = |request: pb::Prompt| pb::Prompt {
-        mode: pb::SendMode::Immediate.into(),
-        ..request
-    };
+    let immediate = |request: pb::Prompt| pb::Prompt { mode: pb::SendMode::Immediate.into(), ..request };
     let with_schema = pb::Prompt { response_schema_json: schema(), ..request() };
     let in_autopilot = pb::Prompt { agent_mode: pb::AgentMode::Autopilot.into(), ..request() };
     let planning = pb::Prompt { agent_mode: pb::AgentMode::Plan.into(), ..request() };
@@ -328,10 +325,7 @@ fn a_request_is_known_by_all_of_its_content() {
         ..request()
     };
     // Written down in another order it is the same.
-    let same = pb::Prompt {
-        request_headers: headers.into_iter().rev().collect(),
-        ..one.clone()
-    };
+    let same = pb::Prompt { request_headers: headers.into_iter().rev().collect(), ..one.clone() };
     assert_eq!(known(&one), known(&same));
     let others = [
         pb::Prompt { text: "q".into(), ..one.clone() },
@@ -374,7 +368,9 @@ fn a_heartbeat_interval_is_none_or_between_a_second_and_a_day() {
     check(Some((0, 0)), Ok(None));
     check(Some((1, 0)), Ok(Some(1)));
     check(Some((86_400, 0)), Ok(Some(86_400)));
-    for wrong in [(0, 1), (0, 999_999_999), (-1, 0), (0, -1), (86_401, 0), (i64::MAX, 0), (i64::MIN, i32::MIN)] {
+    for wrong in
+        [(0, 1), (0, 999_999_999), (-1, 0), (0, -1), (86_401, 0), (i64::MAX, 0), (i64::MIN, i32::MIN)]
+    {
         check(Some(wrong), Err("heartbeat_interval"));
     }
 }

@@ -9,11 +9,9 @@ use super::{
     tools::{MAX_MCP_SERVERS, MAX_TOOLS},
     *,
 };
-use crate::{
-    copilot::{
-        CustomAgent, InfiniteSession, LargeOutput, Limits, McpServer, McpTransport, NamedProvider,
-        ProviderModel, Remote, Secret, Skills, Tool,
-    },
+use crate::copilot::{
+    CustomAgent, InfiniteSession, LargeOutput, Limits, McpServer, McpTransport, NamedProvider, ProviderModel,
+    Remote, Secret, Skills, Tool,
 };
 
 /// What must not be seen in an error.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Checks, super::non_empty};
+use super::{super::non_empty, Checks};
 use crate::{
     copilot::{McpServer, McpTransport, Remote, Secret, Tool},
     grpc::pb,
