@@ -34,6 +34,8 @@ pub struct Job {
     pub deltas: usize,
     /// Bytes of a delta.
     pub size: usize,
+    /// Calls of tools in a turn, each with 20 KB of arguments.
+    pub tools: usize,
     /// Microseconds between deltas; 0: as fast as can be.
     pub pace: u64,
     /// Whether the sessions have to be created first.
@@ -52,7 +54,7 @@ impl Job {
 
     /// The prompt that has a stand-in play the turn.
     pub fn prompt(&self) -> String {
-        format!("deltas={} size={} pace={}", self.deltas, self.size, self.pace)
+        format!("deltas={} size={} pace={} tools={}", self.deltas, self.size, self.pace, self.tools)
     }
 
     /// Waits until it is time for a session's first turn, so that those that are paced are spread over the time that a turn takes:

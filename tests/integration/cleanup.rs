@@ -61,9 +61,10 @@ async fn another_run(facade: &TestFacade) {
     .await;
 }
 
+/// Waits until a session is deleted. While that is under way, the CLI says that it is gone before the list does.
 async fn gone(facade: &TestFacade, id: &str) {
     soon("the deletion", async {
-        while let Ok(_state) = state(facade, id).await {
+        while state(facade, id).await.is_ok() || listed(facade).await.iter().any(|listed| listed == id) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })

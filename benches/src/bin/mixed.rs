@@ -55,17 +55,29 @@ async fn live(
         let _: Result<(), Status> = async {
             match random.below(8) {
                 0..=1 => {
-                    let request = SendAndWaitRequest { session_id: id(), prompt: Some(prompt.as_str().into()), ..Default::default() };
+                    let request = SendAndWaitRequest {
+                        session_id: id(),
+                        prompt: Some(prompt.as_str().into()),
+                        ..Default::default()
+                    };
                     client.send_and_wait(request).await?;
                 }
                 2 => {
-                    let request = SendAndWaitRequest { session_id: id(), prompt: Some(prompt.as_str().into()), ..Default::default() };
+                    let request = SendAndWaitRequest {
+                        session_id: id(),
+                        prompt: Some(prompt.as_str().into()),
+                        ..Default::default()
+                    };
                     let mut request = Request::new(request);
                     request.set_timeout(Duration::from_millis(random.below(200)));
                     client.send_and_wait(request).await?;
                 }
                 3..=4 => {
-                    let request = SendAndStreamRequest { session_id: id(), prompt: Some(prompt.as_str().into()), ..Default::default() };
+                    let request = SendAndStreamRequest {
+                        session_id: id(),
+                        prompt: Some(prompt.as_str().into()),
+                        ..Default::default()
+                    };
                     let mut stream = client.send_and_stream(request).await?.into_inner();
                     let patience = if random.below(2) == 0 { 5 } else { 20_000 };
                     let read = async {

@@ -17,6 +17,7 @@ use std::{
     fmt::Write as _,
     io::Write as _,
     os::{fd::AsFd as _, unix},
+    sync::LazyLock,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -322,6 +323,12 @@ impl StandIn {
                     size => text.extend(std::iter::repeat_n('x', size)),
                 }
             } else if number == end {
+                for tool in 0..play.tools {
+                    push_tool(&mut out, &play.session, turn, tool);
+                    if out.len() >= CHUNK {
+                        flush(&mut out, &listeners).await;
+                    }
+                }
                 let _ = write!(answer, "{} {} ", play.received, clock::now());
                 answer.extend(std::iter::repeat_n('x', play.answer.saturating_sub(answer.len())));
             }
@@ -355,6 +362,22 @@ impl StandIn {
     }
 }
 
+/// A call of a tool: that it begins, with 20 KB of arguments, and that it has ended.
+fn push_tool(out: &mut Vec<u8>, session: &str, turn: u64, tool: u64) {
+    static ARGUMENTS: LazyLock<String> = LazyLock::new(|| {
+        let item = |n: u64| json!({"id": 1_234_567_890_123_456_789 + n, "name": format!("item {n}"), "tags": ["a", "b"], "at": [1.5, n]});
+        json!({"items": (0..250).map(item).collect::<Vec<_>>()}).to_string()
+    });
+    let mut push = |kind: &str, data: &str| {
+        let event = format!(
+            r#"{{"jsonrpc":"2.0","method":"session.event","params":{{"sessionId":"{session}","event":{{"type":"{kind}","data":{{"toolCallId":"{turn}-{tool}",{data}}},"id":"{kind}-{turn}-{tool}","timestamp":"2026-11-23T14:30:00.000Z","parentId":null}}}}}}"#
+        );
+        frames::push(out, event.as_bytes());
+    };
+    push("tool.execution_start", &format!(r#""toolName":"look","arguments":{}"#, *ARGUMENTS));
+    push("tool.execution_complete", r#""success":true,"result":{"content":"done"}"#);
+}
+
 /// Tells that a turn was stopped.
 async fn aborted(session: String, listeners: Vec<Arc<Connection>>) {
     let mut out = Vec::new();
@@ -378,6 +401,7 @@ struct Play {
     deltas: Option<usize>,
     size: usize,
     answer: usize,
+    tools: u64,
     pace: Duration,
 }
 
@@ -393,7 +417,8 @@ impl Play {
         let size = number("size").and_then(|size| usize::try_from(size).ok()).unwrap_or(24);
         let answer = number("answer").and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
         let pace = Duration::from_micros(number("pace").unwrap_or_default());
-        Self { session, prompt, request, received, deltas, size, answer, pace }
+        let tools = number("tools").unwrap_or_default();
+        Self { session, prompt, request, received, deltas, size, answer, tools, pace }
     }
 }
 

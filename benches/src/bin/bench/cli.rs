@@ -155,6 +155,7 @@ impl Pair {
             stream: true,
             deltas: DELTAS,
             size: "a piece of it ".len(),
+            tools: 0,
             pace: 0,
             create: true,
         };

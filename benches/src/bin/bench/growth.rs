@@ -38,6 +38,7 @@ fn job(address: &str, prefix: &str, sessions: usize, turns: usize) -> Job {
         stream: true,
         deltas: 20,
         size: 24,
+        tools: 0,
         pace: 0,
         create: true,
     }

@@ -77,6 +77,7 @@ async fn run(
         stream,
         deltas,
         size: 24,
+        tools: 0,
         pace: 0,
         create: is_facade,
     };

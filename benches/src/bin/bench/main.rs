@@ -1,7 +1,7 @@
 //! Starts the service, its peers and the load, reads what they cost, and prints tables: `bench [--runs N] [--alone]
 //! [--seconds N] [PART...]`. With `--alone` without the peers.
 //!
-//! Parts: `turns`, `streams`, `bulk`, `latency`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
+//! Parts: `turns`, `streams`, `bulk`, `latency`, `json`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
 //! `growth`, `long`, `curve`, `several`, `wear` and `soak`. See docs/benchmarks.md.
 
 mod cli;
@@ -80,6 +80,7 @@ struct Scenario {
     turns: usize,
     stream: bool,
     deltas: usize,
+    tools: usize,
     pace: u64,
     show: &'static [Column],
 }
@@ -97,7 +98,7 @@ enum Column {
     DeltaLatency,
 }
 
-const SCENARIOS: [Scenario; 4] = [
+const SCENARIOS: [Scenario; 5] = [
     Scenario {
         part: "turns",
         title: "Turns at full speed: SendAndWait, 64 at once, 5 deltas",
@@ -105,6 +106,7 @@ const SCENARIOS: [Scenario; 4] = [
         turns: 100,
         stream: false,
         deltas: 5,
+        tools: 0,
         pace: 0,
         show: &[Column::CpuTurn, Column::Turns, Column::Failed],
     },
@@ -115,6 +117,7 @@ const SCENARIOS: [Scenario; 4] = [
         turns: 60,
         stream: true,
         deltas: 20,
+        tools: 0,
         pace: 0,
         show: &[Column::CpuTurn, Column::Turns, Column::Failed, Column::Lost],
     },
@@ -125,6 +128,7 @@ const SCENARIOS: [Scenario; 4] = [
         turns: 1,
         stream: true,
         deltas: 10_000,
+        tools: 0,
         pace: 0,
         show: &[Column::CpuDelta, Column::Deltas, Column::Messages, Column::Failed, Column::Lost],
     },
@@ -135,8 +139,20 @@ const SCENARIOS: [Scenario; 4] = [
         turns: 10,
         stream: true,
         deltas: 20,
+        tools: 0,
         pace: 20_000,
         show: &[Column::CpuTurn, Column::Failed, Column::Lost, Column::TurnLatency, Column::DeltaLatency],
+    },
+    Scenario {
+        part: "json",
+        title: "Turns full of JSON: SendAndStream, 8 at once, 100 calls of tools with 20 KB of arguments",
+        sessions: 8,
+        turns: 10,
+        stream: true,
+        deltas: 5,
+        tools: 100,
+        pace: 0,
+        show: &[Column::CpuTurn, Column::Turns, Column::Failed, Column::Lost],
     },
 ];
 
@@ -154,6 +170,7 @@ impl Scenario {
             stream: self.stream,
             deltas: self.deltas,
             size: 24,
+            tools: self.tools,
             pace: self.pace,
             create: true,
         }

@@ -28,6 +28,7 @@ pub(crate) async fn measure(bench: &Bench, runs: usize) -> Result<()> {
             stream,
             deltas: 5,
             size: 24,
+            tools: 0,
             pace: 0,
             create: true,
         };
