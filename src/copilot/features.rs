@@ -20,7 +20,6 @@ pub const FEATURES: &[(&str, &str)] = &[
     (method::ListRewindPoints::NAME, "ListRewindPoints"),
     (method::PreviewRewind::NAME, "files_changed of turns, and validate_only in RewindSession"),
     (method::Rewind::NAME, "RewindSession"),
-    (method::GetMetrics::NAME, "GetUsage"),
     (method::ReadPersistedEvents::NAME, "ListEvents, and watching from a cursor"),
     (method::SwitchModel::NAME, "other models in UpdateSession"),
     (method::GetModel::NAME, "other models in UpdateSession"),

@@ -57,7 +57,6 @@ methods! {
     ListRewindPoints<'_> => "session.history.listRewindPoints" -> RewindPoints;
     PreviewRewind<'_> => "session.history.previewRewind" -> RewindPreview;
     Rewind<'_> => "session.history.rewind" -> Rewound;
-    GetMetrics<'_> => "session.usage.getMetrics" -> Metrics;
     ListModels<'_> => "models.list" -> ListedModels;
     ReadPersistedEvents<'_> => "sessions.readPersistedEvents" -> PersistedEvents;
     SwitchModel<'_> => "session.model.switchTo" -> IgnoredAny;
@@ -597,72 +596,6 @@ pub struct SkippedFile {
     /// `user-modified` or `skipped-capture`.
     #[serde(default)]
     pub reason: String,
-}
-
-/// Asks what a session has cost.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct GetMetrics<'a> {
-    /// The session.
-    pub session_id: &'a str,
-}
-
-/// The answer to [`GetMetrics`].
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Metrics {
-    /// How many prompts were sent.
-    pub total_user_requests: i64,
-    /// The time spent waiting for models, in milliseconds.
-    pub total_api_duration_ms: f64,
-    /// In billionths of an AI credit.
-    pub total_nano_aiu: Option<f64>,
-    /// What its tools have done to files.
-    pub code_changes: CodeChanges,
-    /// The same by model.
-    pub model_metrics: BTreeMap<String, ModelMetrics>,
-}
-
-/// What a session's tools have done to files.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct CodeChanges {
-    /// How many lines they have added.
-    pub lines_added: i64,
-    /// How many they have removed.
-    pub lines_removed: i64,
-}
-
-/// What a model has cost in a session.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ModelMetrics {
-    /// Its calls.
-    pub requests: ModelRequests,
-    /// Its tokens.
-    pub usage: ModelUsage,
-    /// In billionths of an AI credit.
-    pub total_nano_aiu: Option<f64>,
-}
-
-/// How often a model was called.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct ModelRequests {
-    /// So often.
-    pub count: i64,
-}
-
-/// The tokens of a model.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of assistant.usage, summed")]
-pub struct ModelUsage {
-    pub input_tokens: i64,
-    pub output_tokens: i64,
-    pub cache_read_tokens: i64,
-    pub cache_write_tokens: i64,
-    pub reasoning_tokens: i64,
 }
 
 /// Asks GitHub which models an account has.

@@ -257,8 +257,8 @@ impl CopilotService for Service {
         request: Request<pb::GetUsageRequest>,
     ) -> Result<Response<pb::GetUsageResponse>, Status> {
         let id = session_id(&request.into_inner().session_id)?;
-        let metrics = self.look(&id, self.sessions.usage(Tenant::ONLY, &id)).await?;
-        Ok(Response::new(convert::session_usage(metrics)))
+        let spent = self.look(&id, self.sessions.usage(Tenant::ONLY, &id)).await?;
+        Ok(Response::new(convert::session_usage(spent)))
     }
 
     async fn delete_session(

@@ -38,8 +38,8 @@ impl Sessions {
             return if gone { Error::NotFound(id.clone()) } else { error };
         };
         match rejection {
-            Rejection::Agent(failure) => session.tell(failure.clone()),
             _ if session.is_gone().await => Error::NotFound(id.clone()),
+            Rejection::Agent(failure) => session.tell(failure.clone()),
             Rejection::SessionNotFound => {
                 // Another client has closed it, or made it anew. The next call is to load it again.
                 if session.queued() == 0 {

@@ -27,6 +27,7 @@ use super::{
     queue::Queue,
     replay::Replay,
     requests::Requests,
+    spent::Spent,
 };
 use crate::{
     backend::{Link, LinkId},
@@ -74,6 +75,8 @@ pub(super) struct State {
     /// Whether the CLI has it in mode "autopilot".
     pub(super) autopilot: bool,
     last_heard: Instant,
+    /// What it has cost. Boxed, because at rest most sessions have had nothing yet.
+    pub(super) spent: Option<Box<Spent>>,
     /// What has been heard.
     pub(super) replay: Replay,
     queue: Queue<oneshot::Sender<()>>,
@@ -177,6 +180,7 @@ impl Session {
             state: Mutex::new(State {
                 link: None,
                 beginning: None,
+                spent: None,
                 loaded_at: None,
                 stale: false,
                 create_time: String::new(),

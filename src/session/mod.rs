@@ -8,7 +8,7 @@
 //! [`budget`]; a [`runner`] task carries each turn from
 //! acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all
 //! of the session. What the agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`],
-//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`list`], [`foremost`] and the catalogue are pure;
+//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`spent`], [`list`], [`foremost`] and the catalogue are pure;
 //! [`seldom`] keeps the log short.
 
 mod approvals;
@@ -47,6 +47,7 @@ mod rewind;
 mod roots;
 mod runner;
 pub mod seldom;
+mod spent;
 mod stock;
 mod stored;
 pub mod turn;
@@ -100,6 +101,7 @@ pub use requests::Settlement;
 pub use rewind::SetBack;
 pub use roots::Roots;
 pub use runner::Deadline;
+pub use spent::Spent;
 pub use turn::{Remains, ToolCall, TurnResult, Usage};
 pub use turns::Prompt;
 pub use watch::{From, Watch, Watched};

@@ -1,4 +1,4 @@
-//! Setting a session back to before a prompt, what its tools have done to files since, and what it has cost.
+//! Setting a session back to before a prompt, and what its tools have done to files since.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,18 +8,18 @@ use tracing::{debug, warn};
 use super::{
     Sessions,
     blueprint::{Credentials, Unfit},
-    error::{Error, TurnCause, TurnError},
+    error::{Error, TurnError},
     key::{SessionId, SessionKey, Tenant},
     live::Session,
     runner::Deadline,
 };
 use crate::{
-    backend::Link,
+    backend::{self, Link},
     copilot::{
-        AgentFailure, Method,
+        AgentFailure, Method, Rejection,
         method::{
-            FileChange, GetMetrics, ListRewindPoints, Metrics, PreviewRewind, Rewind, RewindPoint,
-            RewindPoints, RewindPreview, Rewound, SkippedFile,
+            FileChange, ListRewindPoints, PreviewRewind, Rewind, RewindPoint, RewindPoints, RewindPreview,
+            Rewound, SkippedFile,
         },
     },
 };
@@ -102,17 +102,6 @@ impl Sessions {
         let done = at_rest(deadline, &link, &rewind, |done: &Rewound| done.outcome == BUSY).await?;
         set_back(&session, done, changed)
     }
-
-    /// What a session has cost so far.
-    ///
-    /// # Cancel safety
-    /// Dropping it may leave the session loaded.
-    pub async fn usage(&self, tenant: Tenant, id: &SessionId) -> Result<Metrics, Error> {
-        self.refuse_if_draining()?;
-        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
-        let link = session.reach().await.map_err(|cause| session.not_loaded(cause))?;
-        Ok(link.call(&GetMetrics { session_id: session.cli_id() }).await?)
-    }
 }
 
 impl Session {
@@ -157,10 +146,11 @@ fn set_back(session: &Session, done: Rewound, changed: Vec<FileChange>) -> Resul
             return Err(Error::Unfit(NOT_FOLLOWED));
         }
         outcome => {
-            let why = error.unwrap_or_default();
-            let failure = format!("the Copilot CLI could not set the session back ({outcome}): {why}");
-            let cause = TurnCause::Agent(AgentFailure::other(&failure));
-            return Err(Error::Turn(Arc::new(TurnError::not_delivered(cause))));
+            // The CLI's words have its paths in them.
+            warn!(session = %session.id(), outcome, error, "the CLI could not set a session back");
+            let failure =
+                AgentFailure::other(&format!("the Copilot CLI could not set the session back: {outcome}"));
+            return Err(backend::Error::Rejected(Rejection::Agent(failure)).into());
         }
     }
     let restored = |file: &FileChange| restored_files.contains(&file.path);

@@ -543,7 +543,21 @@ impl Turn {
 }
 
 impl Usage {
-    fn add(&mut self, usage: &event::Usage) {
+    /// The two together.
+    pub(super) fn with(self, other: &Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            cache_read_tokens: self.cache_read_tokens.saturating_add(other.cache_read_tokens),
+            cache_write_tokens: self.cache_write_tokens.saturating_add(other.cache_write_tokens),
+            reasoning_tokens: self.reasoning_tokens.saturating_add(other.reasoning_tokens),
+            nano_ai_credits: self.nano_ai_credits.saturating_add(other.nano_ai_credits),
+            model_calls: self.model_calls.saturating_add(other.model_calls),
+            model_milliseconds: self.model_milliseconds + other.model_milliseconds,
+        }
+    }
+
+    pub(super) fn add(&mut self, usage: &event::Usage) {
         self.input_tokens = self.input_tokens.saturating_add(usage.input_tokens.unwrap_or_default());
         self.output_tokens = self.output_tokens.saturating_add(usage.output_tokens.unwrap_or_default());
         self.cache_read_tokens =

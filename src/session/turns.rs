@@ -18,6 +18,7 @@ use super::{
     repeats::{Accepted, Found, Key, RequestId, Share},
     roots,
     runner::{Deadline, Runner, SharedDeadline},
+    spent::Spent,
     stored::Stored,
     watch::{From, Watch},
 };
@@ -195,6 +196,19 @@ impl Sessions {
         match session.try_place() {
             Some(_place) => session.stop_others().await,
             None => Ok(None),
+        }
+    }
+
+    /// What a session has cost since it was first heard here; `None`: nothing was heard of it.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn usage(&self, tenant: Tenant, id: &SessionId) -> Result<Option<Spent>, Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        match self.inner.registry.find(&key) {
+            Some(session) => Ok(session.lock().spent.as_deref().cloned()),
+            None if self.stored(&key).await?.is_some() => Ok(None),
+            None => Err(Error::NotFound(id.clone())),
         }
     }
 

@@ -132,7 +132,6 @@ fn methods() -> Vec<[Used; 2]> {
         call(&method::ListRewindPoints { session_id }),
         call(&method::PreviewRewind { session_id, event_id: "e" }),
         call(&method::Rewind { session_id, event_id: "e", mode: "conversation" }),
-        call(&method::GetMetrics { session_id }),
         call(&method::ListModels { git_hub_token: Some(&secret) }),
         call(&method::ReadPersistedEvents { session_id, cursor: Some("c"), max: 1 }),
         call(&method::SwitchModel { session_id, model_id: "m", reasoning_effort: Some("low") }),

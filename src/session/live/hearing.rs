@@ -12,6 +12,7 @@ use super::{
         hub::{Audience, Cursor, Filter, Scope, Subscriber, Update},
         keeping::Gap,
         key::SessionId,
+        spent::Spent,
     },
     Outcome, Session, State, Stored,
 };
@@ -130,6 +131,7 @@ impl State {
     }
 
     fn note(&mut self, event: &Event) {
+        Spent::count(&mut self.spent, event);
         // The CLI's events are not strictly in the order of their times.
         if self.last_event < event.timestamp {
             self.last_event.clone_from(&event.timestamp);

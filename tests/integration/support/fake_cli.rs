@@ -597,14 +597,6 @@ impl Call {
                 let done = json!({"outcome": "success", "eventsRemoved": 0, "restoredFiles": [], "skippedFiles": []});
                 self.answer(done).await;
             }
-            "session.usage.getMetrics" if loaded => {
-                let changes = json!({"linesAdded": 0, "linesRemoved": 0, "filesModifiedCount": 0});
-                let metrics = json!({
-                    "totalUserRequests": 0, "totalNanoAiu": 0, "totalApiDurationMs": 0, "codeChanges": changes,
-                    "modelMetrics": {},
-                });
-                self.answer(metrics).await;
-            }
             "session.list" => {
                 let listed = |state: &State| -> Vec<_> {
                     let stored = state.sessions.iter().filter(|(_, session)| session.stored);
@@ -648,7 +640,6 @@ impl Call {
             | "session.history.listRewindPoints"
             | "session.history.previewRewind"
             | "session.history.rewind"
-            | "session.usage.getMetrics"
             | "session.abort"
             | "session.send"
             | "session.permissions.handlePendingPermissionRequest" => self.refuse(-32603, &not_found).await,

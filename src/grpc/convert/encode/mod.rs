@@ -3,7 +3,7 @@
 mod event;
 mod fit;
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message as _;
@@ -13,15 +13,15 @@ use tonic::Status;
 use crate::{
     copilot::{
         event::FinishReason,
-        method::{FileChange, Metrics, Model, ModelMetrics, RewindPoint},
+        method::{FileChange, Model, RewindPoint},
     },
     grpc::{
         pb,
         status::{cut, reason},
     },
     session::{
-        Cleanup, Delivery, HistoryPlace, Remains, SessionId, SessionState, Summary, ToolCall, TurnError,
-        TurnResult, Usage, hub::Cursor,
+        Cleanup, Delivery, HistoryPlace, Remains, SessionId, SessionState, Spent, Summary, ToolCall,
+        TurnError, TurnResult, Usage, hub::Cursor,
     },
 };
 
@@ -217,42 +217,14 @@ pub(in crate::grpc) fn rewind_point(point: RewindPoint) -> pb::RewindPoint {
 }
 
 /// What a session has cost.
-pub(in crate::grpc) fn session_usage(metrics: Metrics) -> pb::GetUsageResponse {
-    let mut all = pb::Usage::default();
-    let mut by_model = BTreeMap::new();
-    for (model, ModelMetrics { requests, usage, total_nano_aiu }) in metrics.model_metrics {
-        let usage = pb::Usage {
-            input_tokens: usage.input_tokens,
-            output_tokens: usage.output_tokens,
-            cache_read_tokens: usage.cache_read_tokens,
-            cache_write_tokens: usage.cache_write_tokens,
-            reasoning_tokens: usage.reasoning_tokens,
-            nano_ai_credits: nano_ai_credits(total_nano_aiu),
-            model_calls: i32::try_from(requests.count).unwrap_or(i32::MAX),
-            model_time: None,
-        };
-        all.input_tokens += usage.input_tokens;
-        all.output_tokens += usage.output_tokens;
-        all.cache_read_tokens += usage.cache_read_tokens;
-        all.cache_write_tokens += usage.cache_write_tokens;
-        all.reasoning_tokens += usage.reasoning_tokens;
-        all.model_calls = all.model_calls.saturating_add(usage.model_calls);
-        by_model.insert(model, usage);
-    }
-    all.nano_ai_credits = nano_ai_credits(metrics.total_nano_aiu);
-    all.model_time = Some(milliseconds(metrics.total_api_duration_ms));
+pub(in crate::grpc) fn session_usage(spent: Option<Spent>) -> pb::GetUsageResponse {
+    let Some(spent) = spent else { return pb::GetUsageResponse::default() };
     pb::GetUsageResponse {
-        usage: Some(all),
-        usage_by_model: by_model,
-        prompts: metrics.total_user_requests,
-        lines_added: metrics.code_changes.lines_added,
-        lines_removed: metrics.code_changes.lines_removed,
+        usage: Some(usage(&spent.total())),
+        usage_by_model: spent.by_model.iter().map(|(model, one)| (model.clone(), usage(one))).collect(),
+        prompts: spent.prompts,
+        start_time: Some(spent.since.into()),
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "it saturates")]
-fn nano_ai_credits(nano_aiu: Option<f64>) -> i64 {
-    nano_aiu.map_or(0, |credits| credits.round() as i64)
 }
 
 /// What has become of a file.
