@@ -37,7 +37,7 @@ def converse(service, prompt):
 
 def stream_answer(service, session_id, prompt):
     """Prints the answer as it comes. The timeout is the turn's: when it passes, the agent is stopped."""
-    request = pb.SendAndStreamRequest(session_id=session_id, prompt=prompt)
+    request = pb.SendAndStreamRequest(session_id=session_id, prompt=turn_pb2.Prompt(text=prompt))
     for message in service.SendAndStream(request, timeout=5):
         match message.WhichOneof("payload"):
             case "event" if message.event.HasField("assistant_message_delta"):

@@ -4,16 +4,19 @@
 """
 
 import datetime
+import json
 import queue
 import sys
 
 import grpc
 
+from copilot_grpc.v1 import ask_pb2, copilot_service_pb2_grpc, session_pb2, turn_pb2
 from copilot_grpc.v1 import copilot_service_pb2 as pb
-from copilot_grpc.v1 import copilot_service_pb2_grpc, request_pb2, session_pb2
 
-CLOCK = session_pb2.Tool(name="clock", description="Tells the time in a time zone.")
-CLOCK.parameters.update({"type": "object", "properties": {"zone": {"type": "string"}}, "required": ["zone"]})
+PARAMETERS = {"type": "object", "properties": {"zone": {"type": "string"}}, "required": ["zone"]}
+CLOCK = session_pb2.Tool(
+    name="clock", description="Tells the time in a time zone.", parameters_json=json.dumps(PARAMETERS)
+)
 
 
 def main():
@@ -33,16 +36,16 @@ def converse(service, session_id, prompt):
     """Sends the prompt, answers the calls of the tool, and prints the answer."""
     up = queue.SimpleQueue()
     up.put(pb.ConverseRequest(open=pb.ConverseOpen(session_id=session_id)))
-    up.put(pb.ConverseRequest(prompt=pb.ConversePrompt(prompt=prompt)))
+    up.put(pb.ConverseRequest(prompt=pb.ConversePrompt(prompt=turn_pb2.Prompt(text=prompt))))
     # None ends the requests: the turns that run still finish.
     for response in service.Converse(iter(up.get, None), timeout=60):
         match response.WhichOneof("payload"):
-            case "event" if response.event.HasField("tool_call_requested"):
-                call = response.event.tool_call_requested
-                print(f"[{call.name} {dict(call.arguments)}]")
-                result = request_pb2.ToolResult(text=clock(call.arguments["zone"]))
-                answer = request_pb2.RequestAnswer(tool_result=result)
-                up.put(pb.ConverseRequest(answer=pb.ConverseAnswer(request_id=call.request_id, answer=answer)))
+            case "event" if response.event.HasField("tool_call_asked"):
+                call = response.event.tool_call_asked
+                print(f"[{call.name} {call.arguments_json}]")
+                result = ask_pb2.ToolResult(text=clock(json.loads(call.arguments_json)["zone"]))
+                answer = ask_pb2.AskAnswer(tool_result=result)
+                up.put(pb.ConverseRequest(answer=pb.ConverseAnswer(ask_id=call.ask_id, answer=answer)))
             case "event" if response.event.HasField("assistant_message_delta"):
                 print(response.event.assistant_message_delta.text, end="", flush=True)
             case "result":

@@ -149,7 +149,7 @@ fn set_back(session: &Session, done: Rewound, changed: Vec<FileChange>) -> Resul
             // The CLI's words have its paths in them.
             warn!(session = %session.id(), outcome, error, "the CLI could not set a session back");
             let failure =
-                AgentFailure::other(&format!("the Copilot CLI could not set the session back: {outcome}"));
+                AgentFailure::other(format!("the Copilot CLI could not set the session back: {outcome}"));
             return Err(backend::Error::Rejected(Rejection::Agent(failure)).into());
         }
     }

@@ -43,6 +43,7 @@ mod recycling;
 mod repeats;
 mod requests;
 mod restarts;
+mod retrying;
 mod rolling;
 mod serve;
 mod sessions;
