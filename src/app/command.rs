@@ -24,6 +24,8 @@ pub enum Command {
         /// The gRPC service in question; empty for the whole server.
         service: String,
     },
+    /// Print the contract's descriptor set.
+    Protoset,
     /// Run a program that must not outlive this one (internal).
     Guard {
         /// The program and its arguments; at least the program.
@@ -63,6 +65,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, env: &impl Environment) -> Re
         Some(("health", args)) => {
             Command::Health { server: server(args, env)?, service: text(args, "service").unwrap_or_default() }
         }
+        Some(("protoset", _)) => Command::Protoset,
         Some(("guard", args)) => {
             Command::Guard { args: args.get_many("args").into_iter().flatten().cloned().collect() }
         }
@@ -92,6 +95,7 @@ fn command_line() -> clap::Command {
             .value_name("NAME")
             .help("gRPC service in question\n[default: the whole server]"),
     ]);
+    let protoset = clap::Command::new("protoset").about(ABOUT_PROTOSET).after_help(USES_OF_PROTOSET);
     let guard =
         clap::Command::new("guard").hide(true).about("Run a program that must not outlive this one").arg(
             Arg::new("args")
@@ -108,7 +112,8 @@ fn command_line() -> clap::Command {
         .args_conflicts_with_subcommands(true)
         .args(settings::args())
         .subcommands(
-            [serve.after_help(SOURCES), chat, health, guard].map(|command| command.next_line_help(true)),
+            [serve.after_help(SOURCES), chat, health, protoset, guard]
+                .map(|command| command.next_line_help(true)),
         )
         .next_line_help(true)
         .after_help(SOURCES)
@@ -119,6 +124,17 @@ const SOURCES: &str = "\
     (the key is the flag's name, with _ for -), else from its default.\n\n\
     Sessions that name no provider or model get the operator's, from the CLI's own variables: COPILOT_MODEL, \
     COPILOT_PROVIDER_BASE_URL and its companions (see `copilot help providers`).";
+
+const ABOUT_PROTOSET: &str =
+    "Print the contract as a binary FileDescriptorSet, for grpcurl, buf curl and Envoy";
+
+const USES_OF_PROTOSET: &str = "\
+    It has copilot_grpc.v1, grpc.health.v1, the google.rpc types of error details and all that they import, so that tools \
+    need neither proto files nor the server's reflection:\n\n  \
+    copilot-grpc protoset >copilot-grpc.binpb\n  \
+    grpcurl -protoset copilot-grpc.binpb list\n  \
+    buf curl --schema copilot-grpc.binpb --list-methods\n\n\
+    For Envoy's gRPC-JSON transcoder it is the file of `proto_descriptor`.";
 
 fn server_arg() -> Arg {
     let variable = settings::SERVER_VARIABLE;

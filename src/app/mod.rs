@@ -86,6 +86,13 @@ pub async fn serve(config: Config) -> Result {
     Ok(())
 }
 
+/// `protoset`: prints the contract's descriptor set.
+pub async fn protoset() -> Result {
+    let mut out = std::io::stdout().lock();
+    out.write_all(&crate::grpc::protoset::encoded()?)?;
+    Ok(out.flush()?)
+}
+
 /// This binary. On Linux by a name that still leads to it after an upgrade in place.
 fn own_program() -> std::io::Result<PathBuf> {
     let linux = Path::new("/proc/self/exe");

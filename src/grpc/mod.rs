@@ -4,7 +4,7 @@
 //! and encoding, [`codec`] has its buffers, [`status`] makes every error a rich one, [`deadline`] reads the caller's and
 //! [`ending`] keeps it, [`listener`] takes the clients, [`opening`] hears what they say first, and a [`connection`] is theirs from
 //! then on, whose [`frames`] are counted, as is what it leaves [`unread`]. The [`gate`] lets nothing but calls through. Streams have
-//! a [`heartbeat`].
+//! a [`heartbeat`]. [`protoset`] is the contract for tools.
 
 pub mod client;
 mod codec;
@@ -21,6 +21,7 @@ mod health;
 mod heartbeat;
 mod listener;
 mod opening;
+pub mod protoset;
 pub mod server;
 mod service;
 mod status;
