@@ -5,7 +5,7 @@ SHELL := bash
 # The docs are for who works on the code: with the private items, to which a room's doc may link.
 RUSTDOC_STRICT := RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links'
 
-.PHONY: help run test test-versions drift abuse lint fuzz bench tools
+.PHONY: help run test test-versions drift abuse lint baseline fuzz bench tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /make \1: /p' Makefile
@@ -39,6 +39,10 @@ lint: tools ## format, clippy, doc and proto checks; warnings are errors
 	$(RUSTDOC_STRICT) cargo doc --workspace --no-deps --document-private-items --locked
 	node_modules/.bin/buf lint
 	node_modules/.bin/buf format --diff --exit-code
+	node_modules/.bin/buf breaking --against proto/baseline.binpb
+
+baseline: tools ## take the contract as it is for what later ones must not break; at a release, when it may still change
+	node_modules/.bin/buf build --exclude-source-info -o proto/baseline.binpb
 
 fuzz: ## run both fuzz targets for a minute each; needs nightly and cargo-fuzz
 	@scripts/fuzz
