@@ -21,7 +21,17 @@ const SETS: [&[u8]; 3] =
 /// If one of the sets that are compiled in is broken.
 pub fn encoded() -> Result<Vec<u8>, DecodeError> {
     let sets: Result<Vec<_>, _> = SETS.into_iter().map(FileDescriptorSet::decode).collect();
-    Ok(FileDescriptorSet { file: merged(sets?) }.encode_to_vec())
+    let mut sets = sets?;
+    sets.iter_mut().flat_map(|set| &mut set.file).for_each(put_in_folder);
+    Ok(FileDescriptorSet { file: merged(sets) }.encode_to_vec())
+}
+
+/// Gives a file that stands in no folder the one of its package, `google/rpc/status.proto` for `status.proto`: so it is known
+/// everywhere, and under two names it could not be used together with other descriptor sets. None of these is imported.
+fn put_in_folder(file: &mut FileDescriptorProto) {
+    if !file.name().contains('/') {
+        file.name = Some(format!("{}/{}", file.package().replace('.', "/"), file.name()));
+    }
 }
 
 /// The files of all sets, each once, in the order in which they came but for imports, which go before the file that has them:
@@ -98,9 +108,24 @@ mod tests {
             assert_eq!(all.iter().filter(|other| *other == name).count(), 1, "{name}");
         }
         for bytes in SETS {
-            for file in FileDescriptorSet::decode(bytes).unwrap().file {
+            for mut file in FileDescriptorSet::decode(bytes).unwrap().file {
+                put_in_folder(&mut file);
                 assert!(set.iter().any(|other| other.name() == file.name()), "{} is not there", file.name());
             }
+        }
+    }
+
+    #[test]
+    fn files_have_the_names_by_which_they_are_known_elsewhere() {
+        let set = set();
+        for name in [
+            "copilot_grpc/v1/copilot_service.proto",
+            "google/protobuf/any.proto",
+            "google/rpc/error_details.proto",
+            "google/rpc/status.proto",
+            "grpc/health/v1/health.proto",
+        ] {
+            assert!(set.iter().any(|file| file.name() == name), "{name}");
         }
     }
 
