@@ -147,3 +147,21 @@ async fn a_closed_session_is_left_by_both_links() {
     let answer = soon("a turn", facade.send("s", "bye")).await.unwrap();
     assert_eq!(answer.content, "You said: bye");
 }
+
+#[tokio::test]
+async fn a_prompt_that_meets_the_keeper_link_is_run_with_the_systems_message() {
+    // The link is attached while the first prompt is on its way, more or less: of those that met, every fourth had none.
+    let first_prompt = async || {
+        let cli = RealCli::start(|_| Reply::text("yes")).await;
+        let facade = cli.facade().await;
+        facade.create("s").await;
+        soon("a turn", facade.send("s", "hello")).await.unwrap();
+        cli.model.calls()[0].request.messages.iter().map(|message| message.role.clone()).collect::<Vec<_>>()
+    };
+    for _ in 0..4 {
+        let (one, two, three) = tokio::join!(first_prompt(), first_prompt(), first_prompt());
+        for roles in [one, two, three] {
+            assert_eq!(roles, ["system", "user"]);
+        }
+    }
+}
