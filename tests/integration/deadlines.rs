@@ -3,16 +3,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     time::Duration,
 };
 
 use scripted_model::Reply;
 use tokio::{process::Command, time::timeout};
 
-use crate::{
-    rolling::python,
-    support::{facade::TestFacade, fake_cli::FakeCli, real_cli::RealCli},
+use crate::support::{
+    facade::TestFacade,
+    fake_cli::FakeCli,
+    programs::{python, root},
+    real_cli::RealCli,
 };
 
 /// What came of one call: its name, its deadline, and what came.
@@ -24,7 +25,7 @@ struct Call {
 
 /// What the script prints.
 async fn callers(facade: &TestFacade, kind: &str, rest: &[&str], limit: Duration) -> Vec<Call> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/deadlines.py");
+    let script = root().join("tests/integration/deadlines.py");
     let address = facade.facade.address().to_string();
     let mut command = Command::new(python().await);
     command.arg(script).args([kind, &address]).args(rest).kill_on_drop(true);

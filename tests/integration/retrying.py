@@ -1,6 +1,8 @@
-"""One SendAndWait with the published service configuration: prints its answer, or its code.
+"""One call with the published service configuration: prints what came of it, or its code.
 
-    python retrying.py CONFIG ADDRESS SESSION PROMPT
+    python retrying.py CONFIG ADDRESS create SESSION
+    python retrying.py CONFIG ADDRESS send SESSION PROMPT
+    python retrying.py CONFIG ADDRESS send-compressed SESSION PROMPT
 """
 
 import pathlib
@@ -13,7 +15,7 @@ from copilot_grpc.v1 import copilot_service_pb2_grpc
 
 
 def main():
-    config, address, session, text = sys.argv[1:]
+    config, address, what, session, *rest = sys.argv[1:]
     options = [
         ("grpc.service_config", pathlib.Path(config).read_text()),
         # Connections that were cut are made anew at once, so that the test need not wait.
@@ -23,10 +25,19 @@ def main():
     with grpc.insecure_channel(address, options) as channel:
         service = copilot_service_pb2_grpc.CopilotServiceStub(channel)
         try:
-            request = pb.SendAndWaitRequest(session_id=session, prompt={"text": text})
-            print(service.SendAndWait(request, timeout=100).result.content)
+            print(call(service, what, session, *rest))
         except grpc.RpcError as error:
             print(error.code().name)
+            print(error.details(), file=sys.stderr)
+
+
+def call(service, what, session, text=None):
+    if what == "create":
+        request = pb.CreateSessionRequest(session_id=session)
+        return service.CreateSession(request, timeout=100).session.session_id
+    request = pb.SendAndWaitRequest(session_id=session, prompt={"text": text})
+    compression = grpc.Compression.Gzip if what == "send-compressed" else None
+    return service.SendAndWait(request, timeout=100, compression=compression).result.content
 
 
 if __name__ == "__main__":

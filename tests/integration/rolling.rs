@@ -1,30 +1,19 @@
 //! A rolling restart: two servers in front of one real CLI, SIGTERM for one after the other, and callers in Python that know
 //! nothing of it, with the service configuration that is published in `examples`.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use scripted_model::Reply;
-use tokio::{io::AsyncReadExt as _, process::Command, sync::OnceCell};
+use tokio::{io::AsyncReadExt as _, process::Command};
 
-use crate::support::{real_cli::LastingCli, service::Service, soon};
-
-/// The Python that has the service's generated code; the first time it takes a while to make it. Made once for all tests.
-pub(crate) async fn python() -> &'static str {
-    static PYTHON: OnceCell<String> = OnceCell::const_new();
-    let make = async || {
-        let made =
-            Command::new(root().join("scripts/python")).stderr(Stdio::inherit()).output().await.unwrap();
-        assert!(made.status.success(), "scripts/python has failed: {}", made.status);
-        String::from_utf8(made.stdout).unwrap().trim().to_owned()
-    };
-    PYTHON.get_or_init(make).await
-}
+use crate::support::{
+    programs::{python, root},
+    real_cli::LastingCli,
+    service::Service,
+    soon,
+};
 
 const FLAGS: &[&str] = &["--drain-delay=1s", "--grace-period=20s"];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 #[tokio::test]
 async fn a_rolling_restart_of_two_servers_costs_their_callers_no_turn_and_no_call() {

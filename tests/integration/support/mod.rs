@@ -7,6 +7,7 @@ pub(crate) mod fake_cli;
 pub(crate) mod http2;
 pub(crate) mod leaks;
 pub(crate) mod memory;
+pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod real_cli;
 pub(crate) mod server;
