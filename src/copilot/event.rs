@@ -14,7 +14,7 @@ use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::json::Json;
 pub use data::*;
@@ -122,17 +122,15 @@ macro_rules! payloads {
             }
         }
 
-        fn known_payload(kind: &str, data: &RawValue) -> Result<Option<(&'static str, Payload)>, HalfAnEmoji> {
-            Ok(match kind {
+        fn known_payload(kind: &str, data: &RawValue) -> Option<(&'static str, Payload)> {
+            match kind {
                 $($kind => {
-                    let payload = Payload::$variant(match typed(data) {
-                        Some(data) => data,
-                        None => lenient(data)?,
-                    });
+                    let data = lenient::exact(data).or_else(|| Lenient::lenient(data)).unwrap_or_default();
+                    let payload = Payload::$variant(data);
                     payload.says_of_what().then_some(($kind, payload))
                 })*
                 _ => None,
-            })
+            }
         }
 
         /// The kinds, each with the fields of its data.
@@ -221,22 +219,6 @@ const ONLY_TOLD: [&str; 10] = [
 /// Whether the facade itself has to see events of this kind, whoever else wants them.
 pub fn is_needed(kind: &str) -> bool {
     is_known(kind) && !ONLY_TOLD.contains(&kind)
-}
-
-fn typed<T: DeserializeOwned>(data: &RawValue) -> Option<T> {
-    serde_json::from_str(data.get()).ok()
-}
-
-/// The data are to be repaired first, lest the text around it be lost.
-struct HalfAnEmoji;
-
-/// What can be read of data that are not all as they should be.
-fn lenient<T: Lenient + Default>(data: &RawValue) -> Result<T, HalfAnEmoji> {
-    let is_half_an_emoji = |error: &serde_json::Error| error.to_string().contains("hex escape");
-    match serde_json::from_str::<Value>(data.get()) {
-        Err(error) if is_half_an_emoji(&error) => Err(HalfAnEmoji),
-        _ => Ok(T::lenient(data).unwrap_or_default()),
-    }
 }
 
 impl Payload {
@@ -454,7 +436,7 @@ pub fn parse_stored(event: &str) -> Option<Event> {
     let raw = serde_json::from_str(event).ok().or_else(|| RawEvent::lenient(event))?;
     let RawEvent { id, kind, timestamp, agent_id, ephemeral, data } = raw;
     let data = data.unwrap_or(RawValue::NULL);
-    let (kind, payload) = match known_payload(&kind, data).ok()? {
+    let (kind, payload) = match known_payload(&kind, data) {
         Some((kind, payload)) => (kind.into(), payload),
         None => (kind.into(), Payload::Other(data.into())),
     };

@@ -143,22 +143,29 @@ pub fn parse(body: &Bytes) -> Result<Incoming<'_>, Malformed> {
 /// cut within an emoji; serde_json refuses the whole text. A body without any is returned as it is, not copied.
 pub fn repair(body: Bytes) -> Bytes {
     let mut repaired: Option<BytesMut> = None;
-    let mut paired_until = 0;
-    for at in memchr::memmem::find_iter(&body, br"\u") {
-        let Some(unit) = surrogate(&body[at..]) else { continue };
-        // `\\ud83d` is a backslash and five letters.
-        let backslashes_before = body[..at].iter().rev().take_while(|&&byte| byte == b'\\').count();
-        if at < paired_until || backslashes_before % 2 == 1 {
-            continue;
-        }
-        if unit == Surrogate::High && surrogate(&body[at + ESCAPE..]) == Some(Surrogate::Low) {
-            paired_until = at + 2 * ESCAPE;
-            continue;
-        }
+    for at in lone_surrogates(&body) {
         let copy = repaired.get_or_insert_with(|| BytesMut::from(&body[..]));
         copy[at..at + ESCAPE].copy_from_slice(br"\ufffd");
     }
     repaired.map_or(body, BytesMut::freeze)
+}
+
+/// Where the escapes of lone surrogates begin.
+fn lone_surrogates(json: &[u8]) -> impl Iterator<Item = usize> {
+    let mut paired_until = 0;
+    memchr::memmem::find_iter(json, br"\u").filter(move |&at| {
+        let Some(unit) = surrogate(&json[at..]) else { return false };
+        // `\\ud83d` is a backslash and five letters.
+        let backslashes_before = json[..at].iter().rev().take_while(|&&byte| byte == b'\\').count();
+        if at < paired_until || backslashes_before % 2 == 1 {
+            return false;
+        }
+        if unit == Surrogate::High && surrogate(&json[at + ESCAPE..]) == Some(Surrogate::Low) {
+            paired_until = at + 2 * ESCAPE;
+            return false;
+        }
+        true
+    })
 }
 
 #[derive(PartialEq)]
@@ -189,14 +196,15 @@ fn surrogate(json: &[u8]) -> Option<Surrogate> {
 /// Looks at a notification without reading it: its method, and what should be its params, of which nothing is known. Most of
 /// what a peer tells is of no interest, and this is enough to tell. `None`: the message has to be read.
 ///
-/// Only where the members come as peers write them. A request whose id comes after its params is none of these: they are
+/// Only where the members come as peers write them, and nothing is to be [repaired](repair). A request whose id comes after its params is none of these: they are
 /// the last member, as its last two bytes show.
 pub fn skim(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = body.strip_prefix(br#"{"jsonrpc":"2.0","method":""#)?;
     // Where it has escapes, what follows the first of them is not what it should be.
     let (method, rest) = rest.split_at(memchr::memchr2(b'"', b'\\', rest)?);
     let params = rest.strip_prefix(br#"","params":"#)?.strip_suffix(b"}")?;
-    params.ends_with(b"}").then_some((method, params))
+    let is_whole = params.ends_with(b"}") && lone_surrogates(params).next().is_none();
+    is_whole.then_some((method, params))
 }
 
 /// What the beginning of a message tells about it.
@@ -403,6 +411,7 @@ mod tests {
         check(r#"{"jsonrpc":"2.0","method":"a\"b","params":{}}"#, None);
         check(r#"{"jsonrpc":"2.0","method":"a","params":[1]}"#, None);
         check(r#"{"jsonrpc":"2.0","method":"a","params":{}"#, None);
+        check(r#"{"jsonrpc":"2.0","method":"a","params":{"x":"\ud83d"}}"#, None);
         check(r#"{"method":"a","params":{}}"#, None);
         check("", None);
     }

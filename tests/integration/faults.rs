@@ -1377,6 +1377,29 @@ async fn a_frozen_cli_costs_a_caller_its_deadline_and_no_more() {
 // Permissions.
 
 #[tokio::test]
+async fn a_rule_sees_a_command_that_has_half_an_emoji_in_it() {
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().start().await;
+    let rule = |pattern: &str, effect: PermissionEffect| PermissionRule {
+        kind: "shell".into(),
+        pattern: pattern.into(),
+        effect: effect.into(),
+    };
+    let rules = vec![rule("rm *", PermissionEffect::Deny), rule("", PermissionEffect::Allow)];
+    let permission_policy = Some(PermissionPolicy { rules });
+    let request = CreateSessionRequest { session_id: "s".into(), permission_policy, ..Default::default() };
+    facade.client().create_session(request).await.unwrap();
+    for (nth, (command, decision)) in [("rm it", "reject"), ("ls it", "approve-once")].into_iter().enumerate()
+    {
+        let request = format!(r#"{{"kind":"shell","fullCommandText":"{command} \ud83d"}}"#);
+        let data = format!(r#"{{"requestId":"r{nth}","permissionRequest":{request}}}"#);
+        cli.raw_event("s", "permission.requested", &data).await;
+        let answer = cli.called("session.permissions.handlePendingPermissionRequest", nth + 1).await;
+        assert_eq!(answer["result"]["kind"], decision, "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn permissions_are_answered_by_policy_also_while_no_turn_runs() {
     const ANSWER: &str = "session.permissions.handlePendingPermissionRequest";
     let cli = FakeCli::start().await;

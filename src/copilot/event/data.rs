@@ -311,9 +311,7 @@ impl Usage {
             reason => reason,
         }
     }
-}
 
-impl Usage {
     /// What it cost at GitHub, in billionths of an AI credit.
     pub fn nano_ai_credits(&self) -> i64 {
         let cost = self.copilot_usage.as_ref().and_then(|usage| usage.total_nano_aiu);

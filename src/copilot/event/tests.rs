@@ -1,6 +1,6 @@
 pub(in crate::copilot) mod oddities;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 

@@ -310,15 +310,3 @@ fn what_nobody_looks_into_may_be_as_deep_as_it_likes() {
     let start = of_kind("tool.execution_start");
     assert!(matches!(&start, Payload::ToolExecutionStart(tool) if tool.arguments.as_str() == deep));
 }
-
-#[test]
-fn an_event_with_half_an_emoji_is_repaired_before_it_is_read() {
-    for data in [
-        r#"{"messageId":"a","content":"half \ud83d"}"#,
-        r#"{"messageId":"a","content":"x","toolRequests":[{"name":"\ude00"}]}"#,
-        r#"{"\ud83d":1,"messageId":"a","content":"x"}"#,
-    ] {
-        let params = format!(r#"{{"sessionId":"s","event":{{"type":"assistant.message","data":{data}}}}}"#);
-        assert_eq!(parse(params.as_bytes()), None, "{data}");
-    }
-}
