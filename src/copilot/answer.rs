@@ -106,7 +106,7 @@ pub fn form<'a>(request: &'a Payload, answer: &'a Answer) -> Option<(&'a Json, &
 }
 
 /// Whether a form is filled in as its schema wants it. What is no schema, or costs too much to check, is the MCP server's
-/// fault, and not the caller's. It takes its time: see [`Schema::check`].
+/// fault, and not the caller's. It takes its time: see [`Schema::read`].
 pub fn check_form(schema: &Json, content: &Json) -> Result<(), Unfit> {
     let Ok(form) = Schema::new(schema) else { return Ok(()) };
     match form.read(content.as_str()) {

@@ -2,14 +2,14 @@
 //! Knows neither protobuf nor sockets.
 //!
 //! [`Sessions`] is the room's door; [`turns`] is the part of it that is about turns, [`stored`] and [`reuse`] those
-//! that deal with sessions that exist, [`rewind`] sets one back, [`listing`] lists what each CLI's [`stock`] holds, with a [`catalogue`] as its memory,
-//! [`history`] reads its conversations, [`models`] tells which models there are, and the [`janitor`] clears up. A [`live`]
-//! session holds its queue, its [`current`] turn, and its readers in a [`hub`], all of whom have one
-//! [`budget`]; a [`runner`] task carries each turn from
-//! acceptance to rest. A [`handle`] is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all
-//! of the session. What the agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`],
-//! [`repeats`], [`replay`], [`queue`], [`policy`], [`profile`], [`spent`], [`list`], [`foremost`] and the catalogue are pure;
-//! [`seldom`] keeps the log short.
+//! that deal with sessions that exist, [`rewind`] sets one back, [`listing`] lists what each CLI's [`stock`] holds,
+//! with a [`catalogue`] as its memory, [`history`] reads its conversations, [`models`] tells which models there are,
+//! and the [`janitor`] clears up. A [`live`] session holds its queue, its [`current`] turn, and its readers in a
+//! [`hub`], all of whom have one [`budget`]; a [`runner`] task carries each turn from acceptance to rest. A [`handle`]
+//! is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all of the session. What the
+//! agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`], [`repeats`], [`replay`],
+//! [`queue`], [`policy`], [`profile`], [`spent`], [`list`], [`foremost`] and the catalogue are pure; [`seldom`] keeps
+//! the log short.
 
 mod approvals;
 mod asking;
