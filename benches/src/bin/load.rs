@@ -65,8 +65,7 @@ async fn turns(job: Job, number: usize, mut client: Client, places: Arc<Semaphor
 
 async fn unary(job: &Job, number: usize, client: &mut Client) -> Result<String, Status> {
     let (session_id, prompt) = (job.session(number), job.prompt());
-    let request =
-        SendAndWaitRequest { session_id, prompt: Some(prompt.as_str().into()), ..Default::default() };
+    let request = SendAndWaitRequest { session_id, prompt: Some(prompt.as_str().into()) };
     let result = client.send_and_wait(request).await?.into_inner().result;
     Ok(result.unwrap_or_default().content)
 }

@@ -55,19 +55,13 @@ async fn live(
         let _: Result<(), Status> = async {
             match random.below(8) {
                 0..=1 => {
-                    let request = SendAndWaitRequest {
-                        session_id: id(),
-                        prompt: Some(prompt.as_str().into()),
-                        ..Default::default()
-                    };
+                    let request =
+                        SendAndWaitRequest { session_id: id(), prompt: Some(prompt.as_str().into()) };
                     client.send_and_wait(request).await?;
                 }
                 2 => {
-                    let request = SendAndWaitRequest {
-                        session_id: id(),
-                        prompt: Some(prompt.as_str().into()),
-                        ..Default::default()
-                    };
+                    let request =
+                        SendAndWaitRequest { session_id: id(), prompt: Some(prompt.as_str().into()) };
                     let mut request = Request::new(request);
                     request.set_timeout(Duration::from_millis(random.below(200)));
                     client.send_and_wait(request).await?;

@@ -230,7 +230,7 @@ async fn turn(client: &mut CopilotServiceClient<Channel>, session_id: &str, prom
     client
         .create_session(CreateSessionRequest { session_id: session_id.clone(), ..Default::default() })
         .await?;
-    let request = SendAndWaitRequest { session_id, prompt: Some(prompt.into()), ..Default::default() };
+    let request = SendAndWaitRequest { session_id, prompt: Some(prompt.into()) };
     client.send_and_wait(request).await?;
     Ok(())
 }

@@ -116,8 +116,7 @@ async fn call(mut client: Client, caller: usize, seen: Arc<Mutex<Seen>>) {
             continue;
         }
         for _ in 0..TURNS_OF_A_SESSION {
-            let request =
-                SendAndWaitRequest { session_id: id(), prompt: Some("go on".into()), ..Default::default() };
+            let request = SendAndWaitRequest { session_id: id(), prompt: Some("go on".into()) };
             let sent = clock::now();
             note(client.send_and_wait(request).await.map(|_| clock::now() - sent));
         }
