@@ -217,7 +217,7 @@ impl Conversation {
     async fn open(&mut self, request: pb::ConverseOpen) -> Result<(), Status> {
         let mut checks = Checks::default();
         let id = checks.session_id_in("open.session_id", &request.session_id);
-        let filter = checks.filter(request.event_types, request.exclude_sub_agents);
+        let filter = checks.filter("open.event_types", request.event_types, request.exclude_sub_agents);
         let interval = checks.heartbeat("open.heartbeat_interval", request.heartbeat_interval);
         let max_event_size =
             checks.max_event_size("open.max_event_size", request.max_event_size, MAX_EVENT_SIZE);
@@ -262,7 +262,7 @@ impl Conversation {
         let pb::ConverseAnswer { ask_id, answer } = request;
         let answered = async {
             let mut checks = Checks::default();
-            let ask_id = checks.text("answer.ask_id", ask_id.clone());
+            let ask_id = checks.text("ask_id", ask_id.clone());
             let response = checks.answer(answer);
             let response = checks.done(response).map_err(status::invalid)?;
             about(&self.sessions, &id, self.sessions.respond(Tenant::ONLY, &id, &ask_id, response)).await

@@ -41,7 +41,7 @@ pub fn read(method: &str, body: &[u8]) -> Result<Result<(), Status>, DecodeError
         }
         "SendAndStream" => {
             let request = pb::SendAndStreamRequest::decode(body)?;
-            let filter = checks.filter(request.event_types, request.exclude_sub_agents);
+            let filter = checks.filter("event_types", request.event_types, request.exclude_sub_agents);
             checks.heartbeat("heartbeat_interval", request.heartbeat_interval);
             checks.max_event_size("max_event_size", request.max_event_size, usize::MAX);
             checks.prompt(request.prompt, filter, deadline);
@@ -54,7 +54,7 @@ pub fn read(method: &str, body: &[u8]) -> Result<Result<(), Status>, DecodeError
                 checks.answer(answer.answer);
             }
             Some(pb::converse_request::Payload::Open(open)) => {
-                checks.filter(open.event_types, open.exclude_sub_agents);
+                checks.filter("open.event_types", open.event_types, open.exclude_sub_agents);
                 checks.heartbeat("open.heartbeat_interval", open.heartbeat_interval);
             }
             Some(pb::converse_request::Payload::Abort(_)) | None => {}
@@ -66,13 +66,13 @@ pub fn read(method: &str, body: &[u8]) -> Result<Result<(), Status>, DecodeError
             let request = pb::WatchSessionRequest::decode(body)?;
             let id = checks.session_id(&request.session_id);
             checks.from(id.as_ref(), &request.cursor, request.from_beginning);
-            checks.filter(request.event_types, request.exclude_sub_agents);
+            checks.filter("event_types", request.event_types, request.exclude_sub_agents);
         }
         "ListEvents" => {
             let request = pb::ListEventsRequest::decode(body)?;
             checks.page_size(request.page_size);
             checks.history_token(&request.session_id, &request.page_token);
-            checks.filter(request.event_types, false);
+            checks.filter("event_types", request.event_types, false);
         }
         "ListModels" => {
             let request = pb::ListModelsRequest::decode(body)?;

@@ -315,7 +315,7 @@ impl CopilotService for Service {
     ) -> Result<Response<Self::SendAndStreamStream>, Status> {
         let (metadata, _, request) = request.into_parts();
         let mut checks = Checks::default();
-        let filter = checks.filter(request.event_types, request.exclude_sub_agents);
+        let filter = checks.filter("event_types", request.event_types, request.exclude_sub_agents);
         let interval = checks.heartbeat("heartbeat_interval", request.heartbeat_interval);
         let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_EVENT_SIZE);
         let turn = self.send(&metadata, checks, &request.session_id, request.prompt, filter).await?;
@@ -364,7 +364,7 @@ impl CopilotService for Service {
         let mut checks = Checks::default();
         let id = checks.session_id(&request.session_id);
         let from = checks.from(id.as_ref(), &request.cursor, request.from_beginning);
-        let filter = checks.filter(request.event_types, request.exclude_sub_agents);
+        let filter = checks.filter("event_types", request.event_types, request.exclude_sub_agents);
         let interval = checks.heartbeat("heartbeat_interval", request.heartbeat_interval);
         let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
@@ -386,7 +386,7 @@ impl CopilotService for Service {
         let id = checks.session_id(&request.session_id);
         let size = checks.page_size(request.page_size);
         let after = checks.history_token(&request.session_id, &request.page_token);
-        let wanted = checks.filter(request.event_types, false);
+        let wanted = checks.filter("event_types", request.event_types, false);
         let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_STORED_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
         let page = self.sessions.history(Tenant::ONLY, &id, after.as_ref(), size);

@@ -258,8 +258,16 @@ async fn a_tool_of_the_callers_is_run_and_answered_on_the_stream() {
 async fn headers_come_before_anything_is_said_and_what_is_out_of_place_ends_the_stream() {
     let (_cli, facade) = started().await;
     let open = |id: &str| Up::Open(ConverseOpen { session_id: id.into(), ..Default::default() });
-    for (first, field) in [(Up::Prompt(named("", "hello")), "open"), (open("no such id!"), "open.session_id")]
-    {
+    let opening = |open: ConverseOpen| Up::Open(ConverseOpen { session_id: "s".into(), ..open });
+    let event_types = vec![String::new()];
+    let heartbeat_interval = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+    for (first, field) in [
+        (Up::Prompt(named("", "hello")), "open"),
+        (open("no such id!"), "open.session_id"),
+        (opening(ConverseOpen { event_types, ..Default::default() }), "open.event_types[0]"),
+        (opening(ConverseOpen { heartbeat_interval, ..Default::default() }), "open.heartbeat_interval"),
+        (opening(ConverseOpen { max_event_size: 1, ..Default::default() }), "open.max_event_size"),
+    ] {
         let mut conversation = soon("headers", Conversation::start(&facade)).await;
         conversation.say(first).await;
         let status = conversation.next().await.unwrap_err();

@@ -295,13 +295,18 @@ impl Checks {
         }
     }
 
-    pub(in crate::grpc) fn filter(&mut self, patterns: Vec<String>, exclude_sub_agents: bool) -> Filter {
+    pub(in crate::grpc) fn filter(
+        &mut self,
+        field: &str,
+        patterns: Vec<String>,
+        exclude_sub_agents: bool,
+    ) -> Filter {
         for (n, pattern) in patterns.iter().enumerate() {
             let name = pattern.strip_suffix('*').unwrap_or(pattern);
             if pattern.is_empty() || name.contains(['*', ' ']) {
                 let advice =
                     "write the name of an event such as `tool.execution_start`, or its beginning and a `*`";
-                self.wrong(format!("event_types[{n}]"), advice);
+                self.wrong(format!("{field}[{n}]"), advice);
             }
         }
         let kinds = match patterns.is_empty() {

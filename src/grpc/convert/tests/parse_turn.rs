@@ -28,7 +28,7 @@ fn parse(prompt: pb::Prompt) -> Result<Prompt, String> {
 #[test]
 fn all_that_is_wrong_with_a_prompt_is_said_at_once() {
     let named = asked(|checks| {
-        checks.filter(vec![String::new()], false);
+        checks.filter("event_types", vec![String::new()], false);
         let wrong = pb::Prompt {
             attachments: vec![pb::Attachment::default()],
             mode: 9,
@@ -131,7 +131,7 @@ fn only_who_says_so_leaves_a_turn_running() {
 fn events_are_chosen_by_name_or_by_its_beginning() {
     let check = |patterns: &[&str], expected: Result<Kinds, &str>| {
         let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-        let kinds = asked(|checks| checks.filter(patterns, false).kinds);
+        let kinds = asked(|checks| checks.filter("event_types", patterns, false).kinds);
         assert_eq!(kinds, expected.map_err(String::from));
     };
     let chosen =
@@ -345,7 +345,8 @@ fn events_of_sub_agents_are_wanted_unless_they_are_excluded() {
     let main = wire(json!({"type": "abort", "data": {}}));
     let helper = wire(json!({"type": "abort", "agentId": "helper", "data": {}}));
     let check = |exclude_sub_agents, expected: [bool; 2]| {
-        let filter = asked(|checks| checks.filter(vec!["*".into()], exclude_sub_agents)).unwrap();
+        let filter =
+            asked(|checks| checks.filter("event_types", vec!["*".into()], exclude_sub_agents)).unwrap();
         assert_eq!([filter.wants(&main), filter.wants(&helper)], expected);
     };
     check(false, [true, true]);
