@@ -1,8 +1,8 @@
 //! copilot-grpc: the GitHub Copilot agent as a gRPC service.
 //!
-//! The Copilot CLI runs headless as a server and speaks JSON-RPC 2.0, over its standard streams or TCP. This crate stands in front of it: it
-//! serves `copilot_grpc.v1.CopilotService` and translates each call, and takes upon itself what a caller of the CLI would
-//! have to solve alone: which answer belongs to which prompt, deadlines that stop the agent, one turn at a time, slow
+//! The Copilot CLI runs headless as a server and speaks JSON-RPC 2.0, over its standard streams or TCP. This crate stands in
+//! front of it: it serves `copilot_grpc.v1.CopilotService` and translates each call, and takes upon itself what a caller of the
+//! CLI would have to solve alone: which answer belongs to which prompt, deadlines that stop the agent, one turn at a time, slow
 //! readers, a CLI that dies.
 //!
 //! # Map

@@ -103,8 +103,8 @@ impl Rejection {
     }
 }
 
-/// The last three are said about a session that is being deleted, by `session.send` and `session.resume` (observed). In small letters
-/// 1.0.85 says the first.
+/// The last three are said about a session that is being deleted, by `session.send` and `session.resume` (observed). In small
+/// letters 1.0.85 says the first.
 const NOT_FOUND: &[&str] = &[
     "Session not found",
     "session not found",
@@ -231,7 +231,8 @@ impl AgentFailure {
         Some(Self { cause, message, error_type: String::new(), status_code: status })
     }
 
-    /// The same failure of a call for which the CLI gave up its retries without a word about the last of them, in the words of that.
+    /// The same failure of a call for which the CLI gave up its retries without a word about the last of them, in the words of
+    /// that.
     pub fn in_words_of(self, last: Self) -> Self {
         if self.status_code.is_some() || self.message.contains(LAST_ERROR) {
             return self;

@@ -23,8 +23,8 @@ impl Json {
         RawValue::from_string(text).map(Self)
     }
 
-    /// Takes a text that is one JSON value of which everybody reads the same: at most [`Self::MAX_DEPTH`] levels deep, no name twice in
-    /// an object, no number that is too large for a double. The error says what is wrong, and where.
+    /// Takes a text that is one JSON value of which everybody reads the same: at most [`Self::MAX_DEPTH`] levels deep, no name
+    /// twice in an object, no number that is too large for a double. The error says what is wrong, and where.
     pub fn strict(text: String) -> serde_json::Result<Self> {
         let mut reader = serde_json::Deserializer::from_str(&text);
         Strict { depth_left: Self::MAX_DEPTH }.deserialize(&mut reader)?;
@@ -32,7 +32,8 @@ impl Json {
         Self::new(text)
     }
 
-    /// How many lists and objects there may be within each other in what is taken strictly. Readers give up at some depth, many at 128.
+    /// How many lists and objects there may be within each other in what is taken strictly. Readers give up at some depth, many
+    /// at 128.
     pub const MAX_DEPTH: usize = 100;
 
     /// The text.

@@ -118,8 +118,8 @@ fn no_call(method: &Method, headers: &HeaderMap) -> Option<Response<Body>> {
     None
 }
 
-/// An answer is compressed as its request is, and not otherwise: client libraries say of all their calls what they could read, and to
-/// compress each delta for who has not asked for it would cost more than it saves.
+/// An answer is compressed as its request is, and not otherwise: client libraries say of all their calls what they could read,
+/// and to compress each delta for who has not asked for it would cost more than it saves.
 fn compress_what_is_asked_for(headers: &mut HeaderMap) {
     let accepted = headers.remove(ACCEPT_ENCODING);
     let asked = headers.get(ENCODING).and_then(|encoding| encoding.to_str().ok());

@@ -281,8 +281,8 @@ impl CopilotService for Service {
     /// A stream of the one answer: see [`Self::send_and_wait`].
     type SendAndWaitStream = BoxStream<pb::SendAndWaitResponse>;
 
-    /// Returns, and so has the headers sent, when the CLI has the prompt: from then on no client or proxy repeats the call. One that
-    /// the CLI surely has not got fails before.
+    /// Returns, and so has the headers sent, when the CLI has the prompt: from then on no client or proxy repeats the call. One
+    /// that the CLI surely has not got fails before.
     async fn send_and_wait(
         &self,
         request: Request<pb::SendAndWaitRequest>,

@@ -196,8 +196,8 @@ fn surrogate(json: &[u8]) -> Option<Surrogate> {
 /// Looks at a notification without reading it: its method, and what should be its params, of which nothing is known. Most of
 /// what a peer tells is of no interest, and this is enough to tell. `None`: the message has to be read.
 ///
-/// Only where the members come as peers write them, and nothing is to be [repaired](repair). A request whose id comes after its params is none of these: they are
-/// the last member, as its last two bytes show.
+/// Only where the members come as peers write them, and nothing is to be [repaired](repair). A request whose id comes after its
+/// params is none of these: they are the last member, as its last two bytes show.
 pub fn skim(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = body.strip_prefix(br#"{"jsonrpc":"2.0","method":""#)?;
     // Where it has escapes, what follows the first of them is not what it should be.

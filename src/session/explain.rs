@@ -85,8 +85,8 @@ impl Session {
         self.deleted().is_cancelled() || self.is_gone_from_cli().await
     }
 
-    /// Whether another client has deleted it, where the CLI has closed it and we have not asked for that. The CLI may do so before it
-    /// has deleted it, so it is looked for several times. One that was never stored may only have been closed.
+    /// Whether another client has deleted it, where the CLI has closed it and we have not asked for that. The CLI may do so
+    /// before it has deleted it, so it is looked for several times. One that was never stored may only have been closed.
     pub(super) async fn was_closed_by_a_deletion(&self) -> bool {
         for _ in 0..LOOKS {
             if self.lock().stored < Stored::Yes || self.deleted().is_cancelled() {

@@ -34,8 +34,8 @@ pub struct Place {
 }
 
 impl Sessions {
-    /// A page of a session's stored history, oldest first, each event with the place after it, and where the next page begins; without
-    /// loading the session.
+    /// A page of a session's stored history, oldest first, each event with the place after it, and where the next page begins;
+    /// without loading the session.
     pub async fn history(
         &self,
         tenant: Tenant,

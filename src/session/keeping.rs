@@ -27,7 +27,8 @@ use crate::{
 /// How many events are read at once: as many as the CLI takes.
 const PAGE: usize = 1000;
 
-/// How long a prompt waits for the keeper link to be attached, which takes a tenth of a second, and on a busy machine more than one.
+/// How long a prompt waits for the keeper link to be attached, which takes a tenth of a second, and on a busy machine more than
+/// one.
 const KEEPING_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is missing since a link was lost.
@@ -76,17 +77,17 @@ impl Session {
         }
     }
 
-    /// A prompt is about to be sent: until the agent is at work on it no keeper link is attached. One that meets a prompt makes it
-    /// run without the session's system message, or with tools that are excluded (observed on the native runtime, 1.0.89; in the middle of a
-    /// turn it does no harm). One that is just being attached is waited for, unless it takes too long, as on one that is dead and not
-    /// known to be.
+    /// A prompt is about to be sent: until the agent is at work on it no keeper link is attached. One that meets a prompt makes
+    /// it run without the session's system message, or with tools that are excluded (observed on the native runtime, 1.0.89; in
+    /// the middle of a turn it does no harm). One that is just being attached is waited for, unless it takes too long, as on
+    /// one that is dead and not known to be.
     pub(super) async fn begin_prompt(&self) {
         let keeping = timeout(KEEPING_LIMIT, self.keeping.clone().lock_owned()).await.ok();
         self.lock().beginning = keeping;
     }
 
-    /// Attaches a keeper link. Not while the session is compacted: the native runtime never answers again in a session where the two
-    /// meet (seen on 1.0.89).
+    /// Attaches a keeper link. Not while the session is compacted: the native runtime never answers again in a session where
+    /// the two meet (seen on 1.0.89).
     async fn attach(&self, keeper: &Link) {
         let _loading = self.loading.lock().await;
         if !self.is_loaded() || self.lock().compaction.is_some() {

@@ -326,8 +326,8 @@ impl Listing {
         (found, next)
     }
 
-    /// Leaves as many sessions on a page as [`MAX_PAGE_BYTES`] allow, one at least, and says where the next one starts, if some had to
-    /// go: with all their labels, a thousand can be too much for a client.
+    /// Leaves as many sessions on a page as [`MAX_PAGE_BYTES`] allow, one at least, and says where the next one starts, if some
+    /// had to go: with all their labels, a thousand can be too much for a client.
     pub(super) fn cut_to_bytes(&self, page: &mut Vec<Summary>) -> Option<PageToken> {
         let mut room = MAX_PAGE_BYTES;
         let fits = |session: &Summary| {

@@ -67,7 +67,8 @@ pub(super) struct State {
     pub(super) title: String,
     working_directory: String,
     pub(super) stored: Stored,
-    /// How often it was made anew because the CLI had lost it with all that there was of it. What was heard before is in no history.
+    /// How often it was made anew because the CLI had lost it with all that there was of it. What was heard before is in no
+    /// history.
     pub(super) made_anew: u32,
     /// Whether the agent may still be at work on a turn that never came to rest: the CLI may not have noticed that the link was
     /// lost.

@@ -484,8 +484,8 @@ impl Sessions {
         Ok(session.summary())
     }
 
-    /// Copies a session, after the turns that were accepted before; `before` an event of its history, or all of it. The copy has an id
-    /// of its own, and the credentials.
+    /// Copies a session, after the turns that were accepted before; `before` an event of its history, or all of it. The copy
+    /// has an id of its own, and the credentials.
     ///
     /// # Cancel safety
     /// Dropping it may leave a copy that is only found by listing.

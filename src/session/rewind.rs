@@ -67,8 +67,8 @@ impl Sessions {
         Ok(at_rest(deadline, &link, &question, is_busy).await?.points)
     }
 
-    /// Sets a session back to before a prompt, after the turns that were accepted before, with `files` those that have changed since,
-    /// too; or only says what would be, where it is a `trial`.
+    /// Sets a session back to before a prompt, after the turns that were accepted before, with `files` those that have changed
+    /// since, too; or only says what would be, where it is a `trial`.
     ///
     /// # Cancel safety
     /// Dropping it may leave the session set back or not.

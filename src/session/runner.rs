@@ -1,4 +1,5 @@
-//! Runs one turn: waits for its time in the session, and for the CLI to have room for it, sends the prompt, watches the clock, and brings the session to rest again.
+//! Runs one turn: waits for its time in the session, and for the CLI to have room for it, sends the prompt, watches the clock,
+//! and brings the session to rest again.
 //!
 //! A turn has a task from the moment it is accepted until the next one may start. The task outlives the call where it
 //! must: an agent that was given up has to be stopped, and its `session.idle` awaited, before the next prompt is sent.
@@ -44,8 +45,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// The pause before a session whose agent goes on is tried to be loaded again.
 const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 
-/// How much earlier a turn is given up whose prompt still waits in the CLI's queue: to withdraw it takes 50 ms, and its caller is to
-/// hear that it never ran. Of a short time it is a quarter.
+/// How much earlier a turn is given up whose prompt still waits in the CLI's queue: to withdraw it takes 50 ms, and its caller
+/// is to hear that it never ran. Of a short time it is a quarter.
 const WITHDRAW_LEAD: Duration = Duration::from_millis(250);
 
 /// How long the caller of a turn that is given up before its deadline waits for its prompt to be withdrawn.

@@ -1,8 +1,8 @@
 //! One turn: a prompt, and all that the agent does to answer it. A pure state machine over the session's events.
 //!
-//! A turn is known by the message id that `session.send` returned. Its answer is the last message of the main agent
-//! that refers to this id, with the parts that it was cut into. It ends with a `session.error` that refers to it, or with a `session.idle` after its
-//! `user.message` was seen: an idle that comes earlier belongs to whatever ran before.
+//! A turn is known by the message id that `session.send` returned. Its answer is the last message of the main agent that refers
+//! to this id, with the parts that it was cut into. It ends with a `session.error` that refers to it, or with a `session.idle`
+//! after its `user.message` was seen: an idle that comes earlier belongs to whatever ran before.
 //!
 //! The answer to `session.send` is not ordered against events (cli-protocol.md, trap 1), so events that come before it
 //! are kept until the id is known.
@@ -23,8 +23,8 @@ use crate::copilot::{
 /// How many events may come before the answer to `session.send`. A CLI that sends more has lost that answer.
 const MAX_EARLY_EVENTS: usize = 10_000;
 
-/// How many bytes of the tools' arguments are remembered for the result of a turn: a client reads messages of 4 MiB unless it was told
-/// otherwise.
+/// How many bytes of the tools' arguments are remembered for the result of a turn: a client reads messages of 4 MiB unless it
+/// was told otherwise.
 pub const MAX_ARGUMENTS: usize = 2 * 1024 * 1024;
 
 /// How many tool calls of a turn are remembered.

@@ -170,8 +170,8 @@ impl Sessions {
         }
     }
 
-    /// Stops what runs in a session: our turn, or compaction, or what another client of the CLI runs there; with `only` our turn with
-    /// this id alone. Gives the message's id, empty where it is not known. `None`: nothing runs.
+    /// Stops what runs in a session: our turn, or compaction, or what another client of the CLI runs there; with `only` our
+    /// turn with this id alone. Gives the message's id, empty where it is not known. `None`: nothing runs.
     pub async fn abort(
         &self,
         tenant: Tenant,

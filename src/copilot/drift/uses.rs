@@ -67,7 +67,8 @@ const UNDESCRIBED: &[&str] = &[
     "status.get",
 ];
 
-/// The same of events and fields, each with the event or method that it is of: they were observed, or are of a type that others share.
+/// The same of events and fields, each with the event or method that it is of: they were observed, or are of a type that others
+/// share.
 const UNDESCRIBED_PARTS: &[(&str, &str)] = &[
     ("session.autopilot_stopped", ""),
     ("session.error", "originatingMessageId"),

@@ -217,8 +217,8 @@ impl Session {
         self.lock().current.as_deref().is_some_and(Current::is_abandoned)
     }
 
-    /// Asks for the end of the running turn, or compaction; with `only` of the turn with this id. `None`: none runs. The id is empty
-    /// while the prompt is on its way, and of a compaction.
+    /// Asks for the end of the running turn, or compaction; with `only` of the turn with this id. `None`: none runs. The id is
+    /// empty while the prompt is on its way, and of a compaction.
     pub(in crate::session) fn abort(&self, only: Option<&str>) -> Option<String> {
         let state = self.lock();
         match (&state.compaction, only) {
