@@ -27,8 +27,8 @@ use crate::{
 /// How many files a turn is said to have changed.
 const MAX_FILES: usize = 1_000;
 
-/// How long the caller of a turn waits to be told of files. It takes a millisecond.
-const FILES_LIMIT: Duration = Duration::from_secs(1);
+/// How long the caller of a turn waits to be told of files. It takes a millisecond, and on a busy machine up to a second.
+const FILES_LIMIT: Duration = Duration::from_secs(5);
 
 /// The pause before a CLI is asked again that is still at work.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);

@@ -1675,6 +1675,33 @@ async fn the_inactivity_timeout_does_not_run_while_a_tool_does() {
 }
 
 #[tokio::test]
+async fn an_answer_does_not_wait_for_ever_for_what_its_tools_have_done_to_files() {
+    const FILES: &str = "session.history.previewRewind";
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().start().await;
+    let available_tools = vec!["builtin:*".into()];
+    let request = CreateSessionRequest { session_id: "s".into(), available_tools, ..Default::default() };
+    facade.client().create_session(request).await.unwrap();
+    cli.manual(FILES);
+    // Until its deadline, and no more than 5 seconds.
+    for (timeout, waits) in [(3, 3), (60, 5)] {
+        let timeout = Some(prost_types::Duration { seconds: timeout, nanos: 0 });
+        let sending = send_request(&facade, wait_with("s", Prompt { timeout, ..prompt("p") }));
+        let turn = cli.begin().await;
+        turn.event("tool.execution_start", json!({"toolCallId": "t1", "toolName": "bash"})).await;
+        turn.event("tool.execution_complete", json!({"toolCallId": "t1", "success": true})).await;
+        turn.finish(&["fine"]).await;
+        let unanswered = cli.next(FILES).await;
+        assert!(!sending.is_finished());
+        pass(Duration::from_secs(waits)).await;
+        let result = end(sending).await.unwrap();
+        assert_eq!((&*result.content, result.files_changed), ("fine", Vec::new()));
+        drop(unanswered);
+    }
+    goes_on(&cli, &facade).await;
+}
+
+#[tokio::test]
 async fn a_turn_that_goes_on_without_its_caller_is_not_stopped_and_the_next_one_waits_for_it() {
     let (cli, facade) = start().await;
     let on_disconnect = OnDisconnect::Continue.into();
