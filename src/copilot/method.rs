@@ -147,6 +147,9 @@ pub struct Attach<'a> {
     /// Whether it takes questions of MCP servers: those that are open end with the last connection that does.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub request_elicitation: bool,
+    /// The directories that it has: without them it loses them, and the agent is told so (observed on the native runtime, 1.0.89).
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub additional_directories: &'a [String],
 }
 
 /// The answer to [`Create`] and [`Resume`].

@@ -93,12 +93,17 @@ impl Session {
         if !self.is_loaded() || self.lock().compaction.is_some() {
             return;
         }
-        let session_id = self.cli_id();
+        let (session_id, blueprint) = (self.cli_id(), self.blueprint());
+        let settings = &blueprint.settings;
         let attach = Attach {
             session_id,
             streaming: true,
             include_sub_agent_streaming_events: true,
-            request_elicitation: self.blueprint().settings.elicitation,
+            request_elicitation: settings.elicitation,
+            additional_directories: settings
+                .options
+                .as_deref()
+                .map_or(&[], |options| &options.additional_directories),
         };
         match self.call(keeper, &attach).await {
             Ok(_) => {}

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, CreateSessionResponse, CustomAgent, ErrorReason, GetSessionRequest,
     InfiniteSession, LargeOutput, Limits, ListSessionsRequest, McpServer, NamedProvider, PermissionEffect,
-    PermissionPolicy, PermissionRule, ProviderModel, ResumeSessionRequest, Session, SessionState, Skills,
-    Tool, UpdateSessionRequest, mcp_server, session_event::Payload as Event,
+    PermissionPolicy, PermissionRule, ProviderModel, ResumeSessionRequest, Session, SessionEvent,
+    SessionState, Skills, Tool, UpdateSessionRequest, mcp_server, session_event::Payload as Event,
 };
 use prost_types::FieldMask;
 use scripted_model::{ModelServer, Reply, Request};
@@ -454,7 +454,12 @@ async fn a_directory_beside_the_working_directory_can_be_used_and_long_outputs_g
     };
     create(&facade, request).await.unwrap();
     let arguments = json!({"path": more.path().join("note.txt")});
-    let said = answer(&facade, "s", &format!("call view {arguments}")).await;
+    let view = Streamed::read(facade.stream("s", &format!("call view {arguments}")).await.unwrap());
+    let view = soon("a turn", view).await;
+    // To read, and not also for a place outside of the directories.
+    let asked = |event: &&SessionEvent| matches!(event.payload, Some(Event::PermissionAsked(_)));
+    assert_eq!(view.events.iter().filter(asked).count(), 1);
+    let said = view.end.unwrap().content;
     assert!(said.contains("found it"), "{said}");
     let said = answer(&facade, "s", r#"call bash {"command":"seq 1 3000","description":"count"}"#).await;
     assert!(said.contains(&path(&out)), "{said}");
