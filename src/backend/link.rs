@@ -142,6 +142,11 @@ impl Link {
         Self { wire: self.wire.clone(), in_use: None }
     }
 
+    /// Whether anybody uses it.
+    pub fn is_used(&self) -> bool {
+        !self.wire.users.is_empty()
+    }
+
     /// Resolves when nobody uses it. That nobody begins to is for the caller to see to.
     ///
     /// # Cancel safety

@@ -33,7 +33,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
@@ -136,9 +136,9 @@ pub trait Sink: Send + Sync + 'static {
     fn loaded(&self) -> usize;
     /// A session was deleted, by whomever.
     fn session_deleted(&self, session_id: &str);
-    /// Nothing new is called on the link, because another CLI on the same home has taken the place of this one: whatever is still
-    /// attached to it leaves it. Resolves when it has; after that nothing is written to the home by this CLI.
-    fn let_go<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, ()>;
+    /// Another CLI on the same home has taken the place of this one: whatever is still attached to the link leaves it, unless somebody
+    /// uses it. Says whether all has left; after that nothing is written to the home by this CLI.
+    fn let_go<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, bool>;
     /// The link is gone: none of its sessions is attached any more. Comes after its last event.
     fn link_lost(&self, link: LinkId, cause: &Arc<Cause>);
     /// There is a keeper link, which sessions can be attached to.
@@ -146,6 +146,10 @@ pub trait Sink: Send + Sync + 'static {
     /// The keeper link is gone.
     fn keeper_lost(&self, link: LinkId);
 }
+
+/// How many sessions move at once from a CLI to the one that has taken its place. Closing one and loading it takes as much CPU time
+/// as some turns: if all moved at once, all would wait for that.
+const MOVES: usize = 2;
 
 /// Tells backends apart, those included that have gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -332,6 +336,8 @@ struct Shared {
     vitals: Mutex<Vitals>,
     /// How many CLIs go on to the end of their turns, because another one has taken their place.
     retiring: AtomicUsize,
+    /// What sessions need to move to this CLI from one whose place it has taken.
+    moves: Semaphore,
 }
 
 impl Shared {
@@ -364,6 +370,7 @@ impl Backend {
             marks: Arc::new(Marks::new(&name, config.ejection)),
             vitals: Mutex::default(),
             retiring: AtomicUsize::default(),
+            moves: Semaphore::new(MOVES),
         });
         let status = supervisor::Status { state: state_tx, shared: shared.clone() };
         let ear = sink(id);
@@ -461,6 +468,12 @@ impl Backend {
     /// How many CLIs whose place this one has taken still run.
     pub fn retiring(&self) -> usize {
         self.inner.shared.retiring.load(Ordering::Relaxed)
+    }
+
+    /// For as long as this is held a session moves to this CLI from the one whose place it has taken. `None` while others do: then it
+    /// goes on where it is.
+    pub fn begin_move(&self) -> Option<SemaphorePermit<'_>> {
+        self.inner.shared.moves.try_acquire().ok()
     }
 
     /// The turns that it runs, and those that wait for it.

@@ -2,8 +2,9 @@
 //!
 //! A CLI that is *due* is not ended: another one is started beside it, on the same home, and takes its place. What is called from
 //! then on goes to the new one; turns that run on the old one run to their end there, however long that takes. A session moves when
-//! it is next used: it leaves the old CLI, which closes it, and is loaded by the new one, as after any restart. When nobody uses the
-//! old one any more, and all sessions have left it, it is ended. So no call waits, and for a while there are two processes.
+//! it is next used: it leaves the old CLI, which closes it, and is loaded by the new one, as after any restart. Where many are used at
+//! once they move a few at a time, and the others go on in the old one. When nobody uses that any more, and all sessions have left it,
+//! it is ended. So no call waits, and for a while there are two processes.
 //!
 //! One CLI after the other is replaced, and none while the one before it still runs turns: a machine has memory for one more.
 

@@ -153,7 +153,8 @@ impl Session {
 
     /// A link that the session is attached to: the one it has, or a new one on which it is resumed first. If a turn is under
     /// way, the CLI is to go on with it. A link that is lost meanwhile is no reason to fail: nothing was asked of the agent.
-    /// Where another CLI has taken the place of the one that it is in, it moves: so this is for who has its place.
+    /// Where another CLI has taken the place of the one that it is in, it moves, unless too many others do so: so this is for who has
+    /// its place.
     ///
     /// # Cancel safety
     /// Dropping it may leave the session attached without our knowing, and the next call attaches it again.
@@ -176,7 +177,8 @@ impl Session {
             return Ok(link);
         }
         let _loading = self.loading.lock().await;
-        let link = self.home().await?.connected().await?;
+        let home = self.home().await?;
+        let link = home.connected().await?;
         if self.is_attached(&link) {
             return Ok(link);
         }
@@ -184,8 +186,17 @@ impl Session {
         if self.deleted().is_cancelled() {
             return Err(TurnCause::Deleted);
         }
+        let mut moving = None;
+        if let Some(old) = self.reachable() {
+            moving = home.begin_move();
+            if moving.is_none() {
+                return Ok(old);
+            }
+            // Two that have it loaded would write its history both (cli-protocol.md, section 10).
+            self.detach_or_log(&old).await;
+            self.unloaded();
+        }
         debug!(session = %self.id(), "loading the session again");
-        self.leave_for(&link).await;
         let stored = self.lock().stored;
         let loaded = match self.resume(&link, stored).await {
             Ok(resumed) => self.resumed(&link, resumed).await,
@@ -213,6 +224,7 @@ impl Session {
             self.lock().hub.reloaded();
         }
         self.stop_abandoned(&link).await;
+        drop(moving);
         Ok(link)
     }
 
@@ -247,21 +259,19 @@ impl Session {
         self.lock().is_loaded_on(link.id())
     }
 
-    /// Leaves the CLI whose place the one behind this link has taken, if it is still in that: two that have it loaded would write
-    /// its history both (cli-protocol.md, section 10).
-    async fn leave_for(&self, link: &Link) {
-        let Some(old) = self.reachable().filter(|old| old.id() != link.id()) else { return };
-        self.detach_or_log(&old).await;
-        self.unloaded();
-    }
-
-    /// Leaves a CLI that is to end, if it is still in that. Who reads it hears that it has to be loaded again.
-    pub(super) async fn evacuate(&self, link: &Link) {
+    /// Leaves a CLI that is to end, if it is still in that and nobody uses it. Who reads it hears that it has to be loaded again.
+    /// Says whether it has left.
+    pub(super) async fn evacuate(&self, link: &Link) -> bool {
         let _loading = self.loading.lock().await;
         if self.attached().is_some_and(|attached| attached.id() == link.id()) {
+            // A turn of it may have begun there, because others were moving.
+            if link.is_used() {
+                return false;
+            }
             self.detach_or_log(link).await;
             self.link_lost(link.id(), "its CLI has been replaced");
         }
+        true
     }
 
     /// Has the CLI close it. Where that fails, the CLI has gone, or has closed it already.

@@ -243,11 +243,10 @@ impl Sink for Ear {
         self.sessions().iter().for_each(|session| session.keeper_lost(link));
     }
 
-    fn let_go<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, ()> {
-        let leaving = stream::iter(self.sessions()).for_each_concurrent(LEAVING, async |session| {
-            session.evacuate(link).await;
-        });
-        Box::pin(leaving)
+    fn let_go<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, bool> {
+        let leaving = stream::iter(self.sessions()).map(async |session| session.evacuate(link).await);
+        let all = leaving.buffer_unordered(LEAVING).fold(true, async |all, has_left| all && has_left);
+        Box::pin(all)
     }
 
     fn link_lost(&self, link: LinkId, cause: &Arc<Cause>) {

@@ -71,8 +71,8 @@ impl Sink for Deaf {
         0
     }
     fn session_deleted(&self, _: &str) {}
-    fn let_go<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, ()> {
-        Box::pin(async {})
+    fn let_go<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, bool> {
+        Box::pin(async { true })
     }
     fn link_lost(&self, _: LinkId, _: &Arc<Cause>) {}
     fn keeper_up(&self) {}

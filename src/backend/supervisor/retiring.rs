@@ -28,9 +28,13 @@ impl Retiring {
     pub(super) async fn run(self) {
         let Self { running: Running { process, link }, name, sink, shared, stop } = self;
         let left = async {
-            link.vacated().await;
-            // Where they are next used, the other one loads them; it must not before they have left.
-            sink.let_go(&link).await;
+            // Where they are next used, the other one loads them; it must not before they have left. One may be used again meanwhile.
+            loop {
+                link.vacated().await;
+                if sink.let_go(&link).await {
+                    return;
+                }
+            }
         };
         let lost = tokio::select! {
             () = left => false,
