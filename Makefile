@@ -23,7 +23,7 @@ test: tools ## run every test, those with the real Copilot CLI included: all on 
 	cargo test --workspace --locked
 	TEST_CLI=node cargo test --locked --test integration -- $(ON_NODE)
 
-test-versions: tools ## run the end-to-end tests on other versions of the CLI, and write what came of it to docs/versions.md
+test-versions: tools ## run the end-to-end tests on other versions of the CLI, and write what came of it to docs/operate/versions.md
 	scripts/test-versions
 
 drift: tools ## say what the newest CLI on npm has not any more of what is used, and what it has more; fails if there is anything

@@ -1,4 +1,4 @@
-//! What the service costs, beside its peers and beside the CLI. `make bench` runs it and prints the tables; docs/benchmarks.md
+//! What the service costs, beside its peers and beside the CLI. `make bench` runs it and prints the tables; docs/operate/benchmarks.md
 //! says how to read them.
 //!
 //! Each part of a run is a process of its own, so that the CPU time and the memory of the one that is measured are its own:

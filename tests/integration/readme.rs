@@ -87,8 +87,8 @@ fn the_readme_lists_every_rpc() {
 
 #[test]
 fn the_table_of_the_sdks_options_has_every_field_of_a_new_session_and_of_a_prompt() {
-    let table = file("docs/sdk-options.md");
-    assert!(file("README.md").contains("(docs/sdk-options.md)"));
+    let table = file("docs/reference/sdk-options.md");
+    assert!(file("README.md").contains("(docs/reference/sdk-options.md)"));
     let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
     let messages: Vec<_> = descriptors.file.iter().flat_map(|file| &file.message_type).collect();
     for name in ["CreateSessionRequest", "SendAndWaitRequest", "Prompt"] {

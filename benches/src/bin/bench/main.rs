@@ -2,7 +2,7 @@
 //! [--seconds N] [PART...]`. With `--alone` without the peers.
 //!
 //! Parts: `turns`, `streams`, `bulk`, `latency`, `json`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
-//! `growth`, `long`, `curve`, `several`, `wear` and `soak`. See docs/benchmarks.md.
+//! `growth`, `long`, `curve`, `several`, `wear` and `soak`. See docs/operate/benchmarks.md.
 
 mod cli;
 mod growth;
