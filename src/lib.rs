@@ -41,4 +41,5 @@ pub mod backend;
 pub mod copilot;
 pub mod grpc;
 pub mod jsonrpc;
+mod lock;
 pub mod session;

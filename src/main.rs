@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use copilot_grpc::{app, backend::guard};
+use copilot_grpc::{app, backend::process::guard};
 
 use app::command::{Command, parse};
 

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::Result;
+use super::outcome::Result;
 use crate::grpc::client::{Client, Piece};
 
 /// What to talk about, and with whom.

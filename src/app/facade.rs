@@ -24,12 +24,13 @@ use super::{
 };
 use crate::{
     backend::{
-        self, Source,
-        addresses::{Addresses, look_up},
-        admission,
-        discover::{self, Form, Found, Places},
-        private,
-        process::Spec,
+        self, Source, admission,
+        pool::addresses::{Addresses, look_up},
+        process::{
+            Spec,
+            discover::{self, Form, Found, Places},
+            private,
+        },
     },
     grpc::{Defaults, listen, server},
     session::{Limits, Policy, Roots, Sessions},

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::Result;
+use super::outcome::Result;
 use crate::grpc::client::Client;
 
 /// Succeeds if the service is well.

@@ -6,6 +6,7 @@ pub mod config;
 mod descriptors;
 mod facade;
 pub mod health;
+mod outcome;
 pub mod settings;
 mod telemetry;
 
@@ -20,12 +21,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 
 pub use facade::{Facade, StartError};
+pub use outcome::Result;
 
 use command::Failure;
 use config::Config;
-
-/// Why a subcommand failed, for a person to read.
-pub type Result = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Runs a subcommand to its end.
 pub fn run(command: impl Future<Output = Result>) -> ExitCode {

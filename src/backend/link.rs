@@ -1,8 +1,14 @@
 //! One connection to a CLI, after its handshake.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -10,13 +16,13 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
-use tracing::{debug, warn};
+use tracing::debug;
 use uuid::Uuid;
 
-use super::{Error, LinkId, Sink, standing::Marks};
+use super::{error::Error, health::Marks};
 use crate::{
     copilot::{
-        Method, Rejection, Secret, event,
+        Method, Rejection, Secret,
         features::{FEATURES, Probe},
         method::{ClientInfo, Connect, GetStatus, Ping},
         version::{Identity, Unusable},
@@ -54,21 +60,33 @@ struct Wire {
     users: TaskTracker,
 }
 
+/// Tells links apart, those of all backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkId(u64);
+
+impl LinkId {
+    /// One that no other link has.
+    pub(super) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// What a link is made with, but for the way to the CLI.
-pub(super) struct Ends {
+pub(super) struct Ends<H> {
     pub(super) id: LinkId,
     pub(super) options: jsonrpc::Options,
-    /// Where everything goes that the CLI tells.
-    pub(super) sink: Arc<dyn Sink>,
+    /// Hears what the CLI tells.
+    pub(super) handler: H,
     pub(super) marks: Arc<Marks>,
 }
 
 impl Link {
     /// Connects and shakes hands.
-    pub(super) async fn connect(
+    pub(super) async fn connect<H: jsonrpc::Handler>(
         (host, port): (&str, u16),
         token: Option<&Secret>,
-        ends: Ends,
+        ends: Ends<H>,
     ) -> Result<Self, OpenError> {
         let open = async {
             let socket = TcpStream::connect((host, port))
@@ -81,12 +99,13 @@ impl Link {
     }
 
     /// Shakes hands, for which the CLI has as long as it is waited for.
-    pub(super) async fn open<IO>(io: IO, token: Option<&Secret>, ends: Ends) -> Result<Self, OpenError>
+    pub(super) async fn open<IO, H>(io: IO, token: Option<&Secret>, ends: Ends<H>) -> Result<Self, OpenError>
     where
         IO: AsyncRead + AsyncWrite + Send + 'static,
+        H: jsonrpc::Handler,
     {
-        let Ends { id, options, sink, marks } = ends;
-        let peer = Peer::spawn(io, Listener { sink }, options);
+        let Ends { id, options, handler, marks } = ends;
+        let peer = Peer::spawn(io, handler, options);
         let users = TaskTracker::new();
         let mut wire = Wire { id, peer, identity: Identity::default(), missing: Vec::new(), marks, users };
         wire.identity = wire.shake_hands(token).await?;
@@ -293,56 +312,5 @@ impl OpenError {
             | Cause::OversizedFrame { .. }
             | Cause::Local => Self::Call(Error::Lost { cause, written: true }),
         }
-    }
-}
-
-/// Passes on what the CLI tells.
-struct Listener {
-    sink: Arc<dyn Sink>,
-}
-
-impl jsonrpc::Handler for Listener {
-    fn skimmed(&mut self, method: &[u8], params: &[u8]) -> bool {
-        match method {
-            b"session.event" => self.sink.session_event(params),
-            b"session.lifecycle" => event::is_of_no_end(params),
-            _ => false,
-        }
-    }
-
-    fn notification(&mut self, method: &str, params: Bytes) {
-        match method {
-            "session.event" if self.sink.session_event(&params) => {}
-            "session.event" => warn!("the CLI sent an event that makes no sense"),
-            "session.lifecycle" => {
-                if let Ok(event::Lifecycle { kind, session_id }) = serde_json::from_slice(&params)
-                    && kind == "session.deleted"
-                {
-                    self.sink.session_deleted(&session_id);
-                }
-            }
-            // Newer CLIs tell more, such as `host.event`; nothing rests on it.
-            _ => {}
-        }
-    }
-
-    fn request(&mut self, method: &str, _params: Bytes, reply: jsonrpc::Reply) {
-        // None of what the CLI may ask for is switched on in a session, so an honest "no" is right: the agent is told
-        // that nobody could answer, and goes on.
-        debug!(method, "the CLI asked for something that is not supported");
-        drop(reply);
-    }
-
-    fn may_drop_oversized(&mut self, method: &str, head: &[u8]) -> bool {
-        if method == "session.event" {
-            let Some((session_id, kind)) = event::peek_head(head) else { return false };
-            // Without one of these a turn would go wrong, or wait for ever.
-            if event::is_needed(kind) || kind.ends_with(".requested") {
-                return false;
-            }
-            self.sink.event_dropped(session_id, kind);
-        }
-        warn!(method, "dropped a message of the CLI that is larger than max_frame_size");
-        true
     }
 }

@@ -16,7 +16,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Backend, BackendId, discover::Form};
+use super::{
+    backend::{Backend, BackendId},
+    process::discover::Form,
+};
 
 /// When CLIs are started anew. They are not, where nothing is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

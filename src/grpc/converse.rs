@@ -19,11 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::{
-    convert::{self, Checks},
+    convert::{self, Checks, MAX_EVENT_SIZE},
     heartbeat::Pulse,
     pb::{self, converse_request::Payload as Up, converse_response::Payload as Down},
-    service::{MAX_EVENT_SIZE, about},
-    status,
+    status::{self, about},
     streamed::{ConverseResponse, Streamed},
 };
 use crate::session::{
@@ -280,18 +279,20 @@ impl Conversation {
                     let result = Some(convert::turn_result(result));
                     Down::Result(pb::ConverseResult { prompt_id, result })
                 }
-                Err(error) => {
-                    Down::Failure(convert::failure(prompt_id, String::new(), &status::of_turn(error)))
-                }
+                Err(error) => failure(prompt_id, String::new(), &status::of_turn(error)),
             });
         }
     }
 
     fn say_failure(&mut self, prompt_id: String, ask_id: String, result: Result<(), Status>) {
         if let Err(status) = result {
-            self.responses.push_back(Down::Failure(convert::failure(prompt_id, ask_id, &status)));
+            self.responses.push_back(failure(prompt_id, ask_id, &status));
         }
     }
+}
+
+fn failure(prompt_id: String, ask_id: String, status: &Status) -> Down {
+    Down::Failure(convert::failure(prompt_id, ask_id, status::reason(status), status))
 }
 
 fn out_of_place(field: &str, advice: &str) -> Status {

@@ -20,7 +20,8 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{
-    DESCRIPTORS, status,
+    pb::DESCRIPTORS,
+    status,
     unread::{Answered, Requested, Unread},
 };
 

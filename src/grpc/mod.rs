@@ -21,51 +21,17 @@ mod health;
 mod heartbeat;
 mod listener;
 mod opening;
+pub mod pb;
+mod pb_server;
 pub mod protoset;
 pub mod server;
 mod service;
 mod status;
 pub mod streamed;
 mod unread;
+mod violation;
 
 pub use convert::Defaults;
 pub use listener::listen;
+pub use pb::DESCRIPTORS;
 pub use status::DOMAIN;
-
-macro_rules! generated {
-    ($(#[$doc:meta])* $visibility:vis mod $name:ident, $file:literal) => {
-        $(#[$doc])*
-        #[allow(
-            missing_docs,
-            missing_debug_implementations,
-            unreachable_pub,
-            clippy::all,
-            clippy::unwrap_used,
-            rustdoc::all,
-            reason = "generated from the proto files, which have their own linter"
-        )]
-        $visibility mod $name {
-            include!(concat!(env!("OUT_DIR"), $file));
-        }
-    };
-}
-
-generated! {
-    /// The messages, and the client.
-    pub mod pb, "/copilot_grpc.v1.rs"
-}
-
-/// One that says no more.
-impl From<&str> for pb::Prompt {
-    fn from(text: &str) -> Self {
-        Self { text: text.into(), ..Self::default() }
-    }
-}
-
-generated! {
-    /// The server, whose streams send what is [`streamed`].
-    mod pb_server, "/server/copilot_grpc.v1.rs"
-}
-
-/// The contract's descriptors, for reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin"));

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use prost::{DecodeError, Message as _};
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
-use super::DESCRIPTORS;
+use super::pb::DESCRIPTORS;
 
 /// What is merged. The contract's comes first: of a file that several have, the first is taken, and these have comments.
 const SETS: [&[u8]; 3] =

@@ -8,8 +8,8 @@ use tonic::{Status, body::Body, codec::CompressionEncoding, transport::Server};
 use tower::util::MapResponseLayer;
 
 use super::{
-    DESCRIPTORS, connection::Connection, convert::Defaults, ending::Ending, gate::Gates, health,
-    listener::Listener, pb_server::copilot_service_server::CopilotServiceServer, service::Service, status,
+    connection::Connection, convert::Defaults, ending::Ending, gate::Gates, health, listener::Listener, pb,
+    pb_server::copilot_service_server::CopilotServiceServer, service::Service, status,
 };
 use crate::session::Sessions;
 
@@ -66,7 +66,7 @@ pub async fn serve(
         .send_compressed(CompressionEncoding::Zstd);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             // So that grpcurl can show the details of an error.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)

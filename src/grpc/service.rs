@@ -17,7 +17,7 @@ use super::{
     streamed::{ConverseResponse, SendAndStreamResponse, Streamed, WatchSessionResponse},
 };
 use crate::{
-    backend::{Backend, Standing, State, discover::Form},
+    backend::{Backend, Standing, State, process::discover::Form},
     copilot::{method::Compacted, version::Identity},
     session::{
         Delivery, Error, SessionId, Sessions, SetBack, Tenant, Told, Turn, Watch, Watched, hub::Filter,
@@ -65,19 +65,7 @@ impl Service {
         id: &SessionId,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Status> {
-        about(&self.sessions, id, call).await
-    }
-}
-
-/// What a call about a session comes to.
-pub(super) async fn about<T>(
-    sessions: &Sessions,
-    id: &SessionId,
-    call: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Status> {
-    match call.await {
-        Ok(done) => Ok(done),
-        Err(error) => Err(refused(sessions.explain(Tenant::ONLY, id, error).await)),
+        status::about(&self.sessions, id, call).await
     }
 }
 
@@ -86,10 +74,6 @@ fn session_id(text: &str) -> Result<SessionId, Status> {
     let mut checks = Checks::default();
     let id = checks.session_id(text);
     checks.done(id).map_err(status::invalid)
-}
-
-fn refused(error: Error) -> Status {
-    status::of(&error)
 }
 
 #[tonic::async_trait]
@@ -108,7 +92,8 @@ impl CopilotService for Service {
         let blueprint = checks.blueprint(request, defaults.as_ref().unwrap_or(&self.defaults));
         let mut blueprint = checks.done(Some(blueprint)).map_err(status::invalid)?;
         if let Some(profile) = profile {
-            blueprint = profile.tighten(blueprint).map_err(|excesses| refused(Error::Denied(excesses)))?;
+            blueprint =
+                profile.tighten(blueprint).map_err(|excesses| status::of(&Error::Denied(excesses)))?;
         }
         let (session, resumed) = match resume {
             Some(id) => {
@@ -120,7 +105,7 @@ impl CopilotService for Service {
                 created.map(|session| (session, false))
             }
         }
-        .map_err(refused)?;
+        .map_err(|error| status::of(&error))?;
         let session = Some(convert::session(session));
         Ok(Response::new(pb::CreateSessionResponse { session, resumed }))
     }
@@ -173,7 +158,7 @@ impl CopilotService for Service {
         let listing = checks.listing(request.into_inner());
         let listing = checks.done(Some(listing)).map_err(status::invalid)?;
         let page = self.sessions.list(Tenant::ONLY, &listing).await;
-        let page = page.map_err(|error| status::of_reading(refused(error)))?;
+        let page = page.map_err(|error| status::of_reading(status::of(&error)))?;
         Ok(Response::new(pb::ListSessionsResponse {
             sessions: page.sessions.into_iter().map(convert::session).collect(),
             next_page_token: page.next.map(|token| token.encode()).unwrap_or_default(),
@@ -273,7 +258,7 @@ impl CopilotService for Service {
         };
         match deleted {
             Err(Error::NotFound(_)) if request.allow_missing => {}
-            deleted => deleted.map_err(refused)?,
+            deleted => deleted.map_err(|error| status::of(&error))?,
         }
         Ok(Response::new(pb::DeleteSessionResponse {}))
     }
@@ -317,7 +302,8 @@ impl CopilotService for Service {
         let mut checks = Checks::default();
         let filter = checks.filter("event_types", request.event_types, request.exclude_sub_agents);
         let interval = checks.heartbeat("heartbeat_interval", request.heartbeat_interval);
-        let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_EVENT_SIZE);
+        let max_size =
+            checks.max_event_size("max_event_size", request.max_event_size, convert::MAX_EVENT_SIZE);
         let turn = self.send(&metadata, checks, &request.session_id, request.prompt, filter).await?;
         let turn = stream::unfold(Some(turn), move |turn| next_of_turn(turn, max_size));
         Ok(Response::new(Box::pin(Heartbeats::new(Box::pin(turn), interval, || {
@@ -366,7 +352,8 @@ impl CopilotService for Service {
         let from = checks.from(id.as_ref(), &request.cursor, request.from_beginning);
         let filter = checks.filter("event_types", request.event_types, request.exclude_sub_agents);
         let interval = checks.heartbeat("heartbeat_interval", request.heartbeat_interval);
-        let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_EVENT_SIZE);
+        let max_size =
+            checks.max_event_size("max_event_size", request.max_event_size, convert::MAX_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
         let closing = self.sessions.draining();
         let watch = self.look(&id, self.sessions.watch(Tenant::ONLY, &id, from, filter, closing)).await?;
@@ -420,7 +407,7 @@ impl CopilotService for Service {
         let token = checks.github_token(request.github_token);
         checks.done(Some(())).map_err(status::invalid)?;
         let models = self.sessions.models(profile.as_deref(), token, self.defaults.model.as_deref()).await;
-        let models = models.map_err(refused)?.into_iter().map(convert::model).collect();
+        let models = models.map_err(|error| status::of(&error))?.into_iter().map(convert::model).collect();
         Ok(Response::new(pb::ListModelsResponse { models }))
     }
 
@@ -447,9 +434,6 @@ impl CopilotService for Service {
         Ok(Response::new(info))
     }
 }
-
-/// The largest `max_event_size` of a stream: one message of the largest size that tonic sends.
-pub(super) const MAX_EVENT_SIZE: usize = 1024 * 1024 * 1024;
 
 /// The largest `max_event_size` of ListEvents.
 const MAX_STORED_EVENT_SIZE: usize = 2 * 1024 * 1024;

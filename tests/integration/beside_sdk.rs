@@ -8,7 +8,7 @@ use std::{
 };
 
 use copilot_grpc::{
-    backend::discover::Form,
+    backend::process::discover::Form,
     grpc::pb::{
         CreateSessionRequest, ErrorReason, GetSessionRequest, PermissionEffect, PermissionPolicy,
         PermissionRule, WatchSessionRequest, session_event::Payload,

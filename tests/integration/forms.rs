@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::symlink, path::Path};
 
 use copilot_grpc::{
-    backend::discover::Form,
+    backend::process::discover::Form,
     grpc::pb::{CliForm, CreateSessionRequest, GetServerInfoRequest},
 };
 use rustix::process::Signal;

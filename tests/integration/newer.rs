@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use copilot_grpc::{
-    backend::discover::Form,
+    backend::process::discover::Form,
     copilot::event::is_known,
     grpc::pb::{SessionEvent, WatchSessionRequest, session_event::Payload},
 };

@@ -4,7 +4,7 @@
 
 use std::thread;
 
-use copilot_grpc::backend::placement::Placement;
+use copilot_grpc::backend::pool::placement::Placement;
 
 #[cfg(debug_assertions)]
 const SIZES: &[(usize, usize)] = &[(3, 100_000), (10, 100_000), (100, 100_000), (1000, 20_000)];

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::TcpListener, sync::Arc, time::Duration};
 
 use copilot_grpc::{
-    backend::placement::Placement,
+    backend::pool::placement::Placement,
     grpc::pb::{
         self, BackendState, CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetServerInfoRequest,
         GetSessionRequest, ListSessionsRequest, ListSessionsResponse, SessionState,

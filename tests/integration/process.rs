@@ -19,10 +19,7 @@ use std::{
 use crate::support::real_cli;
 use bytes::Bytes;
 use copilot_grpc::{
-    backend::{
-        discover::Form,
-        process::{Exit, Process, Spec, StartError, Status},
-    },
+    backend::process::{Exit, Process, Spec, StartError, Status, discover::Form},
     jsonrpc::{Handler, Options, Peer},
 };
 use rustix::process::{Pid, Signal, kill_process};

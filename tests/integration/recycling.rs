@@ -11,7 +11,7 @@ use std::{
 };
 
 use copilot_grpc::{
-    backend::placement::Placement,
+    backend::pool::placement::Placement,
     grpc::pb::{
         self, AskAnswer, BackendStanding, BackendState, CreateSessionRequest, DeleteSessionRequest,
         ErrorReason, GetServerInfoRequest, GetSessionRequest, ListSessionsRequest, RespondRequest,

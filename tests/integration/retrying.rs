@@ -16,7 +16,7 @@ use std::{
 };
 
 use copilot_grpc::{
-    backend::discover::Form,
+    backend::process::discover::Form,
     grpc::pb::{
         ErrorReason, WatchSessionRequest, WatchSessionResponse, copilot_service_client::CopilotServiceClient,
         watch_session_response::Payload,

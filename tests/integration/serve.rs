@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use copilot_grpc::{
-    backend::placement::Placement,
+    backend::pool::placement::Placement,
     grpc::pb::{CreateSessionRequest, copilot_service_client::CopilotServiceClient},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};

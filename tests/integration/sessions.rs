@@ -6,7 +6,7 @@ use std::{
 };
 
 use copilot_grpc::{
-    backend::discover::Form,
+    backend::process::discover::Form,
     grpc::pb::{
         CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
         PermissionEffect, PermissionPolicy, PermissionRule, Provider, SectionAction, Session, SessionState,

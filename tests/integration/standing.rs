@@ -8,7 +8,7 @@ use std::{
 };
 
 use copilot_grpc::{
-    backend::addresses::Addresses,
+    backend::pool::addresses::Addresses,
     grpc::pb::{
         BackendStanding, BackendState, CreateSessionRequest, ErrorReason, TurnResult, WatchSessionRequest,
         session_event,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::{
-    backend::discover::Form,
+    backend::process::discover::Form,
     grpc::pb::{
         DeleteSessionRequest, DeliveryState, ErrorReason, OnDisconnect, Prompt, SendAndStreamRequest,
         send_and_stream_response::Payload, session_event::Payload as Event,

@@ -7,10 +7,7 @@
 
 use std::{error::Error, time::Duration};
 
-use copilot_grpc::backend::{
-    discover::Form,
-    process::{Process, Spec},
-};
+use copilot_grpc::backend::process::{Process, Spec, discover::Form};
 use copilot_grpc_bench::{
     frames::{self, Reader},
     recording::{ANSWER, EVENT, PROMPT, SESSION, TEXT, TURN, fill},

@@ -6,11 +6,11 @@
 //! (`copilot help providers`), so that what works with `copilot` works with the facade. Nothing here starts, binds or
 //! logs anything.
 
+mod address;
 mod profiles;
 mod text;
 
 use std::{
-    fmt,
     net::SocketAddr,
     ops::RangeInclusive,
     path::{self, PathBuf},
@@ -26,15 +26,18 @@ use super::settings::{ConfigError, Environment, Values};
 use crate::{
     backend::{
         Ejection,
-        discover::Wanted,
+        process::discover::Wanted,
         recycling::{self, AtMemory},
     },
     copilot::{Provider, Secret},
     session::{PERMISSION_KINDS, Profiles, Rules},
 };
+pub use address::CliAddress;
+
+use profiles::AGES;
 use text::{
-    BYTES, COUNT, DURATION, absolute_path, any, base_url, headers, list, listen_address, log_directives,
-    one_of, tokens, tool, truth, within,
+    BYTES, COUNT, DURATION, GIB, KIB, MIB, absolute_path, any, base_url, headers, list, listen_address,
+    log_directives, one_of, tokens, tool, truth, within,
 };
 
 /// How to serve. Every value has been checked; secrets are redacted in `Debug`.
@@ -117,30 +120,6 @@ pub struct Config {
     pub model: Option<String>,
 }
 
-/// Where a CLI listens, or many do. Displayed as `host:port`, an IPv6 address in brackets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CliAddress {
-    /// A host name or IP address, without brackets.
-    pub host: String,
-    /// Its TCP port; never 0.
-    pub port: u16,
-    /// Whether the host is a name of which each address is a CLI.
-    pub each: bool,
-}
-
-impl fmt::Display for CliAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port, each } = self;
-        if *each {
-            f.write_str(EACH)?;
-        }
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-/// What an address begins with whose name leads to many, as in gRPC's own naming.
-const EACH: &str = "dns:///";
-
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -148,6 +127,18 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err("write human or json".into()),
+        }
+    }
 }
 
 impl Config {
@@ -257,9 +248,6 @@ impl Config {
     }
 }
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-const GIB: usize = 1 << 30;
 const HOUR: u64 = 60 * 60;
 
 /// Below a millisecond nothing can be done; a turn longer than a day is a forgotten one.
@@ -276,8 +264,6 @@ const CONNECTION_AGES: RangeInclusive<Duration> = Duration::ZERO..=Duration::fro
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 /// Zero: at SIGTERM calls are refused at once. Load balancers look for health every few seconds.
 const DRAIN_DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
-/// A session that lives shorter than its first turn is of no use, but tests have some; a thousand years is for ever.
-const AGES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1000 * 365 * 24 * HOUR);
 /// More often than this it would do nothing else; less often than daily, disks fill up between.
 const CLEANUP_INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(24 * HOUR);

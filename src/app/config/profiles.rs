@@ -3,20 +3,21 @@
 //! They have neither flags nor variables. Keys and tokens do not stand in them: a file or a variable does, by its name, and
 //! is read once, here.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use toml::{Table, Value};
 use zeroize::Zeroizing;
 
-use super::{
-    AGES,
-    text::{DURATION, any, base_url, headers, one_of, tokens, tool, within},
-};
+use super::text::{DURATION, any, base_url, headers, one_of, tokens, tool, within};
 use crate::{
     app::settings::{Mistake, Origin, Values, unknown},
     copilot::{Provider, Secret, SystemMessage},
     session::{Effect, PERMISSION_KINDS, Policy, Profile, Rule},
 };
+
+/// A session that lives shorter than its first turn is of no use, but tests have some; a thousand years is for ever.
+pub(super) const AGES: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(1000 * 365 * 24 * 60 * 60);
 
 /// The profiles of the file.
 pub(super) fn profiles(values: &mut Values<'_>) -> Vec<Profile> {

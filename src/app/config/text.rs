@@ -2,17 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Component, Path},
-    str::FromStr,
     time::Duration,
 };
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use super::{CliAddress, EACH, GIB, KIB, LogFormat, MIB};
 use crate::copilot::Secret;
+
+pub(super) const KIB: usize = 1 << 10;
+pub(super) const MIB: usize = 1 << 20;
+pub(super) const GIB: usize = 1 << 30;
 
 pub(super) fn any(text: &str) -> Result<String, String> {
     Ok(text.into())
@@ -126,57 +128,6 @@ pub(super) fn listen_address(text: &str, anywhere: bool) -> Result<SocketAddr, S
                       address, or set allow_insecure_listen = true (--allow-insecure-listen)"
                 .into(),
         ),
-    }
-}
-
-impl FromStr for CliAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "write HOST:PORT, such as 127.0.0.1:4321 or [::1]:4321";
-        if let Some(name) = text.strip_prefix(EACH) {
-            const FORM: &str = "write dns:///NAME:PORT, such as dns:///cli.default.svc:4321";
-            let named = Self::from_str(name).ok().filter(|named| !named.each && !name.contains("://"));
-            let named = named.filter(|named| named.host.parse::<IpAddr>().is_err());
-            return named.map(|named| Self { each: true, ..named }).ok_or_else(|| FORM.into());
-        }
-        let address = match text.split_once("://") {
-            // The root is what a URL without a path means.
-            Some(("http", rest)) => rest.strip_suffix('/').unwrap_or(rest),
-            Some(("https", _)) => return Err(format!("the CLI speaks plain TCP, there is no https: {FORM}")),
-            Some(_) => return Err(format!("the CLI speaks plain TCP: {FORM}")),
-            None => text,
-        };
-        if address.contains('/') {
-            return Err(format!("a path leads nowhere: {FORM}"));
-        }
-        let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("the port is missing: {FORM}"))?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let is_host = match bare {
-            Some(host) => host.parse::<Ipv6Addr>().is_ok(),
-            None => {
-                !host.is_empty()
-                    && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
-            }
-        };
-        let port = port.parse().ok().filter(|port| *port > 0);
-        match (is_host, port) {
-            (true, Some(port)) => Ok(Self { host: bare.unwrap_or(host).into(), port, each: false }),
-            (true, None) => Err(format!("the port is not a number from 1 to 65535: {FORM}")),
-            (false, _) => Err(format!("this names no host: {FORM}")),
-        }
-    }
-}
-
-impl FromStr for LogFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "human" => Ok(Self::Human),
-            "json" => Ok(Self::Json),
-            _ => Err("write human or json".into()),
-        }
     }
 }
 

@@ -10,7 +10,10 @@
 //!
 //! Knows the CLI's command line and environment; nothing of what is said.
 
+pub mod discover;
+pub mod guard;
 mod output;
+pub mod private;
 
 use std::{
     env,
@@ -34,10 +37,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{
-    discover::{self, Fitness, Form},
-    guard, private,
-};
+use discover::{Fitness, Form};
 use output::Output;
 
 /// What to start, and where.

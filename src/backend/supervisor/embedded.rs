@@ -6,16 +6,19 @@ use tokio::{net::UnixStream, sync::mpsc};
 use tracing::{info, warn};
 
 use super::{
-    Connect, End, Ended, Error, LONE_PATIENCE, Life, Link, OpenError, Order, Shared, State,
-    retiring::Retiring,
+    Connect, End, Ended, LONE_PATIENCE, Order,
+    retiring::{Retiring, Running},
 };
-use crate::backend::process::{Exit, Process, Spec};
-
-/// A CLI of our own, and the link to it.
-pub(super) struct Running {
-    pub(super) process: Process,
-    pub(super) link: Arc<Link>,
-}
+use crate::{
+    backend::{
+        error::Error,
+        health::Life,
+        link::{Link, OpenError},
+        process::{Exit, Process, Spec},
+        state::State,
+    },
+    lock::lock,
+};
 
 impl Connect<'_> {
     /// Starts the CLI, and keeps the link to it, until one of them is gone. Then the other one is, too.
@@ -33,7 +36,7 @@ impl Connect<'_> {
             };
             let old = std::mem::replace(&mut running, next);
             self.retired.spawn(Retiring::of(old, self).run());
-            Shared::lock(&self.status.shared.vitals).recycled += 1;
+            lock(&self.status.shared.vitals).recycled += 1;
         }
     }
 
@@ -65,7 +68,7 @@ impl Connect<'_> {
     fn serve(&self, Running { process, link }: &Running) {
         let (name, shared, pid) = (&self.config.name, &self.status.shared, process.cli_pid());
         info!(backend = name, pid, "the CLI has started");
-        Shared::lock(&shared.vitals).life = Some(Life::begin(pid, shared.admission.admitted()));
+        lock(&shared.vitals).life = Some(Life::begin(pid, shared.admission.admitted()));
         self.announce(link);
     }
 
@@ -94,7 +97,7 @@ impl Connect<'_> {
 
     /// What it means that it has ended, or was ended.
     fn ended(&self, end: End, exit: Exit) -> Ended {
-        let mut vitals = Shared::lock(&self.status.shared.vitals);
+        let mut vitals = lock(&self.status.shared.vitals);
         vitals.life = None;
         let problem = match end {
             End::Stopped => return Ended::Stopped,

@@ -6,7 +6,16 @@ use futures_util::future::BoxFuture;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Address, Cause, Connect, Link, LinkId, Shared, Sink, State, silence};
+use super::{Address, Connect, silence};
+use crate::{
+    backend::{
+        link::{Link, LinkId},
+        sink::Sink,
+        state::State,
+    },
+    jsonrpc::Cause,
+    lock::lock,
+};
 
 /// How long the CLI may owe a sign of life on the keeper link. Longer than it takes to give the main link up and to shake hands anew, or in vain: as long as the
 /// keeper link is there, a CLI that was frozen goes on with its turns.
@@ -29,7 +38,7 @@ impl Connect<'_> {
             match self.open(address, Arc::new(Deaf), KEEPER_READ_PAUSE).await {
                 Ok(Some(link)) => {
                     let kept = Kept { connect: self, link: link.clone() };
-                    *Shared::lock(&self.status.shared.keeper) = Some(link.clone());
+                    *lock(&self.status.shared.keeper) = Some(link.clone());
                     self.sink.keeper_up();
                     tokio::select! {
                         _ = link.closed() => {}
@@ -54,7 +63,7 @@ struct Kept<'a> {
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
         self.link.close();
-        *Shared::lock(&self.connect.status.shared.keeper) = None;
+        *lock(&self.connect.status.shared.keeper) = None;
         self.connect.sink.keeper_lost(self.link.id());
     }
 }

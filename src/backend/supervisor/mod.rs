@@ -25,9 +25,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use super::{
-    Config, Error, GRACE, Link, LinkId, Shared, Sink, Source, State,
-    link::{Ends, OpenError},
-    vitals::Life,
+    config::{Config, Source},
+    error::Error,
+    link::{Ends, Link, LinkId, OpenError},
+    sink::{Listener, Sink},
+    state::{GRACE, Shared, State},
 };
 use crate::{
     copilot::{
@@ -36,6 +38,7 @@ use crate::{
         version::Identity,
     },
     jsonrpc::{self, Cause},
+    lock::lock,
 };
 use pause::{FIRST_PAUSE, LONGEST_PAUSE};
 
@@ -76,25 +79,25 @@ impl Status {
 
     /// The link is gone.
     fn lost(&self, problem: &str) {
-        *Shared::lock(&self.shared.missing_since) = Instant::now();
+        *lock(&self.shared.missing_since) = Instant::now();
         self.set(first_line(State::Down { problem: problem.to_owned() }));
     }
 
     /// What the CLI had printed when it ended.
     fn printed(&self, last_lines: &[String]) {
-        last_lines.clone_into(&mut Shared::lock(&self.shared.vitals).last_lines);
+        last_lines.clone_into(&mut lock(&self.shared.vitals).last_lines);
     }
 
     /// Counts a failure; how many there are in a row by now.
     fn failed(&self) -> u32 {
-        let mut vitals = Shared::lock(&self.shared.vitals);
+        let mut vitals = lock(&self.shared.vitals);
         vitals.failures += 1;
         vitals.failures
     }
 
     /// The link has held for long.
     fn held(&self) {
-        let mut vitals = Shared::lock(&self.shared.vitals);
+        let mut vitals = lock(&self.shared.vitals);
         vitals.failures = 0;
         vitals.last_lines.clear();
         self.shared.marks.held();
@@ -262,10 +265,15 @@ impl Connect<'_> {
         }
     }
 
-    fn ends(&self, sink: Arc<dyn Sink>, read_pause: Duration) -> Ends {
+    fn ends(&self, sink: Arc<dyn Sink>, read_pause: Duration) -> Ends<Listener> {
         let options =
             jsonrpc::Options { max_frame: self.config.max_frame, read_pause, ..jsonrpc::Options::default() };
-        Ends { id: LinkId::next(), options, sink, marks: self.status.shared.marks.clone() }
+        Ends {
+            id: LinkId::next(),
+            options,
+            handler: Listener { sink },
+            marks: self.status.shared.marks.clone(),
+        }
     }
 
     /// Opens the main link again: for as long as others wait for it, the CLI is given time.

@@ -5,7 +5,14 @@ use std::sync::{Arc, atomic::Ordering};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Connect, LONE_PATIENCE, Shared, Sink, embedded::Running, silence};
+use super::{Connect, LONE_PATIENCE, silence};
+use crate::backend::{link::Link, process::Process, sink::Sink, state::Shared};
+
+/// A CLI of our own, and the link to it.
+pub(super) struct Running {
+    pub(super) process: Process,
+    pub(super) link: Arc<Link>,
+}
 
 /// A CLI that gets nothing new.
 pub(super) struct Retiring {

@@ -302,6 +302,12 @@ pub enum FinishReason {
     Other,
 }
 
+impl Lenient for FinishReason {
+    fn lenient(json: &RawValue) -> Option<Self> {
+        lenient::exact(json)
+    }
+}
+
 impl Usage {
     /// How the call ended; `None` if it does not say.
     pub fn finish(&self) -> Option<FinishReason> {

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::FinishReason;
 use crate::copilot::json::Json;
 
 /// Fields that can be read, by their names on the wire.
@@ -90,12 +89,6 @@ impl Lenient for i64 {
 impl Lenient for i32 {
     fn lenient(json: &RawValue) -> Option<Self> {
         i64::lenient(json)?.try_into().ok()
-    }
-}
-
-impl Lenient for FinishReason {
-    fn lenient(json: &RawValue) -> Option<Self> {
-        exact(json)
     }
 }
 

@@ -49,21 +49,6 @@ pub(super) fn admit(schema: &Value) -> Result<Value, String> {
     Ok(Meters { index: &index, applied, states }.put(schema, Role::Part, true))
 }
 
-/// How much there is in JSON: its values, and a sixteenth of its text.
-pub(super) fn weight(json: &Value) -> usize {
-    1 + match json {
-        Value::String(text) => text.len() / 16,
-        Value::Array(items) => items.iter().map(weight).sum(),
-        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() / 16 + weight(value)).sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-    }
-}
-
-/// Whether a reference leads to a published meta-schema.
-pub(super) fn is_published(reference: &str) -> bool {
-    ["http://json-schema.org/", "https://json-schema.org/"].iter().any(|site| reference.starts_with(site))
-}
-
 /// The keywords that refer to another part.
 const REFERENCES: &[&str] = &["$ref", "$dynamicRef", "$recursiveRef"];
 

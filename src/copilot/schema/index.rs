@@ -7,8 +7,6 @@ use std::{
 
 use serde_json::Value;
 
-use super::bounds::is_published;
-
 /// Keywords whose value is no schema, whatever it looks like.
 const CONSTANTS: &[&str] =
     &["enum", "const", "dependentRequired", "required", "$vocabulary", "discriminator"];
@@ -218,4 +216,9 @@ fn decoded(fragment: &str) -> Option<String> {
         });
     }
     String::from_utf8(bytes).ok()
+}
+
+/// Whether a reference leads to a published meta-schema.
+pub(super) fn is_published(reference: &str) -> bool {
+    ["http://json-schema.org/", "https://json-schema.org/"].iter().any(|site| reference.starts_with(site))
 }

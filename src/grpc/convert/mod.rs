@@ -6,10 +6,10 @@ mod parse;
 pub use parse::Defaults;
 
 pub(super) use encode::{
-    MAX_NAME, cleanup, failure, file_change, history_token, model, rewind_point, session, session_event,
-    session_usage, stored_event, turn_failure, turn_result,
+    cleanup, failure, file_change, history_token, model, rewind_point, session, session_event, session_usage,
+    stored_event, turn_failure, turn_result,
 };
-pub(super) use parse::Checks;
+pub(super) use parse::{Checks, MAX_EVENT_SIZE};
 
 #[cfg(test)]
 mod tests;

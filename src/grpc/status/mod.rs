@@ -14,14 +14,17 @@ use tonic::{
 use tonic_types::pb as rpc;
 
 use super::{
-    convert::{self, MAX_NAME},
-    pb,
-    pb::ErrorReason,
+    convert,
+    pb::{self, ErrorReason},
+    violation::{MAX_NAME, Violation, cut},
 };
 use crate::{
     backend,
     copilot::{AgentFailure, Rejection, failure::AgentCause},
-    session::{Delivery, Error, Excess, Remains, SessionId, Settlement, TurnCause, TurnError, hub::Cursor},
+    session::{
+        Delivery, Error, Excess, Remains, SessionId, Sessions, Settlement, Tenant, TurnCause, TurnError,
+        hub::Cursor,
+    },
 };
 
 /// `google.rpc.ErrorInfo.domain` of all our errors.
@@ -45,13 +48,6 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 
 /// When to try again after the agent's own retries, which last a minute, were not enough.
 const RETRY_LATER: Duration = Duration::from_secs(60);
-
-/// A field of a request that is wrong, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Violation {
-    pub(super) field: String,
-    pub(super) description: String,
-}
 
 /// An error on its way to becoming a status.
 struct Problem {
@@ -137,9 +133,16 @@ impl Problem {
     }
 }
 
-/// The beginning of `text`, at most `limit` bytes.
-pub(super) fn cut(text: &str, limit: usize) -> &str {
-    &text[..text.floor_char_boundary(limit)]
+/// What a call about a session comes to.
+pub(super) async fn about<T>(
+    sessions: &Sessions,
+    id: &SessionId,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Status> {
+    match call.await {
+        Ok(done) => Ok(done),
+        Err(error) => Err(of(&sessions.explain(Tenant::ONLY, id, error).await)),
+    }
 }
 
 /// Wrong fields.

@@ -9,7 +9,7 @@ use copilot_grpc::{
         config::CliAddress,
         settings::Environment,
     },
-    backend::addresses::{Addresses, look_up},
+    backend::pool::addresses::{Addresses, look_up},
     grpc::pb::{
         AbortTurnRequest, AskAnswer, CreateSessionRequest, PermissionAnswer, PermissionDecision, Prompt,
         RespondRequest, SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, Session,

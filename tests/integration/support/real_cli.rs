@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use copilot_grpc::backend::discover::{self, Form, Found, Places, Wanted};
+use copilot_grpc::backend::process::discover::{self, Form, Found, Places, Wanted};
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
 use tempfile::TempDir;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use copilot_grpc::backend::discover::Form;
+use copilot_grpc::backend::process::discover::Form;
 use copilot_grpc_bench::{job::Job, proc};
 use scripted_model::{ModelServer, Reply};
 use tempfile::TempDir;

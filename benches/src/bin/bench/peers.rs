@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use copilot_grpc::backend::discover::{self, Form, Places, Wanted};
+use copilot_grpc::backend::process::discover::{self, Form, Places, Wanted};
 use copilot_grpc_bench::{
     job::{Job, Outcome},
     proc,

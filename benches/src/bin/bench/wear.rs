@@ -7,7 +7,7 @@ use std::{
 };
 
 use copilot_grpc::{
-    backend::discover::Form,
+    backend::process::discover::Form,
     grpc::pb::{
         CreateSessionRequest, DeleteSessionRequest, GetServerInfoRequest, SendAndWaitRequest,
         copilot_service_client::CopilotServiceClient,

@@ -4,7 +4,7 @@ use prost::Message as _;
 
 use crate::grpc::{
     pb::{self, session_event::Payload},
-    status::cut,
+    violation::cut,
 };
 
 /// How much more an event may take as a message than as the CLI's JSON: its cursor, and what is told of a permission twice.

@@ -17,7 +17,7 @@ use crate::{
     },
     grpc::{
         pb,
-        status::{cut, reason},
+        violation::{MAX_NAME, cut},
     },
     session::{
         Cleanup, Delivery, HistoryPlace, Remains, SessionId, SessionState, Spent, Summary, ToolCall,
@@ -33,9 +33,6 @@ pub(in crate::grpc) const MAX_PARTIAL: usize = 3 * 1024;
 
 /// How much of a prompt a rewind point shows.
 const MAX_PROMPT: usize = 1000;
-
-/// How much of a name or id that comes from elsewhere goes into an error.
-pub(in crate::grpc) const MAX_NAME: usize = 64;
 
 /// How many running tools a failed turn shows.
 pub(in crate::grpc) const MAX_RUNNING_TOOLS: usize = 8;
@@ -191,12 +188,17 @@ pub(in crate::grpc) fn tool_call(call: &ToolCall) -> pb::ToolCall {
 }
 
 /// What came of a turn that failed, or of another message, in a stream that goes on.
-pub(in crate::grpc) fn failure(prompt_id: String, ask_id: String, status: &Status) -> pb::ConverseFailure {
+pub(in crate::grpc) fn failure(
+    prompt_id: String,
+    ask_id: String,
+    reason: pb::ErrorReason,
+    status: &Status,
+) -> pb::ConverseFailure {
     let details = tonic_types::pb::Status::decode(status.details()).unwrap_or_default().details;
     pb::ConverseFailure {
         prompt_id,
         ask_id,
-        reason: reason(status).into(),
+        reason: reason.into(),
         code: status.code().into(),
         message: status.message().into(),
         details,

@@ -16,11 +16,12 @@ use serde::Deserialize;
 
 use crate::{
     copilot::{Json, Schema, Secret},
-    grpc::status::Violation,
+    grpc::violation::Violation,
     session::SessionId,
 };
 
 pub use session::Defaults;
+pub(in crate::grpc) use turn::MAX_EVENT_SIZE;
 
 #[cfg(test)]
 pub(in crate::grpc) use {answer::*, list::*, session::*, turn::*};

@@ -38,6 +38,9 @@ pub(in crate::grpc) const MAX_REQUEST_ID: usize = 128;
 /// The smallest `max_event_size`: whatever an event is, its ids are whole.
 pub(in crate::grpc) const MIN_EVENT_SIZE: usize = 4096;
 
+/// The largest `max_event_size` of a stream: one message of the largest size that tonic sends.
+pub(in crate::grpc) const MAX_EVENT_SIZE: usize = 1024 * 1024 * 1024;
+
 /// The `max_event_size` of a request that has none. A client reads messages of 4 MiB unless it was told otherwise.
 pub(in crate::grpc) const DEFAULT_EVENT_SIZE: usize = 1024 * 1024;
 

@@ -728,12 +728,17 @@ fn a_failed_turn_says_what_waits_for_an_answer_and_where_to_go_on() {
 #[test]
 fn a_failure_within_a_stream_says_all_that_a_status_would() {
     let status = crate::grpc::status::lagged(None);
-    let told = failure("prompt-1".into(), "ask-1".into(), &status);
+    let told = failure("prompt-1".into(), "ask-1".into(), crate::grpc::status::reason(&status), &status);
     assert_eq!((told.prompt_id.as_str(), told.ask_id.as_str()), ("prompt-1", "ask-1"));
     assert_eq!((told.code, told.message.as_str()), (i32::from(Code::ResourceExhausted), status.message()));
     assert_eq!(told.reason(), pb::ErrorReason::StreamLagged);
     let [info] = &told.details[..] else { panic!("{told:?}") };
     assert_eq!(info.type_url, "type.googleapis.com/google.rpc.ErrorInfo");
-    let bare = failure(String::new(), String::new(), &Status::new(Code::Internal, "boom"));
+    let bare = failure(
+        String::new(),
+        String::new(),
+        pb::ErrorReason::Unspecified,
+        &Status::new(Code::Internal, "boom"),
+    );
     assert_eq!((bare.code, bare.message.as_str(), bare.details.len()), (13, "boom", 0));
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::*;
 use crate::{
     copilot::{Provider, Secret, Section, Settings, SystemMessage},
-    grpc::{pb, status::Violation},
+    grpc::{pb, violation::Violation},
     session::{Blueprint, Effect, Policy, Profile, Profiles, Rule},
 };
 

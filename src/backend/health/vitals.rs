@@ -26,14 +26,14 @@ pub struct Life {
     /// Since when it runs, by the wall.
     pub start_time: SystemTime,
     /// The same, for measuring.
-    pub(super) began: Instant,
+    pub(in crate::backend) began: Instant,
     /// How many turns others before it had run.
-    pub(super) turns_before: u64,
+    pub(in crate::backend) turns_before: u64,
 }
 
 impl Life {
     /// One that begins now.
-    pub(super) fn begin(pid: Option<u32>, turns_before: u64) -> Self {
+    pub(in crate::backend) fn begin(pid: Option<u32>, turns_before: u64) -> Self {
         Self { pid, start_time: SystemTime::now(), began: Instant::now(), turns_before }
     }
 

@@ -11,17 +11,19 @@
 //! `copilot-runtime`, with a library beside it and more of the package around it. See [`native`].
 
 mod native;
+mod places;
 
 use std::{
-    env,
-    ffi::OsStr,
     fmt,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 pub use native::Unfit;
+pub use places::Places;
+pub(super) use places::{Fitness, fitness};
+
+use places::{PLATFORMS, is_executable, on_path};
 
 /// A form of the CLI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,17 +69,6 @@ impl FromStr for Wanted {
             other => Err(format!("{other:?} is neither auto nor native nor node")),
         }
     }
-}
-
-/// Where to look.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Places<'a> {
-    /// The path that the operator gave: taken or refused, never replaced.
-    pub given: Option<&'a Path>,
-    /// The value of `PATH`.
-    pub env_path: Option<&'a OsStr>,
-    /// Folders whose `node_modules` is looked into.
-    pub roots: &'a [PathBuf],
 }
 
 /// A CLI that can be run.
@@ -192,40 +183,6 @@ fn install(wanted: Wanted) -> String {
     }
 }
 
-/// Whether a path can be run as a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fitness {
-    Executable,
-    Missing,
-    NotExecutable,
-}
-
-pub(super) fn fitness(path: &Path) -> Fitness {
-    // Follows links: one that leads nowhere is missing.
-    match path.metadata() {
-        Ok(file) if file.is_file() && file.permissions().mode() & ANY_EXECUTE != 0 => Fitness::Executable,
-        Ok(_) => Fitness::NotExecutable,
-        Err(_) => Fitness::Missing,
-    }
-}
-
-fn is_executable(path: &Path) -> bool {
-    fitness(path) == Fitness::Executable
-}
-
-/// Execute permission for owner, group or others.
-const ANY_EXECUTE: u32 = 0o111;
-
-fn on_path(env_path: Option<&OsStr>, program: &str) -> impl Iterator<Item = PathBuf> {
-    // An empty or relative entry means "wherever I was started", where anybody may have put one.
-    env_path
-        .map(|path| env::split_paths(path).collect::<Vec<_>>())
-        .into_iter()
-        .flatten()
-        .filter(|folder| folder.is_absolute())
-        .map(move |folder| folder.join(program))
-}
-
 fn node_candidates(places: &Places<'_>) -> impl Iterator<Item = PathBuf> {
     let in_roots = places.roots.iter().flat_map(|root| {
         let modules = root.join("node_modules");
@@ -249,22 +206,6 @@ fn behind_script(copilot: &Path) -> Option<PathBuf> {
         })
         .find(|binary| is_executable(binary))
 }
-
-/// The platform packages that can run here. npm installs the one for the machine's C library, which need not be the one
-/// that this binary was linked with (a static musl build on Debian): so both.
-const PLATFORMS: &[&str] = {
-    if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        &["linux-x64", "linuxmusl-x64"]
-    } else if cfg!(all(target_os = "linux", target_arch = "aarch64")) {
-        &["linux-arm64", "linuxmusl-arm64"]
-    } else if cfg!(all(target_os = "macos", target_arch = "x86_64")) {
-        &["darwin-x64"]
-    } else if cfg!(all(target_os = "macos", target_arch = "aarch64")) {
-        &["darwin-arm64"]
-    } else {
-        &[]
-    }
-};
 
 struct Listed<'a>(&'a [PathBuf]);
 

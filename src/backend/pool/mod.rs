@@ -6,12 +6,16 @@
 //! joins, and one that has gone from there *leaves*. It gets no new sessions, and when no turn runs or waits on it any more, it is
 //! dropped.
 
+pub mod addresses;
+mod drain_file;
+pub mod placement;
+
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use futures_util::{
@@ -26,9 +30,18 @@ use tokio_util::{
 use tracing::{info, warn};
 
 use super::{
-    Backend, BackendId, Config, Error, Sink, Standing, State, addresses::Addresses, drains,
-    placement::Placement, recycling,
+    backend::{Backend, BackendId},
+    config::Config,
+    error::Error,
+    health::Standing,
+    recycling,
+    sink::Sink,
+    state::State,
 };
+use crate::lock::lock;
+
+use addresses::Addresses;
+use placement::Placement;
 
 /// Which CLIs there are, and what happens to them.
 #[derive(Debug)]
@@ -128,7 +141,7 @@ impl Pool {
         }
         if let Some(file) = setup.drains {
             let list = inner.clone();
-            inner.run(async move { drains::follow(&file, |names| list.drain(names)).await });
+            inner.run(async move { drain_file::follow(&file, |names| list.drain(names)).await });
         }
         if fixed.iter().any(|backend| backend.form().is_some()) {
             inner.run(async move { recycling::keep_fresh(&fixed, setup.recycling).await });
@@ -252,7 +265,7 @@ impl Inner {
     }
 
     fn join(&self, backend: Backend) {
-        let drains = self.drains();
+        let drains = lock(&self.drains);
         backend.inner.shared.marks.drain(is_on(&drains, &backend));
         drop(drains);
         self.change(|backends| backends.push(backend));
@@ -281,15 +294,11 @@ impl Inner {
                 warn!(name, "there is no such CLI that could drain");
             }
         }
-        let mut drains = self.drains();
+        let mut drains = lock(&self.drains);
         *drains = names;
         for backend in self.members.borrow().backends.iter() {
             backend.inner.shared.marks.drain(is_on(&drains, backend));
         }
-    }
-
-    fn drains(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.drains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

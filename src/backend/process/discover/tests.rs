@@ -1,4 +1,9 @@
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+};
 
 use super::{
     native::{PROGRAM, head_of_this_machine},

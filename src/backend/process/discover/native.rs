@@ -11,7 +11,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Fitness, PLATFORMS, Places, fitness, on_path};
+use super::places::{Fitness, PLATFORMS, Places, fitness, on_path};
 use crate::copilot::version::Version;
 
 /// Its program.

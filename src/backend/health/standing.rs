@@ -11,10 +11,8 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
-use super::{
-    Error, NEVER_ANSWERED, OF_ONE_SESSION,
-    outlier::{Ejection, Outlier},
-};
+use super::outlier::{Ejection, Outlier};
+use crate::backend::error::{Error, NEVER_ANSWERED, OF_ONE_SESSION};
 
 /// Whether a CLI gets new sessions, and why not. Of several reasons, the last one here is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +29,7 @@ pub enum Standing {
 
 /// What there is to be said of a CLI.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(in crate::backend) struct Marks {
     /// The CLI's name in logs.
     name: String,
     draining: AtomicBool,
@@ -42,7 +40,7 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    pub(super) fn new(name: &str, ejection: Ejection) -> Self {
+    pub(in crate::backend) fn new(name: &str, ejection: Ejection) -> Self {
         Self {
             name: name.to_owned(),
             draining: AtomicBool::default(),
@@ -52,7 +50,7 @@ impl Marks {
         }
     }
 
-    pub(super) fn standing(&self) -> Standing {
+    pub(in crate::backend) fn standing(&self) -> Standing {
         let is = |mark: &AtomicBool| mark.load(Ordering::Relaxed);
         match () {
             () if is(&self.draining) => Standing::Draining,
@@ -63,21 +61,21 @@ impl Marks {
     }
 
     /// The operator says whether it is to get new sessions.
-    pub(super) fn drain(&self, draining: bool) {
+    pub(in crate::backend) fn drain(&self, draining: bool) {
         if self.draining.swap(draining, Ordering::Relaxed) != draining {
             info!(backend = self.name, draining, "the operator has decided whether a CLI gets new sessions");
         }
     }
 
     /// Its address has gone, or is back.
-    pub(super) fn leave(&self, leaving: bool) {
+    pub(in crate::backend) fn leave(&self, leaving: bool) {
         if self.leaving.swap(leaving, Ordering::Relaxed) != leaving {
             info!(backend = self.name, leaving, "a CLI's address has gone or come back");
         }
     }
 
     /// A call has come to its end.
-    pub(super) fn called<T>(&self, method: &'static str, result: &Result<T, Error>) {
+    pub(in crate::backend) fn called<T>(&self, method: &'static str, result: &Result<T, Error>) {
         match result {
             Ok(_) | Err(Error::Rejected(_) | Error::TooLarge { .. }) => {
                 self.outlier(|outlier| outlier.answered(method))
@@ -99,17 +97,17 @@ impl Marks {
     }
 
     /// A link has held for long.
-    pub(super) fn held(&self) {
+    pub(in crate::backend) fn held(&self) {
         self.outlier(Outlier::held);
     }
 
     /// A link was lost that had not.
-    pub(super) fn flapped(&self, problem: &str) {
+    pub(in crate::backend) fn flapped(&self, problem: &str) {
         self.judge(problem, |outlier| outlier.flapped(Instant::now()));
     }
 
     /// Resolves when it is to be probed.
-    pub(super) async fn on_probation(&self) {
+    pub(in crate::backend) async fn on_probation(&self) {
         let mut ejected = self.ejected.subscribe();
         // It fails when the sender is gone, which is ours.
         let until = ejected.wait_for(Option::is_some).await.ok().and_then(|until| *until);
@@ -117,7 +115,7 @@ impl Marks {
     }
 
     /// What came of a probe.
-    pub(super) fn probed<T>(&self, probe: Result<T, Error>) {
+    pub(in crate::backend) fn probed<T>(&self, probe: Result<T, Error>) {
         match probe {
             Ok(_) => {
                 self.outlier(|outlier| outlier.probed(true, Instant::now()));

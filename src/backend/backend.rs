@@ -1,0 +1,204 @@
+//! One CLI and its supervisor, as the rest of the service sees it.
+
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::{
+    sync::{SemaphorePermit, mpsc, watch},
+    task::JoinHandle,
+    time::timeout_at,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    admission::Admission,
+    config::Config,
+    error::Error,
+    health::{Marks, Standing, Vitals},
+    link::Link,
+    process::discover::Form,
+    sink::Sink,
+    state::{GRACE, Shared, State},
+    supervisor::{self, Order},
+};
+use crate::lock::lock;
+
+/// One CLI and its supervisor. Cheap to clone; [`stop`](Self::stop) ends it.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    id: BackendId,
+    name: String,
+    address: Option<String>,
+    form: Option<Form>,
+    /// Weak, because what it leads to has this backend.
+    sink: Weak<dyn Sink>,
+    state: watch::Receiver<State>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) orders: mpsc::Sender<Order>,
+    stop: CancellationToken,
+    supervisor: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Backend {
+    /// Starts the supervisor. What the CLI tells goes to the sink.
+    pub(super) fn spawn(config: Config, sink: impl FnOnce(BackendId) -> Arc<dyn Sink>) -> Self {
+        let id = BackendId::next();
+        let (state_tx, state) = watch::channel(State::Connecting);
+        // One at a time is recycled.
+        let (orders, orders_rx) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let (name, address, form) = (config.name.clone(), config.address(), config.form());
+        let shared = Arc::new(Shared::new(Admission::new(config.turns), Marks::new(&name, config.ejection)));
+        let status = supervisor::Status { state: state_tx, shared: shared.clone() };
+        let ear = sink(id);
+        let sink = Arc::downgrade(&ear);
+        let supervisor = tokio::spawn(supervisor::run(config, ear, status, orders_rx, stop.clone()));
+        let supervisor = tokio::sync::Mutex::new(Some(supervisor));
+        Self {
+            inner: Arc::new(Inner { id, name, address, form, sink, state, shared, orders, stop, supervisor }),
+        }
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> BackendId {
+        self.inner.id
+    }
+
+    /// Its name in logs.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Where it listens, if somebody else runs it.
+    pub fn address(&self) -> Option<&str> {
+        self.inner.address.as_deref()
+    }
+
+    /// Its form, if it is our own.
+    pub fn form(&self) -> Option<Form> {
+        self.inner.form
+    }
+
+    /// What it is known by where sessions are placed: its address, which is the same for every server in front of it, or its
+    /// name if it is one server's own.
+    pub(super) fn place(&self) -> &str {
+        self.address().unwrap_or(&self.inner.name)
+    }
+
+    /// Whether it gets new sessions.
+    pub fn standing(&self) -> Standing {
+        self.inner.shared.marks.standing()
+    }
+
+    /// What is known of it beside its state.
+    pub fn vitals(&self) -> Vitals {
+        lock(&self.inner.shared.vitals).clone()
+    }
+
+    /// Whether there is a link to call on.
+    pub fn is_ready(&self) -> bool {
+        matches!(&*self.inner.state.borrow(), State::Ready(_))
+    }
+
+    /// The link to call on.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and [`Error::Incompatible`]: nothing was sent.
+    pub fn link(&self) -> Result<Arc<Link>, Error> {
+        // Under the lock of the state: a link that is not handed out any more gets no new user.
+        self.inner.state.borrow().to_call_on()
+    }
+
+    /// The link to call on. One that was lost lately is waited for: mostly it is soon there again. Whether it is waited for or not,
+    /// a CLI that somebody else runs is soon looked for once more.
+    ///
+    /// # Errors
+    /// As of [`link`](Self::link), once it has been missing for [`GRACE`].
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn connected(&self) -> Result<Arc<Link>, Error> {
+        let (shared, mut state) = (&self.inner.shared, self.inner.state.clone());
+        loop {
+            match &*state.borrow_and_update() {
+                settled @ (State::Ready(_) | State::Incompatible { .. }) => return settled.to_call_on(),
+                State::Connecting | State::Down { .. } => {}
+            }
+            // Anew for each attempt that failed.
+            shared.wanted.notify_one();
+            let limit = *lock(&shared.missing_since) + GRACE;
+            // The time is over, or the supervisor has ended.
+            let Ok(Ok(())) = timeout_at(limit, state.changed()).await else { return self.link() };
+        }
+    }
+
+    /// The keeper link, if it is up: for sessions to be attached to, and no more.
+    pub fn keeper(&self) -> Option<Arc<Link>> {
+        lock(&self.inner.shared.keeper).clone()
+    }
+
+    /// How many sessions it has loaded for this server.
+    pub(super) fn loaded(&self) -> usize {
+        self.inner.sink.upgrade().map_or(0, |sink| sink.loaded())
+    }
+
+    /// How many CLIs whose place this one has taken still run.
+    pub fn retiring(&self) -> usize {
+        self.inner.shared.retiring.load(Ordering::Relaxed)
+    }
+
+    /// For as long as this is held a session moves to this CLI from the one whose place it has taken. `None` while others do: then it
+    /// goes on where it is.
+    pub fn begin_move(&self) -> Option<SemaphorePermit<'_>> {
+        self.inner.shared.moves.try_acquire().ok()
+    }
+
+    /// The turns that it runs, and those that wait for it.
+    pub fn admission(&self) -> &Admission {
+        &self.inner.shared.admission
+    }
+
+    /// How it is, now and from now on.
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.inner.state.clone()
+    }
+
+    /// Closes the link; an embedded CLI is ended, with all its children, before this returns.
+    ///
+    /// # Cancel safety
+    /// Dropping it stops the waiting, not the ending.
+    pub async fn stop(&self) {
+        self.inner.stop.cancel();
+        let mut supervisor = self.inner.supervisor.lock().await;
+        if let Some(task) = supervisor.as_mut() {
+            // The task ends by itself, or it panicked, which the runtime has reported.
+            let _ = task.await;
+            *supervisor = None;
+        }
+    }
+}
+
+/// Tells backends apart, those included that have gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BackendId(u64);
+
+impl BackendId {
+    /// One that no other backend has.
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,23 @@
+//! The contract's messages and its client, as prost and tonic generate them.
+
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::unwrap_used,
+    rustdoc::all,
+    reason = "generated from the proto files, which have their own linter"
+)]
+
+include!(concat!(env!("OUT_DIR"), "/copilot_grpc.v1.rs"));
+
+/// The contract's descriptors, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin"));
+
+/// A prompt that is a text and no more.
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
+}
