@@ -1,46 +1,51 @@
-//! JSON-RPC 2.0 messages: bodies of frames to [`Incoming`], and our own messages to frames.
+//! JSON-RPC 2.0 messages: bodies of frames to [`Incoming`], and outgoing messages to frames.
 //!
-//! Pure, and lazy: only the envelope is looked at. `params` and `result` stay the bytes that arrived, as slices
-//! of the body, for whoever knows the method. Batches are not spoken.
+//! Pure, and lazy: only the envelope is parsed. `params` and `result` stay the bytes that arrived, as slices of the body, for
+//! the code that knows the method. Batches are not supported.
+
+use std::{borrow::Cow, sync::LazyLock};
+
+use bytes::{Bytes, BytesMut};
+use memchr::memmem::Finder;
+use serde::{
+    Deserialize, Serialize,
+    de::{Deserializer as _, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use super::frame;
-use bytes::{Bytes, BytesMut};
-use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 /// A message from the peer.
 #[derive(Debug, PartialEq)]
 pub enum Incoming<'a> {
-    /// The answer to a request of ours.
+    /// The answer to a request of this side.
     Response {
-        /// Our id, echoed.
+        /// The id of that request.
         id: u64,
-        /// The JSON of `result` (`null` if there was none), or what the peer says went wrong.
+        /// The JSON of `result` (`null` if there was none), or the peer's error.
         outcome: Result<Bytes, ErrorObject>,
     },
-    /// An error with a null id or none: the peer could not make sense of a frame of ours, and cannot say which.
+    /// An error with a null id or none: the peer could not parse a frame of this side, and cannot say which.
     ParseFailure(ErrorObject),
-    /// The peer waits for an answer with this id.
+    /// A request: the peer waits for an answer with this id.
     Request {
-        /// To be echoed.
+        /// The id, to be echoed.
         id: RequestId,
-        /// What it wants.
+        /// The method that is called.
         method: Cow<'a, str>,
-        /// JSON; `null` if there were none.
+        /// The params as JSON; `null` if there were none.
         params: Bytes,
     },
-    /// Nobody waits. A method with a null id is one too: there is no id to answer to.
+    /// A notification: the peer waits for no answer. A method with a null id is one, too: there is no id to answer to.
     Notification {
-        /// What happened.
+        /// The method that is called.
         method: Cow<'a, str>,
-        /// JSON; `null` if there were none.
+        /// The params as JSON; `null` if there were none.
         params: Bytes,
     },
 }
 
-/// The id of a request of the peer: a number or string of its own, never to be mixed with our ids. Echoed as it
+/// The id of a request of the peer: a number or string of its own, never to be mixed with the ids of this side. Echoed as it
 /// was written.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
@@ -50,45 +55,45 @@ pub struct RequestId(Box<RawValue>);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message} (code {code})")]
 pub struct ErrorObject {
-    /// One of the codes of JSON-RPC, or the peer's own.
+    /// A code of JSON-RPC, or one of the peer's own.
     pub code: i64,
-    /// For people. It may quote what was sent.
+    /// A text for people. It may quote what was sent.
     #[serde(default)]
     pub message: String,
-    /// Whatever the peer adds.
+    /// More data, if the peer adds any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<serde_json::Value>,
 }
 
-/// Why a body is not a message. Says where, never what: the body may hold somebody's prompt.
+/// Why a body is not a message. The text says where it is wrong and never quotes it: the body may hold somebody's prompt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Most likely an array, which would be a batch.
+    /// Not a JSON object; most likely an array, which would be a batch.
     #[error("not a JSON object")]
     NotAnObject,
     /// Not JSON, or cut off.
     #[error("broken JSON at line {line}, column {column}")]
     Syntax {
-        /// From 1.
+        /// The line, from 1.
         line: usize,
-        /// In bytes, from 1.
+        /// The column in bytes, from 1.
         column: usize,
     },
     /// JSON, but a member of the envelope is of the wrong type, or there twice.
     #[error("broken envelope at line {line}, column {column}")]
     Envelope {
-        /// From 1.
+        /// The line, from 1.
         line: usize,
-        /// In bytes, from 1.
+        /// The column in bytes, from 1.
         column: usize,
     },
-    /// No method, no id, no error.
+    /// There is no method, no id and no error.
     #[error("neither request nor response")]
     Neither,
-    /// Ours are unsigned integers, so this answers a request that we never sent.
+    /// A response with an id that is no unsigned integer, as all ids of this side are: no such request was sent.
     #[error("a response with an id that cannot be ours")]
     ForeignResponseId,
-    /// Only numbers and strings are ids.
+    /// A request with an id that is neither number nor string.
     #[error("a request with an id that is neither number nor string")]
     BadRequestId,
 }
@@ -106,11 +111,11 @@ struct Envelope<'a> {
     error: Option<ErrorObject>,
 }
 
-/// Serde borrows a `Cow` only where it sees one: neither in an `Option` nor as a map's key.
+/// A string that Serde can borrow. It borrows a bare `Cow` neither in an `Option` nor as a map's key.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Reads a body. Run it through [`repair`] first.
+/// Parses a body. Run it through [`repair`] first.
 pub fn parse(body: &Bytes) -> Result<Incoming<'_>, Malformed> {
     // Serde would read an array as a struct, member by member.
     if !body.trim_ascii_start().starts_with(b"{") {
@@ -137,10 +142,10 @@ pub fn parse(body: &Bytes) -> Result<Incoming<'_>, Malformed> {
     }
 }
 
-/// Makes escapes of lone surrogates (`\ud83d` without its other half) into `\ufffd`.
+/// Replaces escapes of lone surrogates (`\ud83d` without its other half) by `\ufffd`.
 ///
-/// JavaScript's strings may hold them and its `JSON.stringify` writes them, for example when a stream of text is
-/// cut within an emoji; serde_json refuses the whole text. A body without any is returned as it is, not copied.
+/// JavaScript's strings may hold them and its `JSON.stringify` writes them, for example when a stream of text is cut within an
+/// emoji; serde_json refuses the whole text. A body without any is returned as it is, not copied.
 pub fn repair(body: Bytes) -> Bytes {
     let mut repaired: Option<BytesMut> = None;
     for at in lone_surrogates(&body) {
@@ -150,10 +155,17 @@ pub fn repair(body: Bytes) -> Bytes {
     repaired.map_or(body, BytesMut::freeze)
 }
 
-/// Where the escapes of lone surrogates begin.
+/// Whether something in it is to be [repaired](repair) before anybody reads it.
+pub fn needs_repair(json: &[u8]) -> bool {
+    lone_surrogates(json).next().is_some()
+}
+
+/// The positions at which escapes of lone surrogates begin.
 fn lone_surrogates(json: &[u8]) -> impl Iterator<Item = usize> {
     let mut paired_until = 0;
-    memchr::memmem::find_iter(json, br"\u").filter(move |&at| {
+    /// Made once: it takes longer to make than to search a short message.
+    static ESCAPES: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(br"\u"));
+    ESCAPES.find_iter(json).filter(move |&at| {
         let Some(unit) = surrogate(&json[at..]) else { return false };
         // `\\ud83d` is a backslash and five letters.
         let backslashes_before = json[..at].iter().rev().take_while(|&&byte| byte == b'\\').count();
@@ -174,10 +186,10 @@ enum Surrogate {
     Low,
 }
 
-/// Bytes of `\uXXXX`.
+/// The length of `\uXXXX` in bytes.
 const ESCAPE: usize = 6;
 
-/// The half of a pair that is escaped at the beginning of `json`, if one is.
+/// The surrogate whose escape `json` begins with, if it does.
 fn surrogate(json: &[u8]) -> Option<Surrogate> {
     match json {
         [b'\\', b'u', b'd' | b'D', second, third, fourth, ..]
@@ -193,44 +205,44 @@ fn surrogate(json: &[u8]) -> Option<Surrogate> {
     }
 }
 
-/// Looks at a notification without reading it: its method, and what should be its params, of which nothing is known. Most of
-/// what a peer tells is of no interest, and this is enough to tell. `None`: the message has to be read.
+/// The method and the unchecked params of a notification, found without parsing. Most notifications are of no interest, and
+/// this is enough to tell. `None`: the message has to be parsed.
 ///
-/// Only where the members come as peers write them, and nothing is to be [repaired](repair). A request whose id comes after its
-/// params is none of these: they are the last member, as its last two bytes show.
+/// It finds only notifications whose members come as peers usually write them. A request whose id comes after its params is not
+/// taken for one: the params are the last member, as the last two bytes show. Who reads the params asks first whether they
+/// [need repair](needs_repair): most are not read, and a look at each byte would be a quarter of what a message costs.
 pub fn skim(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = body.strip_prefix(br#"{"jsonrpc":"2.0","method":""#)?;
-    // Where it has escapes, what follows the first of them is not what it should be.
+    // If the method has escapes, what follows the first of them does not match below.
     let (method, rest) = rest.split_at(memchr::memchr2(b'"', b'\\', rest)?);
     let params = rest.strip_prefix(br#"","params":"#)?.strip_suffix(b"}")?;
-    let is_whole = params.ends_with(b"}") && lone_surrogates(params).next().is_none();
-    is_whole.then_some((method, params))
+    params.ends_with(b"}").then_some((method, params))
 }
 
-/// What the beginning of a message tells about it.
+/// The kind of a message, as far as its beginning tells.
 #[derive(Debug, PartialEq)]
 pub enum Peek<'a> {
-    /// The answer to a request of ours.
+    /// The answer to a request of this side.
     Response {
-        /// Our id.
+        /// The id of that request.
         id: u64,
     },
-    /// The peer waits for an answer with this id.
+    /// A request: the peer waits for an answer with this id.
     Request {
-        /// To be echoed.
+        /// The id, to be echoed.
         id: RequestId,
-        /// What it wants.
+        /// The method that is called.
         method: Cow<'a, str>,
     },
-    /// There is a method, and no id before the end of what is there. Peers write the id before the params, so
-    /// it is a notification, unless this one does not.
+    /// There is a method and no id before the text ends. Peers write the id before the params, so it is a notification, unless
+    /// this peer does not.
     Notification {
-        /// What happened.
+        /// The method that is called.
         method: Cow<'a, str>,
     },
 }
 
-/// Reads the first bytes of a message, as kept of an oversized frame. `None`: they do not tell.
+/// Reads the first bytes of a message, which are kept of an oversized frame. `None`: they do not tell its kind.
 pub fn peek(head: &[u8]) -> Option<Peek<'_>> {
     let mut seen = Seen::default();
     // An error is expected, where the text ends. What was seen before it counts.
@@ -243,7 +255,7 @@ pub fn peek(head: &[u8]) -> Option<Peek<'_>> {
     }
 }
 
-/// Members of the outermost object only: `params` may well have a `method` of their own.
+/// What was seen of the outermost object's members; `params` may have a `method` of their own.
 #[derive(Default)]
 struct Seen<'a> {
     id: Option<&'a RawValue>,
@@ -279,10 +291,10 @@ impl<'a> Visitor<'a> for &mut Seen<'a> {
     }
 }
 
-/// A framed request of ours.
+/// A framed request.
 ///
 /// # Errors
-/// Whatever `params` fail with.
+/// The error with which `params` cannot be serialized.
 pub fn request<P>(id: u64, method: &str, params: &P) -> serde_json::Result<Bytes>
 where
     P: Serialize + ?Sized,
@@ -297,10 +309,10 @@ where
     framed(&Request { jsonrpc: VERSION, id, method, params })
 }
 
-/// The framed answer to a request of the peer that went well.
+/// The framed answer to a request of the peer, with its result.
 ///
 /// # Errors
-/// Whatever `result` fails with.
+/// The error with which `result` cannot be serialized.
 pub fn response_ok<R>(id: &RequestId, result: &R) -> serde_json::Result<Bytes>
 where
     R: Serialize + ?Sized,
@@ -314,7 +326,7 @@ where
     framed(&Response { jsonrpc: VERSION, id, result })
 }
 
-/// The framed answer to a request of the peer that did not.
+/// The framed answer to a request of the peer, with an error.
 pub fn response_err(id: &RequestId, code: i64, message: &str) -> Bytes {
     #[derive(Serialize)]
     struct Error<'a> {
@@ -331,16 +343,16 @@ pub fn response_err(id: &RequestId, code: i64, message: &str) -> Bytes {
         .expect("numbers, strings and JSON can be written as JSON")
 }
 
-/// The code for a request whose method nobody here knows.
+/// The error code for a request whose method is unknown.
 pub const METHOD_NOT_FOUND: i64 = -32601;
-/// The code for a request that we failed to answer for reasons of our own.
+/// The error code for a request that could not be answered because of an internal error.
 pub const INTERNAL_ERROR: i64 = -32603;
-/// The code for a request that we do not accept.
+/// The error code for a request that is not accepted.
 pub const INVALID_REQUEST: i64 = -32600;
 
 const VERSION: &str = "2.0";
 
-/// What is set aside for a message before it is known how long it gets: most fit.
+/// The number of bytes allocated for a message before its length is known; most messages fit.
 const TYPICAL_MESSAGE: usize = 512;
 
 fn framed(message: &impl Serialize) -> serde_json::Result<Bytes> {
@@ -372,9 +384,10 @@ impl From<serde_json::Error> for Malformed {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use serde_json::{Value, json};
+
+    use super::*;
 
     fn id(json: &str) -> RequestId {
         RequestId(RawValue::from_string(json.to_owned()).unwrap())
@@ -411,7 +424,7 @@ mod tests {
         check(r#"{"jsonrpc":"2.0","method":"a\"b","params":{}}"#, None);
         check(r#"{"jsonrpc":"2.0","method":"a","params":[1]}"#, None);
         check(r#"{"jsonrpc":"2.0","method":"a","params":{}"#, None);
-        check(r#"{"jsonrpc":"2.0","method":"a","params":{"x":"\ud83d"}}"#, None);
+        check(r#"{"jsonrpc":"2.0","method":"a","params":{"x":"\ud83d"}}"#, Some(("a", r#"{"x":"\ud83d"}"#)));
         check(r#"{"method":"a","params":{}}"#, None);
         check("", None);
     }
@@ -509,6 +522,7 @@ mod tests {
         let body = Bytes::copy_from_slice(json.as_bytes());
         let repaired = repair(body.clone());
         assert_eq!(repaired, expected, "{json}");
+        assert_eq!(needs_repair(json.as_bytes()), json != expected, "{json}");
         assert_eq!(repaired.as_ptr() == body.as_ptr(), json == expected, "copied only when repaired: {json}");
     }
 
@@ -612,7 +626,7 @@ mod tests {
         );
     }
 
-    /// JSON, if it were not for lone surrogates.
+    /// JSON but for lone surrogates.
     fn almost_json() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
             r"\ud83d", r"\uD83D", r"\ude00", r"\uDFFF", r"\u0041", r"\ud7ff", r"\ue000", r"\\", r"\n",

@@ -23,17 +23,24 @@ use crate::{
         event::{self, Payload},
         failure,
     },
+    jsonrpc::message,
 };
 
 impl Session {
-    /// Takes in the parameters of a `session.event` of this session. False: they make no sense.
+    /// Takes in the parameters of a `session.event` of this session. False: they make no sense, or not before they are repaired.
     pub(in crate::session) fn hear(self: &Arc<Self>, kind: &str, params: &[u8]) -> bool {
-        if kind == failure::CALL_FAILED
-            && let Some(failure) = AgentFailure::of_call(params)
-        {
+        let (is_failure, is_wanted) = (kind == failure::CALL_FAILED, self.wants(kind));
+        if !is_failure && !is_wanted {
+            return true;
+        }
+        // What cannot be read is taken for what is not there: a rule would not see a command with half an emoji in it.
+        if message::needs_repair(params) {
+            return false;
+        }
+        if is_failure && let Some(failure) = AgentFailure::of_call(params) {
             self.lock().call_failed = Some(Box::new(failure));
         }
-        if !self.wants(kind) {
+        if !is_wanted {
             return true;
         }
         // A provider may quote the key in its complaints, which are told to whoever uses the session.
