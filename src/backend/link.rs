@@ -19,7 +19,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::{error::Error, health::Marks};
+use super::{error::Error, health::Eligibility};
 use crate::{
     copilot::{
         Method, Rejection, Secret,
@@ -30,21 +30,21 @@ use crate::{
     jsonrpc::{self, Cause, Peer},
 };
 
-/// How long a CLI that somebody else runs may take to connect and shake hands.
+/// How long an external CLI may take to connect and shake hands.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long any call may take that has no time limit of its own. The slowest that we know is creating a session, which
-/// took 4 s with 50 at once, and 30 s in one release of the CLI (copilot-cli#4744).
+/// The time limit of calls that have none of their own. The slowest call known is creating a session, which took 4 s with 50 at
+/// once, and 30 s in one release of the CLI (copilot-cli#4744).
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long the methods are asked for that a CLI may lack. It takes milliseconds.
+/// How long the CLI may take to answer which methods it lacks. It takes milliseconds.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One connection to a CLI, after its handshake. Sessions that it created or resumed are attached to it.
 ///
-/// It is a handle, of which there are two kinds. As [`Backend::connected`](super::Backend::connected) gives it, it is *in use*,
-/// and the CLI is not taken away under who holds it, unless that takes too long. What only remembers the link holds it
-/// [at rest](Self::at_rest). A clone is of the same kind.
+/// It is a handle of one of two kinds. As [`Backend::connected`](super::Backend::connected) gives it, it is *in use*: the CLI
+/// is not ended while somebody holds it, unless that takes too long. Code that only remembers the link holds it [at
+/// rest](Self::at_rest). A clone is of the same kind.
 #[derive(Clone)]
 pub struct Link {
     wire: Arc<Wire>,
@@ -56,29 +56,29 @@ struct Wire {
     peer: Peer,
     identity: Identity,
     missing: Vec<String>,
-    marks: Arc<Marks>,
+    eligibility: Arc<Eligibility>,
     users: TaskTracker,
 }
 
-/// Tells links apart, those of all backends.
+/// The id of a link, unique among the links of all backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkId(u64);
 
 impl LinkId {
-    /// One that no other link has.
+    /// A new id.
     pub(super) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// What a link is made with, but for the way to the CLI.
+/// What a link is made of, apart from the connection itself.
 pub(super) struct Ends<H> {
     pub(super) id: LinkId,
     pub(super) options: jsonrpc::Options,
-    /// Hears what the CLI tells.
+    /// Takes what the CLI sends.
     pub(super) handler: H,
-    pub(super) marks: Arc<Marks>,
+    pub(super) eligibility: Arc<Eligibility>,
 }
 
 impl Link {
@@ -98,90 +98,91 @@ impl Link {
         tokio::time::timeout(HANDSHAKE_TIMEOUT, open).await.unwrap_or(Err(OpenError::TimedOut))
     }
 
-    /// Shakes hands, for which the CLI has as long as it is waited for.
+    /// Shakes hands over an open connection, without a time limit of its own.
     pub(super) async fn open<IO, H>(io: IO, token: Option<&Secret>, ends: Ends<H>) -> Result<Self, OpenError>
     where
         IO: AsyncRead + AsyncWrite + Send + 'static,
         H: jsonrpc::Handler,
     {
-        let Ends { id, options, handler, marks } = ends;
+        let Ends { id, options, handler, eligibility } = ends;
         let peer = Peer::spawn(io, handler, options);
         let users = TaskTracker::new();
-        let mut wire = Wire { id, peer, identity: Identity::default(), missing: Vec::new(), marks, users };
+        let mut wire =
+            Wire { id, peer, identity: Identity::default(), missing: Vec::new(), eligibility, users };
         wire.identity = wire.shake_hands(token).await?;
         wire.missing = wire.missing_features().await;
         Ok(Self { wire: Arc::new(wire), in_use: None })
     }
 
-    /// Which link this is.
+    /// The id of this link.
     pub fn id(&self) -> LinkId {
         self.wire.id
     }
 
-    /// What the CLI says that it is.
+    /// The version and protocol that the CLI reports.
     pub fn identity(&self) -> &Identity {
         &self.wire.identity
     }
 
-    /// What cannot be done with the CLI, in words for the operator, each behind the method that it lacks.
+    /// Features that the CLI lacks, in words for the operator: each is `METHOD: what it is needed for`.
     pub fn missing_features(&self) -> &[String] {
         &self.wire.missing
     }
 
-    /// How many calls wait for an answer.
+    /// Number of calls that wait for an answer.
     pub fn in_flight(&self) -> usize {
         self.wire.peer.in_flight()
     }
 
-    /// Calls a method and waits for its result, at most a minute.
+    /// Calls a method and waits for its result, for 60 s at most.
     ///
     /// # Cancel safety
-    /// Dropping it forgets the call; the CLI may still carry it out. Half a message is never sent.
+    /// Dropping the future forgets the call; the CLI may still carry it out. Half a message is never sent.
     pub async fn call<M: Method>(&self, params: &M) -> Result<M::Output, Error> {
         self.call_within(CALL_TIMEOUT, params).await
     }
 
-    /// The same, with another time limit.
+    /// [`call`](Self::call) with another time limit.
     pub async fn call_within<M: Method>(&self, limit: Duration, params: &M) -> Result<M::Output, Error> {
         let result = self.wire.call(limit, params).await;
-        // One that answers pings may fail in all else.
+        // A CLI that answers pings may fail in all else.
         if M::NAME != Ping::NAME {
-            self.wire.marks.called(M::NAME, &result);
+            self.wire.eligibility.called(M::NAME, &result);
         }
         result
     }
 
-    /// The same link for who is about to use it.
+    /// A handle to this link that is in use.
     pub fn in_use(&self) -> Arc<Self> {
         Arc::new(Self { wire: self.wire.clone(), in_use: Some(self.wire.users.token()) })
     }
 
-    /// The same link for who only remembers it.
+    /// A handle to this link that only remembers it.
     pub fn at_rest(&self) -> Self {
         Self { wire: self.wire.clone(), in_use: None }
     }
 
-    /// Whether anybody uses it.
+    /// Whether somebody holds a handle that is in use.
     pub fn is_used(&self) -> bool {
         !self.wire.users.is_empty()
     }
 
-    /// Resolves when nobody uses it. That nobody begins to is for the caller to see to.
+    /// Resolves when nobody uses the link. The caller sees to it that nobody begins to.
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing.
+    /// Dropping the future changes nothing.
     pub(super) async fn vacated(&self) {
         self.wire.users.close();
         self.wire.users.wait().await;
     }
 
-    /// Why nothing more can be called on it, if it is gone. Whoever remembers it for a session looks here first, under the
-    /// session's lock: the news that it is gone comes once, after this, and may have come already.
+    /// The loss of the link, as the error of any further call. Code that remembers the link for a session checks this first,
+    /// under the session's lock: the sink is told of the loss once, after this is set, and may have been told already.
     pub fn loss(&self) -> Option<Error> {
         self.wire.peer.cause().map(|cause| Error::Lost { cause, written: true })
     }
 
-    /// Resolves when the link is gone.
+    /// Resolves when the link is lost, with the cause.
     pub(super) async fn closed(&self) -> Arc<Cause> {
         self.wire.peer.closed().await
     }
@@ -193,7 +194,7 @@ impl Link {
 }
 
 impl Wire {
-    /// Says who we are, and hears who the CLI is.
+    /// Exchanges names and versions with the CLI.
     async fn shake_hands(&self, token: Option<&Secret>) -> Result<Identity, OpenError> {
         let client_info = ClientInfo {
             extension_name: env!("CARGO_PKG_NAME"),
@@ -201,7 +202,7 @@ impl Wire {
         };
         let identity: Identity = match self.ask(&Connect { token, client_info }).await {
             Ok(connected) => connected.into(),
-            // One of long ago: it is not used, but its version is told.
+            // A CLI too old for `connect`: it is not used, but the operator is told its version.
             Err(Error::Rejected(Rejection::MethodMissing(_))) => self.ask(&GetStatus {}).await?.into(),
             Err(Error::Rejected(Rejection::Connection(problem))) => return Err(OpenError::Token(problem)),
             Err(error) => return Err(error.into()),
@@ -212,7 +213,7 @@ impl Wire {
         }
     }
 
-    /// Asks for each method whether the CLI has it. One that does not answer, in time or at all, may have it.
+    /// Asks for each method whether the CLI has it. One that is not answered counts as present.
     async fn missing_features(&self) -> Vec<String> {
         let session_id = format!("probe-{}", Uuid::new_v4());
         let probe = Probe { session_id: &session_id };
@@ -234,7 +235,7 @@ impl Wire {
         let method = M::NAME;
         let result = self.peer.request(method, params).await.map_err(|error| refusal(method, error))?;
         serde_json::from_slice(&result)
-            .map_err(|error| Error::Protocol { method, problem: error.to_string() })
+            .map_err(|error| Error::Protocol { method, problem: unreadable(&error) })
     }
 }
 
@@ -244,6 +245,11 @@ impl fmt::Debug for Link {
         let in_use = self.in_use.is_some();
         f.debug_struct("Link").field("id", id).field("version", version).field("in_use", &in_use).finish()
     }
+}
+
+/// Where an answer is not of its form. What serde says of it would quote the answer, which may be a prompt or a key.
+fn unreadable(error: &serde_json::Error) -> String {
+    format!("it is not of the form that was expected, at line {} column {}", error.line(), error.column())
 }
 
 fn refusal(method: &'static str, error: jsonrpc::Error) -> Error {
@@ -258,13 +264,13 @@ fn refusal(method: &'static str, error: jsonrpc::Error) -> Error {
     }
 }
 
-/// For how long the other machine may owe the confirmation that it got what was sent. That is a matter of kernels: a CLI that is
-/// frozen, or short of CPU, does not count as gone by it.
+/// How long the other machine may take to confirm that it got what was sent. Its kernel confirms, so a CLI that is frozen or
+/// short of CPU does not count as gone.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNCONFIRMED: Duration = Duration::from_secs(8);
 
-/// Deltas are small and want to be sent at once; a machine that vanished without a word is noticed within seconds, also on a link
-/// whose pings are given much time.
+/// Sets socket options: deltas are small and are sent at once, and a machine that vanished without a word is noticed within
+/// seconds, also on a link whose pings are given much time.
 fn tune(socket: &TcpStream) {
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
@@ -276,7 +282,7 @@ fn tune(socket: &TcpStream) {
     }
 }
 
-/// Why a link could not be opened: each variant is a different thing for the operator to do.
+/// Why a link could not be opened. Each variant calls for another action of the operator.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
     #[error("it cannot be connected to: {0}")]
@@ -300,7 +306,7 @@ pub(super) enum OpenError {
 }
 
 impl OpenError {
-    /// Why the link to a CLI of our own was lost while the CLI ran.
+    /// The error for a link that was lost while its embedded CLI still ran.
     pub(super) fn on_stdio(cause: Arc<Cause>) -> Self {
         match *cause {
             Cause::Frame(_) | Cause::Malformed(_) => Self::Babble(cause),
