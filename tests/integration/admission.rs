@@ -1,4 +1,4 @@
-//! More turns than a CLI takes at once: who runs, who waits, who is refused.
+//! A CLI runs so many turns at once; the next ones wait in line, and those beyond that are refused at once.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,10 +1,9 @@
-//! Answers that are not whole, or come in parts; on the real CLI.
+//! An answer that comes in parts is given whole, and one that was cut says so; on the real CLI.
 
 use std::sync::Arc;
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, ErrorReason, FinishReason, Prompt, Provider, TurnResult, WatchSessionRequest,
-    session_event::Payload,
+    CreateSessionRequest, ErrorReason, FinishReason, Prompt, Provider, TurnResult, session_event::Payload,
 };
 use scripted_model::{Reply, Request};
 use serde_json::json;
@@ -12,7 +11,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade, abort, prompt, wait_with},
+    facade::{Streamed, TestFacade, abort, prompt, wait_with, watching},
     failure_of,
     fake_cli::FakeCli,
     real_cli::{MODEL, RealCli},
@@ -166,7 +165,7 @@ async fn what_remains_of_a_turn_that_fails_has_all_parts() {
     let failed = ask(&facade, "fails").await.unwrap_err();
     assert_eq!(failure_of(&failed).partial_content, "PART-ONE. ");
     facade.create("hangs").await;
-    let watching = WatchSessionRequest { session_id: "hangs".into(), ..Default::default() };
+    let watching = watching("hangs");
     let mut watcher = facade.watch(watching).await.unwrap();
     let hanging = tokio::spawn({
         let facade = facade.clone();

@@ -1,14 +1,14 @@
-//! What the agent asks its callers: permissions, tools, questions, plans; on the real CLI.
+//! What the agent asks is put to its callers, whose answers reach it: permissions, tools, questions, plans; on the real CLI.
 
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use copilot_grpc::grpc::pb::{
-    AgentMode, CreateSessionRequest, Elicitation, ElicitationAction, ErrorReason, ExitPlan,
-    GetSessionRequest, McpServer, OnDisconnect, PermissionDecision, PermissionEffect, PermissionPolicy,
-    PermissionRule, Prompt, SendAndStreamResponse, SendAndWaitRequest, SessionState, Tool, ToolImage,
-    ToolResult, TurnResult, UserInput, WatchSessionRequest, ask_answer::Answer, mcp_server,
-    send_and_stream_response, session_event::Payload, tool_result::Content,
+    AgentMode, CreateSessionRequest, Elicitation, ElicitationAction, ErrorReason, ExitPlan, McpServer,
+    OnDisconnect, PermissionDecision, PermissionEffect, PermissionPolicy, PermissionRule, Prompt,
+    SendAndStreamResponse, SendAndWaitRequest, SessionState, Tool, ToolImage, ToolResult, TurnResult,
+    UserInput, WatchSessionRequest, ask_answer::Answer, mcp_server, send_and_stream_response,
+    session_event::Payload, tool_result::Content,
 };
 use scripted_model::{Reply, Request};
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{
     check,
-    facade::{TestFacade, ask_id, decide, prompt, stream_with, wait, wait_with},
+    facade::{TestFacade, ask_id, decide, on_everything, prompt, stream_with, wait, wait_with, watching},
     failure_of, fields_of,
     proxy::Proxy,
     real_cli::RealCli,
@@ -44,12 +44,10 @@ fn script(request: &Request) -> Reply {
 
 /// A session whose tools have to be asked for.
 fn asking(id: &str) -> CreateSessionRequest {
-    let rule =
-        PermissionRule { kind: "*".into(), effect: PermissionEffect::Ask.into(), ..Default::default() };
     CreateSessionRequest {
         session_id: id.into(),
         available_tools: vec!["builtin:bash".into()],
-        permission_policy: Some(PermissionPolicy { rules: vec![rule] }),
+        permission_policy: on_everything(PermissionEffect::Ask),
         tools: vec![weather()],
         user_input: true,
         exit_plan: true,
@@ -80,12 +78,7 @@ fn send(
 }
 
 async fn state(facade: &TestFacade, id: &str) -> SessionState {
-    let request = GetSessionRequest { session_id: id.into() };
-    facade.client().get_session(request).await.unwrap().into_inner().session.unwrap().state()
-}
-
-fn watching(id: &str) -> WatchSessionRequest {
-    WatchSessionRequest { session_id: id.into(), ..Default::default() }
+    facade.get(id).await.unwrap().state()
 }
 
 fn settlement(status: &Status) -> String {

@@ -1,5 +1,6 @@
-//! The official SDK and the service on one CLI, both with its token: each gets its own answers, what the SDK does to a session is heard,
-//! and what it may do is not for the service to say.
+//! The official SDK and the service get along on one CLI: each gets its own answers.
+//!
+//! Both have the CLI's token. What the SDK does to a session is heard, and what it may do is not for the service to say.
 
 use std::{
     collections::HashMap,
@@ -10,8 +11,7 @@ use std::{
 use copilot_grpc::{
     backend::process::discover::Form,
     grpc::pb::{
-        CreateSessionRequest, ErrorReason, GetSessionRequest, PermissionEffect, PermissionPolicy,
-        PermissionRule, WatchSessionRequest, session_event::Payload,
+        CreateSessionRequest, ErrorReason, GetSessionRequest, PermissionEffect, session_event::Payload,
     },
 };
 use scripted_model::{Call, CallState, Reply, Request};
@@ -25,7 +25,7 @@ use tonic::Code;
 
 use crate::support::{
     check,
-    facade::TestFacade,
+    facade::{TestFacade, on_everything, watching},
     real_cli::{RealCli, TOKEN, pinned},
     soon,
 };
@@ -139,8 +139,7 @@ async fn what_the_sdk_does_to_a_session_is_heard() {
     let (cli, facade, sdk) = both().await;
     facade.create("s").await;
     facade.send("s", "first").await.unwrap();
-    let mut watcher =
-        facade.watch(WatchSessionRequest { session_id: "s".into(), ..Default::default() }).await.unwrap();
+    let mut watcher = facade.watch(watching("s")).await.unwrap();
     sdk.act("resume", json!({"id": "s"})).await;
 
     sdk.act("name", json!({"id": "s", "name": "Theirs"})).await;
@@ -187,12 +186,10 @@ async fn what_the_sdk_does_to_a_session_is_heard() {
 #[tokio::test]
 async fn who_has_the_token_answers_permissions_too() {
     let (_cli, facade, sdk) = both().await;
-    let rule =
-        PermissionRule { kind: "*".into(), effect: PermissionEffect::Ask.into(), ..Default::default() };
     let request = CreateSessionRequest {
         session_id: "s".into(),
         available_tools: vec!["bash".into()],
-        permission_policy: Some(PermissionPolicy { rules: vec![rule] }),
+        permission_policy: on_everything(PermissionEffect::Ask),
         ..Default::default()
     };
     facade.client().create_session(request).await.unwrap();

@@ -1,10 +1,12 @@
-//! Sessions that are closed or deleted by themselves: on the real CLI, and on a FakeCli where time is what counts.
+//! Sessions that are idle, old or too many are closed or deleted by themselves, and no others.
+//!
+//! On the real CLI, and on a FakeCli where time is what counts.
 
 use std::time::Duration;
 
 use copilot_grpc::grpc::pb::{
     CleanupStatus, CloseSessionRequest, CreateSessionRequest, ErrorReason, GetServerInfoRequest,
-    GetSessionRequest, ListSessionsRequest, SessionState,
+    ListSessionsRequest, SessionState,
 };
 use scripted_model::Reply;
 use serde_json::json;
@@ -35,8 +37,7 @@ async fn start(setup: Setup, flags: &[&str]) -> TestFacade {
 }
 
 async fn state(facade: &TestFacade, id: &str) -> Result<SessionState, Status> {
-    let request = GetSessionRequest { session_id: id.into() };
-    Ok(facade.client().get_session(request).await?.into_inner().session.unwrap().state())
+    Ok(facade.get(id).await?.state())
 }
 
 async fn listed(facade: &TestFacade) -> Vec<String> {

@@ -1,10 +1,9 @@
-//! The connections of clients: their age, and their end with the server.
+//! An old connection is replaced, and the server's end announced, without a call that fails.
 
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    ErrorReason, GetSessionRequest, WatchSessionRequest, copilot_service_client::CopilotServiceClient,
-    session_event::Payload,
+    ErrorReason, GetSessionRequest, copilot_service_client::CopilotServiceClient, session_event::Payload,
 };
 use tokio::time::Instant;
 use tonic::{Code, transport::Channel};
@@ -14,7 +13,7 @@ use tonic_health::pb::{
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade, event, stream},
+    facade::{Streamed, TestFacade, event, stream, watching},
     fake_cli::FakeCli,
     proxy::Proxy,
     soon, until,
@@ -29,7 +28,7 @@ async fn an_old_connection_is_replaced_without_a_failed_call_and_what_is_open_on
     let url = format!("http://127.0.0.1:{}", proxy.port);
     let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
     let mut client = CopilotServiceClient::new(channel);
-    let watch = WatchSessionRequest { session_id: "s".into(), ..Default::default() };
+    let watch = watching("s");
     let mut watch = client.watch_session(watch).await.unwrap().into_inner();
     let stream = client.send_and_stream(stream("s", "p")).await.unwrap().into_inner();
     let turn = cli.begin().await;
@@ -114,7 +113,7 @@ async fn after_the_delay_what_comes_is_refused() {
     let cli = FakeCli::start().await;
     let facade = Arc::new(cli.setup().flag("--drain-delay=500ms").start().await);
     facade.create("s").await;
-    let watch = WatchSessionRequest { session_id: "s".into(), ..Default::default() };
+    let watch = watching("s");
     let mut watcher = facade.watch(watch).await.unwrap();
     let began = Instant::now();
     let stopped = stopping(&facade);

@@ -1,5 +1,7 @@
-//! What the contract promises beside turns: JSON as it was written, events of a size that clients can read, signs of life, headers at
-//! delivery, and sessions that are set back.
+//! What the contract promises beside turns is kept, on the real CLI.
+//!
+//! JSON as it was written, events of a size that clients can read, signs of life, headers at delivery, sessions that are set back, and
+//! what a session costs.
 
 use std::{
     fs,
@@ -10,12 +12,11 @@ use std::{
 
 use copilot_grpc::grpc::pb::{
     AbortTurnRequest, CreateSessionRequest, ErrorReason, FileChange, FileChangeType, ForkSessionRequest,
-    GetUsageRequest, LargeOutput, ListEventsRequest, ListRewindPointsRequest, PermissionEffect,
-    PermissionPolicy, PermissionRule, Prompt, RewindPoint, RewindSessionRequest, RewindSessionResponse,
-    SendAndStreamRequest, SendAndWaitRequest, SendAndWaitResponse, Session, SessionEvent, Tool, ToolResult,
-    UpdateSessionRequest, WatchSessionRequest, WatchSessionResponse, ask_answer::Answer,
-    copilot_service_client::CopilotServiceClient, send_and_stream_response, session_event::Payload as Event,
-    tool_result::Content, watch_session_response,
+    GetUsageRequest, LargeOutput, ListEventsRequest, ListRewindPointsRequest, PermissionEffect, Prompt,
+    RewindPoint, RewindSessionRequest, RewindSessionResponse, SendAndStreamRequest, SendAndWaitRequest,
+    SendAndWaitResponse, Session, SessionEvent, Tool, ToolResult, UpdateSessionRequest, WatchSessionRequest,
+    WatchSessionResponse, ask_answer::Answer, copilot_service_client::CopilotServiceClient,
+    send_and_stream_response, session_event::Payload as Event, tool_result::Content, watch_session_response,
 };
 use prost_types::FieldMask;
 use scripted_model::{Reply, Request};
@@ -24,7 +25,9 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade, event, prompt, stream, stream_with, wait_with, within},
+    facade::{
+        Streamed, TestFacade, event, on_everything, prompt, stream, stream_with, wait_with, watching, within,
+    },
     fields_of,
     real_cli::RealCli,
     soon,
@@ -44,11 +47,6 @@ fn usual_client(facade: &TestFacade) -> CopilotServiceClient<Channel> {
 /// Waits for a turn with megabytes in it, which on a busy machine takes its time, without optimization.
 async fn in_time<T>(turn: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(120), turn).await.unwrap()
-}
-
-fn everything_allowed() -> Option<PermissionPolicy> {
-    let effect = PermissionEffect::Allow.into();
-    Some(PermissionPolicy { rules: vec![PermissionRule { kind: "*".into(), effect, ..Default::default() }] })
 }
 
 #[tokio::test]
@@ -190,7 +188,7 @@ async fn a_client_with_the_usual_limit_reads_on_after_a_tool_that_printed_too_mu
     let request = CreateSessionRequest {
         session_id: "s".into(),
         available_tools: vec!["bash".into()],
-        permission_policy: everything_allowed(),
+        permission_policy: on_everything(PermissionEffect::Allow),
         large_output: Some(LargeOutput { max_size_bytes: 100 << 20, ..Default::default() }),
         ..Default::default()
     };
@@ -360,7 +358,7 @@ impl Writer {
         let request = CreateSessionRequest {
             session_id: "s".into(),
             available_tools: vec!["builtin:*".into()],
-            permission_policy: everything_allowed(),
+            permission_policy: on_everything(PermissionEffect::Allow),
             working_directory: folder.path().to_str().unwrap().into(),
             ..Default::default()
         };
@@ -511,8 +509,7 @@ async fn another_model_is_an_event() {
     let cli = RealCli::start(|_| Reply::text("yes")).await;
     let facade = cli.facade().await;
     facade.create("s").await;
-    let mut watcher =
-        facade.watch(WatchSessionRequest { session_id: "s".into(), ..Default::default() }).await.unwrap();
+    let mut watcher = facade.watch(watching("s")).await.unwrap();
     let session = Session { session_id: "s".into(), model: "other".into(), ..Default::default() };
     let update_mask = Some(FieldMask { paths: vec!["model".into()] });
     facade

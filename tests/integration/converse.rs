@@ -1,4 +1,6 @@
-//! Converse: prompts, answers and aborts up, events and results down; on the real CLI.
+//! One stream is enough for a whole conversation: prompts, answers and aborts go up, events and results come down.
+//!
+//! On the real CLI, and on a FakeCli for messages that cannot be read.
 
 use std::time::Duration;
 
@@ -35,7 +37,7 @@ fn script(request: &Request) -> Reply {
     match (request.prompt(), request.tool_result()) {
         (_, Some(result)) => Reply::text(format!("It said: {result}")),
         ("weather", None) => Reply::tool_call("weather", json!({})),
-        ("slow", None) => Reply::text("a long story ".repeat(50)).every(Duration::from_millis(100)),
+        ("slow", None) => Reply::text("a long answer ".repeat(50)).every(Duration::from_millis(100)),
         ("hang", None) => Reply::hang(),
         (prompt, None) => Reply::text(format!("You said: {prompt}")),
     }

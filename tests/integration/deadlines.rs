@@ -1,5 +1,6 @@
-//! Deadlines as callers on gRPC's C core have them, in Python: the answer with its details comes before they give up, however the
-//! header was rounded. How much the header hides is a table beside `grpc/deadline.rs`; what is here is the whole way.
+//! A caller on gRPC's C core has its answer, with its details, before its deadline, however the header was rounded.
+//!
+//! The caller is in Python. How much the header hides is a table beside `grpc/deadline.rs`; what is here is the whole way.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,6 @@
-//! Sessions that are deleted while something else is done with them, on the real CLI: whoever comes too late hears that there is no
-//! such session, and nothing else.
+//! Whoever uses a session that is deleted meanwhile hears that there is no such session, and nothing else; on the real CLI.
+//!
+//! Deletions that a FakeCli fails at, or tells of, are in `faults::deletion`.
 
 use std::{collections::BTreeMap, time::Duration};
 

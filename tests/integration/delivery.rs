@@ -1,12 +1,13 @@
-//! What becomes of a prompt, on the real CLI, when the CLI or the wire to it breaks: it is sent again where it surely was not
-//! delivered, and never where it may have been; and a session whose agent was cut in the midst of its work goes on.
+//! A prompt is sent again where it surely was not delivered, and never where it may have been; on the real CLI.
+//!
+//! The CLI or the wire to it breaks; a session whose agent was cut in the midst of its work goes on. What a FakeCli shows of
+//! this is in `faults::delivery`.
 
 use std::{collections::HashSet, sync::Arc};
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, DeliveryState, ErrorReason, PermissionDecision, PermissionEffect, PermissionPolicy,
-    PermissionRule, Tool, ToolResult, TurnResult, WatchSessionRequest, ask_answer::Answer,
-    session_event::Payload, tool_result::Content,
+    CreateSessionRequest, DeliveryState, ErrorReason, PermissionDecision, PermissionEffect, Tool, ToolResult,
+    TurnResult, ask_answer::Answer, session_event::Payload, tool_result::Content,
 };
 use scripted_model::{Reply, Request};
 use serde_json::json;
@@ -15,7 +16,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{TestFacade, ask_id, decide},
+    facade::{TestFacade, ask_id, decide, on_everything, watching},
     failure_of,
     proxy::Proxy,
     real_cli::LastingCli,
@@ -54,17 +55,16 @@ async fn at_work<T>(
     effect: PermissionEffect,
     begun: impl Fn(&Payload) -> Option<T>,
 ) -> (T, JoinHandle<Result<TurnResult, Status>>) {
-    let rule = PermissionRule { kind: "*".into(), effect: effect.into(), ..Default::default() };
     let tool = Tool { name: "fetch".into(), description: "Fetches it.".into(), ..Default::default() };
     let request = CreateSessionRequest {
         session_id: session.into(),
         available_tools: vec!["builtin:bash".into()],
         tools: vec![tool],
-        permission_policy: Some(PermissionPolicy { rules: vec![rule] }),
+        permission_policy: on_everything(effect),
         ..Default::default()
     };
     facade.client().create_session(request).await.unwrap();
-    let watch = WatchSessionRequest { session_id: session.into(), ..Default::default() };
+    let watch = watching(session);
     let mut watcher = facade.watch(watch).await.unwrap();
     let turn = tokio::spawn({
         let facade = facade.clone();

@@ -1,4 +1,4 @@
-//! What a client learns without a .proto: reflection, health, and what the server says of itself.
+//! A client learns without a .proto what the server is and how it is: by reflection, health and GetServerInfo.
 
 use copilot_grpc::grpc::pb::{BackendState, GetServerInfoRequest};
 use scripted_model::Reply;

@@ -1,4 +1,4 @@
-//! The published errors: each reason is produced here, and keeps what `error_reason.proto` promises of it.
+//! Each published error reason is produced here, and keeps what `error_reason.proto` promises of it.
 
 use std::{pin::Pin, time::Duration};
 
@@ -7,8 +7,7 @@ use copilot_grpc::grpc::{
     DOMAIN,
     pb::{
         CreateSessionRequest, ErrorReason, GetSessionRequest, ListEventsRequest, ListSessionsRequest,
-        PermissionDecision, PermissionEffect, PermissionPolicy, PermissionRule, Prompt, SendAndWaitRequest,
-        TurnResult, WatchSessionRequest,
+        PermissionDecision, PermissionEffect, Prompt, SendAndWaitRequest, TurnResult,
     },
 };
 use serde_json::json;
@@ -22,7 +21,7 @@ use tonic_types::pb as rpc;
 
 use crate::support::{
     check, detail,
-    facade::{Streamed, TestFacade, abort, decide, prompt, wait, wait_with},
+    facade::{Streamed, TestFacade, abort, decide, on_everything, prompt, wait, wait_with, watching},
     failure_of,
     fake_cli::{FakeCli, Options},
     reason_of, soon, until,
@@ -329,12 +328,10 @@ async fn an_answer_to_nothing() -> Status {
 async fn an_answer_that_is_too_late() -> Status {
     let cli = FakeCli::start().await;
     let facade = cli.setup().start().await;
-    let ask = PermissionRule { kind: "*".into(), effect: PermissionEffect::Ask.into(), ..Default::default() };
-    let permission_policy = Some(PermissionPolicy { rules: vec![ask] });
+    let permission_policy = on_everything(PermissionEffect::Ask);
     let request = CreateSessionRequest { session_id: "s".into(), permission_policy, ..Default::default() };
     facade.client().create_session(request).await.unwrap();
-    let mut watcher =
-        facade.watch(WatchSessionRequest { session_id: "s".into(), ..Default::default() }).await.unwrap();
+    let mut watcher = facade.watch(watching("s")).await.unwrap();
     let _sending = send(&facade, wait("s", "p"));
     let turn = cli.begin().await;
     let data = json!({"requestId": "r", "permissionRequest": {"kind": "shell", "fullCommandText": "ls"}});

@@ -1,4 +1,4 @@
-//! The two forms of the CLI, the native runtime and the Node CLI: found, told of, and one going on where the other was.
+//! The two forms of the CLI, the native runtime and the Node CLI, serve alike, and one goes on where the other was.
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 

@@ -1,5 +1,6 @@
-//! A CLI that does nothing for a while (SIGSTOP), and wires that carry nothing, on the real CLI: noticed within seconds, and at no
-//! cost to the turns where it passes.
+//! A frozen CLI or a dead wire is noticed within seconds, and costs the turns nothing where it passes; on the real CLI.
+//!
+//! The CLI is frozen with SIGSTOP.
 
 use std::{ops::Range, time::Duration};
 
@@ -18,22 +19,17 @@ use crate::support::{
     failure_of,
     proxy::Proxy,
     real_cli::RealCli,
-    soon, until,
+    soon, until, words,
 };
 
 /// Within this time what is frozen is noticed: two seconds until the next ping, five until it is given up, and some for a machine
 /// that is busy.
 const NOTICED: Duration = Duration::from_secs(12);
 
-/// Two hundred words, no two alike.
-fn story() -> String {
-    (0..200).map(|n| format!("word{n} ")).collect()
-}
-
-/// Tells the story, in four seconds.
+/// Says two hundred words, in four seconds.
 fn script(request: &Request) -> Reply {
     match request.prompt() {
-        "story" => Reply::text(story()).every(Duration::from_millis(20)),
+        "words" => Reply::text(words(200)).every(Duration::from_millis(20)),
         prompt => Reply::text(format!("You said: {prompt}")),
     }
 }
@@ -48,9 +44,9 @@ async fn with_session(setup: Setup) -> TestFacade {
     facade
 }
 
-/// A turn that tells the story, of which something has come.
+/// A turn with all the words, of which some have come.
 async fn telling(facade: &TestFacade) -> (Streaming<SendAndStreamResponse>, Vec<SendAndStreamResponse>) {
-    let mut stream = facade.stream("s", "story").await.unwrap();
+    let mut stream = facade.stream("s", "words").await.unwrap();
     let mut first = Vec::new();
     for _ in 0..30 {
         first.push(soon("an event", stream.message()).await.unwrap().unwrap());
@@ -92,8 +88,8 @@ async fn a_cli_that_is_frozen_for_a_moment_is_given_the_time() {
     sleep(Duration::from_secs(2)).await;
     cli.thaw();
     let streamed = told(telling).await;
-    assert_eq!(streamed.text(), story());
-    assert_eq!(streamed.end.unwrap().content, story());
+    assert_eq!(streamed.text(), words(200));
+    assert_eq!(streamed.end.unwrap().content, words(200));
     assert_eq!(proxy.taken(), 2, "a link was made anew");
     can_be_used(&facade).await;
 }
@@ -109,8 +105,8 @@ async fn a_cli_that_is_frozen_for_longer_shows_in_health_and_goes_on_with_the_tu
     sleep(Duration::from_secs(6)).await;
     cli.thaw();
     let streamed = told(telling).await;
-    assert_eq!(streamed.text(), story());
-    assert_eq!(streamed.end.unwrap().content, story());
+    assert_eq!(streamed.text(), words(200));
+    assert_eq!(streamed.end.unwrap().content, words(200));
     facade.serving("").await;
     can_be_used(&facade).await;
 }
@@ -128,7 +124,7 @@ async fn a_cli_that_stays_frozen_ends_the_turn_and_the_session_can_be_used_after
     check(&error, Code::Unavailable, ErrorReason::TurnInterrupted);
     let failure = failure_of(&error);
     assert_eq!(failure.delivery(), DeliveryState::Delivered);
-    assert!(story().starts_with(&failure.partial_content) && !failure.partial_content.is_empty());
+    assert!(words(200).starts_with(&failure.partial_content) && !failure.partial_content.is_empty());
     cli.thaw();
     facade.serving("").await;
     can_be_used(&facade).await;
@@ -145,8 +141,8 @@ async fn a_wire_that_carries_nothing_any_more_is_replaced_and_the_turn_goes_on()
     proxy.silence();
     let streamed = told(telling).await;
     assert!(began.elapsed() < NOTICED, "after {:?}", began.elapsed());
-    assert_eq!(streamed.text(), story());
-    assert_eq!(streamed.end.unwrap().content, story());
+    assert_eq!(streamed.text(), words(200));
+    assert_eq!(streamed.end.unwrap().content, words(200));
     until("the backend is ready", || is_ready(&facade)).await;
     can_be_used(&facade).await;
 }

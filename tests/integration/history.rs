@@ -1,4 +1,4 @@
-//! Stored conversations, on the real CLI.
+//! A stored conversation can be read, copied and compacted, and goes on; on the real CLI.
 
 use copilot_grpc::grpc::pb::{
     CloseSessionRequest, CompactSessionRequest, CompactSessionResponse, ErrorReason, ForkSessionRequest,

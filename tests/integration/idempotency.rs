@@ -1,4 +1,4 @@
-//! Requests that are repeated, known by their `request_id`; on the real CLI.
+//! A call that is repeated with its `request_id` is done once, and each repetition gets its answer; on the real CLI.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! The machine's own identity is the operator's to give away, and nobody else's. On the real CLI, in a network that has this
-//! machine alone, with stand-ins for the metadata service and for the provider.
+//! The machine's own identity is the operator's to give away, and no caller's to use.
+//!
+//! On the real CLI, in a network that has this machine alone, with stand-ins for the metadata service and for the provider.
 
 use std::{
     collections::BTreeMap,

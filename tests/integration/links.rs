@@ -1,10 +1,10 @@
-//! Links to the CLI that are lost in mid-turn, on the real CLI: with the keeper link the caller does not notice.
+//! A caller does not notice that a link to the CLI is lost in mid-turn, if there is a keeper link; on the real CLI.
 
 use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     CloseSessionRequest, CreateSessionRequest, ErrorReason, ListEventsRequest, PermissionEffect,
-    PermissionPolicy, PermissionRule, WatchSessionRequest, send_and_stream_response, session_event::Payload,
+    send_and_stream_response, session_event::Payload,
 };
 use scripted_model::{Reply, Request};
 use serde_json::json;
@@ -12,16 +12,11 @@ use tonic::Code;
 
 use crate::support::{
     check,
-    facade::{Setup, Streamed, TestFacade},
+    facade::{Setup, Streamed, TestFacade, on_everything, watching},
     proxy::Proxy,
     real_cli::RealCli,
-    soon, until,
+    soon, until, words,
 };
-
-/// A hundred words, no two alike.
-fn story() -> String {
-    (0..100).map(|n| format!("word{n} ")).collect()
-}
 
 fn script(request: &Request) -> Reply {
     match (request.prompt(), request.tool_result()) {
@@ -29,19 +24,17 @@ fn script(request: &Request) -> Reply {
             Reply::tool_call("bash", json!({"command": "sleep 1; echo slept", "description": "x"}))
         }
         (_, Some(result)) => Reply::text(format!("It said: {result}")),
-        ("story", None) => Reply::text(story()).every(Duration::from_millis(20)),
+        ("words", None) => Reply::text(words(100)).every(Duration::from_millis(20)),
         (prompt, None) => Reply::text(format!("You said: {prompt}")),
     }
 }
 
 async fn through(cli: &RealCli, proxy: &Proxy, setup: Setup) -> Arc<TestFacade> {
     let facade = Arc::new(Setup { cli_url: format!("127.0.0.1:{}", proxy.port), ..setup }.start().await);
-    let rule =
-        PermissionRule { kind: "*".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
     let request = CreateSessionRequest {
         session_id: "s".into(),
         available_tools: vec!["builtin:bash".into()],
-        permission_policy: Some(PermissionPolicy { rules: vec![rule] }),
+        permission_policy: on_everything(PermissionEffect::Allow),
         ..Default::default()
     };
     facade.client().create_session(request).await.unwrap();
@@ -84,9 +77,9 @@ async fn a_stream_goes_on_over_the_loss_of_a_connection_with_every_delta_once() 
         until("two links", || proxy.connections() >= 2).await;
         // The keeper link is attached in the background.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let streamed = streamed_through_a_cut(&facade, || proxy.cut_one(main), "story", after).await;
-        assert_eq!(streamed.text(), story());
-        assert_eq!(streamed.end.unwrap().content, story());
+        let streamed = streamed_through_a_cut(&facade, || proxy.cut_one(main), "words", after).await;
+        assert_eq!(streamed.text(), words(100));
+        assert_eq!(streamed.end.unwrap().content, words(100));
         let mut ids: Vec<_> = streamed.events.iter().map(|event| &event.event_id).collect();
         let count = ids.len();
         ids.sort();
@@ -102,8 +95,7 @@ async fn a_tool_that_runs_outlives_the_connection_and_watchers_miss_nothing() {
     let cli = RealCli::start(script).await;
     let proxy = Proxy::start(cli.port()).await;
     let facade = through(&cli, &proxy, cli.setup()).await;
-    let mut watcher =
-        facade.watch(WatchSessionRequest { session_id: "s".into(), ..Default::default() }).await.unwrap();
+    let mut watcher = facade.watch(watching("s")).await.unwrap();
     until("two links", || proxy.connections() >= 2).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let turn = tokio::spawn({
@@ -124,7 +116,7 @@ async fn without_the_keeper_link_a_lost_connection_cuts_the_turn() {
     let cli = RealCli::start(script).await;
     let proxy = Proxy::start(cli.port()).await;
     let facade = through(&cli, &proxy, cli.setup().flag("--keeper-link=false")).await;
-    let streamed = streamed_through_a_cut(&facade, || proxy.cut(), "story", 5).await;
+    let streamed = streamed_through_a_cut(&facade, || proxy.cut(), "words", 5).await;
     check(&streamed.end.unwrap_err(), Code::Unavailable, ErrorReason::TurnInterrupted);
     let answer = soon("a turn", facade.send("s", "bye")).await.unwrap();
     assert_eq!(answer.content, "You said: bye");

@@ -1,4 +1,4 @@
-//! How lists of stored sessions are put together, on a FakeCli: what is asked for, and how often.
+//! A list of stored sessions is whole, and asks no more of the CLI than it needs; on a FakeCli, which counts.
 
 use copilot_grpc::grpc::pb::{CreateSessionRequest, ListSessionsRequest, Session, SessionState};
 use serde_json::{Value, json};

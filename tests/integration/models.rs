@@ -1,4 +1,4 @@
-//! Which models there are: the operator's on the real CLI, GitHub's as a FakeCli plays it.
+//! The models that are listed are those that there are: the operator's on the real CLI, GitHub's as a FakeCli plays it.
 
 use copilot_grpc::grpc::pb::{ErrorReason, ListModelsRequest, Model};
 use serde_json::json;

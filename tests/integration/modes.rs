@@ -1,10 +1,9 @@
-//! How the agent goes about a prompt: into the running turn, by a plan, by itself, in JSON; on the real CLI.
+//! The agent goes about a prompt as its caller says: steered, by itself until it is done, in JSON; on the real CLI.
 
 use std::time::Duration;
 
 use copilot_grpc::grpc::pb::{
-    AgentMode, CreateSessionRequest, ErrorReason, PermissionEffect, PermissionPolicy, PermissionRule, Prompt,
-    SendMode,
+    AgentMode, CreateSessionRequest, ErrorReason, PermissionEffect, Prompt, SendMode,
 };
 use scripted_model::{Reply, Request};
 use serde_json::json;
@@ -12,7 +11,7 @@ use tonic::Code;
 
 use crate::support::{
     check,
-    facade::{TestFacade, prompt, wait_with},
+    facade::{TestFacade, on_everything, prompt, wait_with},
     failure_of, fields_of,
     real_cli::RealCli,
     soon,
@@ -36,12 +35,10 @@ fn script(request: &Request) -> Reply {
 async fn started() -> (RealCli, TestFacade) {
     let cli = RealCli::start(script).await;
     let facade = cli.facade().await;
-    let rule =
-        PermissionRule { kind: "*".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
     let request = CreateSessionRequest {
         session_id: "s".into(),
         available_tools: vec!["builtin:bash".into()],
-        permission_policy: Some(PermissionPolicy { rules: vec![rule] }),
+        permission_policy: on_everything(PermissionEffect::Allow),
         ..Default::default()
     };
     facade.client().create_session(request).await.unwrap();

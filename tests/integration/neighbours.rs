@@ -1,10 +1,10 @@
-//! Two servers in front of the same CLIs: they agree, and do not harm each other. On the real CLI.
+//! Two servers in front of the same CLIs agree, and do not harm each other; on the real CLI.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    CloseSessionRequest, CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest,
-    ListSessionsRequest, Session, UpdateSessionRequest,
+    CloseSessionRequest, CreateSessionRequest, DeleteSessionRequest, ErrorReason, ListSessionsRequest,
+    Session, UpdateSessionRequest,
 };
 use scripted_model::{Reply, Request};
 use tonic::{Code, Status};
@@ -15,11 +15,6 @@ use crate::support::{check, facade::TestFacade, real_cli::RealCli, reason_of, so
 fn script(request: &Request) -> Reply {
     let prompts = request.messages.iter().filter(|message| message.role == "user").count();
     Reply::text(format!("{prompts}: {}", request.prompt()))
-}
-
-async fn get(facade: &TestFacade, id: &str) -> Result<Session, Status> {
-    let request = GetSessionRequest { session_id: id.into() };
-    Ok(facade.client().get_session(request).await?.into_inner().session.unwrap())
 }
 
 async fn delete(facade: &TestFacade, id: &str) -> Result<(), Status> {
@@ -41,7 +36,7 @@ async fn what_one_server_has_made_another_goes_on_with_and_what_one_deletes_is_g
         CreateSessionRequest { session_id: "s".into(), labels: labels.clone(), ..Default::default() };
     one.client().create_session(request).await.unwrap();
     assert_eq!(soon("a turn", one.send("s", "one")).await.unwrap().content, "1: one");
-    assert_eq!(get(&other, "s").await.unwrap().labels, labels);
+    assert_eq!(other.get("s").await.unwrap().labels, labels);
     let again = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
     let refused = other.client().create_session(again).await.unwrap_err();
     check(&refused, Code::AlreadyExists, ErrorReason::SessionExists);
@@ -50,10 +45,10 @@ async fn what_one_server_has_made_another_goes_on_with_and_what_one_deletes_is_g
     delete(&other, "s").await.unwrap();
     for facade in [&one, &other] {
         // The other one is told by the CLI.
-        soon("the news", async { while get(facade, "s").await.is_ok() {} }).await;
+        soon("the news", async { while facade.get("s").await.is_ok() {} }).await;
         let refused = soon("a refusal", facade.send("s", "four")).await.unwrap_err();
         check(&refused, Code::NotFound, ErrorReason::SessionNotFound);
-        check(&get(facade, "s").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+        check(&facade.get("s").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
         assert_eq!(listed(facade).await, [""; 0]);
     }
 }
@@ -106,13 +101,13 @@ async fn a_model_that_one_server_sets_is_known_to_the_other_and_stays() {
     let update_mask = Some(prost_types::FieldMask { paths: vec!["model".into()] });
     let update = UpdateSessionRequest { session: Some(session), update_mask };
     other.client().update_session(update).await.unwrap();
-    soon("the news", async { while get(&one, "s").await.unwrap().model != "another" {} }).await;
+    soon("the news", async { while one.get("s").await.unwrap().model != "another" {} }).await;
     // Also when it is loaded again, by whichever of them.
     for facade in [&one, &other] {
         let close = CloseSessionRequest { session_id: "s".into() };
         facade.client().close_session(close).await.unwrap();
     }
     soon("a turn", one.send("s", "again")).await.unwrap();
-    assert_eq!(get(&one, "s").await.unwrap().model, "another");
+    assert_eq!(one.get("s").await.unwrap().model, "another");
     assert_eq!(cli.model.calls().last().unwrap().request.model, "another");
 }

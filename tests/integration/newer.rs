@@ -1,5 +1,6 @@
-//! What a newer CLI may tell and ask: every kind of event of its schemas, in forms that nobody has seen. Nothing is lost, nothing
-//! hangs, and what the service does not know is passed on.
+//! Nothing that a newer CLI may tell or ask is lost, and nothing hangs: what the service does not know is passed on.
+//!
+//! Every kind of event and request of its schemas comes in forms that nobody has seen.
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 

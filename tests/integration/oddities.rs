@@ -1,10 +1,10 @@
-//! Events in forms that were not expected, and requests that nobody can answer: no turn waits for ever.
+//! No turn waits for ever on an event in an unexpected form, or on a request that nobody can answer.
 
 use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, ErrorReason, McpServer, PermissionEffect, PermissionPolicy, PermissionRule, Prompt,
-    SendAndWaitRequest, ToolResult, TurnResult, UserInput, UserInputAsked, WatchSessionRequest,
+    CreateSessionRequest, ErrorReason, McpServer, PermissionEffect, Prompt, SendAndWaitRequest, ToolResult,
+    TurnResult, UserInput, UserInputAsked,
     ask_answer::Answer,
     mcp_server::{Http, Stdio, Transport},
     session_event::Payload,
@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade, Watcher, prompt, wait, wait_with},
+    facade::{Streamed, TestFacade, Watcher, on_everything, prompt, wait, wait_with, watching},
     fake_cli::FakeCli,
     real_cli::RealCli,
     soon,
@@ -34,19 +34,13 @@ fn script(request: &Request) -> Reply {
 
 /// A session in which everything is asked.
 fn asking(id: &str) -> CreateSessionRequest {
-    let rule =
-        PermissionRule { kind: "*".into(), effect: PermissionEffect::Ask.into(), ..Default::default() };
     CreateSessionRequest {
         session_id: id.into(),
-        permission_policy: Some(PermissionPolicy { rules: vec![rule] }),
+        permission_policy: on_everything(PermissionEffect::Ask),
         user_input: true,
         exit_plan: true,
         ..Default::default()
     }
-}
-
-fn watching(id: &str) -> WatchSessionRequest {
-    WatchSessionRequest { session_id: id.into(), ..Default::default() }
 }
 
 /// Sends, on a task of its own.

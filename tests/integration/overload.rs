@@ -1,7 +1,7 @@
-//! Six times as many callers as turns may run, on the real CLI: it is kept as busy as it may be, who is let in is served in turn,
-//! who is not hears so at once, and the rush costs no memory to speak of.
+//! Six times as many callers as turns may run are served in turn, or refused at once; on the real CLI.
 //!
-//! Nothing here is compared by the clock, on a machine that may have other work: fairness is counted in turns of others.
+//! The CLI is kept as busy as it may be, and the rush costs no memory to speak of. Nothing here is compared by the clock, on a machine
+//! that may have other work: fairness is counted in turns of others.
 
 use std::{
     cell::{Cell, RefCell},

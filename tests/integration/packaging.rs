@@ -1,5 +1,6 @@
-//! What clients are made from: the descriptor set, the code that protoc and buf generate, and the baseline that keeps the contract
-//! from breaking.
+//! Clients can be made from what is published: the descriptor set, and the code that protoc and buf generate.
+//!
+//! The baseline keeps the contract from breaking.
 
 use std::{
     fs,

@@ -1,6 +1,7 @@
-//! How evenly sessions are placed, and how many move when CLIs come and go: a simulation with 1,000 CLIs and 1,000,000
-//! sessions. `cargo test --release --test integration placement:: -- --nocapture` prints the table of docs/operate/scaling.md within seconds;
-//! without optimization there are fewer sessions.
+//! Sessions are placed evenly, and few of them move when CLIs come and go.
+//!
+//! It is a simulation with 1,000 CLIs and 1,000,000 sessions. `cargo test --release --test integration placement:: -- --nocapture` prints
+//! the table of docs/operate/scaling.md within seconds; without optimization there are fewer sessions.
 
 use std::thread;
 

@@ -1,4 +1,4 @@
-//! Several CLIs behind one server: where sessions go, how they are found again, and what it means that one is down.
+//! Several CLIs behind one server are as one: sessions are spread over them and found again, and the loss of one CLI leaves the others alone.
 
 use std::{collections::BTreeSet, net::TcpListener, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use copilot_grpc::{
     backend::pool::placement::Placement,
     grpc::pb::{
         self, BackendState, CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetServerInfoRequest,
-        GetSessionRequest, ListSessionsRequest, ListSessionsResponse, SessionState,
+        ListSessionsRequest, ListSessionsResponse, SessionState,
     },
 };
 use futures_util::{StreamExt as _, stream};
@@ -21,7 +21,7 @@ use crate::support::{
     check,
     facade::{Setup, TestFacade},
     fake_cli::FakeCli,
-    real_cli, soon, until,
+    real_cli, soon, until, words,
 };
 
 /// Some CLIs that the test plays.
@@ -98,11 +98,6 @@ pub(crate) async fn create(facade: &TestFacade, id: &str) -> Result<String, Stat
     Ok(created.into_inner().session.unwrap().session_id)
 }
 
-pub(crate) async fn get(facade: &TestFacade, id: &str) -> Result<pb::Session, Status> {
-    let request = GetSessionRequest { session_id: id.into() };
-    Ok(facade.client().get_session(request).await?.into_inner().session.unwrap())
-}
-
 async fn delete(facade: &TestFacade, id: &str) -> Result<(), Status> {
     let request = DeleteSessionRequest { session_id: id.into(), allow_missing: true };
     facade.client().delete_session(request).await.map(|_| ())
@@ -172,16 +167,16 @@ async fn a_stored_session_is_found_wherever_it_is_and_asked_for_where_it_belongs
     let clis = Clis::start(3).await;
     let facade = clis.facade(clis.setup()).await;
     let id = clis.id(&[2, 0, 1]);
-    check(&get(&facade, &id).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+    check(&facade.get(&id).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
     for cli in [2, 0, 1] {
         clis.0[cli].has(&id, false, true);
         let before: Vec<_> = clis.0.iter().map(|cli| cli.count("session.getMetadata")).collect();
-        assert_eq!(get(&facade, &id).await.unwrap().state(), SessionState::Unloaded);
+        assert_eq!(facade.get(&id).await.unwrap().state(), SessionState::Unloaded);
         let asked = (0..3).filter(|n| clis.0[*n].count("session.getMetadata") > before[*n]).count();
         assert_eq!(asked, if cli == 2 { 1 } else { 3 }, "{cli}");
         delete(&facade, &id).await.unwrap();
         assert_eq!(clis.0[cli].count("session.delete"), 1);
-        check(&get(&facade, &id).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+        check(&facade.get(&id).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
     }
 }
 
@@ -195,14 +190,14 @@ async fn a_session_does_not_look_deleted_because_its_cli_is_down() {
         create(&facade, id).await.unwrap();
     }
     clis.lose(1, &facade).await;
-    assert_eq!(get(&facade, &there).await.unwrap().session_id, there);
-    assert_eq!(get(&facade, &known).await.unwrap().session_id, known);
+    assert_eq!(facade.get(&there).await.unwrap().session_id, there);
+    assert_eq!(facade.get(&known).await.unwrap().session_id, known);
     // This server knows it, though it cannot be used.
-    assert_eq!(get(&facade, &lost).await.unwrap().state(), SessionState::Unloaded);
+    assert_eq!(facade.get(&lost).await.unwrap().state(), SessionState::Unloaded);
     let refused = facade.send(&lost, "hello").await.unwrap_err();
     check(&refused, Code::Unavailable, ErrorReason::BackendUnavailable);
     for refused in [
-        get(&facade, "nobody-knows").await.map(|_| ()).unwrap_err(),
+        facade.get("nobody-knows").await.map(|_| ()).unwrap_err(),
         delete(&facade, "nobody-knows").await.unwrap_err(),
         facade.send("nobody-knows", "hello").await.map(|_| ()).unwrap_err(),
     ] {
@@ -367,13 +362,9 @@ impl Cli {
 
 fn script(request: &Request) -> Reply {
     match request.prompt() {
-        "story" => Reply::text(story()).every(Duration::from_millis(40)),
+        "words" => Reply::text(words(100)).every(Duration::from_millis(40)),
         prompt => Reply::text(format!("You said: {prompt}")),
     }
-}
-
-fn story() -> String {
-    (0..100).map(|n| format!("word{n} ")).collect()
 }
 
 #[tokio::test]
@@ -406,12 +397,12 @@ async fn sessions_are_spread_over_real_clis_one_of_which_may_die_and_another_ser
     let on = |cli: usize| sessions.iter().filter(move |id| placement.order(id)[0] == cli).take(2).cloned();
     let told = on(0).chain(on(1)).chain(on(2)).map(|id| {
         let facade = facade.clone();
-        tokio::spawn(async move { facade.send(&id, "story").await })
+        tokio::spawn(async move { facade.send(&id, "words").await })
     });
     let mut told: Vec<_> = told.collect();
     let all_run = async || backends(&facade).await.iter().all(|backend| backend.running_turns == 2);
     soon("six turns", async { while !all_run().await {} }).await;
-    let streaming = || model.calls().iter().filter(|call| call.request.prompt() == "story").count() == 6;
+    let streaming = || model.calls().iter().filter(|call| call.request.prompt() == "words").count() == 6;
     until("six streams", streaming).await;
     clis[0].kill().await;
     for lost in told.drain(..2) {
@@ -426,7 +417,7 @@ async fn sessions_are_spread_over_real_clis_one_of_which_may_die_and_another_ser
         assert_eq!(answer.content, "You said: are you there?");
     }
     for untouched in told {
-        assert_eq!(soon("a story", untouched).await.unwrap().unwrap().content, story());
+        assert_eq!(soon("all words", untouched).await.unwrap().unwrap().content, words(100));
     }
 
     addresses.reverse();
@@ -443,6 +434,6 @@ async fn sessions_are_spread_over_real_clis_one_of_which_may_die_and_another_ser
     let third = setup(&addresses).start().await;
     states_become(&third, &[BackendState::Ready; 4]).await;
     for id in sessions {
-        assert_eq!(get(&third, id).await.unwrap().session_id, *id);
+        assert_eq!(third.get(id).await.unwrap().session_id, *id);
     }
 }

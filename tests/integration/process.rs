@@ -1,4 +1,4 @@
-//! A CLI of our own, from start to end: whatever ends first, nothing is left.
+//! A CLI of our own, its guard and its tools leave nothing behind, whichever of them ends first.
 //!
 //! Shell scripts stand in for the CLI where it has to misbehave. Every process of a test carries the test's mark in its
 //! environment, by which all of them are found in `/proc`, wherever they have gone.
@@ -123,7 +123,7 @@ async fn start(spec: &Spec) -> Result<Process, StartError> {
 /// Starts the real CLI, and shakes hands with it.
 async fn start_real(spec: &Spec) -> Result<(Process, Peer), StartError> {
     let connect = async |stdio| {
-        let peer = Peer::spawn(stdio, Deaf, Options::default());
+        let peer = Peer::spawn(stdio, NoHandler, Options::default());
         let answer = peer.request("connect", &json!({})).await.ok()?;
         let answer: Value = serde_json::from_slice(&answer).unwrap();
         assert_eq!(answer["protocolVersion"], 3, "{answer}");
@@ -132,9 +132,9 @@ async fn start_real(spec: &Spec) -> Result<(Process, Peer), StartError> {
     Process::start(spec, connect).await
 }
 
-struct Deaf;
+struct NoHandler;
 
-impl Handler for Deaf {
+impl Handler for NoHandler {
     fn notification(&mut self, _: &str, _: Bytes) {}
 }
 

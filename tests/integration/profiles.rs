@@ -1,11 +1,11 @@
-//! The operator's profiles, on the real CLI: what sessions under one get, and what they are refused.
+//! A session under one of the operator's profiles gets what that gives, and is refused what goes beyond it; on the real CLI.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, CustomAgent, ErrorReason, ForkSessionRequest, GetSessionRequest, McpServer,
-    NamedProvider, PermissionEffect, PermissionPolicy, PermissionRule, Provider, ProviderModel,
-    ResumeSessionRequest, Session, Skills, SystemMessage, SystemMessageMode, Tool, UpdateSessionRequest,
+    CreateSessionRequest, CustomAgent, ErrorReason, ForkSessionRequest, McpServer, NamedProvider,
+    PermissionEffect, PermissionPolicy, PermissionRule, Provider, ProviderModel, ResumeSessionRequest,
+    Session, Skills, SystemMessage, SystemMessageMode, Tool, UpdateSessionRequest,
     mcp_server::{Stdio, Transport},
 };
 use prost_types::FieldMask;
@@ -69,11 +69,6 @@ async fn create(facade: &TestFacade, request: CreateSessionRequest) -> Result<Se
     Ok(facade.client().create_session(request).await?.into_inner().session.unwrap())
 }
 
-async fn get(facade: &TestFacade, id: &str) -> Session {
-    let request = GetSessionRequest { session_id: id.into() };
-    facade.client().get_session(request).await.unwrap().into_inner().session.unwrap()
-}
-
 fn denied(status: &Status, fields: &[&str]) {
     check(status, Code::PermissionDenied, ErrorReason::PolicyDenied);
     assert_eq!(fields_of(status), fields);
@@ -98,7 +93,7 @@ async fn a_profiles_provider_key_and_model_are_used_also_after_a_restart_and_no_
     assert_eq!(soon("a turn", facade.send("s", "one")).await.unwrap().content, "You said: one");
     facade.facade.stop(Duration::ZERO).await;
     let facade = world.facade("", "").await;
-    assert_eq!(get(&facade, "s").await.profile, "team");
+    assert_eq!(facade.get("s").await.unwrap().profile, "team");
     soon("a turn", facade.send("s", "two")).await.unwrap();
     let calls = world.own.calls();
     assert_eq!(calls.len(), 2);

@@ -1,4 +1,4 @@
-//! What goes with a prompt, on the real CLI: what the model gets of it.
+//! What goes with a prompt reaches the model: texts, selections, files, images, headers; on the real CLI.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! Model providers that refuse or fail, and a disk that is full, on the real CLI: each is told for what it is, in a turn and in a
-//! compaction, which needs the model too.
+//! A model provider that refuses or fails, and a full disk, are told for what they are; on the real CLI.
+//!
+//! In a turn, and in a compaction, which needs the model too.
 
 use std::{fs::File, io::Write as _, net::TcpListener, path::Path, process::Command, time::Duration};
 

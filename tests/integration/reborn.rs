@@ -1,10 +1,9 @@
-//! A session that is deleted and made anew under its id: nothing of the old one reaches the new one. On the real CLI.
+//! Nothing of a deleted session reaches the one that is made anew under its id; on the real CLI.
 
 use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, PermissionEffect,
-    PermissionPolicy, PermissionRule, Session, SessionState,
+    CreateSessionRequest, DeleteSessionRequest, ErrorReason, PermissionEffect, SessionState,
 };
 use scripted_model::{Reply, Request};
 use serde_json::json;
@@ -12,7 +11,7 @@ use tonic::Code;
 
 use crate::support::{
     check,
-    facade::{Streamed, TestFacade},
+    facade::{Streamed, TestFacade, on_everything},
     real_cli::RealCli,
     soon,
 };
@@ -33,13 +32,11 @@ fn script(request: &Request) -> Reply {
 }
 
 fn request(resume: bool) -> CreateSessionRequest {
-    let rule =
-        PermissionRule { kind: "*".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
     CreateSessionRequest {
         session_id: "s".into(),
         available_tools: vec!["builtin:bash".into()],
         user_input: true,
-        permission_policy: Some(PermissionPolicy { rules: vec![rule] }),
+        permission_policy: on_everything(PermissionEffect::Allow),
         resume_if_exists: resume,
         ..Default::default()
     }
@@ -50,17 +47,15 @@ async fn create(facade: &TestFacade, resume: bool) {
     assert!(!created.into_inner().resumed);
 }
 
-async fn session(facade: &TestFacade) -> Session {
-    let request = GetSessionRequest { session_id: "s".into() };
-    facade.client().get_session(request).await.unwrap().into_inner().session.unwrap()
-}
-
 /// Waits until the old session is at work on its prompt, or until its question is asked.
 async fn at_work(facade: &TestFacade, cli: &RealCli, calls: usize, pursuit: &str) {
     let asked = |seen: &[scripted_model::Call]| seen.len() > calls;
     soon("the model is asked", cli.model.wait_for(asked)).await;
     if pursuit == "question" {
-        soon("a question", async { while session(facade).await.state() != SessionState::Waiting {} }).await;
+        soon("a question", async {
+            while facade.get("s").await.unwrap().state() != SessionState::Waiting {}
+        })
+        .await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! CLIs that are replaced by others while they are used: nobody notices. On the real CLI.
+//! Nobody notices that a CLI is replaced while it is used; on the real CLI.
 
 use std::{
     fs::Permissions,
@@ -15,7 +15,7 @@ use copilot_grpc::{
     grpc::pb::{
         self, AskAnswer, BackendStanding, BackendState, CreateSessionRequest, DeleteSessionRequest,
         ErrorReason, GetServerInfoRequest, GetSessionRequest, ListSessionsRequest, RespondRequest,
-        TurnResult, UserInput, WatchSessionRequest, WatchSessionResponse, ask_answer,
+        TurnResult, UserInput, WatchSessionResponse, ask_answer,
         copilot_service_client::CopilotServiceClient, session_event::Payload,
     },
 };
@@ -28,7 +28,7 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::support::{
     check,
-    facade::{abort, event, wait},
+    facade::{abort, event, wait, watching},
     real_cli,
     server::{Server, said, value_in},
     soon,
@@ -96,7 +96,7 @@ async fn a_rolling_recycle_of_three_clis_under_load_fails_no_call_and_ends_no_st
     for id in (0..3).map(on) {
         create(&mut client, &id).await.unwrap();
         assert_eq!(send(&mut client, &id, "before").await.unwrap().content, "1: before");
-        let request = WatchSessionRequest { session_id: id.clone(), ..Default::default() };
+        let request = watching(&id);
         watchers.push((id, client.watch_session(request).await.unwrap().into_inner()));
     }
     let (done, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -187,7 +187,7 @@ struct Lasting {
 impl Lasting {
     async fn begin(client: &Client, id: &'static str) -> Self {
         let mut client = client.clone();
-        let watch = WatchSessionRequest { session_id: id.into(), ..Default::default() };
+        let watch = watching(id);
         let watcher = client.watch_session(watch).await.unwrap().into_inner();
         let turn = spawn(&client, id, "ask");
         let mut lasting = Self { id, client, watcher, ask_id: String::new(), turn };

@@ -1,11 +1,11 @@
-//! Sessions that outlive the facade, their CLI's memory, and their credentials, on the real CLI.
+//! Sessions outlive the server, their CLI's memory and their credentials; on the real CLI.
 
 use std::collections::BTreeMap;
 
 use copilot_grpc::grpc::pb::{
-    CloseSessionRequest, CreateSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
-    PermissionEffect, PermissionPolicy, PermissionRule, Provider, ResumeSessionRequest, Session,
-    SessionState, SystemMessage, SystemMessageMode, UpdateSessionRequest,
+    CloseSessionRequest, CreateSessionRequest, ErrorReason, ListSessionsRequest, PermissionEffect,
+    PermissionPolicy, PermissionRule, Provider, ResumeSessionRequest, Session, SessionState, SystemMessage,
+    SystemMessageMode, UpdateSessionRequest,
 };
 use prost_types::FieldMask;
 use scripted_model::{Call, ModelServer, Reply, Request};
@@ -45,11 +45,6 @@ async fn restarted(facade: TestFacade, setup: Setup) -> TestFacade {
 
 async fn create(facade: &TestFacade, request: CreateSessionRequest) -> Session {
     facade.client().create_session(request).await.unwrap().into_inner().session.unwrap()
-}
-
-async fn get(facade: &TestFacade, id: &str) -> Session {
-    let request = GetSessionRequest { session_id: id.into() };
-    facade.client().get_session(request).await.unwrap().into_inner().session.unwrap()
 }
 
 async fn resume(facade: &TestFacade, request: ResumeSessionRequest) -> Result<Session, Status> {
@@ -117,7 +112,7 @@ async fn how_hard_the_model_is_to_think_is_changed_with_and_without_its_model_an
     soon("a turn", facade.send("s", "hello")).await.unwrap();
     assert_eq!(asked(), "high");
     let facade = restarted(facade, cli.setup()).await;
-    assert_eq!(get(&facade, "s").await.reasoning_effort, "high");
+    assert_eq!(facade.get("s").await.unwrap().reasoning_effort, "high");
     soon("a turn", facade.send("s", "hello")).await.unwrap();
     assert_eq!(asked(), "high");
     let nothing = update(&facade, change("s", " "), &["reasoning_effort"]).await.unwrap_err();
@@ -153,7 +148,7 @@ async fn a_restarted_facade_lists_its_sessions_with_their_labels_and_goes_on_wit
     let before = create(&facade, request).await;
     soon("a turn", facade.send("lasting", "one")).await.unwrap();
     let facade = restarted(facade, cli.setup()).await;
-    let after = get(&facade, "lasting").await;
+    let after = facade.get("lasting").await.unwrap();
     assert_eq!((&after.model, &after.labels), (&before.model, &before.labels));
     assert_eq!((after.create_time, after.state()), (before.create_time, SessionState::Unloaded));
     assert_eq!(listed(&facade, &[("team", "blue")], &[SessionState::Unloaded]).await, ["lasting"]);
@@ -170,7 +165,7 @@ async fn a_restarted_facade_lists_its_sessions_with_their_labels_and_goes_on_wit
     assert_eq!(after.messages[0].content, "You are a parrot.");
     let answer = soon("a turn", facade.send("lasting", "use the tool")).await.unwrap();
     assert!(answer.content.contains("from-the-tool"), "{}", answer.content);
-    assert_eq!(get(&facade, "lasting").await.state(), SessionState::Idle);
+    assert_eq!(facade.get("lasting").await.unwrap().state(), SessionState::Idle);
 }
 
 #[tokio::test]
@@ -271,7 +266,7 @@ async fn a_title_can_be_given_and_stays_so_over_a_restart() {
     for id in ["early", "late"] {
         soon("a turn", facade.send(id, "one")).await.unwrap();
     }
-    assert_eq!(get(&facade, "late").await.title, "one");
+    assert_eq!(facade.get("late").await.unwrap().title, "one");
     update(&facade, titled("late", "At last"), &["title"]).await.unwrap();
     for id in ["early", "late"] {
         soon("a turn", facade.send(id, "two")).await.unwrap();
@@ -281,9 +276,9 @@ async fn a_title_can_be_given_and_stays_so_over_a_restart() {
     let listed: Vec<_> = listed.sessions.iter().map(|session| session.title.as_str()).collect();
     assert_eq!(listed, ["At last", "At first"]);
     for (id, title) in [("early", "At first"), ("late", "At last")] {
-        assert_eq!(get(&facade, id).await.title, title);
+        assert_eq!(facade.get(id).await.unwrap().title, title);
         soon("a turn", facade.send(id, "three")).await.unwrap();
-        assert_eq!(get(&facade, id).await.title, title);
+        assert_eq!(facade.get(id).await.unwrap().title, title);
     }
 }
 
@@ -318,7 +313,7 @@ async fn a_closed_session_is_unloaded_and_goes_on_when_it_is_next_used() {
     soon("a turn", facade.send("used", "one")).await.unwrap();
     for id in ["used", "empty"] {
         close(&facade, id).await.unwrap();
-        assert_eq!(get(&facade, id).await.state(), SessionState::Unloaded);
+        assert_eq!(facade.get(id).await.unwrap().state(), SessionState::Unloaded);
         close(&facade, id).await.unwrap();
     }
     assert_eq!(facade.facade.sessions().load().loaded, 0);
@@ -343,7 +338,7 @@ async fn a_session_is_closed_after_the_turns_that_were_accepted_before() {
     soon("the turn", cli.model.wait_for(|calls| !calls.is_empty())).await;
     soon("the closing", close(&facade, "s")).await.unwrap();
     assert_eq!(soon("the turn", turn).await.unwrap().unwrap().content, "You said: take your time");
-    assert_eq!(get(&facade, "s").await.state(), SessionState::Unloaded);
+    assert_eq!(facade.get("s").await.unwrap().state(), SessionState::Unloaded);
 }
 
 #[tokio::test]
@@ -407,7 +402,7 @@ async fn a_session_without_a_message_is_found_by_another_server_too() {
         ..Default::default()
     };
     let created = create(&first, request).await;
-    let found = get(&second, "empty").await;
+    let found = second.get("empty").await.unwrap();
     assert_eq!(
         (&found.labels, found.create_time, &found.working_directory),
         (&created.labels, created.create_time, &created.working_directory)

@@ -1,6 +1,7 @@
-//! What callers in Python and in Go have repeated by their libraries, with the service configuration that is published in `examples`,
-//! behind a proxy that cuts: what the agent may have got is not sent again, and what it surely has not got is. And what else is between
-//! a caller and the server: a CLI that starts slowly, proxies that end silent connections, compression.
+//! Client libraries repeat what the agent surely has not got, and never what it may have got.
+//!
+//! They are those of Python and of Go, with the service configuration that is published in `examples`, behind a proxy that cuts. And what
+//! else is between a caller and the server does no harm: a CLI that starts slowly, proxies that end silent connections, compression.
 
 use std::{
     fs,

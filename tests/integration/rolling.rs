@@ -1,5 +1,7 @@
-//! A rolling restart: two servers in front of one real CLI, SIGTERM for one after the other, and callers in Python that know
-//! nothing of it, with the service configuration that is published in `examples`.
+//! A rolling restart of two servers costs their callers no call and no turn; on the real CLI.
+//!
+//! Each server gets a SIGTERM, one after the other, and callers in Python know nothing of it, with the service configuration that is
+//! published in `examples`.
 
 use std::{process::Stdio, time::Duration};
 

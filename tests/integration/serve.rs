@@ -1,4 +1,4 @@
-//! The program, as an operator runs it: with a CLI of its own, signals, subcommands and logs.
+//! The program does what an operator expects of it: with a CLI of its own, signals, subcommands and logs.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Sessions on the real CLI: made, found, listed, deleted; what they may do; and requests that are refused.
+//! Sessions are made as they were asked for, found, listed and deleted, and wrong requests are refused; on the real CLI.
 
 use std::{
     collections::BTreeMap,
@@ -8,10 +8,9 @@ use std::{
 use copilot_grpc::{
     backend::process::discover::Form,
     grpc::pb::{
-        CreateSessionRequest, DeleteSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest,
-        PermissionEffect, PermissionPolicy, PermissionRule, Provider, SectionAction, Session, SessionState,
-        SystemMessage, SystemMessageMode, SystemMessageSection, UpdateSessionRequest,
-        session_event::Payload as Event,
+        CreateSessionRequest, DeleteSessionRequest, ErrorReason, ListSessionsRequest, PermissionEffect,
+        PermissionPolicy, PermissionRule, Provider, SectionAction, Session, SessionState, SystemMessage,
+        SystemMessageMode, SystemMessageSection, UpdateSessionRequest, session_event::Payload as Event,
     },
 };
 use prost_types::FieldMask;
@@ -48,11 +47,6 @@ async fn create(facade: &TestFacade, request: CreateSessionRequest) -> Result<Se
     Ok(facade.client().create_session(request).await?.into_inner().session.unwrap())
 }
 
-async fn get(facade: &TestFacade, id: &str) -> Result<Session, Status> {
-    let request = GetSessionRequest { session_id: id.into() };
-    Ok(facade.client().get_session(request).await?.into_inner().session.unwrap())
-}
-
 async fn delete(facade: &TestFacade, id: &str, allow_missing: bool) -> Result<(), Status> {
     let request = DeleteSessionRequest { session_id: id.into(), allow_missing };
     facade.client().delete_session(request).await.map(|_| ())
@@ -75,12 +69,12 @@ async fn a_session_is_created_found_listed_and_deleted() {
     // Without a message the CLI itself does not list it.
     assert_eq!(list(&facade, 0, "").await, (vec!["first".into()], String::new()));
     soon("a turn", facade.send("first", "hello")).await.unwrap();
-    let found = get(&facade, "first").await.unwrap();
+    let found = facade.get("first").await.unwrap();
     assert_eq!((found.title.as_str(), found.state()), ("hello", SessionState::Idle));
     assert_eq!(found.create_time, created.create_time);
     assert!(found.update_time.unwrap().nanos != created.update_time.unwrap().nanos);
     delete(&facade, "first", false).await.unwrap();
-    check(&get(&facade, "first").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+    check(&facade.get("first").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
     check(&delete(&facade, "first", false).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
     delete(&facade, "first", true).await.unwrap();
     assert_eq!(list(&facade, 0, "").await, (vec![], String::new()));
@@ -139,7 +133,7 @@ async fn sessions_are_listed_by_time_and_in_the_order_that_was_asked_for() {
     }
     soon("a turn", facade.send("a", "again")).await.unwrap();
     // A little before: where the CLI has it from the file, it is as coarse as the clock of the kernel's file system.
-    let changed = get(&facade, "a").await.unwrap().update_time.unwrap();
+    let changed = facade.get("a").await.unwrap().update_time.unwrap();
     let changed = SystemTime::try_from(changed).unwrap() - Duration::from_millis(20);
     let changed = Some(changed.into());
     // The same for one that knows the sessions, and for one that finds them.
@@ -234,7 +228,7 @@ async fn an_id_that_exists_is_never_attached_to() {
         let again = CreateSessionRequest { session_id: id.into(), ..Default::default() };
         check(&create(&other, again).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
     }
-    assert_eq!(get(&other, "taken").await.unwrap().state(), SessionState::Unloaded);
+    assert_eq!(other.get("taken").await.unwrap().state(), SessionState::Unloaded);
     assert_eq!(soon("a turn", facade.send("taken", "still")).await.unwrap().content, "You said: still");
 }
 
@@ -246,7 +240,7 @@ async fn a_session_that_another_client_deletes_is_gone_here_too() {
     let other = cli.facade().await;
     delete(&other, "shared", false).await.unwrap();
     soon("the news", async {
-        while get(&facade, "shared").await.is_ok() {
+        while facade.get("shared").await.is_ok() {
             tokio::task::yield_now().await;
         }
     })
@@ -326,7 +320,7 @@ async fn the_system_message_is_what_the_caller_says() {
     assert!(said[0].contains(own) && said[0].contains("Always rhyme."), "{}", said[0]);
     assert_eq!(said[1], "You are a parrot.");
     assert!(said[2].contains("You are a poet.") && !said[2].contains(own), "{}", said[2]);
-    let folder = get(&facade, "s3").await.unwrap().working_directory;
+    let folder = facade.get("s3").await.unwrap().working_directory;
     assert_eq!(
         said.iter().map(|text| text.contains(&folder)).collect::<Vec<_>>(),
         [false, false, false, true]

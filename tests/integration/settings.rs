@@ -1,12 +1,12 @@
-//! What a session can be given when it is created, on the real CLI.
+//! A session has what it was given when it was created: tools, MCP servers, agents, skills, providers; on the real CLI.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, CreateSessionResponse, CustomAgent, ErrorReason, GetSessionRequest,
-    InfiniteSession, LargeOutput, Limits, ListSessionsRequest, McpServer, NamedProvider, PermissionEffect,
-    PermissionPolicy, PermissionRule, ProviderModel, ResumeSessionRequest, Session, SessionEvent,
-    SessionState, Skills, Tool, UpdateSessionRequest, mcp_server, session_event::Payload as Event,
+    CreateSessionRequest, CreateSessionResponse, CustomAgent, ErrorReason, InfiniteSession, LargeOutput,
+    Limits, ListSessionsRequest, McpServer, NamedProvider, PermissionEffect, ProviderModel,
+    ResumeSessionRequest, Session, SessionEvent, SessionState, Skills, Tool, UpdateSessionRequest,
+    mcp_server, session_event::Payload as Event,
 };
 use prost_types::FieldMask;
 use scripted_model::{ModelServer, Reply, Request};
@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     check,
-    facade::{Setup, Streamed, TestFacade},
+    facade::{Setup, Streamed, TestFacade, on_everything},
     fake_cli::FakeCli,
     fields_of,
     real_cli::RealCli,
@@ -62,18 +62,11 @@ async fn resume(facade: &TestFacade, request: ResumeSessionRequest) -> Result<Se
     Ok(facade.client().resume_session(request).await?.into_inner().session.unwrap())
 }
 
-async fn get(facade: &TestFacade, id: &str) -> Session {
-    let request = GetSessionRequest { session_id: id.into() };
-    facade.client().get_session(request).await.unwrap().into_inner().session.unwrap()
-}
-
 /// A request for a session of this id, whose agent may do everything.
 fn session(id: &str) -> CreateSessionRequest {
-    let all =
-        PermissionRule { kind: "*".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
     CreateSessionRequest {
         session_id: id.into(),
-        permission_policy: Some(PermissionPolicy { rules: vec![all] }),
+        permission_policy: on_everything(PermissionEffect::Allow),
         ..Default::default()
     }
 }
@@ -508,7 +501,7 @@ async fn a_session_that_exists_is_loaded_where_that_is_asked_for() {
     answer(&facade, "s", "one").await;
     check_resumed(&facade).await;
     let facade = restarted(facade, cli.setup()).await;
-    assert_eq!(get(&facade, "s").await.owner, "alice");
+    assert_eq!(facade.get("s").await.unwrap().owner, "alice");
     for (owner, count) in [("alice", 1), ("bob", 0)] {
         let request = ListSessionsRequest { owner: owner.into(), ..Default::default() };
         let listed = facade.client().list_sessions(request).await.unwrap().into_inner().sessions;

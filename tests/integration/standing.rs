@@ -1,4 +1,4 @@
-//! CLIs that get no new sessions, or not any more, while those that they have go on: such that leave, drain, or fail.
+//! CLIs that leave, drain or fail get no new sessions, while those that they have go on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,10 +9,7 @@ use std::{
 
 use copilot_grpc::{
     backend::pool::addresses::Addresses,
-    grpc::pb::{
-        BackendStanding, BackendState, CreateSessionRequest, ErrorReason, TurnResult, WatchSessionRequest,
-        session_event,
-    },
+    grpc::pb::{BackendStanding, BackendState, CreateSessionRequest, ErrorReason, TurnResult, session_event},
 };
 use futures_util::{StreamExt as _, stream};
 use scripted_model::{ModelServer, Reply};
@@ -22,10 +19,10 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{
-    pool::{Clis, backends, create, get, placement, states_become},
+    pool::{Clis, backends, create, placement, states_become},
     support::{
         check,
-        facade::{Setup, TestFacade},
+        facade::{Setup, TestFacade, watching},
         fake_cli::{self, FakeCli},
         server::{Server, said, value_in},
         soon, until,
@@ -82,7 +79,7 @@ async fn before_a_name_leads_anywhere_calls_are_refused_and_then_they_are_not() 
     let clis = Clis::start(1).await;
     let (name, facade) = Name::start(alone()).await;
     facade.health_becomes("", ServingStatus::NotServing).await;
-    for refused in [create(&facade, "").await.map(|_| ()), get(&facade, "some").await.map(|_| ())] {
+    for refused in [create(&facade, "").await.map(|_| ()), facade.get("some").await.map(|_| ())] {
         check(&refused.unwrap_err(), Code::Unavailable, ErrorReason::BackendUnavailable);
     }
     name.leads_to(&clis.addresses()).await;
@@ -175,7 +172,7 @@ async fn a_session_and_its_watcher_follow_their_cli_to_another_address() {
     let turn = sent(&facade, "moves");
     clis.0[0].turn(&["before"]).await;
     soon("the turn", turn).await.unwrap().unwrap();
-    let request = WatchSessionRequest { session_id: "moves".into(), ..Default::default() };
+    let request = watching("moves");
     let mut watcher = facade.watch(request).await.unwrap();
     // The pod has another address; a third CLI has nothing to do with it.
     clis.0[1].has("moves", false, true);
@@ -368,7 +365,7 @@ async fn a_cli_that_was_away_for_long_is_found_soon_after_it_is_asked_for() {
     let setup =
         Setup { cli_url: format!("127.0.0.1:{port}"), ..Setup::default() }.flag("--keeper-link=false");
     let facade = setup.start_unready().await;
-    let failures = || facade.facade.sessions().pool().all()[0].vitals().failures;
+    let failures = || facade.facade.sessions().pool().all()[0].stats().failures;
     // From the seventh on nobody would look for 6.4 seconds.
     until("the attempts are few and far between", || failures() == 7).await;
     let cli = FakeCli::start_at(port, fake_cli::Options::default()).await;

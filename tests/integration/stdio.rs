@@ -1,5 +1,6 @@
-//! CLIs of the server's own, over their standard input and output: what is said there, who else could say something, and what
-//! becomes of it when the CLI is frozen or writes something else. On the real CLI.
+//! The server alone speaks with its own CLIs, over their standard input and output; on the real CLI.
+//!
+//! A CLI that is frozen goes on or is started anew, and one that writes something else is refused or replaced.
 
 use std::{
     collections::HashSet,
@@ -11,8 +12,7 @@ use std::{
 
 use copilot_grpc::grpc::pb::{
     BackendState, CreateSessionRequest, DeliveryState, ErrorReason, GetServerInfoRequest, PermissionEffect,
-    PermissionPolicy, PermissionRule, Provider, copilot_service_client::CopilotServiceClient,
-    send_and_stream_response::Payload,
+    Provider, copilot_service_client::CopilotServiceClient, send_and_stream_response::Payload,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
@@ -23,21 +23,16 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::support::{
     check,
-    facade::{Streamed, stream, wait},
+    facade::{Streamed, on_everything, stream, wait},
     failure_of, real_cli,
     server::{Server, said, value_in},
-    soon, until,
+    soon, until, words,
 };
-
-/// Two hundred words, no two alike.
-fn story() -> String {
-    (0..200).map(|n| format!("word{n} ")).collect()
-}
 
 fn script(request: &Request) -> Reply {
     match (request.prompt(), request.tool_result()) {
         (_, Some(result)) => Reply::text(result),
-        ("story", None) => Reply::text(story()).every(Duration::from_millis(20)),
+        ("words", None) => Reply::text(words(200)).every(Duration::from_millis(20)),
         (command, None) if command.starts_with("run ") => Reply::tool_call(
             "bash",
             json!({"command": command.trim_start_matches("run "), "description": "look"}),
@@ -48,8 +43,6 @@ fn script(request: &Request) -> Reply {
 
 /// Creates a session that may run commands.
 async fn session(client: &mut CopilotServiceClient<Channel>, model: &ModelServer) {
-    let rule =
-        PermissionRule { kind: "*".into(), effect: PermissionEffect::Allow.into(), ..Default::default() };
     // As many tokens as the longest prompt has.
     let provider =
         Provider { base_url: model.base_url(), max_prompt_tokens: 10_000_000, ..Default::default() };
@@ -58,7 +51,7 @@ async fn session(client: &mut CopilotServiceClient<Channel>, model: &ModelServer
         model: real_cli::MODEL.into(),
         provider: Some(provider),
         available_tools: vec!["builtin:bash".into()],
-        permission_policy: Some(PermissionPolicy { rules: vec![rule] }),
+        permission_policy: on_everything(PermissionEffect::Allow),
         ..Default::default()
     };
     client.create_session(request).await.unwrap();
@@ -69,10 +62,10 @@ async fn say(client: &mut CopilotServiceClient<Channel>, prompt: &str) -> Result
     Ok(answer.expect("an answer")?.into_inner().result.unwrap().content)
 }
 
-/// Has a story told, freezes the CLI when some of it has come, and returns the rest, to which the CLI is thawed if it is to be.
-async fn frozen_in_story(server: &Server, thawed_after: Option<Duration>) -> Streamed {
+/// Asks for all the words and freezes the CLI when some have come, for a time or for good. Returns all of the stream.
+async fn frozen_in_mid_answer(server: &Server, thawed_after: Option<Duration>) -> Streamed {
     let mut client = server.client().await;
-    let mut stream = client.send_and_stream(stream("s", "story")).await.unwrap().into_inner();
+    let mut stream = client.send_and_stream(stream("s", "words")).await.unwrap().into_inner();
     let mut first = Vec::new();
     while !first.iter().any(|message: &copilot_grpc::grpc::pb::SendAndStreamResponse| {
         matches!(&message.payload, Some(Payload::Event(event)) if is_delta(event))
@@ -158,9 +151,9 @@ async fn a_frozen_cli_of_ones_own_that_thaws_in_time_goes_on_with_the_turn() {
     let cli = server.cli();
     session(&mut server.client().await, &model).await;
     // Longer than it takes to give up the link to a CLI that somebody else runs.
-    let streamed = frozen_in_story(&server, Some(Duration::from_secs(9))).await;
-    assert_eq!(streamed.text(), story());
-    assert_eq!(streamed.end.unwrap().content, story());
+    let streamed = frozen_in_mid_answer(&server, Some(Duration::from_secs(9))).await;
+    assert_eq!(streamed.text(), words(200));
+    assert_eq!(streamed.end.unwrap().content, words(200));
     assert_eq!(server.cli(), cli);
 }
 
@@ -172,7 +165,7 @@ async fn a_cli_of_ones_own_that_stays_frozen_ends_the_turn_and_is_started_anew()
     let mut client = server.client().await;
     session(&mut client, &model).await;
     assert_eq!(say(&mut client, "hello").await.unwrap(), "hello");
-    let error = frozen_in_story(&server, None).await.end.unwrap_err();
+    let error = frozen_in_mid_answer(&server, None).await.end.unwrap_err();
     check(&error, Code::Unavailable, ErrorReason::TurnInterrupted);
     assert_eq!(failure_of(&error).delivery(), DeliveryState::Delivered);
     let problem = value_in(&mut server.logs, "the CLI is down", "problem").await;

@@ -1,5 +1,8 @@
-//! What is stopped, and what is not: a prompt that waits in the CLI is withdrawn, another client's turn is left alone, a compaction
-//! that is given up ends, and nothing is sent to a session that has been deleted.
+//! What is to be stopped is stopped, and nothing else is.
+//!
+//! A prompt that waits in the CLI is withdrawn, another client's turn is left alone, a compaction that is given up ends, and nothing is
+//! sent to a session that has been deleted. On a FakeCli, and on the real one. What becomes of the server's own turns is in
+//! `faults::stopping`.
 
 use std::{
     sync::{
@@ -11,8 +14,8 @@ use std::{
 
 use copilot_grpc::grpc::pb::{
     AbortTurnRequest, BackendStanding, CloseSessionRequest, CompactSessionRequest, CreateSessionRequest,
-    DeliveryState, ErrorReason, GetServerInfoRequest, GetSessionRequest, InfiniteSession, Prompt,
-    SendAndWaitRequest, Session, SessionState, TurnResult,
+    DeliveryState, ErrorReason, GetServerInfoRequest, InfiniteSession, Prompt, SendAndWaitRequest,
+    SessionState, TurnResult,
 };
 use scripted_model::{Call, CallState, Reply, Request};
 use serde_json::json;
@@ -47,11 +50,6 @@ fn limited(text: &str, timeout: Duration) -> SendAndWaitRequest {
 
 async fn ended<T>(task: JoinHandle<T>) -> T {
     soon("the end of a call", task).await.unwrap()
-}
-
-async fn get(facade: &TestFacade) -> Session {
-    let request = GetSessionRequest { session_id: "s".into() };
-    facade.client().get_session(request).await.unwrap().into_inner().session.unwrap()
 }
 
 /// Stops what runs in the session; the message that it was, if anything ran.
@@ -137,13 +135,14 @@ async fn a_prompt_that_cannot_be_withdrawn_is_told_to_be_delivered_and_withdrawn
 #[tokio::test]
 async fn what_another_client_runs_is_shown_and_can_be_stopped() {
     let (cli, facade) = fake().await;
-    assert_eq!((get(&facade).await.state(), abort(&facade).await), (SessionState::Idle, None));
+    assert_eq!((facade.get("s").await.unwrap().state(), abort(&facade).await), (SessionState::Idle, None));
     another_runs(&cli).await;
     cli.busy("s", true);
-    soon("it is heard", async { while get(&facade).await.state() != SessionState::Running {} }).await;
+    soon("it is heard", async { while facade.get("s").await.unwrap().state() != SessionState::Running {} })
+        .await;
     assert_eq!(abort(&facade).await.as_deref(), Some("theirs"));
     assert_eq!(cli.count("session.abort"), 1);
-    assert_eq!((get(&facade).await.state(), abort(&facade).await), (SessionState::Idle, None));
+    assert_eq!((facade.get("s").await.unwrap().state(), abort(&facade).await), (SessionState::Idle, None));
 }
 
 #[tokio::test]
@@ -151,7 +150,7 @@ async fn that_another_clients_turn_has_ended_is_found_out_where_it_was_not_heard
     let (cli, facade) = fake().await;
     another_runs(&cli).await;
     cli.busy("s", false);
-    assert_eq!(get(&facade).await.state(), SessionState::Idle);
+    assert_eq!(facade.get("s").await.unwrap().state(), SessionState::Idle);
 }
 
 #[tokio::test]
@@ -161,12 +160,12 @@ async fn a_model_that_another_client_has_set_is_shown_and_not_taken_back() {
     // It is stored with the session, where the next server finds it.
     let notes = cli.called("session.metadata.updateClientMetadata", 2).await;
     assert!(notes.to_string().contains("theirs"), "{notes}");
-    assert_eq!(get(&facade).await.model, "theirs");
+    assert_eq!(facade.get("s").await.unwrap().model, "theirs");
     cli.turn_of(&facade, "s").await;
     cli.unload("s");
     cli.turn_of(&facade, "s").await;
     assert!(cli.called("session.resume", 1).await.get("model").is_none());
-    assert_eq!(get(&facade).await.model, "theirs");
+    assert_eq!(facade.get("s").await.unwrap().model, "theirs");
 }
 
 #[tokio::test]
@@ -271,7 +270,7 @@ async fn a_compaction_can_be_aborted_and_is_shown_to_run() {
     let (cli, facade) = real().await;
     let compacting = compact(&facade, LONG);
     compaction_runs(&cli).await;
-    assert_eq!(get(&facade).await.state(), SessionState::Running);
+    assert_eq!(facade.get("s").await.unwrap().state(), SessionState::Running);
     assert_eq!(abort(&facade).await.as_deref(), Some(""));
     check(&ended(compacting).await.unwrap_err(), Code::Aborted, ErrorReason::TurnAborted);
     goes_on(&cli, &facade).await;
@@ -288,7 +287,7 @@ async fn closing_a_session_waits_for_its_compaction_and_no_longer_than_it_may() 
     check(&early, Code::DeadlineExceeded, ErrorReason::TurnTimeout);
     soon("the closing", facade.client().close_session(close())).await.unwrap();
     check(&ended(compacting).await.unwrap_err(), Code::DeadlineExceeded, ErrorReason::TurnTimeout);
-    assert_eq!(get(&facade).await.state(), SessionState::Unloaded);
+    assert_eq!(facade.get("s").await.unwrap().state(), SessionState::Unloaded);
     goes_on(&cli, &facade).await;
 }
 
@@ -306,7 +305,7 @@ async fn two_servers_on_one_cli_do_not_stop_each_others_turns_by_a_deadline_and_
     assert_eq!(failure_of(&status).delivery(), DeliveryState::NotDelivered);
     other.at_rest().await;
     assert!(!hanging.is_finished());
-    assert_eq!(get(&other).await.state(), SessionState::Running);
+    assert_eq!(other.get("s").await.unwrap().state(), SessionState::Running);
     assert!(abort(&other).await.is_some_and(|message| !message.is_empty()));
     check(&ended(hanging).await.unwrap_err(), Code::Aborted, ErrorReason::TurnAborted);
     goes_on(&cli, &other).await;
@@ -345,5 +344,5 @@ async fn a_turn_that_hangs_in_a_compaction_ends_at_its_deadline_and_the_session_
     facade.at_rest().await;
     mended.store(true, Ordering::Relaxed);
     soon("the next turn", facade.send("s", "next")).await.unwrap();
-    assert_eq!(get(&facade).await.state(), SessionState::Idle);
+    assert_eq!(facade.get("s").await.unwrap().state(), SessionState::Idle);
 }

@@ -1,4 +1,4 @@
-//! Turns on the real CLI: whose answer is whose, and how a turn ends before its end.
+//! Each caller gets the answer to its own prompt, and a turn that ends before its end says why; on the real CLI.
 
 use std::{sync::Arc, time::Duration};
 

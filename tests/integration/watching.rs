@@ -1,4 +1,4 @@
-//! Watching a session: history, then what happens, nothing left out and nothing twice; on the real CLI.
+//! Who watches a session gets its history, then what happens, nothing left out and nothing twice; on the real CLI.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::support::{
     check,
-    facade::{TestFacade, Watcher},
+    facade::{TestFacade, Watcher, watching},
     fields_of,
     proxy::Proxy,
     real_cli::RealCli,
@@ -20,10 +20,6 @@ use crate::support::{
 
 fn script(request: &Request) -> Reply {
     Reply::text(format!("You said: {}", request.prompt()))
-}
-
-fn watching(id: &str) -> WatchSessionRequest {
-    WatchSessionRequest { session_id: id.into(), ..Default::default() }
 }
 
 fn after(id: &str, cursor: &str) -> WatchSessionRequest {

@@ -1,5 +1,6 @@
-//! What was reported as failed never runs afterwards: prompts, compactions, cancels, deadlines, aborts and closings at random
-//! moments, judged by the log of the model. On the real CLI.
+//! What was reported as failed never runs afterwards; on the real CLI.
+//!
+//! Prompts, compactions, cancels, deadlines, aborts and closings come at random moments, and are judged by the log of the model.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Clients that send what costs them little, as fast as they can, and read nothing.
+//! A client that floods the server with what costs it little, and reads nothing, loses its connection or is borne.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Connections on which nothing is said.
+//! Connections on which nothing is said hinder nobody, and those that never say anything are ended.
 
 use std::time::Duration;
 

@@ -1,11 +1,12 @@
-//! Callers that never read what they asked for, and callers that never finish what they ask.
+//! What is never read, and what is never finished, holds no more memory than the budget.
+//!
+//! The callers are such as never read what they asked for, or never finish what they ask.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, ErrorReason, ListEventsRequest, WatchSessionRequest,
-    copilot_service_client::CopilotServiceClient,
+    CreateSessionRequest, ErrorReason, ListEventsRequest, copilot_service_client::CopilotServiceClient,
 };
 use h2::{
     SendStream,
@@ -19,7 +20,7 @@ use tonic_types::pb::ErrorInfo;
 
 use crate::support::{
     check as check_status, detail,
-    facade::{event, wait},
+    facade::{event, wait, watching},
     fake_cli::FakeCli,
     memory::Peak,
     server::Server,
@@ -134,7 +135,7 @@ async fn stall(watchers: usize, connections: usize, window: Window) -> (Server, 
     for connection in 0..connections {
         let watch = |number: usize| {
             let session_id = session(number % SESSIONS);
-            Says::All(prefixed(&WatchSessionRequest { session_id, ..Default::default() }))
+            Says::All(prefixed(&watching(&session_id)))
         };
         let share = watchers / connections;
         let watches = (connection * share..(connection + 1) * share).map(watch).collect();
@@ -255,7 +256,7 @@ async fn a_reader_that_was_ended_is_told_where_to_go_on_and_a_watcher_too_many_i
     let setup = cli.setup().flag("--max-reader-memory=1MiB").flag("--max-watchers=2");
     let facade = setup.start().await;
     facade.create("s").await;
-    let watch = WatchSessionRequest { session_id: "s".into(), ..Default::default() };
+    let watch = watching("s");
     // Clients that give little room, so that most of it waits in queues.
     let narrow = Channel::from_shared(format!("http://{}", facade.facade.address())).unwrap();
     let narrow = narrow.initial_stream_window_size(65_535).initial_connection_window_size(65_535);

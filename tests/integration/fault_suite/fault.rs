@@ -1,4 +1,4 @@
-//! What goes wrong, when, and for how long: drawn by dice.
+//! A fault is one thing that goes wrong: what, when, and for how long, as the dice have it.
 
 use std::{fmt, time::Duration};
 
@@ -6,12 +6,12 @@ use tokio::time::sleep;
 
 use crate::support::{dice::Dice, proxy::Proxy, real_cli::LastingCli};
 
-/// What goes wrong.
+/// What kind of thing goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Fault {
+pub(super) enum Kind {
     /// A connection to the CLI is reset, or all of them are; or one after the other.
     Reset,
-    /// The same, but they fall silent.
+    /// A connection to the CLI falls silent, or all of them do.
     HalfOpen,
     /// The CLI gets SIGKILL, and is started again.
     Killed,
@@ -25,9 +25,9 @@ pub(super) enum Fault {
     Malformed,
 }
 
-/// One fault, as the dice have it.
-pub(super) struct Blow {
-    pub(super) fault: Fault,
+/// One thing that goes wrong.
+pub(super) struct Fault {
+    pub(super) kind: Kind,
     /// How long after the turns' beginning.
     pub(super) after: Duration,
     /// Which connection, if there are so many; otherwise all.
@@ -36,15 +36,15 @@ pub(super) struct Blow {
     nonsense: Vec<u8>,
 }
 
-impl Blow {
-    pub(super) fn draw(fault: Fault, dice: &mut Dice) -> Self {
+impl Fault {
+    pub(super) fn draw(kind: Kind, dice: &mut Dice) -> Self {
         let ms = Duration::from_millis;
-        let lasts = match fault {
-            Fault::Frozen => ms(5000),
+        let lasts = match kind {
+            Kind::Frozen => ms(5000),
             // Seldom for longer than the link is trusted.
-            Fault::Stalled if dice.one_in(4) => dice.between(ms(6000), ms(9000)),
-            Fault::Stalled | Fault::SlowReader => dice.between(ms(100), ms(3000)),
-            Fault::Reset if dice.one_in(3) => dice.between(ms(1), ms(600)),
+            Kind::Stalled if dice.one_in(4) => dice.between(ms(6000), ms(9000)),
+            Kind::Stalled | Kind::SlowReader => dice.between(ms(100), ms(3000)),
+            Kind::Reset if dice.one_in(3) => dice.between(ms(1), ms(600)),
             _ => Duration::ZERO,
         };
         let nonsense = match dice.below(4) {
@@ -56,53 +56,53 @@ impl Blow {
         };
         // From before the prompt is sent until a little after the answer is there.
         let after = dice.between(Duration::ZERO, ms(1300));
-        Self { fault, after, connection: dice.below(3), lasts, nonsense }
+        Self { kind, after, connection: dice.below(3), lasts, nonsense }
     }
 
     /// Whether a turn may fail for it.
     pub(super) fn may_cost_a_turn(&self) -> bool {
-        match self.fault {
-            Fault::SlowReader => false,
+        match self.kind {
+            Kind::SlowReader => false,
             // A link that is silent for no longer than this is kept.
-            Fault::Stalled => self.lasts > Duration::from_secs(4),
+            Kind::Stalled => self.lasts > Duration::from_secs(4),
             _ => true,
         }
     }
 
-    /// It happens.
-    pub(super) async fn fall(&self, cli: &LastingCli, proxy: &Proxy) {
+    /// Waits for its moment, and has it happen.
+    pub(super) async fn happen(&self, cli: &LastingCli, proxy: &Proxy) {
         sleep(self.after).await;
         let all = self.connection >= proxy.connections();
-        match self.fault {
-            Fault::Reset if all => proxy.reset(),
-            Fault::Reset => {
+        match self.kind {
+            Kind::Reset if all => proxy.reset(),
+            Kind::Reset => {
                 proxy.reset_one(self.connection);
                 if !self.lasts.is_zero() {
                     sleep(self.lasts).await;
                     proxy.reset_one(0);
                 }
             }
-            Fault::HalfOpen if all => proxy.silence(),
-            Fault::HalfOpen => proxy.silence_one(self.connection),
-            Fault::Killed => cli.restart().await,
-            Fault::Frozen => cli.freeze(self.lasts).await,
-            Fault::Stalled => {
+            Kind::HalfOpen if all => proxy.silence(),
+            Kind::HalfOpen => proxy.silence_one(self.connection),
+            Kind::Killed => cli.restart().await,
+            Kind::Frozen => cli.freeze(self.lasts).await,
+            Kind::Stalled => {
                 proxy.hold();
                 sleep(self.lasts).await;
                 proxy.release();
             }
             // Its turns see to it.
-            Fault::SlowReader => {}
-            Fault::Malformed => proxy.insert(self.connection % 2, self.nonsense.clone()),
+            Kind::SlowReader => {}
+            Kind::Malformed => proxy.insert(self.connection % 2, self.nonsense.clone()),
         }
     }
 }
 
-impl fmt::Display for Blow {
+impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fault, after, connection, lasts, nonsense } = self;
-        write!(f, "{fault:?} of connection {connection} after {after:?} for {lasts:?}")?;
-        if *fault == Fault::Malformed {
+        let Self { kind, after, connection, lasts, nonsense } = self;
+        write!(f, "{kind:?} of connection {connection} after {after:?} for {lasts:?}")?;
+        if *kind == Kind::Malformed {
             write!(f, ", {:?}", String::from_utf8_lossy(nonsense))?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the agent says to a prompt, and how its caller's stream is judged by it.
+//! The script of a turn: what the model answers to a prompt, and how its caller's stream is judged by it.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use copilot_grpc::grpc::pb::{DeliveryState, session_event::Payload};
 use scripted_model::{ModelServer, Reply, Request};
 use tonic::{Code, Status};
 
-use super::blow::Fault;
+use super::fault::Kind;
 use crate::support::{facade::Streamed, failure_of, reason_of};
 
 /// What the model answers to a prompt: words that are this prompt's and no other's.
-struct Story<'a> {
+struct Script<'a> {
     marker: &'a str,
     words: usize,
     pause: Duration,
@@ -18,7 +18,7 @@ struct Story<'a> {
     padding: usize,
 }
 
-impl<'a> Story<'a> {
+impl<'a> Script<'a> {
     fn of(prompt: &'a str) -> Self {
         let mut fields = prompt.split(' ');
         let marker = fields.next().unwrap();
@@ -35,9 +35,10 @@ impl<'a> Story<'a> {
     }
 }
 
-pub(super) fn script(request: &Request) -> Reply {
-    let story = Story::of(request.prompt());
-    Reply::chunks(story.chunks()).every(story.pause)
+/// The model, which keeps to the script.
+pub(super) fn reply(request: &Request) -> Reply {
+    let script = Script::of(request.prompt());
+    Reply::chunks(script.chunks()).every(script.pause)
 }
 
 /// What became of a prompt, as its caller was told.
@@ -49,7 +50,7 @@ pub(super) enum Fate {
 
 /// Whether the stream is what was promised.
 pub(super) fn judge(streamed: &Streamed, prompt: &str) -> Result<Fate, String> {
-    let (story, text) = (Story::of(prompt).text(), streamed.text());
+    let (expected, text) = (Script::of(prompt).text(), streamed.text());
     match &streamed.end {
         Ok(result) => {
             let messages: Vec<_> = streamed
@@ -60,7 +61,7 @@ pub(super) fn judge(streamed: &Streamed, prompt: &str) -> Result<Fate, String> {
                     _ => None,
                 })
                 .collect();
-            if result.content != story || messages != [&story] || text != story {
+            if result.content != expected || messages != [&expected] || text != expected {
                 let content = &result.content;
                 return Err(format!(
                     "lost or doubled: deltas {text:?}, messages {messages:?}, result {content:?}"
@@ -71,7 +72,7 @@ pub(super) fn judge(streamed: &Streamed, prompt: &str) -> Result<Fate, String> {
         Err(status) => {
             let delivery = delivery_of(status)?;
             let partial = failure_of(status).partial_content;
-            if !story.starts_with(&text) || !story.starts_with(&partial) {
+            if !expected.starts_with(&text) || !expected.starts_with(&partial) {
                 return Err(format!("foreign text: deltas {text:?}, partial {partial:?}, {status:?}"));
             }
             Ok(Fate::Failed(delivery))
@@ -94,11 +95,7 @@ fn delivery_of(status: &Status) -> Result<DeliveryState, String> {
 }
 
 /// Compares what the caller was told of some prompts with what the agent has in mind with the last one.
-pub(super) fn check_delivery(
-    model: &ModelServer,
-    sent: &[(String, Fate)],
-    fault: Fault,
-) -> Result<(), String> {
+pub(super) fn check_delivery(model: &ModelServer, sent: &[(String, Fate)], kind: Kind) -> Result<(), String> {
     let calls = model.calls();
     let last = calls.iter().rfind(|call| sent.iter().any(|(prompt, _)| call.request.prompt() == prompt));
     let users = last.ok_or("the model was not asked")?.request.messages.iter();
@@ -109,7 +106,7 @@ pub(super) fn check_delivery(
         let is_true = match told {
             Fate::Failed(DeliveryState::NotDelivered) => times == 0 && asked == 0,
             // What it has not stored yet, a CLI forgets that is killed.
-            Fate::Answered if fault != Fault::Killed => times == 1,
+            Fate::Answered if kind != Kind::Killed => times == 1,
             // Nor is a prompt stored yet when it is acknowledged.
             Fate::Answered | Fate::Failed(_) => times <= 1,
         };

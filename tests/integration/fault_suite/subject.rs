@@ -1,4 +1,4 @@
-//! A facade in front of a CLI that others use, too, and its callers.
+//! What faults happen to: a facade in front of a CLI that others use, too, its sessions and their callers.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 
 use super::{
-    blow::{Blow, Fault},
-    story::{Fate, check_delivery, judge},
+    fault::{Fault, Kind},
+    script::{Fate, check_delivery, judge},
 };
 use crate::support::{
     dice::Dice,
@@ -28,7 +28,7 @@ pub(super) const SESSIONS: usize = 2;
 const LIMIT: Duration = Duration::from_secs(45);
 
 /// A facade with some sessions, and the wire between it and the CLI.
-pub(super) struct Lane {
+pub(super) struct Subject {
     name: String,
     seed: u64,
     dice: Dice,
@@ -40,32 +40,33 @@ pub(super) struct Lane {
     answered: usize,
 }
 
-impl Lane {
+impl Subject {
     pub(super) async fn start(number: usize, seed: u64, cli: &LastingCli) -> Self {
-        let name = format!("lane{number}");
+        let name = format!("subject{number}");
         let proxy = Proxy::start(cli.port).await;
         // Every third one has no second link to fall back on.
         let setup = cli.setup(proxy.port).flag(format!("--keeper-link={}", number % 3 != 2));
         let counted = Counted::start(setup, proxy.port).await;
         let dice = Dice::new(seed ^ (number as u64) << 32);
-        let mut lane = Self { name, seed, dice, counted, proxy, sessions: Vec::new(), made: 0, answered: 0 };
+        let mut subject =
+            Self { name, seed, dice, counted, proxy, sessions: Vec::new(), made: 0, answered: 0 };
         for _ in 0..SESSIONS {
-            let session = lane.create().await;
-            lane.works(&session, "first", false).await.unwrap();
-            lane.sessions.push(session);
+            let session = subject.create().await;
+            subject.works(&session, "first", false).await.unwrap();
+            subject.sessions.push(session);
         }
-        lane
+        subject
     }
 
     /// So many faults, one after the other. Returns how many of the turns were answered that they met.
-    pub(super) async fn suffer(mut self, fault: Fault, rounds: usize, cli: &LastingCli) -> usize {
+    pub(super) async fn suffer(mut self, kind: Kind, rounds: usize, cli: &LastingCli) -> usize {
         // The second link is attached in the background.
         sleep(Duration::from_secs(1)).await;
         let before = self.counted.counts();
         for round in 0..rounds {
-            let blow = Blow::draw(fault, &mut self.dice);
-            if let Err(problem) = self.round(round, &blow, cli).await {
-                panic!("FAULT_SEED={}, {} round {round}: {blow}: {problem}", self.seed, self.name);
+            let fault = Fault::draw(kind, &mut self.dice);
+            if let Err(problem) = self.round(round, &fault, cli).await {
+                panic!("FAULT_SEED={}, {} round {round}: {fault}: {problem}", self.seed, self.name);
             }
             // For the second link there is time, or there is not.
             let pause = self.dice.between(Duration::ZERO, Duration::from_secs(1));
@@ -100,8 +101,8 @@ impl Lane {
     }
 
     /// One fault in the midst of a turn of each session.
-    async fn round(&mut self, round: usize, blow: &Blow, cli: &LastingCli) -> Result<(), String> {
-        let is_slow = blow.fault == Fault::SlowReader;
+    async fn round(&mut self, round: usize, fault: &Fault, cli: &LastingCli) -> Result<(), String> {
+        let is_slow = fault.kind == Kind::SlowReader;
         for number in 0..SESSIONS {
             if is_slow || self.dice.one_in(4) {
                 self.replace(number).await;
@@ -110,34 +111,34 @@ impl Lane {
         let shape = if is_slow { "150 5 2000" } else { "40 20" };
         let prompt = |session: &str| format!("{session}r{round} {shape}");
         let prompts: Vec<_> = self.sessions.iter().map(|session| prompt(session)).collect();
-        let slowly = is_slow.then_some(blow);
+        let slowly = is_slow.then_some(fault);
         let turns =
             self.sessions.iter().zip(&prompts).map(|(session, prompt)| self.told(session, prompt, slowly));
-        let (told, ()) = join(join_all(turns), blow.fall(cli, &self.proxy)).await;
+        let (told, ()) = join(join_all(turns), fault.happen(cli, &self.proxy)).await;
         for ((session, prompt), streamed) in self.sessions.iter().zip(&prompts).zip(told) {
             let problem = |problem| format!("{problem}, in the turn {prompt:?}");
             let streamed = streamed.map_err(problem)?;
             let fate = judge(&streamed, prompt).map_err(problem)?;
             let is_answered = fate == Fate::Answered;
             self.answered += usize::from(is_answered);
-            if !is_answered && !blow.may_cost_a_turn() {
+            if !is_answered && !fault.may_cost_a_turn() {
                 return Err(problem(format!("{:?}", streamed.end)));
             }
             let next = format!("{session}q{round}");
             let mut sent = self.works(session, &next, is_answered).await.map_err(problem)?;
             sent.push((prompt.clone(), fate));
-            check_delivery(&cli.model, &sent, blow.fault).map_err(problem)?;
+            check_delivery(&cli.model, &sent, fault.kind).map_err(problem)?;
         }
         Ok(())
     }
 
     /// A streamed turn, as its caller sees it.
-    async fn told(&self, session: &str, prompt: &str, slowly: Option<&Blow>) -> Result<Streamed, String> {
+    async fn told(&self, session: &str, prompt: &str, slowly: Option<&Fault>) -> Result<Streamed, String> {
         // With a connection of its own, on which little is on its way that was not read.
         let url = format!("http://{}", self.counted.facade.facade.address());
         let endpoint = Channel::from_shared(url).unwrap().initial_stream_window_size(65_535);
         let mut client = CopilotServiceClient::new(endpoint.connect().await.unwrap());
-        let mut slowly = slowly.map(|blow| (Instant::now() + blow.after, blow.lasts));
+        let mut slowly = slowly.map(|fault| (Instant::now() + fault.after, fault.lasts));
         let told = async {
             let stream = match client.send_and_stream(stream(session, prompt)).await {
                 Ok(stream) => stream.into_inner(),

@@ -11,9 +11,10 @@ use copilot_grpc::{
     },
     backend::pool::addresses::{Addresses, look_up},
     grpc::pb::{
-        AbortTurnRequest, AskAnswer, CreateSessionRequest, PermissionAnswer, PermissionDecision, Prompt,
-        RespondRequest, SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, Session,
-        SessionEvent, TurnResult, WatchSessionRequest, WatchSessionResponse, ask_answer::Answer,
+        AbortTurnRequest, AskAnswer, CreateSessionRequest, GetSessionRequest, PermissionAnswer,
+        PermissionDecision, PermissionEffect, PermissionPolicy, PermissionRule, Prompt, RespondRequest,
+        SendAndStreamRequest, SendAndStreamResponse, SendAndWaitRequest, Session, SessionEvent, TurnResult,
+        WatchSessionRequest, WatchSessionResponse, ask_answer::Answer,
         copilot_service_client::CopilotServiceClient, send_and_stream_response::Payload, session_event,
         watch_session_response,
     },
@@ -136,6 +137,12 @@ impl TestFacade {
         self.client().create_session(request).await.unwrap().into_inner().session.unwrap()
     }
 
+    /// What the server says of a session.
+    pub(crate) async fn get(&self, id: &str) -> Result<Session, Status> {
+        let request = GetSessionRequest { session_id: id.into() };
+        Ok(self.client().get_session(request).await?.into_inner().session.unwrap())
+    }
+
     pub(crate) async fn send(&self, id: &str, prompt: &str) -> Result<TurnResult, Status> {
         self.send_and_wait(wait(id, prompt)).await
     }
@@ -203,6 +210,17 @@ pub(crate) fn stream(id: &str, text: &str) -> SendAndStreamRequest {
 /// A request to send a prompt and hear of its turn.
 pub(crate) fn stream_with(id: &str, prompt: Prompt) -> SendAndStreamRequest {
     SendAndStreamRequest { session_id: id.into(), prompt: Some(prompt), ..Default::default() }
+}
+
+/// A request to watch a session from now on.
+pub(crate) fn watching(id: &str) -> WatchSessionRequest {
+    WatchSessionRequest { session_id: id.into(), ..Default::default() }
+}
+
+/// A policy that has one effect on everything, whatever it is.
+pub(crate) fn on_everything(effect: PermissionEffect) -> Option<PermissionPolicy> {
+    let rule = PermissionRule { kind: "*".into(), effect: effect.into(), ..Default::default() };
+    Some(PermissionPolicy { rules: vec![rule] })
 }
 
 /// A request to stop what runs in a session.

@@ -503,7 +503,7 @@ impl Call {
             .await;
     }
 
-    /// Answers as the CLI does. Boxed, because the answer to a call may be a long story.
+    /// Answers as the CLI does. Boxed, because the answer to a call may be a large future.
     pub(crate) fn answer_as_usual(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(self.usual_answer())
     }

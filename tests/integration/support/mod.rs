@@ -1,5 +1,4 @@
-//! What the tests stand on: the facade in this process and what it holds, the real CLI, a FakeCli, a wire that breaks, dice, and a
-//! scripted model.
+//! What the tests stand on: the server in this process or its own, the real CLI and a FakeCli, and what breaks between them.
 
 pub(crate) mod dice;
 pub(crate) mod facade;
@@ -39,6 +38,11 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// So many words, no two alike: an answer in which a loss or a doubling shows.
+pub(crate) fn words(count: usize) -> String {
+    (0..count).map(|n| format!("word{n} ")).collect()
 }
 
 /// Checks an error's code and reason.

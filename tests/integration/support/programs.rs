@@ -1,4 +1,6 @@
-//! Programs of other languages, as the repository's scripts make them: the first time it takes a while. Each is made once for all tests.
+//! Programs of other languages, as the repository's scripts make them.
+//!
+//! The first time it takes a while. Each is made once for all tests.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,4 @@
-//! Callers that mean ill, or behave as if they did: whatever they do, the others are served.
+//! Callers that mean ill, or behave as if they did, keep nobody else from being served.
 //!
 //! What takes more than half a minute is ignored by `make test`, and run by `make abuse`.
 

@@ -1,21 +1,23 @@
-//! Two hundred faults at random moments of streamed turns, on the real CLI. Whatever breaks: a turn that reports success has its
-//! text, all of it, once; one that fails says truly why, and whether the agent got the prompt; the session is usable by the next
-//! call; and in the end nothing is left behind, neither a task nor a descriptor nor a place in a queue.
+//! Two hundred faults at random moments of streamed turns cost no turn its truth and leave nothing behind, on the real CLI.
+//!
+//! Whatever breaks: a turn that reports success has its text, all of it, once; one that fails says truly why, and whether the agent
+//! got the prompt; the session is usable by the next call; and in the end nothing is left, neither a task nor a descriptor nor a
+//! place in a queue.
 //!
 //! `FAULTS` in the environment is how many there are, and `FAULT_SEED` what they are drawn from, for who looks for more: without
 //! it they are always the same, though what they meet is a matter of time, too.
 
-mod blow;
-mod lane;
-mod story;
+mod fault;
+mod script;
+mod subject;
 
 use std::{env, ops::Range};
 
 use futures_util::future::join_all;
 
 use self::{
-    blow::Fault,
-    lane::{Lane, SESSIONS},
+    fault::Kind,
+    subject::{SESSIONS, Subject},
 };
 use crate::support::real_cli::LastingCli;
 
@@ -27,56 +29,56 @@ const SEED: u64 = 1;
 
 #[tokio::test]
 async fn connections_that_are_reset() {
-    suffer(Fault::Reset, 72, 1, 3).await;
+    suffer(Kind::Reset, 72, 1, 3).await;
 }
 
 #[tokio::test]
 async fn connections_that_fall_silent() {
-    suffer(Fault::HalfOpen, 20, 1, 4).await;
+    suffer(Kind::HalfOpen, 20, 1, 4).await;
 }
 
 #[tokio::test]
 async fn a_cli_that_is_killed() {
-    suffer(Fault::Killed, 20, 2, 1).await;
+    suffer(Kind::Killed, 20, 2, 1).await;
 }
 
 #[tokio::test]
 async fn a_cli_that_is_frozen() {
-    suffer(Fault::Frozen, 12, 2, 1).await;
+    suffer(Kind::Frozen, 12, 2, 1).await;
 }
 
 #[tokio::test]
 async fn a_wire_that_stalls() {
-    suffer(Fault::Stalled, 24, 1, 4).await;
+    suffer(Kind::Stalled, 24, 1, 4).await;
 }
 
 #[tokio::test]
 async fn a_caller_that_reads_slowly() {
-    suffer(Fault::SlowReader, 28, 1, 2).await;
+    suffer(Kind::SlowReader, 28, 1, 2).await;
 }
 
 #[tokio::test]
 async fn nonsense_in_the_midst_of_frames() {
-    suffer(Fault::Malformed, 24, 1, 4).await;
+    suffer(Kind::Malformed, 24, 1, 4).await;
 }
 
 /// `share` of the [`FAULTS`], on so many CLIs with so many facades each.
-async fn suffer(fault: Fault, share: usize, clis: usize, lanes: usize) {
+async fn suffer(kind: Kind, share: usize, clis: usize, subjects: usize) {
     let seed = number("FAULT_SEED").unwrap_or(SEED);
     let faults = number("FAULTS").map_or(share, |faults| faults as usize * share / FAULTS);
-    let rounds = faults.div_ceil(clis * lanes);
-    let suffered = (0..clis).map(|cli| on_one_cli(fault, seed, cli * lanes..(cli + 1) * lanes, rounds));
+    let rounds = faults.div_ceil(clis * subjects);
+    let suffered = (0..clis).map(|cli| on_one_cli(kind, seed, cli * subjects..(cli + 1) * subjects, rounds));
     let answered = join_all(suffered).await.concat();
-    report(&format!("{fault:?}, FAULT_SEED={seed}: {faults} faults, answered turns by facade: {answered:?}"));
+    report(&format!("{kind:?}, FAULT_SEED={seed}: {faults} faults, answered turns by facade: {answered:?}"));
     // Mostly all of them, but with the CLI its turns die, and with the only link.
-    let least = if fault == Fault::Killed { 0 } else { rounds };
+    let least = if kind == Kind::Killed { 0 } else { rounds };
     assert!(answered[0] >= least, "{answered:?} of {} each", rounds * SESSIONS);
 }
 
-async fn on_one_cli(fault: Fault, seed: u64, lanes: Range<usize>, rounds: usize) -> Vec<usize> {
-    let cli = LastingCli::start(story::script).await;
-    let started = lanes.map(|number| Lane::start(number, seed, &cli));
-    let suffered = join_all(started).await.into_iter().map(|lane| lane.suffer(fault, rounds, &cli));
+async fn on_one_cli(kind: Kind, seed: u64, subjects: Range<usize>, rounds: usize) -> Vec<usize> {
+    let cli = LastingCli::start(script::reply).await;
+    let started = subjects.map(|number| Subject::start(number, seed, &cli));
+    let suffered = join_all(started).await.into_iter().map(|subject| subject.suffer(kind, rounds, &cli));
     join_all(suffered).await
 }
 
