@@ -5,46 +5,57 @@ SHELL := bash
 # The docs are for who works on the code: with the private items, to which a room's doc may link.
 RUSTDOC_STRICT := RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links'
 
-.PHONY: help run test test-versions drift abuse lint baseline fuzz bench tools
+.PHONY: help run test lint docs baseline test-versions drift abuse fuzz bench tools
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\): .*## /make \1: /p' Makefile
+	@awk '/^## /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{sub(/:.*## /, ": "); print "  make " $$0}' Makefile
+
+## Use it
 
 run: ## build and start the service, with a demo model if there is no other, and say what to try
 	@scripts/run
+
+## Change it
 
 # Most of a test's time is waiting, for a CLI and for deadlines: so there are more of them at once than cores.
 export RUST_TEST_THREADS ?= 4
 
 # What is run on the Node CLI, too: turns, asking, tools, MCP, restarts, replacing, faults.
-ON_NODE := turns:: requests:: converse:: settings:: restarts:: recycling:: faults:: stdio::
+ON_NODE := turns:: asks:: converse:: settings:: restarts:: recycling:: faults:: stdio::
 
 test: tools ## run every test, those with the real Copilot CLI included: all on its native form, some on Node's, too
 	cargo test --workspace --locked
 	TEST_CLI=node cargo test --locked --test integration -- $(ON_NODE)
 
-test-versions: tools ## run the end-to-end tests on other versions of the CLI, and write what came of it to docs/operate/versions.md
+lint: tools ## check format, clippy, docs, dependencies and proto files; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --manifest-path benches/Cargo.toml --all-targets --locked -- -D warnings
+	$(RUSTDOC_STRICT) cargo doc --workspace --no-deps --document-private-items --locked
+	scripts/deny
+	node_modules/.bin/buf lint
+	node_modules/.bin/buf format --diff --exit-code
+	node_modules/.bin/buf breaking --against proto/baseline.binpb
+	scripts/docs --check
+
+docs: tools ## write docs/reference/proto.md from the proto files
+	scripts/docs
+
+baseline: tools ## take the contract as it is for what later ones must not break; at a release, when it may still change
+	node_modules/.bin/buf build --exclude-source-info -o proto/baseline.binpb
+
+## Look deeper: minutes to hours
+
+test-versions: tools ## run the end-to-end tests on other versions of the CLI, and write docs/operate/versions.md
 	scripts/test-versions
 
-drift: tools ## say what the newest CLI on npm has not any more of what is used, and what it has more; fails if there is anything
+drift: tools ## say what is used of the CLI and gone from the newest on npm, and what is new there; fails if there is anything
 	scripts/drift
 
 abuse: tools ## run the tests of callers that mean ill, those that take long or want the machine for themselves included
 	cargo test --locked --test integration abuse:: -- --include-ignored --test-threads=1 --nocapture
 
-lint: tools ## format, clippy, doc and proto checks; warnings are errors
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy --manifest-path benches/Cargo.toml --all-targets --locked -- -D warnings
-	$(RUSTDOC_STRICT) cargo doc --workspace --no-deps --document-private-items --locked
-	node_modules/.bin/buf lint
-	node_modules/.bin/buf format --diff --exit-code
-	node_modules/.bin/buf breaking --against proto/baseline.binpb
-
-baseline: tools ## take the contract as it is for what later ones must not break; at a release, when it may still change
-	node_modules/.bin/buf build --exclude-source-info -o proto/baseline.binpb
-
-fuzz: ## run both fuzz targets for a minute each; needs nightly and cargo-fuzz
+fuzz: ## run each fuzz target for a minute; needs nightly and cargo-fuzz
 	@scripts/fuzz
 
 bench: ## print what the service costs, beside its peers and the real CLI; takes a quarter of an hour

@@ -1,4 +1,4 @@
-"""Creates a session, streams an answer, and deletes the session. The README says how to run it.
+"""Creates a session, streams an answer, and deletes the session. docs/guide/clients.md says how to run it.
 
     python client.py [ADDRESS] [PROMPT]
 """

@@ -1,4 +1,4 @@
-//! The README tells all that there is: settings, reasons and RPCs, as the code has them.
+//! The reference lists all settings, reasons, RPCs and options of the SDKs, as the code has them.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers as well")]
 
@@ -16,12 +16,12 @@ fn file(name: &str) -> String {
     fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The cells of the README's table row that begins with `` `name` ``.
-fn row(name: &str) -> Vec<String> {
-    let (readme, beginning) = (file("README.md"), format!("| `{name}` |"));
-    let mut rows = readme.lines().filter(|line| line.starts_with(&beginning));
-    let row = rows.next().unwrap_or_else(|| panic!("{name} has no row in README.md"));
-    assert_eq!(rows.next(), None, "{name} has two rows in README.md");
+/// The cells of the page's table row that begins with `` `name` ``.
+fn row(page: &str, name: &str) -> Vec<String> {
+    let (text, beginning) = (file(page), format!("| `{name}` |"));
+    let mut rows = text.lines().filter(|line| line.starts_with(&beginning));
+    let row = rows.next().unwrap_or_else(|| panic!("{name} has no row in {page}"));
+    assert_eq!(rows.next(), None, "{name} has two rows in {page}");
     row.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect()
 }
 
@@ -33,7 +33,7 @@ fn reasons() -> impl Iterator<Item = &'static str> {
 }
 
 #[test]
-fn the_readme_lists_every_setting_with_its_flag_variable_and_default() {
+fn every_setting_is_listed_with_its_flag_variable_and_default() {
     for setting in settings() {
         let expected = [
             setting.key.into(),
@@ -41,7 +41,7 @@ fn the_readme_lists_every_setting_with_its_flag_variable_and_default() {
             setting.variable(),
             setting.default.unwrap_or("none").into(),
         ];
-        assert_eq!(row(setting.key)[..4], expected);
+        assert_eq!(row("docs/reference/settings.md", setting.key)[..4], expected);
     }
 }
 
@@ -51,21 +51,21 @@ fn codes(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_readme_lists_every_reason_with_the_codes_that_the_contract_gives_it() {
+fn every_reason_is_listed_with_the_codes_that_the_contract_gives_it() {
     let contract = file("proto/copilot_grpc/v1/error_reason.proto");
     for reason in reasons() {
         // The first sentence of the comment above a value names its codes.
         let (above, _) = contract.split_once(&format!("  ERROR_REASON_{reason} = ")).unwrap();
         let (sentence, _) = above.rsplit("\n\n").next().unwrap().split_once('.').unwrap();
         assert!(!codes(sentence).is_empty(), "{reason}: {sentence}");
-        assert_eq!(codes(&row(reason)[1]), codes(sentence), "{reason}");
+        assert_eq!(codes(&row("docs/reference/errors.md", reason)[1]), codes(sentence), "{reason}");
     }
 }
 
 #[test]
-fn the_readme_lists_no_reason_that_there_is_not() {
-    let readme = file("README.md");
-    let (_, table) = readme.split_once("| reason | code |").unwrap();
+fn no_reason_is_listed_that_there_is_not() {
+    let page = file("docs/reference/errors.md");
+    let (_, table) = page.split_once("| reason | code |").unwrap();
     let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
     let listed = rows.filter_map(|row| Some(row.strip_prefix("| `")?.split_once('`')?.0));
     let (mut listed, mut known) = (listed.collect::<Vec<_>>(), reasons().collect::<Vec<_>>());
@@ -75,20 +75,19 @@ fn the_readme_lists_no_reason_that_there_is_not() {
 }
 
 #[test]
-fn the_readme_lists_every_rpc() {
+fn every_rpc_is_listed() {
     let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
     let services = descriptors.file.iter().flat_map(|file| &file.service);
     let methods: Vec<_> = services.flat_map(|service| &service.method).map(|method| method.name()).collect();
     assert!(methods.contains(&"CreateSession"), "{methods:?}");
     for method in methods {
-        assert!(!row(method)[1].is_empty(), "{method}");
+        assert!(!row("docs/reference/rpcs.md", method)[1].is_empty(), "{method}");
     }
 }
 
 #[test]
 fn the_table_of_the_sdks_options_has_every_field_of_a_new_session_and_of_a_prompt() {
     let table = file("docs/reference/sdk-options.md");
-    assert!(file("README.md").contains("(docs/reference/sdk-options.md)"));
     let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
     let messages: Vec<_> = descriptors.file.iter().flat_map(|file| &file.message_type).collect();
     for name in ["CreateSessionRequest", "SendAndWaitRequest", "Prompt"] {
