@@ -1,8 +1,8 @@
-//! Locks that outlast a panic of whoever held them.
+//! Locks that go on after a panic.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks, also after a panic of who held it: what is behind the crate's locks is valid after every statement.
+/// Locks the mutex, also after a panic of a former holder: what the crate's locks protect is valid after every statement.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

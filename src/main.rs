@@ -1,4 +1,4 @@
-//! `copilot-grpc`: see the library.
+//! The program `copilot-grpc`: parses the command line and runs the command. All else is in the library.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,8 @@ use copilot_grpc::{app, backend::process::guard};
 
 use app::command::{Command, parse};
 
-/// Events are allocated by the thread that reads the CLI and freed by the one that tells the caller: it takes that well.
+/// The allocator of the whole program. Events are allocated by the thread that reads the CLI and freed by the one that writes
+/// to the caller, which mimalloc handles well.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! The same answers by Anthropic's messages API, as far as texts go: streamed, without tools.
+//! Answers by Anthropic's messages API, as far as texts go: streamed, without tools.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::Reply;
 use crate::call::CallGuard;
 use crate::reply::{error, event_stream};
 
-/// Gives this answer, at once.
+/// The HTTP response with this answer, all at once.
 pub(crate) fn respond(reply: &Reply, model: &str, guard: CallGuard) -> Response {
     guard.complete();
     let Some(message) = reply.message() else {

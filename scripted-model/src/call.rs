@@ -1,5 +1,4 @@
-//! What became of each request: the list of calls that a server keeps, and the guard that settles one of
-//! them.
+//! The outcome of each request: the list of calls that a server keeps, and the guard that settles one of them.
 
 use std::sync::Arc;
 
@@ -7,16 +6,16 @@ use tokio::sync::watch;
 
 use crate::Request;
 
-/// One request that the server received, and what became of it.
+/// One request that the server received, and its outcome.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// What was asked.
+    /// The request.
     pub request: Arc<Request>,
-    /// How far the reply is.
+    /// The state of the reply.
     pub state: CallState,
 }
 
-/// How far the reply to a [`Call`] is.
+/// The state of the reply to a [`Call`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallState {
     /// The reply is being given. A [hanging](crate::Reply::hang) one stays here until the client leaves.
@@ -28,9 +27,9 @@ pub enum CallState {
     Dropped,
 }
 
-/// Settles one call: as completed when told so, and as dropped when it is itself dropped before. It travels
-/// with the reply, in the handler's future and then in the body's stream, because hyper drops these when the
-/// client closes the connection and tells nobody else.
+/// Settles one call: as completed when told so, and as dropped when it is itself dropped before. It travels with the reply, in
+/// the handler's future and then in the body's stream, because hyper drops these when the client closes the connection and
+/// tells nobody else.
 #[derive(Debug)]
 pub(crate) struct CallGuard {
     calls: watch::Sender<Vec<Call>>,

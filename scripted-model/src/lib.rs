@@ -1,10 +1,9 @@
 //! A scripted OpenAI-compatible model server on loopback.
 //!
 //! A [`ModelServer`] answers `POST {base}/chat/completions`, streamed or whole, and `GET {base}/models`; and texts also by
-//! Anthropic's `POST {base}/messages`. What
-//! it answers is a script: a function from the [`Request`] to a [`Reply`]. Every request is kept as a
-//! [`Call`], so that a test can ask what the model was sent and whether the client waited for the end of the
-//! answer.
+//! Anthropic's `POST {base}/messages`. A script decides what it answers: a function from the [`Request`] to a [`Reply`]. Every
+//! request is kept as a [`Call`], so that a test can ask what the model was sent and whether the client waited for the end of
+//! the answer.
 //!
 //! It knows the chat completions wire format and nothing of who is calling: no keys, no models, no state
 //! between two requests. A script that needs state looks at the messages, as a model would.

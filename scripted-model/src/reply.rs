@@ -1,4 +1,4 @@
-//! What a script answers, and how that looks on the wire.
+//! The reply of a script, and its form on the wire.
 
 use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::Request;
 use crate::call::CallGuard;
 
-/// What the model answers to one request.
+/// The answer of the model to one request.
 ///
 /// An answer that is streamed to its end finishes with a chunk that has a `finish_reason`, a chunk that has
 /// the `usage`, and `[DONE]`. A request without `"stream": true` gets the same answer whole, after the same
@@ -37,7 +37,7 @@ enum Answer {
     Close,
 }
 
-/// What the model says, in this order, and how it comes to its end.
+/// The model's message, in order, and its finish reason.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Message {
     reasoning: Option<String>,
@@ -86,20 +86,20 @@ impl Reply {
         Self::new(Answer::Message(Message { reasoning: Some(text.into()), ..Message::default() }))
     }
 
-    /// A call of a tool, in one chunk, with a call id that no other call has. The arguments are JSON, or its text as the model is to
-    /// write it.
+    /// A call of a tool, in one chunk, with a call id that no other call has. The arguments are JSON, or a text with it as the
+    /// model writes it.
     pub fn tool_call(name: impl Into<String>, arguments: impl ToString) -> Self {
         Self::chunks([""; 0]).calling(name, arguments)
     }
 
-    /// The same text, and then a call of a tool as in [`Self::tool_call`].
+    /// The text of this reply, and then a call of a tool as in [`Self::tool_call`].
     #[must_use]
     pub fn calling(self, name: impl Into<String>, arguments: impl ToString) -> Self {
         self.with(|message| message.call = Some((name.into(), arguments.to_string())))
     }
 
-    /// The same answer with another `finish_reason`, such as `length` or `content_filter`. The default is `tool_calls` with
-    /// a call of a tool, and else `stop`.
+    /// This reply with another `finish_reason`, such as `length` or `content_filter`. The default is `tool_calls` with a call
+    /// of a tool, and else `stop`.
     #[must_use]
     pub fn finish(self, reason: impl Into<String>) -> Self {
         self.with(|message| message.finish_reason = Some(reason.into()))
@@ -127,13 +127,13 @@ impl Reply {
         Self::new(Answer::Close)
     }
 
-    /// The same answer with a pause before each of its chunks. The default is none.
+    /// This reply with a pause before each of its chunks. The default is none.
     #[must_use]
     pub fn every(self, pause: Duration) -> Self {
         Self { pause, ..self }
     }
 
-    /// What the script says, if it says something in words.
+    /// The message, if the reply has one.
     pub(crate) fn message(&self) -> Option<&Message> {
         match &self.answer {
             Answer::Message(message) => Some(message),
@@ -152,8 +152,8 @@ impl Reply {
         Self { answer, pause: Duration::ZERO }
     }
 
-    /// Gives this answer to `request`. The guard is completed with the last byte that is handed to the
-    /// connection, so that whoever has read the end of the answer finds the call completed.
+    /// Answers `request` with this reply. The guard is completed with the last byte that is handed to the connection, so that a
+    /// client that has read the end of the answer finds the call completed.
     pub(crate) async fn respond(self, request: &Request, guard: CallGuard) -> Response {
         let (deltas, message, finish_reason) = match self.answer {
             Answer::Message(message) => {
@@ -180,7 +180,7 @@ impl Reply {
     }
 }
 
-/// What the objects of one answer have in common.
+/// The fields that all objects of one answer have in common.
 struct Completion {
     id: String,
     model: String,
@@ -208,8 +208,7 @@ impl Completion {
         self.object("chat.completion.chunk", choices)
     }
 
-    /// Every stream begins with it. It has no text, so that the chunks of the script are the only ones that
-    /// do.
+    /// The first chunk of every stream. It has no text, so that only the chunks of the script have.
     fn role(&self) -> Value {
         self.chunk(json!({"role": "assistant"}), None)
     }

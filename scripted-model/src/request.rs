@@ -17,16 +17,16 @@ pub struct Request {
     pub tools: Vec<String>,
     /// The HTTP headers, names in lower case. Of a repeated header the last value.
     pub headers: BTreeMap<String, String>,
-    /// The whole body, for what the other fields leave out.
+    /// The whole body, parsed, for what the other fields leave out.
     pub body: Value,
-    /// The same as it was written.
+    /// The whole body, as it was written.
     pub text: String,
 }
 
 /// One message of the conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant` or `tool`.
+    /// The role: `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// The text. Text parts are joined as they are; other parts (images) are left out.
     pub content: String,
@@ -102,8 +102,8 @@ impl Request {
         })
     }
 
-    /// What the user said last: the last user message without the `<current_datetime>` element that the
-    /// Copilot CLI puts in front of it. Empty if the conversation has no user message.
+    /// The last user message without the `<current_datetime>` element that the Copilot CLI puts in front of it. Empty if the
+    /// conversation has no user message.
     pub fn prompt(&self) -> &str {
         let message = self.messages.iter().rev().find(|message| message.role == "user");
         let content = message.map_or("", |message| message.content.as_str());
@@ -113,8 +113,7 @@ impl Request {
             .map_or(content, |(_, prompt)| prompt)
     }
 
-    /// What a tool returned, if that is what the model is asked to go on from: the content of the last
-    /// message if its role is `tool`.
+    /// The result of a tool, if the model is asked to go on from one: the content of the last message if its role is `tool`.
     pub fn tool_result(&self) -> Option<&str> {
         self.messages.last().filter(|message| message.role == "tool").map(|message| message.content.as_str())
     }

@@ -57,7 +57,7 @@ impl ModelServer {
         Ok(Self { address, calls, task })
     }
 
-    /// What clients call the base URL, such as `http://127.0.0.1:4000/v1`: without a slash at its end.
+    /// The base URL for clients, such as `http://127.0.0.1:4000/v1`, without a slash at its end.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }

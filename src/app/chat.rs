@@ -1,4 +1,4 @@
-//! `chat`: a conversation in the terminal, over gRPC like any other client's.
+//! `chat`: a conversation in the terminal, over gRPC as any other client's.
 
 use std::io::{IsTerminal, Write};
 
@@ -7,20 +7,20 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use super::outcome::Result;
 use crate::grpc::client::{Client, Piece};
 
-/// What to talk about, and with whom.
+/// The arguments of `chat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chat {
     /// The server, such as `http://127.0.0.1:50051`.
     pub server: String,
-    /// The session to go on with; without one, a new one is made, and deleted at the end.
+    /// The session to go on with. Without one a new session is made, and deleted at the end.
     pub session: Option<String>,
     /// The model of a new session.
     pub model: Option<String>,
-    /// The prompt; without one, lines are read from standard input.
+    /// The prompt. Without one, lines are read from standard input.
     pub prompt: Option<String>,
 }
 
-/// Runs the conversation. Ctrl-C stops the agent and ends it.
+/// Runs the conversation. Ctrl-C stops the agent and ends the conversation.
 pub async fn chat(chat: Chat) -> Result {
     let client = Client::connect(&chat.server).await?;
     let (session, own) = match chat.session {
@@ -37,14 +37,14 @@ pub async fn chat(chat: Chat) -> Result {
         ended = talk => ended,
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into),
     };
-    // An answer is an answer, also where the server goes away before we have tidied up.
+    // Not an error of the command: the answer was shown, also where the server goes away before the session is deleted.
     if own && let Err(error) = client.delete_session(&session).await {
         writeln!(std::io::stderr(), "the session {session} could not be deleted: {error}")?;
     }
     ended
 }
 
-/// Answers line after line. An answer that fails does not end the conversation.
+/// Sends each line of standard input as a prompt. At a terminal, an answer that fails does not end the conversation.
 async fn talk(client: &Client, session: &str) -> Result {
     let terminal = std::io::stdin().is_terminal();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();

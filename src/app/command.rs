@@ -1,4 +1,4 @@
-//! The command line: what the program is asked to do.
+//! The command line, parsed.
 
 use std::ffi::OsString;
 
@@ -10,10 +10,10 @@ use super::{
     settings::{self, ConfigError, Environment, Mistake, Origin},
 };
 
-/// What the program is asked to do.
+/// A command with its arguments.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Serve gRPC. Also what is done when no subcommand is named.
+    /// Serve gRPC. This is also what runs without a subcommand.
     Serve(Box<Config>),
     /// Talk with a model through a running server.
     Chat(Chat),
@@ -21,7 +21,7 @@ pub enum Command {
     Health {
         /// The server's `http://` or `https://` URL.
         server: String,
-        /// The gRPC service in question; empty for the whole server.
+        /// The gRPC service to ask about; empty for the whole server.
         service: String,
     },
     /// Print the contract's descriptor set.
@@ -33,23 +33,22 @@ pub enum Command {
     },
 }
 
-/// Why there is no [`Command`].
+/// Why the command line gives no [`Command`].
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Help or version was asked for, or the command line is not understood; clap knows what to print, where,
-    /// and which exit code that is.
+    /// Help or version was asked for, or the command line is wrong. clap knows what to print, where, and the exit code.
     #[error(transparent)]
     Usage(#[from] clap::Error),
-    /// The command line is understood, but what was configured is wrong.
+    /// The command line is right, but the configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
 
-/// Reads the command line; `args` begin with the program's name.
+/// Parses the command line; `args` begin with the program's name.
 ///
 /// # Errors
-/// [`Failure::Usage`] for `--help`, `--version` and what clap refuses; [`Failure::Config`] with every mistake
-/// that flags, environment and file contain.
+/// [`Failure::Usage`] for `--help`, `--version` and what clap refuses; [`Failure::Config`] with every mistake in flags,
+/// environment and file.
 pub fn parse(args: impl Iterator<Item = OsString>, env: &impl Environment) -> Result<Command, Failure> {
     let matches = command_line().try_get_matches_from(args)?;
     let text = |args: &ArgMatches, name| args.get_one::<String>(name).cloned();
@@ -81,19 +80,22 @@ fn command_line() -> clap::Command {
         Arg::new("session")
             .long("session")
             .value_name("ID")
-            .help("Session to continue in\n[default: a new one, deleted at the end]"),
+            .help("Session to go on with\n[default: a new one, deleted at the end]"),
         Arg::new("model")
             .long("model")
             .value_name("NAME")
             .help("Model of a new session\n[default: the server's]"),
-        Arg::new("prompt").value_name("PROMPT").num_args(0..).help("What to say"),
+        Arg::new("prompt")
+            .value_name("PROMPT")
+            .num_args(0..)
+            .help("The prompt; without one, lines are read from standard input"),
     ]);
     let health = clap::Command::new("health").about("Ask a running server for its health").args([
         server_arg(),
         Arg::new("service")
             .long("service")
             .value_name("NAME")
-            .help("gRPC service in question\n[default: the whole server]"),
+            .help("gRPC service to ask about\n[default: the whole server]"),
     ]);
     let protoset = clap::Command::new("protoset").about(ABOUT_PROTOSET).after_help(USES_OF_PROTOSET);
     let guard =
@@ -108,7 +110,7 @@ fn command_line() -> clap::Command {
     clap::Command::new("copilot-grpc")
         .about("A gRPC service in front of the GitHub Copilot CLI")
         .version(env!("CARGO_PKG_VERSION"))
-        // Or else `copilot-grpc --listen ADDR chat` would be taken, and the address forgotten.
+        // Otherwise `copilot-grpc --listen ADDR chat` would be accepted, and the address ignored.
         .args_conflicts_with_subcommands(true)
         .args(settings::args())
         .subcommands(

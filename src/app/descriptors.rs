@@ -1,4 +1,4 @@
-//! File descriptors: how many this process may have, and how many of them are for clients.
+//! File descriptors: how many this process may have, and how many of them clients may use.
 //!
 //! At the limit nothing can be opened any more: not the pipes of a CLI that has to be started again, nor the connection to it.
 //! So clients never get all of them.
@@ -6,17 +6,17 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, info, warn};
 
-/// Kept back for whatever there is one of: listener, logs, signals, runtime, files that are read again, lookups.
+/// Descriptors kept back for the process itself: listener, logs, signals, runtime, files that are read again, lookups.
 const FOR_ALL: u64 = 48;
 
-/// Kept back for each CLI: its sockets and pipes, those of another that is started while the old one's are not closed yet, and what
-/// spawning takes. An estimate on the safe side.
+/// Descriptors kept back for each CLI: its sockets and pipes, those of its successor while the old ones are not closed yet, and
+/// what spawning takes. An estimate on the safe side.
 const FOR_A_CLI: u64 = 24;
 
-/// As many clients as there are without a setting, where there is no limit, or a very large one.
+/// The default number of clients where there is no limit of descriptors, or a very large one.
 const MOST_CLIENTS: usize = 10_000;
 
-/// Allows this process as many descriptors as it may allow itself.
+/// Raises the limit of descriptors as far as the system allows.
 pub(super) fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -24,12 +24,12 @@ pub(super) fn raise_limit() {
     }
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         Ok(()) => debug!(from = current, to = maximum, "more file descriptors are allowed"),
-        // Some systems have a maximum that nobody may come up to.
+        // Some systems have a maximum that no process may reach.
         Err(error) => warn!(limit = current, %error, "no more file descriptors can be allowed"),
     }
 }
 
-/// How many clients there may be beside so many CLIs, of which as many as are `wanted`.
+/// How many clients may be connected beside this many CLIs, up to the number that is `wanted`.
 pub(super) fn for_clients(wanted: Option<usize>, clis: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     let clients = clients(limit, wanted, clis);
@@ -50,7 +50,7 @@ fn clients(limit: Option<u64>, wanted: Option<usize>, clis: usize) -> usize {
     let wanted = wanted.unwrap_or(MOST_CLIENTS);
     let Some(limit) = limit else { return wanted };
     let kept_back = FOR_ALL + FOR_A_CLI * clis as u64;
-    // Where there are next to none, half of them.
+    // If hardly any are left, clients get half of all.
     let left = limit.saturating_sub(kept_back).max(limit / 2);
     usize::try_from(left).unwrap_or(usize::MAX).min(wanted).max(1)
 }

@@ -1,4 +1,4 @@
-//! The running service: backend, sessions and server, put together from a configuration, and taken apart in order.
+//! The running service: backends, sessions and server, put together from a configuration and stopped in order.
 
 use std::{
     fs::{File, TryLockError},
@@ -39,18 +39,18 @@ use crate::{
 /// How long the last answers may take to reach their callers after the turns have ended.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// For how many CLIs descriptors are kept back where a name leads to them: nobody knows how many there will be.
+/// The number of CLIs for which descriptors are kept back for a name: nobody knows how many it will lead to.
 const CLIS_OF_A_NAME: usize = 8;
 
 /// Why the service could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address cannot be listened on.
+    /// The port cannot be opened.
     #[error("cannot listen on {address}: {error}")]
     Listen {
-        /// The address.
+        /// The address to listen on.
         address: SocketAddr,
-        /// Why.
+        /// The system's error.
         error: io::Error,
     },
     /// There is no CLI to run.
@@ -61,7 +61,7 @@ pub enum StartError {
     State {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with it.
         problem: String,
     },
 }
@@ -73,25 +73,25 @@ pub struct Facade {
     sessions: Sessions,
     draining: CancellationToken,
     closing: CancellationToken,
-    /// Between the two.
+    /// The time between `draining` and `closing`.
     drain_delay: Duration,
-    /// Cancelled when the end is to come soon.
+    /// Cancelled to cut the wait for callers short.
     hurried: CancellationToken,
     /// Cancelled when the server has ended by itself.
     failed: CancellationToken,
     server: Mutex<Option<JoinHandle<()>>>,
-    /// Held as long as the CLIs' homes are ours.
+    /// The lock on the CLIs' homes, held as long as they are in use.
     _home: Option<File>,
 }
 
 impl Facade {
-    /// Starts the service. The CLIs come up in the background; health says when one has. `guard` is the copilot-grpc
-    /// binary, which also guards the CLIs where we run them.
+    /// Starts the service. The CLIs come up in the background; health says when one has. `guard` is the copilot-grpc binary,
+    /// whose `guard` subcommand runs embedded CLIs.
     pub async fn start(config: Config, guard: PathBuf) -> Result<Self, StartError> {
         Self::start_with(config, guard, |name| look_up(name.host.clone(), name.port)).await
     }
 
-    /// The same, where names are looked up in another way.
+    /// [`start`](Self::start) with another way of looking names up.
     pub async fn start_with(
         config: Config,
         guard: PathBuf,
@@ -152,7 +152,7 @@ impl Facade {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -167,15 +167,15 @@ impl Facade {
         self.failed.cancelled().await;
     }
 
-    /// Ends the service: health says so first, after the drain delay new work is refused, running turns finish within
+    /// Ends the service: health turns to NOT_SERVING, after the drain delay new work is refused, running turns finish within
     /// `grace`, connections are closed, and embedded CLIs are ended with all their children.
     ///
     /// # Cancel safety
-    /// Must be run to its end; dropping it leaves the rest to the end of the process.
+    /// The future must be run to its end; dropping it leaves the rest to the end of the process.
     pub async fn stop(&self, grace: Duration) {
         self.draining.cancel();
-        // Whoever asks for health, or is told by somebody who does, still comes for a while. A sleep of no time would still give
-        // way, and calls that come in then would be taken.
+        // Load balancers that ask for health, and clients that they tell, still send calls for a while. Not a sleep of zero: it
+        // would yield, and calls that come in then would be taken.
         if !self.drain_delay.is_zero() {
             self.hurried.run_until_cancelled(sleep(self.drain_delay)).await;
         }
@@ -197,8 +197,8 @@ impl Facade {
     }
 }
 
-/// How many turns a CLI can run at once, as far as is known: one that somebody else runs may be of either form, and on a machine
-/// of its own.
+/// How many turns a CLI can run at once, as far as is known: an external one may be of either form, and on a machine of its
+/// own.
 fn running_turns(form: Option<Form>) -> usize {
     let of_a_core = match form {
         Some(Form::Native) => 32,
@@ -207,7 +207,7 @@ fn running_turns(form: Option<Form>) -> usize {
     thread::available_parallelism().map_or(1, NonZero::get) * of_a_core
 }
 
-/// Where the CLIs are; if they are ours to run, their homes are locked.
+/// The configuration of the CLIs. If they are embedded, their homes are locked.
 fn backends(
     config: &Config,
     guard: &Path,
@@ -227,7 +227,7 @@ fn backends(
         fixed: Vec::new(),
         groups: Vec::new(),
         recycling: config.recycling,
-        drains: config.drain_file.clone(),
+        drain_file: config.drain_file.clone(),
     };
     for (number, address) in config.cli_url.iter().enumerate() {
         let CliAddress { host, port, each } = address.clone();
@@ -273,20 +273,20 @@ fn backends(
     Ok((setup, Some(lock)))
 }
 
-/// What a CLI is called: in logs and answers, and where it is ours, its home too, which must never change.
+/// The name of a CLI in logs and answers. Of an embedded CLI it is also the name of its home, so it must never change.
 fn name(number: usize) -> String {
     format!("cli-{number}")
 }
 
-/// The folders whose `node_modules` may hold the CLI: where we are, and where the program is.
+/// The folders whose `node_modules` may hold the CLI: the working directory, and those above the program.
 fn programs() -> Vec<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let here = std::env::current_dir().into_iter();
     here.chain(program.ancestors().skip(1).map(Path::to_path_buf)).collect()
 }
 
-/// Two CLIs on one home would fork the histories of its sessions without a word (cli-protocol.md, section 10). One lock
-/// for all homes: nobody else may use any of them.
+/// Locks the state directory. Two CLIs on one home would fork the histories of its sessions without a word (cli-protocol.md,
+/// section 10). One lock is for all homes: nobody else may use any of them.
 fn lock(state_dir: &Path) -> Result<File, StartError> {
     let problem = |problem: String| StartError::State { path: state_dir.into(), problem };
     let open = || {

@@ -1,11 +1,11 @@
-//! `health`: asks a server how it is, for scripts and container probes.
+//! `health`: asks a server for its health, for scripts and container probes.
 
 use std::io::Write;
 
 use super::outcome::Result;
 use crate::grpc::client::Client;
 
-/// Succeeds if the service is well.
+/// Succeeds if the service is serving.
 pub async fn check(server: String, service: String) -> Result {
     if Client::connect(&server).await?.is_serving(&service).await? {
         writeln!(std::io::stdout(), "SERVING")?;

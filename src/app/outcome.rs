@@ -1,4 +1,4 @@
-//! What a subcommand comes to.
+//! The result of a command.
 
-/// Why a subcommand failed, for a person to read.
+/// The result of a command; its error is for a person to read.
 pub type Result = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;

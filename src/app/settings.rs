@@ -1,12 +1,11 @@
 //! The settings of `serve`: one table, and the three sources that fill it.
 //!
-//! From a setting's key follow its flag (`turn_timeout`: `--turn-timeout`), its environment variable
-//! (`COPILOT_GRPC_TURN_TIMEOUT`) and its key in the TOML file (`turn_timeout`). A flag wins over the
-//! environment, the environment over the file, the file over the default. This file knows texts, where each
-//! came from, and how a mistake is told; what a text must look like is `config`'s business.
+//! The key of a setting (`turn_timeout`) gives the names of its flag (`--turn-timeout`), its environment variable
+//! (`COPILOT_GRPC_TURN_TIMEOUT`) and its key in the TOML file (`turn_timeout`). A flag wins over the environment, the
+//! environment over the file, the file over the default. This file knows texts, where each came from, and how a mistake is
+//! shown; `config` decides what a text must look like.
 //!
-//! Nothing here reads the process's environment or its disk but [`Process`]; everything else is handed an
-//! [`Environment`].
+//! Only [`Process`] reads the process's environment and disk; all else is handed an [`Environment`].
 
 use std::{
     collections::BTreeMap,
@@ -20,18 +19,17 @@ use clap::{Arg, ArgAction, ArgMatches, builder::ValueParser};
 /// One setting of `serve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// Its name: the TOML key, from which flag and variable follow.
+    /// The TOML key, from which the names of flag and variable follow.
     pub key: &'static str,
-    /// What stands for the value in `--help`.
+    /// The placeholder for the value in `--help`.
     pub value: &'static str,
-    /// The text that counts when no source gives one, as `--help` shows it; `None` if the setting is then
-    /// unset.
+    /// The text that counts when no source gives one, as `--help` shows it; `None` if the setting is then unset.
     pub default: Option<&'static str>,
-    /// What it does, in a sentence.
+    /// What the setting does, in a sentence.
     pub help: &'static str,
 }
 
-/// Every setting, in the order of `--help`.
+/// All settings, in the order of `--help`.
 pub fn settings() -> &'static [Setting] {
     SETTINGS
 }
@@ -53,8 +51,8 @@ const SETTINGS: &[Setting] = &[
         key: "cli_url",
         value: ADDRESSES,
         default: None,
-        help: "Copilot CLIs that already run (copilot --headless --port PORT), or dns:///HOST:PORT for each that the \
-               name leads to; without them, some are started",
+        help: "Addresses of Copilot CLIs that already run (copilot --headless --port PORT), or dns:///HOST:PORT for \
+               one CLI at each address of a name; without it, the service starts its own",
     },
     Setting {
         key: "cli_token_file",
@@ -78,20 +76,20 @@ const SETTINGS: &[Setting] = &[
         key: "cli",
         value: "FORM",
         default: Some("auto"),
-        help: "Which form of the CLI to start: native (npm's @github/copilot-sdk-PLATFORM from 1.0.14 on, without Node), node \
-               (@github/copilot from 1.0.85 on), or auto: native where it is installed, otherwise node",
+        help: "Which form of the CLI to start: native (npm's @github/copilot-sdk-PLATFORM from 1.0.14 on, without \
+               Node), node (@github/copilot from 1.0.85 on), or auto: native where it is installed, otherwise node",
     },
     Setting {
         key: "cli_path",
         value: "PATH",
         default: None,
-        help: "The copilot-runtime or copilot program to start; without it, it is searched for",
+        help: "Program to start, copilot-runtime or copilot; without it, the program is searched for",
     },
     Setting {
         key: "state_dir",
         value: "DIR",
         default: Some(STATE_DIR),
-        help: "Where the started CLIs keep their sessions, each in a folder of its own",
+        help: "Folder in which the started CLIs keep their sessions, each in a folder of its own",
     },
     Setting {
         key: "available_tools",
@@ -103,8 +101,8 @@ const SETTINGS: &[Setting] = &[
         key: "roots",
         value: LIST,
         default: None,
-        help: "Absolute folders that requests may name paths in, separated by commas; without it the work folder of the \
-               started CLIs, and none of CLIs at --cli-url",
+        help: "Absolute folders in which requests may name paths, separated by commas; without it the work folder of \
+               the started CLIs, and none for CLIs at --cli-url",
     },
     Setting {
         key: "allow_permissions",
@@ -116,19 +114,14 @@ const SETTINGS: &[Setting] = &[
         key: "default_profile",
         value: "NAME",
         default: None,
-        help: "The profile, of those in the file, of sessions whose request names none",
+        help: "Profile, of those in the file, for sessions whose requests name none",
     },
-    Setting {
-        key: "turn_timeout",
-        value: "DURATION",
-        default: Some("10m"),
-        help: "Deadline of a turn that brings none",
-    },
+    Setting { key: "turn_timeout", value: "DURATION", default: Some("10m"), help: "Default turn deadline" },
     Setting {
         key: "ask_timeout",
         value: "DURATION",
         default: Some("5m"),
-        help: "How long what the agent asks (permissions, tools, questions) waits for an answer",
+        help: "How long an ask of the agent (a permission, a tool call, a question) waits for an answer",
     },
     Setting {
         key: "max_queued_turns",
@@ -140,14 +133,14 @@ const SETTINGS: &[Setting] = &[
         key: "max_running_turns",
         value: "COUNT",
         default: None,
-        help: "Turns that run in the CLI at once, while others wait; without it 32 for each core of this machine for a \
-               started CLI of the native form, and 5 otherwise",
+        help: "Turns that one CLI runs at once, while others wait; without it, for each core of this machine, 32 for a started \
+               CLI of the native form, and 5 for others",
     },
     Setting {
         key: "max_waiting_turns",
         value: "COUNT",
         default: Some("1000"),
-        help: "Turns that may wait in all sessions together; more are refused",
+        help: "Turns that may wait for one CLI, in all its sessions together; more are refused",
     },
     Setting {
         key: "max_sessions",
@@ -165,7 +158,8 @@ const SETTINGS: &[Setting] = &[
         key: "max_reader_memory",
         value: "BYTES",
         default: Some("256MiB"),
-        help: "What all callers together may leave unread; beyond it, the streams that are furthest behind are ended",
+        help: "Memory for what all callers together leave unread; beyond it, the streams that are furthest behind are \
+               ended",
     },
     Setting { key: "max_message_size", value: "BYTES", default: Some("16MiB"), help: "Largest gRPC request" },
     Setting {
@@ -178,8 +172,8 @@ const SETTINGS: &[Setting] = &[
         key: "keeper_link",
         value: "true|false",
         default: Some("true"),
-        help: "Keep a second connection to each CLI of --cli-url, so that the loss of one does not end the turns; a CLI that \
-               is started has one, its standard input and output",
+        help: "Keep a second connection to each CLI of --cli-url, so that turns outlive the loss of one; a started \
+               CLI has one connection, its standard input and output",
     },
     Setting {
         key: "start_timeout",
@@ -191,32 +185,32 @@ const SETTINGS: &[Setting] = &[
         key: "recycle_after_age",
         value: "DURATION",
         default: None,
-        help: "Replace a CLI of our own by another after so much time; its turns run to their end",
+        help: "Replace a started CLI by a new one at this age; its turns run to their end",
     },
     Setting {
         key: "recycle_at_memory",
         value: "BYTES",
         default: None,
-        help: "The same when it holds so much memory (Linux only), 0 for never; without it 512MiB, and 2MiB for \
-               each loaded session, for the native form, which gives none back, and never for node",
+        help: "Replace a started CLI when it holds this much memory (Linux only), 0 for never; without it 512MiB, and \
+               2MiB for each loaded session, for the native form, which gives no memory back, and never for node",
     },
     Setting {
         key: "recycle_after_turns",
         value: "COUNT",
         default: None,
-        help: "The same after so many turns",
+        help: "Replace a started CLI after this many turns",
     },
     Setting {
         key: "eject_after",
         value: "COUNT",
         default: Some("5"),
-        help: "Failures in a row after which new sessions go to other CLIs for a while; 0 for never",
+        help: "Failures in a row after which a CLI gets no new sessions for a while; 0 for never",
     },
     Setting {
         key: "eject_for",
         value: "DURATION",
         default: Some("10s"),
-        help: "For how long the first time; it doubles each time, up to 32 times as long",
+        help: "How long that lasts the first time; it doubles each time, up to 32 times as long",
     },
     Setting {
         key: "max_connection_age",
@@ -228,14 +222,14 @@ const SETTINGS: &[Setting] = &[
         key: "max_connections",
         value: "COUNT",
         default: None,
-        help: "Clients that may be connected at once; without it, or if the limit of open files (ulimit -n) does not \
-               suffice, as many as it leaves beside the CLIs, at most 10000 without it",
+        help: "Clients that may be connected at once; without it as many as the limit of open files (ulimit -n) \
+               leaves beside the CLIs, at most 10000. A larger number is cut to what that limit leaves",
     },
     Setting {
         key: "drain_delay",
         value: "DURATION",
         default: Some("0s"),
-        help: "Time after SIGTERM in which health says no and calls are still taken",
+        help: "Time after SIGTERM in which health is NOT_SERVING and calls are still taken",
     },
     Setting {
         key: "grace_period",
@@ -247,25 +241,25 @@ const SETTINGS: &[Setting] = &[
         key: "close_idle_after",
         value: "DURATION",
         default: None,
-        help: "Close sessions in which nothing has happened for so long; they are loaded again when used",
+        help: "Close sessions in which nothing has happened for this long; they are loaded again when used",
     },
     Setting {
         key: "delete_idle_after",
         value: "DURATION",
         default: None,
-        help: "Delete sessions in which nothing has happened for so long, with their history",
+        help: "Delete sessions in which nothing has happened for this long, with their history",
     },
     Setting {
         key: "delete_after_age",
         value: "DURATION",
         default: None,
-        help: "Delete sessions so long after their creation, with their history",
+        help: "Delete sessions this long after their creation, with their history",
     },
     Setting {
         key: "max_stored_sessions",
         value: "COUNT",
         default: None,
-        help: "Beyond so many stored sessions, delete those in which nothing has happened for longest",
+        help: "Number of stored sessions beyond which those are deleted in which nothing has happened for longest",
     },
     Setting {
         key: "cleanup_interval",
@@ -279,46 +273,40 @@ const SETTINGS: &[Setting] = &[
         default: Some("false"),
         help: "Only log which sessions would be closed or deleted",
     },
-    Setting {
-        key: "log_format",
-        value: "human|json",
-        default: Some("human"),
-        help: "How log lines are written",
-    },
+    Setting { key: "log_format", value: "human|json", default: Some("human"), help: "Format of log lines" },
     Setting {
         key: "log_level",
         value: "FILTER",
         default: Some("info"),
-        help: "What is logged: a level, or tracing directives such as info,h2=warn",
+        help: "Which events are logged: a level, or tracing directives such as info,h2=warn",
     },
 ];
 
-/// Settings with this placeholder take several values: repeated flags, commas, or a TOML array.
+/// The placeholder of settings that take several values: repeated flags, commas, or a TOML array.
 const LIST: &str = "LIST";
-/// The same, and of this form.
+/// The placeholder of settings that take several addresses, in the ways of [`LIST`].
 const ADDRESSES: &str = "ADDRESS,...";
-/// Settings with this placeholder are true as a flag without a value.
+/// The placeholder of settings that are true as a flag without a value.
 const BOOL: &str = "BOOL";
-/// Shown for `state_dir`; the one default that is computed (in `config`) instead of parsed.
+/// The default of `state_dir` in `--help`; the one default that is computed (in `config`) instead of parsed.
 const STATE_DIR: &str = "$XDG_STATE_HOME/copilot-grpc or $HOME/.local/state/copilot-grpc";
 
 const PREFIX: &str = "COPILOT_GRPC_";
 const CONFIG: &str = "config";
 /// The table of the file that has no flag and no variable; `config::profiles` reads it.
 const PROFILES: &str = "profiles";
-/// The variable of the file's name.
+/// The variable with the name of the file.
 const CONFIG_VARIABLE: &str = "COPILOT_GRPC_CONFIG";
-/// The variable of the clients' `--server`: no setting, but not unknown either, as one shell may run both
-/// sides.
+/// The variable of the clients' `--server`. It is no setting, but not unknown either: one shell may run both sides.
 pub(super) const SERVER_VARIABLE: &str = "COPILOT_GRPC_SERVER";
 
 impl Setting {
-    /// Its flag, with the dashes.
+    /// The name of its flag, with the dashes.
     pub fn flag(&self) -> String {
         format!("--{}", self.long())
     }
 
-    /// Its environment variable.
+    /// The name of its environment variable.
     pub fn variable(&self) -> String {
         format!("{PREFIX}{}", self.key.to_ascii_uppercase())
     }
@@ -354,7 +342,7 @@ pub(super) fn args() -> impl Iterator<Item = Arg> {
     std::iter::once(config).chain(SETTINGS.iter().map(Setting::arg))
 }
 
-/// The outside world, as far as configuration looks at it.
+/// The outside world, as far as the configuration reads it.
 pub trait Environment {
     /// The value of an environment variable.
     fn var(&self, name: &str) -> Option<OsString>;
@@ -387,7 +375,7 @@ impl Environment for Process {
     }
 }
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A flag, with its dashes.
@@ -401,13 +389,13 @@ pub enum Origin {
         /// The key.
         key: String,
     },
-    /// No source gave a value: the key of the setting.
+    /// No source gave a value; with the key of the setting.
     Unset(&'static str),
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Names are whatever someone typed; escaped, a mistake stays on its line.
+        // Names are whatever somebody typed; escaped, a mistake stays on its line.
         match self {
             Self::Flag(flag) => write!(f, "flag {}", flag.escape_debug()),
             Self::Variable(name) => write!(f, "environment variable {}", name.escape_debug()),
@@ -419,10 +407,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong with the configuration. Displayed on one line.
+/// A mistake in the configuration. Displayed on one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where it stands.
+    /// The source of the value.
     pub origin: Origin,
     /// The text that was given, unless it may be or hold a secret.
     pub value: Option<String>,
@@ -435,9 +423,9 @@ impl Mistake {
         Self { origin, value: None, problem: problem.into() }
     }
 
-    /// Shows the value. Only for what cannot be a secret.
+    /// Adds the value, which must not be a secret.
     pub(super) fn of(self, value: &str) -> Self {
-        // What stands before the @ of a URL is a password.
+        // A URL with an @ may hold a password.
         Self { value: (!value.contains('@')).then(|| value.into()), ..self }
     }
 }
@@ -452,7 +440,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong with the configuration. Displayed as one line a mistake.
+/// All mistakes in the configuration. Displayed with one mistake on each line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigError {
@@ -466,24 +454,24 @@ impl From<Mistake> for ConfigError {
     }
 }
 
-/// What the sources gave, and what has been found wrong with it so far.
+/// The values that the sources gave, and the mistakes found so far.
 pub(super) struct Values<'e> {
     env: &'e dyn Environment,
     given: BTreeMap<&'static str, Given>,
-    /// The file's table of profiles, and the file.
+    /// The file and its table of profiles.
     profiles: Option<(PathBuf, toml::Table)>,
     mistakes: Vec<Mistake>,
 }
 
-/// A value as it was given: its text, or why it has none.
+/// A value that a source gave: its text, or why it has none.
 struct Given {
     origin: Origin,
     text: Result<OsString, String>,
 }
 
 impl<'e> Values<'e> {
-    /// Asks the three sources. What one of them overrides is not looked at any further: a wrong value that
-    /// does not count is no mistake.
+    /// Collects the values of the three sources. A value that another source overrides is not checked: a wrong value that does
+    /// not count is no mistake.
     pub(super) fn collect(flags: &ArgMatches, env: &'e dyn Environment) -> Self {
         let mut values = Self { env, given: BTreeMap::new(), profiles: None, mistakes: Vec::new() };
         if let Some((origin, path)) = config_file(flags, env) {
@@ -536,8 +524,8 @@ impl<'e> Values<'e> {
     fn add_variables(&mut self) {
         for setting in SETTINGS {
             let name = setting.variable();
-            // `NAME=` counts as unset, as `${NAME}` of an unset variable in a compose file means it. Not so
-            // for a list: that is how the environment takes back a permission which the file gives.
+            // `NAME=` counts as unset, as `${NAME}` of an unset variable in a compose file means it. Not so for a list: an
+            // empty list in the environment takes back a permission that the file gives.
             if let Some(text) = self.env.var(&name).filter(|text| setting.value == LIST || !text.is_empty()) {
                 self.give(setting, Origin::Variable(name), Ok(text));
             }
@@ -567,12 +555,12 @@ impl<'e> Values<'e> {
         self.given.insert(setting.key, Given { origin, text });
     }
 
-    /// Where the setting's value came from, if any source gave one, be it right or wrong.
+    /// The source of a setting's value, right or wrong, if any source gave one.
     pub(super) fn origin(&self, key: &str) -> Option<&Origin> {
         self.given.get(key).map(|given| &given.origin)
     }
 
-    /// A setting that is text, or its default. `None` if it is unset, or wrong, which is then noted.
+    /// Parses a setting or its default. `None` if it is unset, or wrong, which is then noted.
     pub(super) fn read<T>(
         &mut self,
         key: &'static str,
@@ -592,12 +580,12 @@ impl<'e> Values<'e> {
         None
     }
 
-    /// A setting that is a path, which need not be UTF-8. It has no default here.
+    /// The path that a setting holds, which need not be UTF-8. It has no default here.
     pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         self.take(key)?.map(|(_, text)| text.into())
     }
 
-    /// What a source gave: `None` if none did, `Some(None)` if it cannot be used, which is then noted.
+    /// The text that a source gave: `None` if none did, `Some(None)` if it cannot be used, which is then noted.
     fn take(&mut self, key: &str) -> Option<Option<(Origin, OsString)>> {
         let Given { origin, text } = self.given.get(key)?;
         let is_list = SETTINGS.iter().any(|setting| setting.key == key && setting.value == LIST);
@@ -610,7 +598,7 @@ impl<'e> Values<'e> {
         Some(None)
     }
 
-    /// A variable of the CLI's that may be shown. Empty counts as unset. `None` also if it is wrong, which is
+    /// Parses one of the CLI's variables, whose text may be shown. Empty counts as unset. `None` also if it is wrong, which is
     /// then noted.
     pub(super) fn variable<T>(
         &mut self,
@@ -621,8 +609,8 @@ impl<'e> Values<'e> {
         parse(&text).map_err(|problem| self.refuse_variable(name, problem, Some(&text))).ok()
     }
 
-    /// As [`Values::variable`], for what may hold a secret: the text is in no mistake. `parse` must not quote
-    /// it either.
+    /// Parses one of the CLI's variables that may hold a secret: no mistake shows the text, and `parse` must not quote it
+    /// either.
     pub(super) fn hidden_variable<T>(
         &mut self,
         name: &str,
@@ -640,7 +628,7 @@ impl<'e> Values<'e> {
         (!text.is_empty()).then(|| text.into())
     }
 
-    /// Notes a mistake in a variable of the CLI's.
+    /// Notes a mistake in one of the CLI's variables.
     pub(super) fn refuse_variable(&mut self, name: &str, problem: impl Into<String>, shown: Option<&str>) {
         let mistake = Mistake::new(Origin::Variable(name.into()), problem);
         self.mistakes.push(match shown {
@@ -660,7 +648,7 @@ impl<'e> Values<'e> {
         self.mistakes.push(mistake);
     }
 
-    /// The file's table of profiles, and the file.
+    /// The file and its table of profiles.
     pub(super) fn profiles(&mut self) -> Option<(PathBuf, toml::Table)> {
         self.profiles.take()
     }
@@ -669,7 +657,7 @@ impl<'e> Values<'e> {
         self.env
     }
 
-    /// All mistakes, once everything has been read.
+    /// All mistakes, once all settings have been read.
     pub(super) fn into_mistakes(self) -> Vec<Mistake> {
         self.mistakes
     }
@@ -684,7 +672,7 @@ fn config_file(flags: &ArgMatches, env: &dyn Environment) -> Option<(Origin, OsS
     flag.or_else(variable)
 }
 
-/// A TOML value as the text that a flag would have given.
+/// The text of a TOML value, as a flag would have given it.
 fn text_of(setting: &Setting, value: toml::Value) -> Result<OsString, String> {
     match value {
         toml::Value::String(text) => Ok(text.into()),
@@ -700,9 +688,9 @@ fn text_of(setting: &Setting, value: toml::Value) -> Result<OsString, String> {
     }
 }
 
-/// Kubernetes tells every pod about each service of its namespace: with a service named `copilot-grpc`,
-/// `COPILOT_GRPC_SERVICE_HOST`, `COPILOT_GRPC_PORT=tcp://…` and `COPILOT_GRPC_PORT_50051_TCP_ADDR` appear,
-/// and must not keep the pod from starting. (Kubernetes documentation, "Service: environment variables".)
+/// Whether Kubernetes has set this variable. It tells every pod about each service of its namespace: with a service named
+/// `copilot-grpc`, `COPILOT_GRPC_SERVICE_HOST`, `COPILOT_GRPC_PORT=tcp://…` and `COPILOT_GRPC_PORT_50051_TCP_ADDR` appear, and
+/// must not keep the pod from starting. (Kubernetes documentation, "Service: environment variables".)
 fn is_service_link(name: &str, env: &dyn Environment) -> bool {
     let is_url = || env.var(name).is_some_and(|value| value.to_string_lossy().contains("://"));
     name.ends_with("_SERVICE_HOST")
@@ -720,7 +708,7 @@ pub(super) fn unknown(kind: &str, name: &str, known: impl Iterator<Item = String
     }
 }
 
-/// Further apart, two names are different names.
+/// The distance from which on two names count as different names.
 const MAX_TYPOS: usize = 3;
 
 /// Levenshtein's distance.

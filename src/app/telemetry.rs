@@ -1,4 +1,4 @@
-//! Logs.
+//! The log.
 
 use std::io::IsTerminal;
 
@@ -6,7 +6,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use super::config::{Config, LogFormat};
 
-/// Starts logging to standard error. Does nothing where it was started already.
+/// Starts logging to standard error. Does nothing if logging was started already.
 pub(super) fn install(config: &Config) {
     // The level was checked when the configuration was read.
     let filter = EnvFilter::try_new(&config.log_level).unwrap_or_default();

@@ -1,26 +1,28 @@
-//! How many turns a CLI takes at once: so many run, more wait in line, and beyond that they are refused.
+//! How many turns a CLI runs at once, how many more wait in line, and which are refused.
 //!
 //! The CLI does not get faster by doing more at a time: at about five turns for each core it is saturated, and from there on
-//! all of them become slow together (cli-protocol.md, section 12). [`Line`] is who runs and who waits, and pure;
-//! [`Admission`] is a CLI's, and [`Entry`] a turn's part in it.
+//! all of them become slow together (cli-protocol.md, section 12). [`Line`] is the pure state: who runs and who waits.
+//! [`Admission`] is the line of one CLI, and [`Entry`] the place of one turn.
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::oneshot;
 
-/// How many turns there may be.
+use crate::lock::lock;
+
+/// How many turns may run and wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Turns that run at once.
     pub running: usize,
-    /// Turns that wait beside those that may run, for their session or for the CLI.
+    /// Turns that may wait beside those that run, for their session or for the CLI.
     pub waiting: usize,
 }
 
-/// There are as many turns as there may be.
+/// The refusal of a turn: as many run and wait as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full {
     /// Turns that run.
@@ -29,20 +31,20 @@ pub struct Full {
     pub waiting: usize,
 }
 
-/// Who runs and who waits. `K` is on whose behalf: of several, one after the other is let in, however many wait for each. `W`
-/// is what wakes a waiter.
+/// Who runs and who waits. `K` is on whose behalf a turn runs: keys are served in rotation, however many turns wait for each.
+/// `W` wakes a turn that waits.
 #[derive(Debug)]
 struct Line<K, W> {
     limits: Limits,
     next: u64,
-    /// All that were taken on: those that run, those in line, and those that wait for something else first.
+    /// Number of turns taken on: those that run, those in line, and those that wait for something else first.
     taken: usize,
     running: HashSet<Ticket>,
-    /// Those of them that do nothing for now.
+    /// Turns that were let in and have stepped aside: they do nothing for now.
     aside: HashSet<Ticket>,
-    /// How many have been let in since the beginning.
+    /// Number of turns let in since the beginning.
     admitted: u64,
-    /// Whoever is at the front is let in next; the others of the same key then wait behind those of all other keys.
+    /// Turns in line, by key. The key at the front is let in next, and then goes behind all other keys.
     waiting: VecDeque<(K, VecDeque<(Ticket, W)>)>,
 }
 
@@ -62,7 +64,7 @@ impl<K: Eq, W> Line<K, W> {
         }
     }
 
-    /// Takes a turn on, which will be let in some time.
+    /// Takes a turn on, to be let in later.
     fn take(&mut self) -> Result<Ticket, Full> {
         if self.taken >= self.limits.running.saturating_add(self.limits.waiting) {
             return Err(Full { running: self.running.len(), waiting: self.waiting() });
@@ -73,9 +75,9 @@ impl<K: Eq, W> Line<K, W> {
         Ok(ticket)
     }
 
-    /// Joins the line. Returns the waker if it may run now.
+    /// Joins the line. Returns the waker if the turn may run now.
     fn join(&mut self, ticket: Ticket, key: K, waker: W) -> Option<W> {
-        // A place that is free while somebody is in line does not exist: who leaves passes it on.
+        // No place is free while somebody is in line: who leaves passes it on.
         if self.has_room() {
             self.admit(ticket);
             return Some(waker);
@@ -87,7 +89,7 @@ impl<K: Eq, W> Line<K, W> {
         None
     }
 
-    /// One that runs does nothing for now. Returns the waker of the one who may run now.
+    /// Gives the place of a running turn to the next one, because it does nothing for now. Returns that one's waker.
     fn step_aside(&mut self, ticket: Ticket) -> Option<W> {
         if !self.running.remove(&ticket) {
             return None;
@@ -96,13 +98,13 @@ impl<K: Eq, W> Line<K, W> {
         self.let_in()
     }
 
-    /// It goes on, even if all places are taken by now: it holds what others may wait for.
+    /// Takes a turn that stepped aside back at once, even if all places are taken: it holds what others may wait for.
     fn step_back(&mut self, ticket: Ticket) {
         self.aside.remove(&ticket);
         self.running.insert(ticket);
     }
 
-    /// Leaves, from whatever place. Returns the waker of the one who may run now.
+    /// Removes a turn, from whatever place. Returns the waker of the turn that may run now.
     fn leave(&mut self, ticket: Ticket) -> Option<W> {
         self.taken -= 1;
         self.aside.remove(&ticket);
@@ -144,13 +146,13 @@ impl<K: Eq, W> Line<K, W> {
     }
 }
 
-/// On whose behalf a turn runs; as yet there is one such. A session counts for nothing here: of each, one turn is in line.
+/// On whose behalf a turn runs. For now all turns share one key. Sessions need none: each has at most one turn in line.
 type Key = ();
 
 /// What wakes a turn that waits in line.
 type Waker = oneshot::Sender<()>;
 
-/// The turns of a CLI. Cheap to clone.
+/// The turns of one CLI: those that run and those that wait. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Admission {
     line: Arc<Mutex<Line<Key, Waker>>>,
@@ -163,45 +165,40 @@ impl Admission {
 
     /// Takes a turn on, or refuses it.
     pub fn take(&self) -> Result<Entry, Full> {
-        let ticket = self.lock().take()?;
+        let ticket = lock(&self.line).take()?;
         Ok(Entry { admission: self.clone(), ticket })
     }
 
     /// How many turns run.
     pub fn running(&self) -> usize {
-        self.lock().running.len()
+        lock(&self.line).running.len()
     }
 
     /// How many turns wait, for their session, for the CLI, or for their callers.
     pub fn waiting(&self) -> usize {
-        self.lock().waiting()
+        lock(&self.line).waiting()
     }
 
     /// How many turns have been let in so far.
     pub fn admitted(&self) -> u64 {
-        self.lock().admitted
+        lock(&self.line).admitted
     }
 
-    /// Whether there are no turns, neither such that run nor such that wait.
+    /// Whether no turn runs or waits.
     pub(super) fn is_idle(&self) -> bool {
-        self.lock().taken == 0
+        lock(&self.line).taken == 0
     }
 
-    /// Changes the line, and wakes those whose time has then come.
+    /// Changes the line and wakes the turns that may run now.
     fn change<I: IntoIterator<Item = Waker>>(&self, act: impl FnOnce(&mut Line<Key, Waker>) -> I) {
-        let mut line = self.lock();
-        // All of it under the lock: what is told of the line is in the order in which it changes.
+        let mut line = lock(&self.line);
+        // All of it under the lock: what the line reports is in the order in which it changes.
         let woken: Vec<_> = act(&mut line).into_iter().collect();
         drop(line);
-        // Who has gone meanwhile leaves by dropping its entry.
+        // Whoever has gone meanwhile leaves by dropping its entry.
         for waiter in woken {
             let _ = waiter.send(());
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Line<Key, Waker>> {
-        // The line is whole after every statement that can panic, of which there is none.
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,26 +210,24 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Waits in line until the turn may run, which it may until this is dropped. To be called once.
+    /// Waits in line until the turn may run, which it may until this entry is dropped. To be called once.
     ///
     /// # Cancel safety
-    /// Dropping it keeps the place in line, or at the CLI, which goes with the entry.
+    /// Dropping the future keeps the place in line, or among the running: it goes with the entry.
     pub async fn admitted(&self) {
         let (wake, woken) = oneshot::channel();
         self.admission.change(|line| line.join(self.ticket, (), wake));
-        // The other half is dropped only with the place in line, and that with this entry.
+        // The sender is dropped only with the place in line, and that with this entry.
         let _ = woken.await;
     }
-}
 
-impl Entry {
-    /// The turn, which runs, waits for its callers and not for the CLI: another may run in its place. Otherwise callers who
-    /// send turns of their own before they answer would wait for themselves.
+    /// Lets another turn run while this one waits for its callers and not for the CLI. Otherwise callers who send turns of
+    /// their own before they answer would wait for themselves.
     pub fn step_aside(&self) {
         self.admission.change(|line| line.step_aside(self.ticket));
     }
 
-    /// The turn goes on. It is let in at once, even if there is one more then than may run.
+    /// Lets the turn go on, at once, even if one more than the limit runs then.
     pub fn step_back(&self) {
         self.admission.change(|line| {
             line.step_back(self.ticket);

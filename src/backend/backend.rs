@@ -16,7 +16,7 @@ use super::{
     admission::Admission,
     config::Config,
     error::Error,
-    health::{Marks, Standing, Vitals},
+    health::{Eligibility, Standing, Stats},
     link::Link,
     process::discover::Form,
     sink::Sink,
@@ -37,7 +37,7 @@ pub(super) struct Inner {
     name: String,
     address: Option<String>,
     form: Option<Form>,
-    /// Weak, because what it leads to has this backend.
+    /// Weak, because the sink leads back to this backend.
     sink: Weak<dyn Sink>,
     state: watch::Receiver<State>,
     pub(super) shared: Arc<Shared>,
@@ -53,26 +53,38 @@ impl Drop for Inner {
 }
 
 impl Backend {
-    /// Starts the supervisor. What the CLI tells goes to the sink.
+    /// Starts the supervisor. What the CLI sends goes to the sink.
     pub(super) fn spawn(config: Config, sink: impl FnOnce(BackendId) -> Arc<dyn Sink>) -> Self {
         let id = BackendId::next();
         let (state_tx, state) = watch::channel(State::Connecting);
-        // One at a time is recycled.
+        // A backend recycles one CLI at a time.
         let (orders, orders_rx) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let (name, address, form) = (config.name.clone(), config.address(), config.form());
-        let shared = Arc::new(Shared::new(Admission::new(config.turns), Marks::new(&name, config.ejection)));
+        let shared =
+            Arc::new(Shared::new(Admission::new(config.turns), Eligibility::new(&name, config.ejection)));
         let status = supervisor::Status { state: state_tx, shared: shared.clone() };
-        let ear = sink(id);
-        let sink = Arc::downgrade(&ear);
-        let supervisor = tokio::spawn(supervisor::run(config, ear, status, orders_rx, stop.clone()));
+        let sink = sink(id);
+        let weak_sink = Arc::downgrade(&sink);
+        let supervisor = tokio::spawn(supervisor::run(config, sink, status, orders_rx, stop.clone()));
         let supervisor = tokio::sync::Mutex::new(Some(supervisor));
         Self {
-            inner: Arc::new(Inner { id, name, address, form, sink, state, shared, orders, stop, supervisor }),
+            inner: Arc::new(Inner {
+                id,
+                name,
+                address,
+                form,
+                sink: weak_sink,
+                state,
+                shared,
+                orders,
+                stop,
+                supervisor,
+            }),
         }
     }
 
-    /// Which one it is.
+    /// Its id, which no other backend of this process has or had.
     pub fn id(&self) -> BackendId {
         self.inner.id
     }
@@ -82,30 +94,30 @@ impl Backend {
         &self.inner.name
     }
 
-    /// Where it listens, if somebody else runs it.
+    /// Where it listens, if it is external.
     pub fn address(&self) -> Option<&str> {
         self.inner.address.as_deref()
     }
 
-    /// Its form, if it is our own.
+    /// Its form, if it is embedded.
     pub fn form(&self) -> Option<Form> {
         self.inner.form
     }
 
-    /// What it is known by where sessions are placed: its address, which is the same for every server in front of it, or its
-    /// name if it is one server's own.
+    /// The name by which sessions are placed: the address, which every server in front of this CLI knows, or the backend's name
+    /// if the CLI belongs to one server.
     pub(super) fn place(&self) -> &str {
         self.address().unwrap_or(&self.inner.name)
     }
 
     /// Whether it gets new sessions.
     pub fn standing(&self) -> Standing {
-        self.inner.shared.marks.standing()
+        self.inner.shared.eligibility.standing()
     }
 
-    /// What is known of it beside its state.
-    pub fn vitals(&self) -> Vitals {
-        lock(&self.inner.shared.vitals).clone()
+    /// Failures, restarts, last output and the process of the CLI.
+    pub fn stats(&self) -> Stats {
+        lock(&self.inner.shared.stats).clone()
     }
 
     /// Whether there is a link to call on.
@@ -122,11 +134,11 @@ impl Backend {
         self.inner.state.borrow().to_call_on()
     }
 
-    /// The link to call on. One that was lost lately is waited for: mostly it is soon there again. Whether it is waited for or not,
-    /// a CLI that somebody else runs is soon looked for once more.
+    /// The link to call on; waits for one that was lost lately, because mostly it is soon there again. A CLI that is external
+    /// is then soon looked for again, in any case.
     ///
     /// # Errors
-    /// As of [`link`](Self::link), once it has been missing for [`GRACE`].
+    /// Those of [`link`](Self::link), once the link has been missing for [`GRACE`].
     ///
     /// # Cancel safety
     /// Dropping it changes nothing.
@@ -137,7 +149,7 @@ impl Backend {
                 settled @ (State::Ready(_) | State::Incompatible { .. }) => return settled.to_call_on(),
                 State::Connecting | State::Down { .. } => {}
             }
-            // Anew for each attempt that failed.
+            // Again for each attempt that failed.
             shared.wanted.notify_one();
             let limit = *lock(&shared.missing_since) + GRACE;
             // The time is over, or the supervisor has ended.
@@ -145,23 +157,23 @@ impl Backend {
         }
     }
 
-    /// The keeper link, if it is up: for sessions to be attached to, and no more.
+    /// The keeper link, if it is up. Sessions are attached to it; nothing else is called on it.
     pub fn keeper(&self) -> Option<Arc<Link>> {
         lock(&self.inner.shared.keeper).clone()
     }
 
-    /// How many sessions it has loaded for this server.
+    /// Number of sessions that it has loaded for this server.
     pub(super) fn loaded(&self) -> usize {
         self.inner.sink.upgrade().map_or(0, |sink| sink.loaded())
     }
 
-    /// How many CLIs whose place this one has taken still run.
+    /// Number of CLIs that this one has replaced and that still run.
     pub fn retiring(&self) -> usize {
         self.inner.shared.retiring.load(Ordering::Relaxed)
     }
 
-    /// For as long as this is held a session moves to this CLI from the one whose place it has taken. `None` while others do: then it
-    /// goes on where it is.
+    /// A permit to move a session to this CLI from the one that it has replaced, held while the session moves. `None` while
+    /// enough others move: the session then goes on where it is.
     pub fn begin_move(&self) -> Option<SemaphorePermit<'_>> {
         self.inner.shared.moves.try_acquire().ok()
     }
@@ -171,7 +183,7 @@ impl Backend {
         &self.inner.shared.admission
     }
 
-    /// How it is, now and from now on.
+    /// The state, now and as it changes.
     pub fn watch(&self) -> watch::Receiver<State> {
         self.inner.state.clone()
     }
@@ -179,7 +191,7 @@ impl Backend {
     /// Closes the link; an embedded CLI is ended, with all its children, before this returns.
     ///
     /// # Cancel safety
-    /// Dropping it stops the waiting, not the ending.
+    /// Dropping the future stops the waiting, not the ending.
     pub async fn stop(&self) {
         self.inner.stop.cancel();
         let mut supervisor = self.inner.supervisor.lock().await;
@@ -191,12 +203,12 @@ impl Backend {
     }
 }
 
-/// Tells backends apart, those included that have gone.
+/// The id of a backend; never used again after the backend has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BackendId(u64);
 
 impl BackendId {
-    /// One that no other backend has.
+    /// A new id.
     fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))

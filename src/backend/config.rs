@@ -1,4 +1,4 @@
-//! How one CLI is set up.
+//! The configuration of one backend.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::copilot::Secret;
 
-/// Where a CLI is to be found.
+/// Where a CLI comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// Somebody else runs it.
@@ -20,30 +20,30 @@ pub enum Source {
         port: u16,
         /// The connection token, if the CLI has one.
         token: Option<Secret>,
-        /// Whether there is a second link, so that the loss of one does not end what runs.
+        /// Whether to open a keeper link too, so that running turns outlive the loss of the main link.
         keeper: bool,
     },
-    /// The supervisor runs it. There is one link, the process's standard input and output, and it is lost with the process only.
+    /// The supervisor runs it. It has one link, the process's standard input and output, which is lost only with the process.
     Embedded(Spec),
 }
 
-/// How a backend is set up.
+/// The configuration of one backend.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Its name in logs.
     pub name: String,
-    /// Where it is.
+    /// Where the CLI comes from.
     pub source: Source,
     /// The largest message taken from it, in bytes.
     pub max_frame: usize,
     /// How many turns it takes.
     pub turns: admission::Limits,
-    /// When it is not trusted with new sessions.
+    /// When it gets no new sessions because too much failed.
     pub ejection: Ejection,
 }
 
 impl Config {
-    /// Where it listens, if somebody else runs it.
+    /// Where it listens, if it is external.
     pub(super) fn address(&self) -> Option<String> {
         match &self.source {
             Source::External { host, port, .. } if host.contains(':') => Some(format!("[{host}]:{port}")),
@@ -52,7 +52,7 @@ impl Config {
         }
     }
 
-    /// Its form, if it is our own.
+    /// Its form, if it is embedded.
     pub(super) fn form(&self) -> Option<Form> {
         match &self.source {
             Source::External { .. } => None,
@@ -60,7 +60,7 @@ impl Config {
         }
     }
 
-    /// The same for another address, which is then its name.
+    /// A copy of this configuration for another address, which also becomes the name.
     pub(super) fn at(&self, address: SocketAddr) -> Self {
         let (token, keeper) = match &self.source {
             Source::External { token, keeper, .. } => (token.clone(), *keeper),

@@ -16,29 +16,29 @@ pub enum Error {
     /// There is no link. Nothing was sent.
     #[error("the Copilot CLI is not available: {problem}")]
     Unavailable {
-        /// Why.
+        /// Why there is none.
         problem: String,
     },
     /// The CLI speaks another protocol. Nothing was sent.
     #[error("{problem}")]
     Incompatible {
-        /// Which.
+        /// The problem, and what to do.
         problem: String,
     },
     /// The link broke during the call.
     #[error("the connection to the Copilot CLI was lost: {cause}")]
     Lost {
-        /// What broke it.
+        /// The cause of the loss.
         cause: Arc<Cause>,
         /// Whether the CLI may have got the call.
         written: bool,
     },
-    /// No answer in time. The CLI may have got the call.
+    /// There was no answer in time. The CLI may have got the call.
     #[error("the Copilot CLI did not answer {method} within {after:?}{}", hint(method))]
     Timeout {
-        /// The method.
+        /// The method that was called.
         method: &'static str,
-        /// The time.
+        /// The time limit.
         after: Duration,
     },
     /// The CLI refused.
@@ -47,17 +47,17 @@ pub enum Error {
     /// The answer is larger than the limit.
     #[error("the Copilot CLI's answer to {method} has {size} bytes, more than max_frame_size")]
     TooLarge {
-        /// The method.
+        /// The method that was called.
         method: &'static str,
-        /// The answer's size.
+        /// The answer's size in bytes.
         size: usize,
     },
-    /// The answer is not what the protocol says.
+    /// The answer does not follow the protocol.
     #[error("the Copilot CLI's answer to {method} makes no sense: {problem}")]
     Protocol {
-        /// The method.
+        /// The method that was called.
         method: &'static str,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// Too many calls are waiting for the CLI. Nothing was sent.
@@ -65,21 +65,20 @@ pub enum Error {
     Overloaded,
 }
 
-/// Methods that the CLI 1.0.102 never answers when one meets the other, of another connection, in a session; while it is well in
-/// all other respects (observed).
+/// Methods that the CLI 1.0.102 never answers when one meets the other in a session, over another connection. It is well in all
+/// other respects (observed).
 pub(super) const NEVER_ANSWERED: [&str; 2] = [Delete::NAME, "session.resume"];
 
-/// Methods that are not answered where an agent or a compaction does not stop, which is the session's trouble alone.
+/// Methods that get no answer when an agent or a compaction does not stop, which concerns that session alone.
 pub(super) const OF_ONE_SESSION: [&str; 2] = [Abort::NAME, Compact::NAME];
 
-/// What it may mean that a method is not answered.
+/// What a missing answer to a method may mean, for the end of the error's text.
 fn hint(method: &str) -> &'static str {
-    match NEVER_ANSWERED.contains(&method) {
-        true => {
-            ". If another server loaded or deleted the session at that moment, the CLI is stuck with it, and with no other, \
-             until it is restarted"
-        }
-        false => "",
+    if NEVER_ANSWERED.contains(&method) {
+        ". If another server loaded or deleted the session at that moment, the CLI is stuck with it, and with no other, \
+         until it is restarted"
+    } else {
+        ""
     }
 }
 

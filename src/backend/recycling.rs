@@ -1,12 +1,13 @@
-//! CLIs of ours that have run for long are started anew, and nobody notices.
+//! Recycling: embedded CLIs that have run for long are replaced, and no caller notices.
 //!
-//! A CLI that is *due* is not ended: another one is started beside it, on the same home, and takes its place. What is called from
-//! then on goes to the new one; turns that run on the old one run to their end there, however long that takes. A session moves when
-//! it is next used: it leaves the old CLI, which closes it, and is loaded by the new one, as after any restart. Where many are used at
-//! once they move a few at a time, and the others go on in the old one. When nobody uses that any more, and all sessions have left it,
-//! it is ended. So no call waits, and for a while there are two processes.
+//! A CLI that is *due* is not ended: another one is started beside it, on the same home, and takes its place. New calls go to
+//! the new one; turns that run on the old one run to their end there, however long that takes. A session moves when it is next
+//! used: the old CLI closes it, and the new one loads it, as after any restart. Where many are used at once they move a few at
+//! a time, and the others go on in the old one. When nobody uses that any more and all sessions have left it, it is ended. So
+//! no call waits, and for a while there are two processes.
 //!
-//! One CLI after the other is replaced, and none while the one before it still runs turns: a machine has memory for one more.
+//! CLIs are replaced one after the other, and none again while its old one still runs turns: a machine has memory for one more, and
+//! for each whose turns last.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -21,39 +22,39 @@ use super::{
     process::discover::Form,
 };
 
-/// When CLIs are started anew. They are not, where nothing is said.
+/// The limits at which an embedded CLI is replaced; none where nothing is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// After so much time.
+    /// The age at which it is replaced.
     pub after_age: Option<Duration>,
-    /// When they hold so much memory.
+    /// The memory at which it is replaced.
     pub at_memory: AtMemory,
-    /// After so many turns.
+    /// The number of turns after which it is replaced.
     pub after_turns: Option<u64>,
 }
 
-/// At how much memory a CLI is started anew.
+/// The memory limit at which a CLI is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtMemory {
-    /// At what suits its form.
+    /// A limit that suits the CLI's form.
     Usual,
-    /// At none.
+    /// No limit.
     Never,
-    /// At so many bytes.
+    /// This many bytes.
     Bytes(u64),
 }
 
-/// What the native runtime may come to where nothing is said, beside what its loaded sessions may take. It holds 100 MB after its
-/// first turn, and gives back next to nothing of what a turn takes: about 100 KB of a short one, more the longer its session is. The
-/// Node CLI stays at what it has come to.
+/// The usual limit of the native runtime, beside what its loaded sessions may take. It holds 100 MB after its first turn, and
+/// gives back next to nothing of what a turn takes: about 100 KB for a short one, more the longer its session is. The Node CLI
+/// does not grow beyond a point.
 const USUAL_OF_NATIVE: u64 = 512 << 20;
 
-/// What a loaded session may take of it. It takes half as much when it is new; without this, a CLI that has many would be replaced all
-/// the time, and in vain.
+/// The part of the usual limit for each loaded session. A new session takes half as much; without this, a CLI that has many
+/// would be replaced all the time, and in vain.
 const OF_A_SESSION: u64 = 2 << 20;
 
 impl AtMemory {
-    /// How many bytes that is at least, for a CLI of this form.
+    /// The limit in bytes for a CLI of this form, without sessions.
     fn limit(self, form: Form) -> Option<u64> {
         match (self, form) {
             (Self::Bytes(bytes), _) => Some(bytes),
@@ -62,7 +63,7 @@ impl AtMemory {
         }
     }
 
-    /// How many bytes that is more for a CLI that has so many sessions loaded.
+    /// The bytes added to the limit for a CLI that has this many sessions loaded.
     fn allowance(self, sessions: usize) -> u64 {
         match self {
             Self::Usual => OF_A_SESSION.saturating_mul(sessions as u64),
@@ -71,13 +72,7 @@ impl AtMemory {
     }
 }
 
-/// How often it is looked.
-const INTERVAL: Duration = Duration::from_secs(1);
-
-/// The pause after a CLI that could not be started.
-const PAUSE: Duration = Duration::from_secs(60);
-
-/// Why a CLI is due.
+/// Why a CLI is to be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
     Age,
@@ -95,12 +90,12 @@ impl fmt::Display for Why {
     }
 }
 
-/// What there is to decide about a CLI.
+/// The facts that decide whether a CLI is due.
 #[derive(Debug, Clone, Copy, Default)]
 struct Facts {
     age: Duration,
     memory: Option<u64>,
-    /// How many sessions it has loaded. It is only counted where it holds much.
+    /// Number of loaded sessions. They are only counted where the memory may be over the limit.
     sessions: usize,
     turns: u64,
 }
@@ -121,7 +116,13 @@ impl Rules {
     }
 }
 
-/// Starts these anew when they are due, for ever.
+/// How often the CLIs are checked.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pause after a replacement that could not be started.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Replaces these CLIs when they are due, for ever.
 pub(super) async fn keep_fresh(backends: &[Backend], rules: Rules) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,33 +150,33 @@ pub(super) async fn keep_fresh(backends: &[Backend], rules: Rules) {
 }
 
 impl Backend {
-    /// Why it is due, if it is and runs.
+    /// Why the CLI is due, if it is and runs.
     fn due(&self, rules: Rules) -> Option<Why> {
         if self.retiring() > 0 {
             return None;
         }
         let form = self.form()?;
-        let life = self.vitals().life.filter(|_| self.is_ready())?;
+        let process = self.stats().process.filter(|_| self.is_ready())?;
         let limit = rules.at_memory.limit(form);
-        let memory = limit.and_then(|_| life.memory());
+        let memory = limit.and_then(|_| process.memory());
         let facts = Facts {
-            age: life.began.elapsed(),
+            age: process.began.elapsed(),
             memory,
             sessions: if memory >= limit { self.loaded() } else { 0 },
-            turns: self.admission().admitted() - life.turns_before,
+            turns: self.admission().admitted() - process.turns_before,
         };
         rules.due(form, facts)
     }
 
-    /// Has another CLI take the place of the one that runs. The error says why that could not be.
+    /// Replaces the running CLI by another one. The error says why it could not be replaced.
     ///
     /// # Cancel safety
-    /// Dropping it leaves it as it is, or starts another one.
+    /// Dropping the future may leave the CLI as it is or replaced.
     async fn recycle(&self) -> Result<(), String> {
         let lost = || "it has ended meanwhile".to_owned();
         let (order, done) = oneshot::channel();
         self.inner.orders.send(order).await.map_err(|_| lost())?;
-        // It is dropped with the CLI.
+        // The sender is dropped with the CLI.
         done.await.unwrap_or_else(|_| Err(lost()))
     }
 }

@@ -1,4 +1,4 @@
-//! Where all goes that the CLIs tell.
+//! The sink: where everything goes that a CLI sends by itself.
 
 use std::sync::Arc;
 
@@ -12,29 +12,29 @@ use crate::{
     jsonrpc::{self, Cause},
 };
 
-/// Who hears what the CLI tells. The methods are called in wire order, on the task that reads the connection: they
-/// must not block.
+/// Takes what a CLI sends by itself. The methods are called in wire order, on the task that reads the connection: they must not
+/// block.
 pub trait Sink: Send + Sync + 'static {
-    /// Parameters of `session.event`, of which nothing is known yet. False: they make no sense.
+    /// Takes the unchecked parameters of `session.event`. False: they make no sense.
     fn session_event(&self, params: &[u8]) -> bool;
-    /// An event was larger than the limit, and nothing but a caller who asked for its kind needs it.
+    /// Reports an event larger than the limit that was dropped: nothing but a caller who asked for its kind needs it.
     fn event_dropped(&self, session_id: &str, kind: &str);
-    /// How many sessions are attached to links of this CLI.
+    /// Number of sessions attached to links of this CLI.
     fn loaded(&self) -> usize;
-    /// A session was deleted, by whomever.
+    /// Reports that a session was deleted, by whomever.
     fn session_deleted(&self, session_id: &str);
-    /// Another CLI on the same home has taken the place of this one: whatever is still attached to the link leaves it, unless somebody
-    /// uses it. Says whether all has left; after that nothing is written to the home by this CLI.
+    /// Detaches sessions from a link whose CLI was replaced by another one on the same home, except those in use. Returns
+    /// whether all have left; after that this CLI writes nothing to the home.
     fn let_go<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, bool>;
-    /// The link is gone: none of its sessions is attached any more. Comes after its last event.
+    /// Reports that the link is lost: none of its sessions is attached any more. Comes after its last event.
     fn link_lost(&self, link: LinkId, cause: &Arc<Cause>);
-    /// There is a keeper link, which sessions can be attached to.
+    /// Reports that there is a keeper link to which sessions can be attached.
     fn keeper_up(&self);
-    /// The keeper link is gone.
+    /// Reports that the keeper link is lost.
     fn keeper_lost(&self, link: LinkId);
 }
 
-/// Passes on what the CLI tells.
+/// The handler of a link: passes on to the sink what the CLI sends.
 pub(super) struct Listener {
     pub(super) sink: Arc<dyn Sink>,
 }
@@ -43,7 +43,7 @@ impl jsonrpc::Handler for Listener {
     fn skimmed(&mut self, method: &[u8], params: &[u8]) -> bool {
         match method {
             b"session.event" => self.sink.session_event(params),
-            b"session.lifecycle" => event::is_of_no_end(params),
+            b"session.lifecycle" => event::is_no_deletion(params),
             _ => false,
         }
     }
@@ -59,14 +59,14 @@ impl jsonrpc::Handler for Listener {
                     self.sink.session_deleted(&session_id);
                 }
             }
-            // Newer CLIs tell more, such as `host.event`; nothing rests on it.
+            // Newer CLIs send more, such as `host.event`; nothing depends on it.
             _ => {}
         }
     }
 
     fn request(&mut self, method: &str, _params: Bytes, reply: jsonrpc::Reply) {
-        // None of what the CLI may ask for is switched on in a session, so an honest "no" is right: the agent is told
-        // that nobody could answer, and goes on.
+        // None of what the CLI may ask for is switched on in a session, so a refusal is right: the agent is told that nobody
+        // could answer, and goes on.
         debug!(method, "the CLI asked for something that is not supported");
         drop(reply);
     }

@@ -1,4 +1,4 @@
-//! How a backend is, as its supervisor says and its users see.
+//! The state of a backend, set by its supervisor and read by its users.
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicUsize},
@@ -13,34 +13,34 @@ use tokio::{
 use super::{
     admission::Admission,
     error::Error,
-    health::{Marks, Vitals},
+    health::{Eligibility, Stats},
     link::Link,
 };
 use crate::copilot::version::Identity;
 
-/// How a backend is.
+/// The state of a backend.
 #[derive(Debug, Clone)]
 pub enum State {
-    /// Being started or connected to.
+    /// The CLI is being started or connected to.
     Connecting,
-    /// Connected, and answering.
+    /// The CLI is connected and answers.
     Ready(Arc<Link>),
-    /// Down for now.
+    /// The CLI is down for now.
     Down {
         /// Why.
         problem: String,
     },
-    /// Of a version that cannot be used.
+    /// The CLI is of a version that cannot be used.
     Incompatible {
         /// Why.
         problem: String,
-        /// What it says that it is.
+        /// The version and protocol that the CLI reports.
         cli: Identity,
     },
 }
 
 impl State {
-    /// The link for who is about to use it.
+    /// The link, as one that is in use.
     pub(super) fn to_call_on(&self) -> Result<Arc<Link>, Error> {
         match self {
             Self::Ready(link) => Ok(link.in_use()),
@@ -59,42 +59,42 @@ impl State {
     }
 }
 
-/// What a backend and its supervisor both know.
+/// What a backend and its supervisor share, beside the state.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// Since when there is no link, where there is none.
+    /// Since when there is no link, if there is none.
     pub(super) missing_since: Mutex<Instant>,
-    /// Told when a link is asked for and there is none.
+    /// Notified when a link is asked for and there is none.
     pub(super) wanted: Notify,
     pub(super) keeper: Mutex<Option<Arc<Link>>>,
     pub(super) admission: Admission,
-    pub(super) marks: Arc<Marks>,
-    pub(super) vitals: Mutex<Vitals>,
-    /// How many CLIs go on to the end of their turns, because another one has taken their place.
+    pub(super) eligibility: Arc<Eligibility>,
+    pub(super) stats: Mutex<Stats>,
+    /// Number of CLIs that were replaced and still run.
     pub(super) retiring: AtomicUsize,
-    /// What sessions need to move to this CLI from one whose place it has taken.
+    /// Permits to move sessions to this CLI from the one that it has replaced.
     pub(super) moves: Semaphore,
 }
 
 impl Shared {
-    pub(super) fn new(admission: Admission, marks: Marks) -> Self {
+    pub(super) fn new(admission: Admission, eligibility: Eligibility) -> Self {
         Self {
             missing_since: Mutex::new(Instant::now()),
             wanted: Notify::new(),
             keeper: Mutex::default(),
             admission,
-            marks: Arc::new(marks),
-            vitals: Mutex::default(),
+            eligibility: Arc::new(eligibility),
+            stats: Mutex::default(),
             retiring: AtomicUsize::default(),
             moves: Semaphore::new(MOVES),
         }
     }
 }
 
-/// How many sessions move at once from a CLI to the one that has taken its place. Closing one and loading it takes as much CPU time
-/// as some turns: if all moved at once, all would wait for that.
+/// How many sessions move at once from a CLI to the one that has replaced it. Closing a session and loading it takes as much
+/// CPU time as some turns: if all moved at once, all would wait for that.
 const MOVES: usize = 2;
 
-/// How long a link that is missing is waited for. A CLI that was ended is mostly there again within a second or two; one that
-/// is not is no reason to keep callers waiting.
+/// How long a missing link is waited for. A CLI that was ended is mostly there again within a second or two; if it is not,
+/// callers should not be kept waiting.
 pub const GRACE: Duration = Duration::from_secs(5);

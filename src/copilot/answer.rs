@@ -1,8 +1,8 @@
-//! What the agent asks its callers for, and how it is answered.
+//! The agent's requests to its callers, and the forms of their answers.
 //!
-//! The CLI tells of a request by an event with a request id, and waits for the answer for ever. Whoever is first answers;
-//! later ones are told `success: false`. Only answers of these forms are sent: others the CLI accepts, and then breaks the
-//! tool call or ends the turn (observed).
+//! The CLI announces a request by an event with a request id, and waits for the answer for ever. The first answer counts; later
+//! ones get `success: false`. Only answers of these forms are sent: others the CLI accepts, and then breaks the tool call or
+//! ends the turn (observed).
 
 use serde::{Deserialize, Serialize};
 
@@ -16,19 +16,19 @@ use super::{
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestKind {
-    /// May a tool do this?
+    /// The agent needs a permission for a tool.
     Permission,
-    /// Call a tool of the caller's.
+    /// The agent calls a tool of the caller's.
     ToolCall,
-    /// A question of the agent's.
+    /// The agent asks a question.
     UserInput,
-    /// A question of an MCP server's.
+    /// An MCP server asks a question.
     Elicitation,
-    /// May the plan be carried out?
+    /// The agent wants to carry out a plan.
     ExitPlan,
 }
 
-/// The request that an event tells of, if it is one that callers can answer: its kind and id.
+/// The kind and id of the request that an event announces, if callers can answer it.
 pub fn requested(payload: &Payload) -> Option<(RequestKind, &str)> {
     Some(match payload {
         Payload::PermissionRequested(request) => (RequestKind::Permission, &request.request_id),
@@ -40,7 +40,7 @@ pub fn requested(payload: &Payload) -> Option<(RequestKind, &str)> {
     })
 }
 
-/// Whether it says what is asked for. If not, nobody can answer, and whoever did would not know what to.
+/// Whether a request says what it asks for. If not, nobody can answer it.
 pub fn is_intelligible(payload: &Payload) -> bool {
     match payload {
         Payload::PermissionRequested(request) => !request.kind().is_empty(),
@@ -49,12 +49,12 @@ pub fn is_intelligible(payload: &Payload) -> bool {
         Payload::ElicitationRequested(request) => {
             !request.message.is_empty() || request.requested_schema.is_some() || request.url.is_some()
         }
-        // A plan is told in messages, too.
+        // A plan is in messages, too.
         payload => matches!(payload, Payload::ExitPlanModeRequested(_)),
     }
 }
 
-/// The request that an event says is over.
+/// The id of the request that an event declares over.
 pub fn completed(payload: &Payload) -> Option<&str> {
     match payload {
         Payload::PermissionCompleted(completed) => Some(&completed.request_id),
@@ -66,7 +66,8 @@ pub fn completed(payload: &Payload) -> Option<&str> {
     }
 }
 
-/// An answer as the request wants it; the CLI does not look (observed). The error says what is wrong with it.
+/// The answer, in the form that the request needs, because the CLI does not check it (observed). The error says what is wrong
+/// with it.
 pub fn fitting(request: &Payload, answer: Answer) -> Result<Answer, String> {
     match (request, answer) {
         (Payload::ElicitationRequested(request), Answer::Elicitation(elicited)) => {
@@ -94,7 +95,7 @@ pub fn fitting(request: &Payload, answer: Answer) -> Result<Answer, String> {
     }
 }
 
-/// What an answer is to be checked with, where it fills in a form: the form's schema, and what is filled in.
+/// The form's schema and its content, if the answer fills in a form.
 pub fn form<'a>(request: &'a Payload, answer: &'a Answer) -> Option<(&'a Json, &'a Json)> {
     match (request, answer) {
         (
@@ -105,8 +106,8 @@ pub fn form<'a>(request: &'a Payload, answer: &'a Answer) -> Option<(&'a Json, &
     }
 }
 
-/// Whether a form is filled in as its schema wants it. What is no schema, or costs too much to check, is the MCP server's
-/// fault, and not the caller's. It takes its time: see [`Schema::read`].
+/// Checks a filled-in form against its schema. A schema that is none, or costs too much to check, is the MCP server's fault and
+/// not the caller's, so the form passes. It may take long: see [`Schema::read`].
 pub fn check_form(schema: &Json, content: &Json) -> Result<(), Unfit> {
     let Ok(form) = Schema::new(schema) else { return Ok(()) };
     match form.read(content.as_str()) {
@@ -115,16 +116,16 @@ pub fn check_form(schema: &Json, content: &Json) -> Result<(), Unfit> {
     }
 }
 
-/// A request that callers are not asked, or cannot be, and so is refused.
+/// A request that the service refuses, because callers are not asked or cannot answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Of the kinds that callers are asked, but it does not say what it asks for.
+    /// A request of a kind that callers are asked, which does not say what it asks for.
     Unintelligible(RequestKind),
     /// An MCP server wants to use the model.
     Sampling,
     /// The session has used up its credits.
     MoreCredits,
-    /// The model's limit is reached; another one may answer.
+    /// The model's limit is reached, and another one may answer.
     AutoModeSwitch,
     /// An MCP server wants somebody to log in.
     McpLogin,
@@ -134,7 +135,7 @@ pub enum Refusal {
     Command,
 }
 
-/// How an event of this kind is refused, if it is a request (cli-protocol.md, 7.3).
+/// How to refuse an event of this kind, if it is a request (cli-protocol.md, 7.3).
 pub fn refusal(kind: &str) -> Option<Refusal> {
     Some(match kind {
         "permission.requested" => Refusal::Unintelligible(RequestKind::Permission),
@@ -155,20 +156,20 @@ pub fn refusal(kind: &str) -> Option<Refusal> {
 /// An answer to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// To [`RequestKind::Permission`].
+    /// An answer to [`RequestKind::Permission`].
     Permission(Decision),
-    /// To [`RequestKind::ToolCall`].
+    /// An answer to [`RequestKind::ToolCall`].
     ToolResult(ToolResult),
-    /// To [`RequestKind::UserInput`].
+    /// An answer to [`RequestKind::UserInput`].
     UserInput(UserInput),
-    /// To [`RequestKind::Elicitation`].
+    /// An answer to [`RequestKind::Elicitation`].
     Elicitation(Elicited),
-    /// To [`RequestKind::ExitPlan`].
+    /// An answer to [`RequestKind::ExitPlan`].
     ExitPlan(PlanDecision),
 }
 
 impl Answer {
-    /// What is answered where nobody has, or can.
+    /// The answer to a request of this kind that nobody answers.
     pub fn refusal(kind: RequestKind, reason: String) -> Self {
         match kind {
             RequestKind::Permission => Self::Permission(Decision::Reject { feedback: reason }),
@@ -183,7 +184,7 @@ impl Answer {
         }
     }
 
-    /// What it answers.
+    /// The kind of request that this answers.
     pub fn kind(&self) -> RequestKind {
         match self {
             Self::Permission(_) => RequestKind::Permission,
@@ -195,7 +196,7 @@ impl Answer {
     }
 }
 
-/// What is decided of a permission request.
+/// The decision on a permission request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Decision {
@@ -203,31 +204,31 @@ pub enum Decision {
     ApproveOnce,
     /// No; the model is told why. Without a reason the CLI would end the turn (observed).
     Reject {
-        /// Why.
+        /// The reason.
         feedback: String,
     },
 }
 
-/// What a tool of the caller's has come to.
+/// The result of a caller's tool.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolResult {
-    /// What the model is told. Also where the tool has failed: the text of an `error` would be dropped (observed).
+    /// The text for the model, also if the tool failed: the CLI drops the text of an `error` (observed).
     pub text_result_for_llm: String,
-    /// Whether it has done what it was to do.
+    /// Whether the tool succeeded.
     pub result_type: ToolResultType,
-    /// What the model is shown.
+    /// The images for the model.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub binary_results_for_llm: Vec<Image>,
 }
 
-/// Whether a tool has done what it was to do.
+/// Whether a tool succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ToolResultType {
-    /// It has.
+    /// It succeeded.
     Success,
-    /// It has not.
+    /// It failed.
     Failure,
 }
 
@@ -242,7 +243,7 @@ impl ToolResult {
     }
 }
 
-/// An image for the model to see. Of binary results it gets no others (observed).
+/// An image for the model. The CLI passes on no other binary results (observed).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "type", rename = "image")]
 pub struct Image {
@@ -250,53 +251,53 @@ pub struct Image {
     pub data: String,
     /// Its MIME type.
     pub mime_type: String,
-    /// What it shows.
+    /// A description of what it shows.
     pub description: String,
 }
 
-/// What somebody said to a question of the agent's.
+/// The answer to a question of the agent's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserInput {
-    /// The answer.
+    /// The text.
     pub answer: String,
-    /// Whether it is none of the choices.
+    /// Whether the text is none of the choices.
     pub was_freeform: bool,
-    /// Nobody has answered.
+    /// Whether nobody answered.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dismissed: bool,
 }
 
 impl UserInput {
-    /// The question was not answered, which the model is told.
+    /// The answer for a question that nobody answered; the model is told so.
     pub fn none() -> Self {
         Self { answer: String::new(), was_freeform: true, dismissed: true }
     }
 }
 
-/// What somebody said to a question of an MCP server's.
+/// The answer to a question of an MCP server's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "action")]
 pub enum Elicited {
     /// Yes.
     Accept {
-        /// The form, filled in; none where there was a URL.
+        /// The form, filled in; `None` where the server gave a URL.
         #[serde(skip_serializing_if = "Option::is_none")]
         content: Option<Json>,
     },
     /// No.
     Decline,
-    /// Nobody has answered.
+    /// Nobody answered.
     Cancel,
 }
 
-/// What is decided of a plan.
+/// The decision on a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanDecision {
     /// Whether the agent may leave plan mode.
     pub approved: bool,
-    /// What it is to do then: one of the request's actions.
+    /// What the agent is to do then: one of the request's actions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selected_action: Option<String>,
     /// What is to be changed. Without it a plan that is not approved ends the turn (observed).
@@ -340,12 +341,12 @@ answers! {
     AnswerMcpLogin { result: &'a McpRefusal } => "session.mcp.oauth.handlePendingRequest";
     /// Answers an MCP server that wants fresh headers.
     AnswerMcpHeaders { result: &'a McpRefusal } => "session.mcp.headers.handlePendingHeadersRefreshRequest";
-    /// Answers a command that a client is to carry out: with what went wrong.
+    /// Answers a command that a client is to carry out, with an error.
     AnswerCommand { error: &'a str } => "session.commands.handlePendingCommand";
 }
 
-/// Refuses an MCP server the use of the model: an answer without a response. It is asked for whether anybody listens or
-/// not, and waits for ever (observed).
+/// Refuses an MCP server the use of the model: an answer without a response. The CLI asks whether anybody listens or not, and
+/// waits for ever (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefuseSampling<'a> {
@@ -357,28 +358,28 @@ pub struct RefuseSampling<'a> {
 
 methods! { RefuseSampling<'_> => "session.ui.handlePendingSampling" -> Handled; }
 
-/// What became of an answer.
+/// The response to an answer.
 #[derive(Debug, Deserialize)]
 pub struct Handled {
-    /// Whether it was waited for.
+    /// Whether the CLI still waited for the answer.
     pub success: bool,
 }
 
-/// What is to be done at a session's limit.
+/// What to do at a session's limit.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase", tag = "action")]
 pub enum LimitsExhausted {
-    /// Nothing more.
+    /// Do nothing more.
     Cancel,
 }
 
-/// What an MCP server gets of us that wants something: nothing.
+/// The refusal of an MCP server's request.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum McpRefusal {
     /// To [`AnswerMcpLogin`]: nobody logs in.
     Cancelled,
-    /// To [`AnswerMcpHeaders`]: the headers that it has are all there are.
+    /// To [`AnswerMcpHeaders`]: there are no other headers.
     None,
 }
 

@@ -1,11 +1,10 @@
-//! What the service cannot do with a CLI that lacks a method. Which ones it has, a CLI is asked, and not concluded from its
-//! version: see [`Probe`].
+//! The features that a CLI lacks with a method. A CLI is asked which methods it has, by [`Probe`]; its version is no proof.
 
 use serde::Serialize;
 
 use super::{Method, answer, method, withdraw};
 
-/// The methods that are for one session, each with what needs it. Without the others there is no service at all.
+/// The methods for one session, each with what it is needed for. The other methods are needed for any service at all.
 pub const FEATURES: &[(&str, &str)] = &[
     (method::ValidateTools::NAME, "refusing tools whose names the agent has already"),
     (method::UpdateOptions::NAME, "sessions: none can be created or loaded"),
@@ -44,10 +43,10 @@ pub const FEATURES: &[(&str, &str)] = &[
     (answer::RefuseSampling::NAME, "refusing MCP servers the model"),
 ];
 
-/// The parameters with which a CLI is asked whether it has a method: of a session that nobody has, for which nothing is done.
+/// The parameters of a probe for a method: a session that nobody has, so that nothing is done.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe<'a> {
-    /// No session's id.
+    /// An id that no session has.
     pub session_id: &'a str,
 }

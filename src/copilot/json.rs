@@ -1,4 +1,4 @@
-//! JSON that passes through as it was written: the order of its names, its numbers and all.
+//! JSON that passes through as it was written, with the order of its names, its numbers and all.
 
 use std::{
     borrow::Cow,
@@ -12,19 +12,19 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// One JSON value, as it was written. That it is one is all that was looked at.
+/// One JSON value, as it was written. Nothing but its syntax was checked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Json(Box<RawValue>);
 
 impl Json {
-    /// Takes a text that is one JSON value, however deep.
+    /// Takes a text that is one JSON value, of any depth.
     pub fn new(text: String) -> serde_json::Result<Self> {
         RawValue::from_string(text).map(Self)
     }
 
-    /// Takes a text that is one JSON value of which everybody reads the same: at most [`Self::MAX_DEPTH`] levels deep, no name
-    /// twice in an object, no number that is too large for a double. The error says what is wrong, and where.
+    /// Takes a text that is one JSON value on which all parsers agree: at most [`Self::MAX_DEPTH`] levels deep, no name twice
+    /// in an object, no number that is too large for a double. The error says what is wrong, and where.
     pub fn strict(text: String) -> serde_json::Result<Self> {
         let mut reader = serde_json::Deserializer::from_str(&text);
         Strict { depth_left: Self::MAX_DEPTH }.deserialize(&mut reader)?;
@@ -32,8 +32,8 @@ impl Json {
         Self::new(text)
     }
 
-    /// How many lists and objects there may be within each other in what is taken strictly. Readers give up at some depth, many
-    /// at 128.
+    /// How many lists and objects may be within each other in a value that is taken strictly. Parsers give up at some depth,
+    /// many at 128.
     pub const MAX_DEPTH: usize = 100;
 
     /// The text.
@@ -41,14 +41,14 @@ impl Json {
         self.0.get()
     }
 
-    /// Reads it as something that is known; `None` if it is something else.
+    /// Parses it as a value of this type; `None` if it is not one.
     pub fn read<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_str(self.as_str()).ok()
     }
 
-    /// A text among its fields; empty if there is none.
+    /// The text in a field; empty if there is none.
     pub fn text(&self, field: &str) -> Cow<'_, str> {
-        /// Borrowed where it has no escapes.
+        /// A text, borrowed where it has no escapes.
         #[derive(Deserialize)]
         struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
         let fields: Option<HashMap<Cow<'_, str>, &RawValue>> = serde_json::from_str(self.as_str()).ok();
@@ -57,7 +57,7 @@ impl Json {
     }
 }
 
-/// Reads JSON to see whether all is well with it, and keeps nothing.
+/// Reads JSON to check it, and keeps nothing.
 struct Strict {
     depth_left: usize,
 }
@@ -128,7 +128,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
-/// `null`.
+/// The default is `null`.
 impl Default for Json {
     fn default() -> Self {
         Self(RawValue::NULL.to_owned())

@@ -18,11 +18,11 @@ use super::{
 pub trait Method: Serialize {
     /// The name on the wire.
     const NAME: &'static str;
-    /// What comes back.
+    /// The type of the result.
     type Output: DeserializeOwned;
 }
 
-/// Gives types the names and results of the methods that they are the parameters of.
+/// Implements [`Method`] for types of parameters, with the method's name and result.
 macro_rules! methods {
     ($($params:ty => $name:literal -> $output:ty;)*) => {
         $(impl $crate::copilot::Method for $params {
@@ -69,19 +69,19 @@ methods! {
     RegisterInterest<'_> => "session.eventLog.registerInterest" -> IgnoredAny;
 }
 
-/// Opens the conversation. Its token must be absent where the CLI has none: a token that it does not expect is an
-/// error (-32003), just as a wrong one.
+/// Opens the connection. The token must be absent where the CLI has none: a token that it does not expect is an error (-32003),
+/// as is a wrong one.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connect<'a> {
     /// The connection token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<&'a super::Secret>,
-    /// Who connects.
+    /// The program that connects.
     pub client_info: ClientInfo,
 }
 
-/// Who connects.
+/// The program that connects.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientInfo {
@@ -91,7 +91,7 @@ pub struct ClientInfo {
     pub extension_version: &'static str,
 }
 
-/// Asks what it is: for CLIs that do not know [`Connect`].
+/// Asks for the versions, of CLIs that do not know [`Connect`].
 #[derive(Debug, Serialize)]
 pub struct GetStatus {}
 
@@ -112,11 +112,11 @@ impl From<Connected> for Identity {
     }
 }
 
-/// Asks for a sign of life.
+/// Asks for an answer, as proof that the CLI is well.
 #[derive(Debug, Serialize)]
 pub struct Ping {}
 
-/// Creates a session. On an id that exists it attaches or forks silently: look first.
+/// Creates a session. If the id exists, the CLI attaches or forks silently: look it up first.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub struct Create<'a>(pub Parameters<'a>);
@@ -125,29 +125,30 @@ pub struct Create<'a>(pub Parameters<'a>);
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resume<'a> {
-    /// What the session is made of.
+    /// The session's id and settings.
     #[serde(flatten)]
     pub parameters: Parameters<'a>,
-    /// Whether permissions and calls of tools that waited for an answer when the last connection left are waited for again.
+    /// Whether to wait again for permissions and tool calls that waited for an answer when the last connection left.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub continue_pending_work: bool,
 }
 
-/// Attaches one more connection to a loaded session, and changes nothing of it. Without the caller's tools: two connections
-/// cannot both have them (observed).
+/// Attaches one more connection to a loaded session, and changes nothing in it. It brings no tools: two connections cannot both
+/// have the caller's tools (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attach<'a> {
     /// The session.
     pub session_id: &'a str,
-    /// That it has deltas. Up to CLI 1.0.86 they end for all who are attached if one does not say so (observed).
+    /// Always true: up to CLI 1.0.86 deltas end for all connections if one does not ask for them (observed).
     pub streaming: bool,
-    /// That sub-agents have them, too.
+    /// Always true, for the deltas of sub-agents.
     pub include_sub_agent_streaming_events: bool,
-    /// Whether it takes questions of MCP servers: those that are open end with the last connection that does.
+    /// Whether it takes questions of MCP servers. Those that are open end with the last connection that does.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub request_elicitation: bool,
-    /// The directories that it has: without them it loses them, and the agent is told so (observed on the native runtime, 1.0.89).
+    /// The session's additional directories. Without them it loses them, and the agent is told so (observed on the native
+    /// runtime, 1.0.89).
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub additional_directories: &'a [String],
 }
@@ -172,11 +173,11 @@ pub struct Created {
 pub struct ModelState {
     /// Its id.
     pub model_id: Option<String>,
-    /// How long it thinks.
+    /// The reasoning effort.
     pub reasoning_effort: Option<String>,
 }
 
-/// Puts a session's tools together, and says whether they can be, which else the first turn would.
+/// Sets up a session's tools, and fails if they cannot be set up, which else the first turn would.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ValidateTools<'a> {
@@ -184,7 +185,7 @@ pub struct ValidateTools<'a> {
     pub session_id: &'a str,
 }
 
-/// Completes mode "empty".
+/// Sets the rest of mode "empty".
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateOptions<'a> {
@@ -201,7 +202,7 @@ pub struct UpdateOptions<'a> {
 pub struct Send<'a> {
     /// The session.
     pub session_id: &'a str,
-    /// What is sent.
+    /// The prompt and what goes with it.
     #[serde(flatten)]
     pub message: &'a Message,
 }
@@ -212,19 +213,19 @@ pub struct Send<'a> {
 pub struct Message {
     /// The prompt.
     pub prompt: String,
-    /// What goes with it.
+    /// Its attachments.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Attachment>,
-    /// HTTP headers for the calls of the model that the prompt causes.
+    /// HTTP headers for the model calls that the prompt causes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub request_headers: BTreeMap<String, super::Secret>,
-    /// How the agent goes about it, such as `plan`; `None` is its usual way.
+    /// The agent's mode, such as `plan`; `None`: its usual one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_mode: Option<String>,
-    /// What the answer must look like.
+    /// The format of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_format: Option<ResponseFormat>,
-    /// Whether it joins what runs, rather than to wait for its end.
+    /// Whether it joins the running turn instead of waiting for its end.
     #[serde(rename = "mode", serialize_with = "immediate", skip_serializing_if = "std::ops::Not::not")]
     pub steering: bool,
 }
@@ -233,46 +234,46 @@ fn immediate<S: serde::Serializer>(_: &bool, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_str("immediate")
 }
 
-/// What an answer must look like. The CLI passes it on to the provider, and does not look at the answer (observed).
+/// The format of an answer. The CLI passes it on to the provider, and does not check the answer (observed).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "type", content = "jsonSchema")]
 pub enum ResponseFormat {
-    /// JSON of a schema.
+    /// JSON that follows a schema.
     JsonSchema {
-        /// The schema's name; one is needed.
+        /// The schema's name, which is required.
         name: &'static str,
         /// The schema.
         schema: Json,
     },
 }
 
-/// Something that goes with a prompt. A kind that the CLI does not know it would ignore silently (observed).
+/// An attachment of a prompt. The CLI would silently ignore a kind that it does not know (observed).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Attachment {
-    /// A file on the CLI's machine, of which the agent is told.
+    /// A file on the CLI's machine, whose path the agent is told.
     File {
         /// Its absolute path.
         path: String,
         /// Its name for people.
         display_name: String,
     },
-    /// A folder on the CLI's machine, of which the agent is told.
+    /// A folder on the CLI's machine, whose path the agent is told.
     Directory {
         /// Its absolute path.
         path: String,
         /// Its name for people.
         display_name: String,
     },
-    /// A part of a text that the caller has before it.
+    /// A part of a text that the caller selected.
     Selection {
-        /// Where it comes from.
+        /// The file that it comes from.
         file_path: String,
         /// Its name for people.
         display_name: String,
         /// The text.
         text: String,
-        /// Where it stands.
+        /// Its place in the file.
         selection: Range,
     },
     /// Data: an image for the model to see, or a text for it to read.
@@ -290,13 +291,13 @@ pub enum Attachment {
 /// A part of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Range {
-    /// Where it begins.
+    /// Its beginning.
     pub start: Position,
-    /// Where it ends.
+    /// Its end.
     pub end: Position,
 }
 
-/// A place in a text, both counted from 0.
+/// A position in a text; both numbers count from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Position {
     /// The line.
@@ -313,7 +314,7 @@ pub struct Sent {
     pub message_id: String,
 }
 
-/// Stops what the session is doing. Answered after the `session.idle` that it causes.
+/// Stops what the session is doing. The answer comes after the `session.idle` that it causes.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Abort<'a> {
@@ -342,11 +343,11 @@ pub struct IsProcessing<'a> {
 /// The answer to [`IsProcessing`].
 #[derive(Debug, Deserialize)]
 pub struct Processing {
-    /// Whether it is.
+    /// Whether the session is busy.
     pub processing: bool,
 }
 
-/// Deletes a session, loaded or stored, whoever owns it, also in mid-turn, in which case no event is sent.
+/// Deletes a session, loaded or stored, whoever owns it, also during a turn; then no event is sent.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delete<'a> {
@@ -354,7 +355,7 @@ pub struct Delete<'a> {
     pub session_id: &'a str,
 }
 
-/// A result that may hide a failure.
+/// A result that may hold a failure.
 #[derive(Debug, Deserialize)]
 pub struct Done {
     /// Whether it worked.
@@ -363,16 +364,16 @@ pub struct Done {
     pub error: Option<String>,
 }
 
-/// Lists the sessions that hold at least one message.
+/// Lists the sessions that have at least one message.
 #[derive(Debug, Serialize)]
 pub struct List {}
 
-/// Lists the same sessions in less than a third of the time (0.65 s for 10,000 where [`List`] takes 2.1 s, observed on
-/// 1.0.102), but only their ids and times, if `metadata_limit` is 0.
+/// Lists the sessions in less than a third of the time of [`List`] (0.65 s for 10,000 where that takes 2.1 s, observed on
+/// 1.0.102), but with their ids and times only, if `metadata_limit` is 0.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
-    /// Of how many sessions all is told.
+    /// The number of sessions to describe in full.
     pub metadata_limit: u32,
 }
 
@@ -383,7 +384,7 @@ pub struct Listed {
     pub sessions: Vec<Entry>,
 }
 
-/// Looks one session up; those without a message are not found.
+/// Looks a session up. Sessions without a message are not found.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GetMetadata<'a> {
@@ -414,14 +415,14 @@ pub struct Entry {
     pub summary: Option<String>,
     /// The program that created it.
     pub client_name: Option<String>,
-    /// Where it works.
+    /// The context in which it works.
     pub context: Option<Context>,
-    /// Whether it is loaded only: one without a message is on no disk.
+    /// Whether it is loaded but not stored, as a session without a message is.
     #[serde(skip)]
     pub unstored: bool,
 }
 
-/// Looks a loaded session up, also one without a message, whoever has it loaded (observed).
+/// Looks a loaded session up, also one without a message, whoever has loaded it (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GetSnapshot<'a> {
@@ -439,18 +440,18 @@ pub struct Snapshot {
     /// When it last changed; RFC 3339.
     #[serde(default)]
     pub modified_time: String,
-    /// Where it works.
+    /// Its working directory.
     pub working_directory: Option<String>,
 }
 
-/// Where a session works.
+/// The context in which a session works.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Context {
     /// The working directory.
     pub cwd: Option<String>,
 }
 
-/// Has the model summarize a loaded session's history. Refused where it is too short.
+/// Has the model summarize a loaded session's history. Refused if the history is too short.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Compact<'a> {
@@ -462,13 +463,13 @@ pub struct Compact<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Compacted {
-    /// How many messages the summary stands for.
+    /// The number of messages that the summary replaces.
     pub messages_removed: i64,
-    /// How many tokens it saves.
+    /// The number of tokens that it saves.
     pub tokens_removed: i64,
 }
 
-/// Copies a stored session, the client's notes included (observed), to a new id of the CLI's choice.
+/// Copies a stored session, with the client's metadata (observed), to a new id of the CLI's choice.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fork<'a> {
@@ -487,7 +488,7 @@ pub struct Forked {
     pub session_id: String,
 }
 
-/// Asks for the prompts before which a session can be set back. A CLI that is at work answers with none (schema).
+/// Asks for the prompts before which a session can be set back. A busy CLI answers with none (schema).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListRewindPoints<'a> {
@@ -509,7 +510,7 @@ pub struct RewindPoints {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RewindPoint {
-    /// Its event.
+    /// The id of its event.
     pub event_id: String,
     /// Its text.
     pub user_message: String,
@@ -517,37 +518,37 @@ pub struct RewindPoint {
     pub timestamp: String,
     /// Whether files can be restored.
     pub can_restore_files: bool,
-    /// How many files have changed from there on to now (observed).
+    /// The number of files that have changed from there on until now (observed).
     pub file_count: i64,
-    /// How many lines its turn has added.
+    /// The number of lines that its turn has added.
     pub lines_added: i64,
-    /// How many it has removed.
+    /// The number of lines that its turn has removed.
     pub lines_removed: i64,
 }
 
-/// Asks which files would be restored if a session were set back to before a prompt: those that have changed since.
+/// Asks which files a rewind to before a prompt would restore: those that have changed since.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PreviewRewind<'a> {
     /// The session.
     pub session_id: &'a str,
-    /// The prompt's event.
+    /// The id of the prompt's event.
     pub event_id: &'a str,
 }
 
 /// The answer to [`PreviewRewind`].
 #[derive(Debug, Deserialize)]
 pub struct RewindPreview {
-    /// Whether files are followed, and the session is at rest.
+    /// Whether changes of files are tracked, and the session is idle.
     pub available: bool,
-    /// Why not.
+    /// Why there is no preview.
     pub reason: Option<String>,
     /// The files.
     #[serde(default)]
     pub files: Vec<FileChange>,
 }
 
-/// What has become of a file.
+/// A change of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct FileChange {
@@ -555,9 +556,9 @@ pub struct FileChange {
     pub path: String,
     /// `created`, `modified` or `deleted`.
     pub change_type: String,
-    /// How many lines were added.
+    /// The number of lines added.
     pub lines_added: i64,
-    /// How many were removed.
+    /// The number of lines removed.
     pub lines_removed: i64,
 }
 
@@ -567,7 +568,7 @@ pub struct FileChange {
 pub struct Rewind<'a> {
     /// The session.
     pub session_id: &'a str,
-    /// The prompt's event.
+    /// The id of the prompt's event.
     pub event_id: &'a str,
     /// `conversation` or `conversation-and-files`.
     pub mode: &'static str,
@@ -577,17 +578,17 @@ pub struct Rewind<'a> {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rewound {
-    /// `success`, or what has gone wrong.
+    /// `success`, or the kind of failure.
     pub outcome: String,
-    /// How many events were taken out of the history.
+    /// The number of events taken out of the history.
     pub events_removed: Option<i64>,
     /// The files that were restored.
     #[serde(default)]
     pub restored_files: Vec<String>,
-    /// Those that were not.
+    /// The files that were not restored.
     #[serde(default)]
     pub skipped_files: Vec<SkippedFile>,
-    /// What has gone wrong, in words.
+    /// The failure, in words.
     pub error: Option<String>,
 }
 
@@ -605,7 +606,7 @@ pub struct SkippedFile {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListModels<'a> {
-    /// The account; the one that the CLI was started with, if there is none.
+    /// The account's token; without it, the account that the CLI was started with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub git_hub_token: Option<&'a super::Secret>,
 }
@@ -625,27 +626,27 @@ pub struct Model {
     pub id: String,
     /// Its name for people.
     pub name: String,
-    /// What it can do.
+    /// Its capabilities.
     pub capabilities: Capabilities,
-    /// What the account's policy says of it.
+    /// The account's policy for it.
     pub policy: Option<ModelPolicy>,
-    /// How hard it can think.
+    /// The reasoning efforts that it supports.
     pub supported_reasoning_efforts: Vec<String>,
-    /// How hard it thinks by itself.
+    /// Its default reasoning effort.
     pub default_reasoning_effort: Option<String>,
 }
 
-/// What a model can do.
+/// The capabilities of a model.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Capabilities {
-    /// What it understands.
+    /// The inputs that it supports.
     pub supports: Supports,
-    /// How much it can take.
+    /// Its limits.
     pub limits: ModelLimits,
 }
 
-/// What a model understands.
+/// The inputs that a model supports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Supports {
@@ -653,19 +654,19 @@ pub struct Supports {
     pub vision: bool,
 }
 
-/// How much a model can take, in tokens.
+/// The limits of a model, in tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ModelLimits {
-    /// Of a prompt.
+    /// The longest prompt.
     pub max_prompt_tokens: Option<i64>,
-    /// Of an answer.
+    /// The longest answer.
     pub max_output_tokens: Option<i64>,
-    /// Of a whole conversation.
+    /// The longest conversation.
     pub max_context_window_tokens: Option<i64>,
 }
 
-/// What an account's policy says of a model.
+/// An account's policy for a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ModelPolicy {
@@ -679,10 +680,10 @@ pub struct ModelPolicy {
 pub struct ReadPersistedEvents<'a> {
     /// The session.
     pub session_id: &'a str,
-    /// Where the page before this one ended; the beginning if there is none.
+    /// The place where the page before this one ended; `None`: the beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<&'a str>,
-    /// How many events at most.
+    /// The largest number of events.
     pub max: usize,
 }
 
@@ -692,7 +693,7 @@ pub struct ReadPersistedEvents<'a> {
 pub struct PersistedEvents {
     /// The events, oldest first.
     pub events: Vec<Box<RawValue>>,
-    /// Where the next page begins. The CLI forgets it when it restarts (observed).
+    /// The place where the next page begins. The CLI forgets it when it restarts (observed).
     #[serde(default)]
     pub cursor: String,
     /// Whether there is another page.
@@ -703,8 +704,7 @@ pub struct PersistedEvents {
     pub cursor_status: String,
 }
 
-/// Gives a loaded session another model, or has the one that it has think more or less: the model has to be named in any case
-/// (observed).
+/// Sets a loaded session's model, reasoning effort or both. The model has to be named in any case (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SwitchModel<'a> {
@@ -712,7 +712,7 @@ pub struct SwitchModel<'a> {
     pub session_id: &'a str,
     /// The model.
     pub model_id: &'a str,
-    /// How much it thinks; `None`: as before.
+    /// The reasoning effort; `None`: as before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_effort: Option<&'a str>,
 }
@@ -725,8 +725,8 @@ pub struct GetModel<'a> {
     pub session_id: &'a str,
 }
 
-/// Gives a loaded session a title for good: the CLI does not make one up after that. It takes more than the 100 characters
-/// that its schema allows (observed).
+/// Sets a loaded session's title for good: the CLI does not make one up after that. It takes more than the 100 characters that
+/// its schema allows (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SetName<'a> {
@@ -736,7 +736,7 @@ pub struct SetName<'a> {
     pub name: &'a str,
 }
 
-/// Leaves a session. The CLI closes it when the last connection has left it; its history stays.
+/// Detaches the connection from a session. The CLI closes the session when its last connection has left; the history stays.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Detach<'a> {
@@ -744,55 +744,55 @@ pub struct Detach<'a> {
     pub session_id: &'a str,
 }
 
-/// Stores notes with a session: at most 128, of 16 KiB each.
+/// Stores metadata with a session: at most 128 values, of 16 KiB each.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateClientMetadata<'a> {
     /// The session.
     pub session_id: &'a str,
-    /// The notes, by name.
+    /// The values, by name.
     pub set: BTreeMap<&'static str, String>,
 }
 
-/// Reads the notes of many sessions, at most 1000 at once.
+/// Reads the metadata of several sessions, at most 1000 at once.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GetClientMetadata<'a> {
     /// The sessions.
     pub session_ids: &'a [&'a str],
-    /// The names of the notes.
+    /// The names of the values.
     pub keys: &'a [&'static str],
 }
 
-/// The notes of one session.
+/// The metadata of one session.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientMetadata {
     /// The session.
     pub session_id: String,
-    /// The notes, by name; none if there is no such session.
+    /// The values, by name; none if there is no such session.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Reads what a loaded session remembers of its events. A cursor names a stored event, and how many of those that are
-/// only sent were seen: `<event id>|<count>` (observed).
+/// Reads the events that a loaded session remembers. A cursor is a stored event and the number of ephemeral events seen after
+/// it: `<event id>|<count>` (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReadEventLog<'a> {
     /// The session.
     pub session_id: &'a str,
-    /// After which place; the beginning if there is none.
+    /// The place after which to read; `None`: the beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<&'a str>,
-    /// How many events at most, up to 1000.
+    /// The largest number of events, up to 1000.
     pub max: usize,
     /// Whether those are wanted too that are not stored.
     pub include_ephemeral: bool,
 }
 
-/// Makes a loaded session tell of events of a kind that it needs somebody for, and offer the tools that cause them. Until it
-/// is unloaded (observed).
+/// Makes a loaded session send events of a kind that somebody has to answer, and offer the tools that cause them, until it is
+/// unloaded (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RegisterInterest<'a> {

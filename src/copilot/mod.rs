@@ -1,7 +1,7 @@
-//! The Copilot CLI's vocabulary: what it is asked, what it tells, and what its errors mean. Pure; knows no sockets.
+//! The Copilot CLI's vocabulary: its methods, its events, and what its errors mean. Pure; knows no sockets.
 //!
-//! Open-ended on purpose: every release of the CLI adds fields and events. Unknown fields are ignored, unknown events
-//! pass through as [`event::Payload::Other`]. Facts of the protocol that are marked "observed" were seen on CLI 1.0.102.
+//! Open-ended on purpose: every release of the CLI adds fields and events. Unknown fields are ignored, unknown events pass
+//! through as [`event::Payload::Other`]. Facts of the protocol that are marked "observed" were seen on CLI 1.0.102.
 
 pub mod answer;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Text that must not be seen.
+//! Secrets: texts that must not be shown.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Wraps `text`.
+    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
@@ -23,18 +23,19 @@ impl Secret {
     }
 }
 
-/// What is shorter is hardly a secret, such as a header `x-tenant: 1`, and to replace it would garble the text.
+/// The shortest text that is redacted, in bytes. A shorter one is hardly a secret, such as a header `x-tenant: 1`, and
+/// replacing it would garble the text.
 const SHORTEST: usize = 6;
 
 const REDACTED: &str = "[redacted]";
 
-/// Replaces all of these that stand in a text.
+/// Replaces all of these secrets in a text.
 pub fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a Secret>) -> String {
     let secrets = secrets.into_iter().map(Secret::expose).filter(|secret| secret.len() >= SHORTEST);
     secrets.fold(text.to_owned(), |text, secret| text.replace(secret, REDACTED))
 }
 
-/// The same in a line that may have been cut: at its end there may be the beginning of one.
+/// Replaces all of these secrets in a line that may have been cut off: at its end there may be the beginning of a secret.
 pub fn redact_line<'a>(line: &str, secrets: impl IntoIterator<Item = &'a Secret> + Clone) -> String {
     let mut line = redact(line, secrets.clone());
     for secret in secrets {

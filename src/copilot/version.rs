@@ -1,15 +1,15 @@
-//! Which CLIs can be used: by their version, and by that of the protocol that they speak.
+//! The CLIs that can be used, by their version and the protocol that they speak.
 
 use std::fmt;
 
 /// The version of the JSON-RPC protocol that the facade speaks. All CLIs from 1.0.60 to 1.0.102 speak it.
 pub const PROTOCOL: u32 = 3;
 
-/// The oldest CLI that is used: the runtime in the official SDK 1.0.14. From it on a CLI has all that the facade calls (its
-/// schemas, and `make test-versions`); below, things fail in silence.
+/// The oldest CLI that is used: the runtime in the official SDK 1.0.14. CLIs from it on have all that the facade calls (their
+/// schemas, and `make test-versions`); with older ones things fail in silence.
 pub const FLOOR: Version = Version::new(1, 0, 85);
 
-/// A CLI's version, as far as it matters.
+/// The version of a CLI: its three numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     major: u32,
@@ -18,12 +18,12 @@ pub struct Version {
 }
 
 impl Version {
-    /// One of these numbers.
+    /// The version of these numbers.
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self { major, minor, patch }
     }
 
-    /// Reads `1.0.102` or `1.0.84-4`; `None` if it is anything else.
+    /// Parses `1.0.102` or `1.0.84-4`; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let release = text.split('-').next()?;
         let mut parts = release.split('.').map(|part| part.parse().ok());
@@ -38,20 +38,20 @@ impl fmt::Display for Version {
     }
 }
 
-/// What a CLI says that it is.
+/// The version and protocol that a CLI reports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Its version; empty if it does not say.
     pub version: String,
-    /// The version of the protocol that it speaks, if it says so.
+    /// The version of its protocol, if it says so.
     pub protocol: Option<u32>,
 }
 
 impl Identity {
-    /// Whether it can be used. One whose version is no number, as of a build of somebody's own, is tried.
+    /// Checks whether the CLI can be used. One whose version is no number, such as a private build, is tried.
     ///
     /// # Errors
-    /// If it is older than [`FLOOR`], or speaks another protocol: each says what to do.
+    /// If it is older than [`FLOOR`], or speaks another protocol; each says what to do.
     pub fn check(&self) -> Result<(), Unusable> {
         let version = Version::parse(&self.version);
         match (version, self.protocol) {
@@ -74,7 +74,7 @@ pub enum Unusable {
         /// Its version.
         version: String,
     },
-    /// It speaks a protocol of which the facade does not know.
+    /// It speaks a newer protocol than the facade.
     #[error(
         "it ({version}) speaks protocol {protocol}, and this server {PROTOCOL}: install a newer copilot-grpc, or a Copilot CLI \
          that speaks protocol {PROTOCOL}, as 1.0.102 does"
@@ -82,10 +82,10 @@ pub enum Unusable {
     Ahead {
         /// The CLI's version.
         version: String,
-        /// Its protocol's.
+        /// The version of its protocol.
         protocol: u32,
     },
-    /// It speaks a protocol of the past, or does not say which.
+    /// It speaks an older protocol, or does not say which.
     #[error("it speaks protocol {}, and {PROTOCOL} is needed: {NEWER}", told(*protocol))]
     Behind {
         /// The version of its protocol.

@@ -1,8 +1,8 @@
-//! Taking back what the CLI was told to do: prompts that wait in its queue, and compactions.
+//! Withdrawing what the CLI was told to do: prompts that wait in its queue, and compactions.
 //!
-//! A prompt that is sent while the session is busy, with another client's turn or with a compaction, waits in the CLI's
-//! queue, and runs whatever its sender has been told meanwhile. `session.metadata.isProcessing` says nothing of what waits, nor
-//! of a compaction (observed on 1.0.85 to 1.0.102).
+//! A prompt that is sent while the session is busy, with another client's turn or with a compaction, waits in the CLI's queue,
+//! and runs whatever its sender has been told meanwhile. `session.metadata.isProcessing` reports neither what waits nor a
+//! compaction (observed on 1.0.85 to 1.0.102).
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ methods! {
     AbortCompaction<'_> => "session.history.abortManualCompaction" -> Aborted;
 }
 
-/// Asks what waits in a loaded session's queue.
+/// Asks for the items in a loaded session's queue.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingItems<'a> {
@@ -25,21 +25,21 @@ pub struct PendingItems<'a> {
 /// The answer to [`PendingItems`].
 #[derive(Debug, Deserialize)]
 pub struct Pending {
-    /// What waits, next one first.
+    /// The items, next one first.
     pub items: Vec<Item>,
 }
 
-/// What waits in a session's queue.
+/// An item in a session's queue.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
     /// Its id in the queue, which no other item gets.
     pub id: String,
-    /// The message that it is, as `session.send` has named it.
+    /// The id of its message, as `session.send` returned it.
     pub message_id: Option<String>,
 }
 
-/// Takes an item out of a session's queue.
+/// Removes an item from a session's queue.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RemoveQueued<'a> {
@@ -52,11 +52,11 @@ pub struct RemoveQueued<'a> {
 /// The answer to [`RemoveQueued`].
 #[derive(Debug, Deserialize)]
 pub struct Removed {
-    /// Whether it was there: if not, it runs, or is over.
+    /// Whether the item was there: if not, it runs, or is over.
     pub removed: bool,
 }
 
-/// Ends a compaction that was asked for. `session.history.compact` is refused then.
+/// Ends a compaction that was asked for. The call of `session.history.compact` then fails.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AbortCompaction<'a> {
@@ -67,6 +67,6 @@ pub struct AbortCompaction<'a> {
 /// The answer to [`AbortCompaction`].
 #[derive(Debug, Deserialize)]
 pub struct Aborted {
-    /// Whether there was one.
+    /// Whether there was a compaction.
     pub aborted: bool,
 }

@@ -13,7 +13,7 @@ use super::pb::{
     copilot_service_client::CopilotServiceClient, send_and_stream_response::Payload, session_event,
 };
 
-/// How long connecting may take, and the small calls.
+/// How long connecting and the small calls may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to a server.
@@ -30,12 +30,12 @@ pub enum Error {
         "no server at {server}: {problem}; start one with `copilot-grpc serve`, or name another with --server"
     )]
     Connect {
-        /// Where it was looked for.
+        /// The server's address.
         server: String,
-        /// Why.
+        /// Why it could not be reached.
         problem: String,
     },
-    /// The server said no.
+    /// The server refused the call.
     #[error("{} ({:?})", .0.message(), .0.code())]
     Status(#[from] Status),
 }
@@ -43,11 +43,11 @@ pub enum Error {
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// Text to show.
+    /// A text to show.
     Text(String),
-    /// A tool that the agent calls.
+    /// The name of a tool that the agent calls.
     Tool(String),
-    /// The answer is complete.
+    /// The end: the answer is complete.
     End,
 }
 
@@ -71,7 +71,7 @@ impl Client {
         CopilotServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
-    /// Whether a service is well; the empty name is the whole server.
+    /// Whether a service is serving; the empty name stands for the whole server.
     pub async fn is_serving(&self, service: &str) -> Result<bool, Error> {
         let mut request = tonic::Request::new(HealthCheckRequest { service: service.into() });
         request.set_timeout(TIMEOUT);
@@ -93,7 +93,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a prompt.
+    /// Sends a prompt, and returns its answer as it comes.
     pub async fn send(&self, session_id: &str, prompt: &str) -> Result<Answer, Error> {
         let request = SendAndStreamRequest {
             session_id: session_id.into(),
@@ -112,7 +112,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The next piece.
+    /// Waits for the next piece.
     pub async fn next(&mut self) -> Result<Piece, Error> {
         use session_event::Payload as Event;
         while let Some(message) = self.stream.message().await? {

@@ -1,7 +1,7 @@
-//! How messages are encoded and decoded: as tonic does, in smaller pieces.
+//! The codec of all methods: tonic's, with smaller pieces.
 //!
-//! Each call that is open keeps the buffer that its answers are encoded into, as large as the largest piece was. tonic's pieces
-//! are of 32 KiB, and so 64 KiB would stay with each reader that was once behind.
+//! Each open call keeps the buffer that its answers are encoded into, which grows to the largest piece. tonic's pieces are 32
+//! KiB, so that each reader that was once behind would keep 64 KiB.
 
 use std::marker::PhantomData;
 
@@ -9,7 +9,7 @@ use prost::Message;
 use tonic::codec::{self, BufferSettings};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
-/// How much is encoded before it is handed on, and the buffer that this fits into.
+/// The size in bytes at which encoded data is handed on, and the size of the buffer for that.
 const PIECE: usize = 7 * 1024;
 const BUFFER: usize = 8 * 1024;
 

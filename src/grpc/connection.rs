@@ -1,10 +1,11 @@
-//! The connections of clients: opened, given a new one after a while, and told to go when the server does.
+//! A client's connection: opened, ended at a certain age, and told to go when the server stops.
 //!
-//! A client keeps its connection for as long as it may, and so would never find out about servers that were added behind the same
-//! name. So a connection has an age, at which its client is told to open another (GOAWAY). The calls that are open on it go on to
-//! their end, however long that takes: neither a turn nor a stream is cut by it.
+//! A client keeps its connection for as long as it may, and so would never find out about servers that were added behind the
+//! same name. So a connection has a maximum age, at which its client is told to open another (GOAWAY). The calls that are open
+//! on it go on to their end, however long that takes: neither a turn nor a stream is cut by it.
 //!
-//! It is served once its client has opened HTTP/2, which [`opening`] waits for. One that is silent later is found by keepalive.
+//! A connection is served once its client has opened HTTP/2, which [`opening`] waits for. One that falls silent later is found
+//! by keepalive.
 
 use std::{
     io,
@@ -32,20 +33,20 @@ use super::{
 };
 use crate::session::budget::{Budget, Entry};
 
-/// A client's connection, which is open.
+/// An open connection to a client.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: TcpStream,
-    /// What its client has said so far, which nobody has read yet.
-    said: Bytes,
+    /// The first bytes from the client, until they have been read again.
+    received: Bytes,
     allowance: Allowance,
     unread: Unread,
-    /// Among those that can be ended for what they leave unread.
+    /// An entry in the budget, which can end the connection for what its client leaves unread.
     _entry: Entry,
-    /// Among the connections that there may be.
+    /// A permit of the listener's, of which there are as many as connections may be open.
     _place: OwnedSemaphorePermit,
     _open: DropGuard,
-    /// Cancelled when it is gone.
+    /// Cancelled when the connection is dropped.
     closed: CancellationToken,
 }
 
@@ -53,27 +54,28 @@ impl Connection {
     /// Waits until the client has opened HTTP/2.
     ///
     /// # Errors
-    /// If it has not in time, or does something else. Then it is gone.
+    /// If the client has not done so in time, or does something else. The connection is then dropped.
     pub(super) async fn open(
         mut socket: TcpStream,
         place: OwnedSemaphorePermit,
         budget: &Budget,
     ) -> Result<Self, Refusal> {
-        // Deltas are small and want to be sent at once.
+        // Deltas are small and are sent at once.
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, "a connection could not be tuned");
         }
-        let said = opening::read(&mut socket).await?;
+        let received = opening::read(&mut socket).await?;
         let mut allowance = Allowance::new();
-        // It is the first of its frames that is followed.
-        allowance.received(opening::frames(&said)).map_err(io::Error::other)?;
+        // The allowance follows the frames from the first one on.
+        allowance.received(opening::frames(&received)).map_err(io::Error::other)?;
         let closed = CancellationToken::new();
         let open = closed.clone().drop_guard();
         let (unread, entry) = Unread::new(budget);
-        Ok(Self { socket, said, allowance, unread, _entry: entry, _place: place, _open: open, closed })
+        Ok(Self { socket, received, allowance, unread, _entry: entry, _place: place, _open: open, closed })
     }
 
-    /// As tonic takes it, and when its client is to be told to go: at its age, with the server, or when it has gone by itself.
+    /// The connection as tonic takes it, and a future that resolves when its client is to be told to go: at the maximum age,
+    /// when the server stops, or when the client has gone.
     pub(super) fn served(
         self,
         max_age: Option<Duration>,
@@ -93,12 +95,13 @@ impl Connection {
                 () = aged => tracing::debug!("a connection is as old as it may be"),
             }
         };
-        // It must not end: tonic would take that for the end of the server.
+        // The stream must not end: tonic would take that for the end of the server.
         (stream::once(future::ready(Ok(self))).chain(stream::pending()), end)
     }
 }
 
-/// Up to a tenth less than the age, at random: clients that came together are not to go together.
+/// The age of one connection: up to a tenth less than the maximum, at random, so that clients that came together do not go
+/// together.
 fn age_of_one(max_age: Duration) -> Duration {
     let random = (Uuid::new_v4().as_u128() % 1000) as u32;
     max_age - max_age / 10 * random / 1000
@@ -107,10 +110,10 @@ fn age_of_one(max_age: Duration) -> Duration {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.said.is_empty() {
-            let read = this.said.len().min(buf.remaining());
-            buf.put_slice(&this.said[..read]);
-            this.said.advance(read);
+        if !this.received.is_empty() {
+            let read = this.received.len().min(buf.remaining());
+            buf.put_slice(&this.received[..read]);
+            this.received.advance(read);
             return Poll::Ready(Ok(()));
         }
         this.unread.check(cx).map_err(io::Error::other)?;
@@ -158,7 +161,7 @@ impl AsyncWrite for Connection {
 impl Connected for Connection {
     type ConnectInfo = Unread;
 
-    /// What each of its calls has among its extensions.
+    /// The count of what the client leaves unread, which each call on this connection has among its extensions.
     fn connect_info(&self) -> Unread {
         self.unread.clone()
     }

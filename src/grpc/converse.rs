@@ -1,7 +1,7 @@
 //! Converse: prompts, answers and aborts up, events and results down, on one stream.
 //!
 //! The stream of responses owns everything: the watcher of the session, and the turns of its prompts. When it is dropped, all
-//! ends with it. Nothing is read from the caller while the caller does not read, so nothing piles up.
+//! of them end. Nothing is read from the caller while the caller does not read, so nothing piles up.
 
 use std::{
     collections::VecDeque,
@@ -32,15 +32,15 @@ use crate::session::{
 /// A stream of Converse.
 pub(super) struct Conversation {
     sessions: Sessions,
-    /// What the caller says, until it has closed its side.
+    /// The caller's requests, until it has closed its side.
     requests: Option<Streaming<pb::ConverseRequest>>,
     deadline: Option<Deadline>,
     turn_timeout: Duration,
     max_message_size: usize,
     draining: CancellationToken,
-    /// From the first message on.
+    /// The session and its turns, from the first message on.
     open: Option<Open>,
-    /// What is to be said next.
+    /// Responses that are to be sent next.
     responses: VecDeque<Down>,
 }
 
@@ -48,7 +48,7 @@ struct Open {
     id: SessionId,
     watch: Watch,
     turns: Turns,
-    /// For heartbeats, if there are to be some.
+    /// The timer of heartbeats, if there are to be some.
     pulse: Option<Pulse>,
     max_event_size: usize,
 }
@@ -58,7 +58,7 @@ struct Open {
 struct Turns {
     next: u64,
     waiting: Vec<Waiting>,
-    /// They end with the turns, or when the caller wants to hear.
+    /// Futures that resolve with the outcome of a turn, at the caller's deadline at the latest.
     outcomes: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
 }
 
@@ -72,13 +72,13 @@ fn down(payload: Down) -> pb::ConverseResponse {
     pb::ConverseResponse { payload: Some(payload) }
 }
 
-/// What there is to do.
+/// What the stream has to do next.
 enum Next {
-    Say(Result<Option<pb::ConverseRequest>, Status>),
+    Request(Result<Option<pb::ConverseRequest>, Status>),
     Watched(Watched),
-    /// A turn of the stream's has an outcome.
+    /// A turn of this stream has an outcome.
     Outcome(u64, Outcome),
-    /// Nothing was said for a while.
+    /// Nothing was sent for a while.
     Silence,
     Draining,
 }
@@ -104,12 +104,12 @@ impl Conversation {
         }
     }
 
-    /// The responses.
+    /// The stream of responses.
     pub(super) fn into_stream(self) -> impl Stream<Item = Result<ConverseResponse, Status>> {
         stream::unfold(Some(self), |conversation| async {
             let mut conversation = conversation?;
             let next = conversation.next().await;
-            conversation.said();
+            conversation.sent();
             match next {
                 Ok(None) => None,
                 Ok(Some(response)) => Some((Ok(response), Some(conversation))),
@@ -128,10 +128,10 @@ impl Conversation {
                 return Ok(None);
             }
             match self.wait().await {
-                Next::Say(Ok(Some(request))) => self.hear(request).await?,
-                Next::Say(Ok(None)) => self.requests = None,
-                // What tonic says about a message that it cannot read; on a stream no layer sees it.
-                Next::Say(Err(status)) => {
+                Next::Request(Ok(Some(request))) => self.receive(request).await?,
+                Next::Request(Ok(None)) => self.requests = None,
+                // tonic's own error about a message that it cannot read; on a stream no layer sees it.
+                Next::Request(Err(status)) => {
                     return Err(status::of_transport(&status, self.max_message_size).unwrap_or(status));
                 }
                 Next::Watched(Watched::Update(update)) => {
@@ -139,11 +139,13 @@ impl Conversation {
                     return Ok(Some(Streamed::event(update, max_size, |event| down(Down::Event(event)))));
                 }
                 Next::Watched(Watched::TurnEnded(ticket, outcome)) => {
-                    self.tell(|waiting| waiting.ticket == ticket, &outcome);
+                    self.push_outcome(|waiting| waiting.ticket == ticket, &outcome);
                 }
                 Next::Watched(Watched::Ended(error)) => return Err(status::of(&error)),
                 Next::Watched(Watched::Lagged(cursor)) => return Err(status::lagged(cursor.as_ref())),
-                Next::Outcome(number, outcome) => self.tell(|waiting| waiting.number == number, &outcome),
+                Next::Outcome(number, outcome) => {
+                    self.push_outcome(|waiting| waiting.number == number, &outcome);
+                }
                 Next::Silence => self.responses.push_back(Down::Heartbeat(pb::Heartbeat {})),
                 Next::Draining => return Err(status::of(&Error::Draining)),
             }
@@ -161,7 +163,7 @@ impl Conversation {
         let Some(Open { watch, turns, pulse, .. }) = open else {
             return tokio::select! {
                 biased;
-                request = request => Next::Say(request),
+                request = request => Next::Request(request),
                 () = draining.cancelled() => Next::Draining,
             };
         };
@@ -171,10 +173,10 @@ impl Conversation {
             None => Poll::Pending,
         });
         tokio::select! {
-            // The caller first: an answer or an abort is not to wait behind thousands of events. Events before outcomes: a
+            // The caller first: an answer or an abort must not wait behind thousands of events. Events before outcomes: a
             // turn's outcome comes after the last of them.
             biased;
-            request = request => Next::Say(request),
+            request = request => Next::Request(request),
             watched = watch.next() => Next::Watched(watched),
             Some((number, outcome)) = turns.outcomes.next() => Next::Outcome(number, outcome),
             () = draining.cancelled(), if idle => Next::Draining,
@@ -182,14 +184,14 @@ impl Conversation {
         }
     }
 
-    /// The caller is told something.
-    fn said(&mut self) {
+    /// Records that a response is sent, which puts the next heartbeat off.
+    fn sent(&mut self) {
         if let Some(pulse) = self.open.as_mut().and_then(|open| open.pulse.as_mut()) {
-            pulse.said();
+            pulse.sent();
         }
     }
 
-    async fn hear(&mut self, request: pb::ConverseRequest) -> Result<(), Status> {
+    async fn receive(&mut self, request: pb::ConverseRequest) -> Result<(), Status> {
         match (request.payload, &mut self.open) {
             (Some(Up::Open(request)), None) => self.open(request).await,
             (Some(Up::Prompt(request)), Some(_)) => {
@@ -204,7 +206,7 @@ impl Conversation {
                 let only = Some(message_id.as_str()).filter(|id| !id.is_empty());
                 let abort = self.sessions.abort(Tenant::ONLY, &open.id, only);
                 let aborted = about(&self.sessions, &open.id, abort).await;
-                self.say_failure(String::new(), String::new(), aborted.map(|_| ()));
+                self.push_failure(String::new(), String::new(), aborted.map(|_| ()));
                 Ok(())
             }
             (Some(Up::Open(_)), Some(_)) => Err(out_of_place("open", "comes only once, and first")),
@@ -221,7 +223,7 @@ impl Conversation {
         let max_event_size =
             checks.max_event_size("open.max_event_size", request.max_event_size, MAX_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
-        // Its turns are finished first when the server drains, so it is not the watcher that ends.
+        // When the server drains, the stream's turns finish first, so it is not the watcher that ends the stream.
         let never = CancellationToken::new();
         let watch = self.sessions.watch(Tenant::ONLY, &id, From::Now, filter, never);
         let watch = about(&self.sessions, &id, watch).await?;
@@ -252,7 +254,7 @@ impl Conversation {
                 open.turns.waiting.push(Waiting { number, ticket: turn.ticket(), prompt_id });
                 open.turns.outcomes.push(async move { (number, turn.outcome().await) }.boxed());
             }
-            Err(status) => self.say_failure(prompt_id, String::new(), Err(status)),
+            Err(status) => self.push_failure(prompt_id, String::new(), Err(status)),
         }
     }
 
@@ -267,11 +269,11 @@ impl Conversation {
             about(&self.sessions, &id, self.sessions.respond(Tenant::ONLY, &id, &ask_id, response)).await
         };
         let answered = answered.await;
-        self.say_failure(String::new(), ask_id, answered);
+        self.push_failure(String::new(), ask_id, answered);
     }
 
-    /// Tells what came of prompts that wait for it.
-    fn tell(&mut self, of: impl Fn(&Waiting) -> bool, outcome: &Outcome) {
+    /// Queues the outcome of a turn for each prompt that waits for it.
+    fn push_outcome(&mut self, of: impl Fn(&Waiting) -> bool, outcome: &Outcome) {
         let Some(Open { turns, .. }) = &mut self.open else { return };
         for Waiting { prompt_id, .. } in turns.waiting.extract_if(.., |waiting| of(waiting)) {
             self.responses.push_back(match outcome {
@@ -284,7 +286,7 @@ impl Conversation {
         }
     }
 
-    fn say_failure(&mut self, prompt_id: String, ask_id: String, result: Result<(), Status>) {
+    fn push_failure(&mut self, prompt_id: String, ask_id: String, result: Result<(), Status>) {
         if let Err(status) = result {
             self.responses.push_back(failure(prompt_id, ask_id, &status));
         }

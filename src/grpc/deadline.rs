@@ -1,7 +1,7 @@
-//! When a caller wants to hear: the gRPC deadline of its call, and the request's own time limit.
+//! The time by which a caller wants its answer: the gRPC deadline of its call, and the request's own time limit.
 //!
-//! A client gives up at its deadline by itself and never reads what comes later, so the answer has to be a little earlier. How
-//! much earlier is not only a matter of the way there: many clients round the deadline up when they write it into the header.
+//! A client gives up at its deadline by itself and never reads what comes later, so the answer has to come a little earlier.
+//! How much earlier depends not only on the way there: many clients round the deadline up when they write it into the header.
 
 use std::time::Duration;
 
@@ -10,22 +10,23 @@ use tonic::metadata::MetadataMap;
 
 use crate::session::Deadline;
 
-/// The header.
+/// The header that carries the deadline, as a time from now.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
-/// What an answer may take on its way, and the longest that we are early for it.
+/// The most time that an answer is early, which is for its way to the caller.
 const MAX_SPARE: Duration = Duration::from_millis(100);
 
-/// How long a caller waits.
+/// How long a caller waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Patience {
-    /// As the header has it.
+    /// The time in the header.
     written: Duration,
-    /// By how much the header may be more than the client really waits.
+    /// The most by which the time in the header may exceed the client's real deadline.
     hidden: Duration,
 }
 
-/// The deadline of a turn, or of a call that waits for turns: the earlier of the request's time limit and the call's gRPC deadline, else the default.
+/// The deadline of a turn, or of a call that waits for turns: the earlier of the request's time limit and the call's gRPC
+/// deadline, or else the default.
 pub(super) fn of_call(metadata: &MetadataMap, limit: Option<Duration>, default: Duration) -> Deadline {
     let call = patience(metadata.as_ref()).map(Patience::for_an_answer);
     Deadline::after([limit, call].into_iter().flatten().min().unwrap_or(default))
@@ -37,12 +38,12 @@ pub(super) fn of_stream(metadata: &MetadataMap) -> Option<Deadline> {
 }
 
 impl Patience {
-    /// After how long there should be an answer that says what there is.
+    /// The time after which there should be an answer that says how far the turn came.
     pub(super) fn for_an_answer(self) -> Duration {
         self.written - self.hidden - self.spare()
     }
 
-    /// After how long there must be one, whatever it says: a little later.
+    /// The time after which there must be an answer, whatever it says: a little later.
     pub(super) fn for_any_answer(self) -> Duration {
         self.written - self.hidden - self.spare() / 2
     }
@@ -52,8 +53,8 @@ impl Patience {
     }
 }
 
-/// Reads the header: at most eight digits and a unit. A value that is not like this is no deadline. It must not be more strict
-/// than tonic, whose own answer at the deadline has no details; so it takes a sign, too.
+/// Parses the header: at most eight digits and a unit. Any other value is no deadline. The parser must not be stricter than
+/// tonic, whose own answer at the deadline has no details; so it accepts a sign, too.
 pub(super) fn patience(headers: &HeaderMap<HeaderValue>) -> Option<Patience> {
     let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -74,17 +75,17 @@ pub(super) fn patience(headers: &HeaderMap<HeaderValue>) -> Option<Patience> {
     Some(Patience { written, hidden })
 }
 
-/// Percent by which gRPC's C core, under the clients of Python, C++, Ruby and PHP, rounds up. Three digits of a value are kept,
-/// which hides up to 1 %. And it repeats a header that it has sent before on the connection, which costs it one byte, if that is
-/// more by less than 3 % (gRPC, `timeout_encoding.cc` and `hpack_encoder.cc`).
+/// The percentage by which gRPC's C core, which the clients of Python, C++, Ruby and PHP use, may round up. It keeps three
+/// digits of a value, which hides up to 1 %. And it repeats a header that it has sent before on the connection, which costs it
+/// one byte, if that is more by less than 3 % (gRPC, `timeout_encoding.cc` and `hpack_encoder.cc`).
 const ROUNDED_UP_BY: u32 = 4;
 
-/// Whether the header looks like one of the C core's. Others are exact: those of Go, Java and tonic begin with nanoseconds and
-/// take the next unit only where there would be more than eight digits, .NET and Node write milliseconds.
+/// Whether the C core may have written the header. Other clients are exact: those of Go, Java and tonic begin with nanoseconds
+/// and take the next unit only where there would be more than eight digits, .NET and Node write milliseconds.
 fn may_be_rounded(value: u64, unit: &str) -> bool {
     match unit {
-        // Under a second, under ten, under a hundred: with the last digits zero, and never in whole seconds, which it would write
-        // as such.
+        // Under one second, ten or a hundred: the last digits are zero, and it is never whole seconds, which the C core writes
+        // as seconds.
         "m" => match value {
             0..1_000 => true,
             1_000..10_000 => value.is_multiple_of(10) && !value.is_multiple_of(1_000),
@@ -119,7 +120,7 @@ mod tests {
         check("99999999n", Some(Duration::from_nanos(99_999_999)));
         check("99999999H", Some(Duration::from_secs(99_999_999 * 3600)));
         check("0S", Some(Duration::ZERO));
-        // Not of the protocol, but tonic takes it for a deadline.
+        // The protocol does not allow it, but tonic takes it for a deadline.
         check("+1S", Some(Duration::from_secs(1)));
         for bad in ["", "S", "1", "1s", "-1S", "1.5S", "123456789S", "+", "+S"] {
             check(bad, None);
@@ -149,8 +150,8 @@ mod tests {
         check("60000m", 59_900_000);
     }
 
-    /// The headers that grpcio 1.85.1 sent for these deadlines, in seconds: on fresh channels, and in the second lines also after
-    /// calls with 1 to 3.5 % more time (captured).
+    /// The headers that grpcio 1.85.1 sent for these deadlines, in seconds: on fresh channels, and where there are several also
+    /// after calls with 1 to 3.5 % more time (captured).
     const OF_C_CORE: &[(f64, &[&str])] = &[
         (0.015, &["16m"]),
         (0.05, &["51m", "52m"]),

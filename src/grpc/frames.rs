@@ -1,8 +1,8 @@
-//! The frames of HTTP/2 as they come by, by their heads alone (RFC 9113, section 4.1): of which type they are, and whether too
-//! many of them are none of a call.
+//! HTTP/2 frames as they come, by their heads alone (RFC 9113, section 4.1): their types, and whether a client sends too many
+//! that belong to no call.
 //!
-//! What such frames take is bounded by h2, which answers one before it reads the next (a test shows it). What they cost is CPU,
-//! and so a client has an allowance of them, which grows with time and with what the client is sent: clients that measure
+//! The memory for such frames is bounded by h2, which answers one before it reads the next (a test shows it). They cost CPU, so
+//! a client has an allowance of them, which grows with time and with the bytes that the client is sent: clients that measure
 //! their connection send a PING for each bit of data that they get.
 
 use std::time::Duration;
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 /// The length of a frame's head.
 pub(super) const HEAD: usize = 9;
 
-/// Frames of no call that a client may send at once. A client that begins sends two or three, and hardly any later.
+/// The number of frames of no call that a client may send at once. A client sends two or three at first, and hardly any later.
 const AT_ONCE: usize = 1000;
 
-/// Those that it may send each second besides.
+/// The number of such frames that a client may send each second in addition.
 const EACH_SECOND: usize = 100;
 
-/// For how many bytes that it is sent it may send one. More than the answer to a PING or SETTINGS has, or they would pay for
-/// themselves; less than a delta has, with a PING's answer beside it.
+/// The number of bytes sent to a client that allow it one more such frame. It is more than the answer to a PING or SETTINGS
+/// has, or they would pay for themselves; and less than a delta has, with the answer to a PING beside it.
 const BYTES_FOR_ONE: usize = 32;
 
 const DATA: u8 = 0;
@@ -32,7 +32,7 @@ const CONTINUATION: u8 = 9;
 /// A frame's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
-    /// How many bytes follow.
+    /// The number of bytes that follow.
     pub(super) length: usize,
     kind: u8,
     flags: u8,
@@ -40,7 +40,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Reads the head that `bytes` begin with; `None` if they are too few.
+    /// Parses the head that `bytes` begin with; `None` if they are too few.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let &[a, b, c, kind, flags, s0, s1, s2, s3] = bytes.first_chunk::<HEAD>()?;
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
@@ -49,29 +49,29 @@ impl Head {
         Some(Self { length, kind, flags, stream })
     }
 
-    /// Whether it is a SETTINGS of the connection, and no acknowledgement of one.
+    /// Whether this is a SETTINGS of the connection, and not an acknowledgement.
     pub(super) fn is_settings(self) -> bool {
         self.kind == SETTINGS && self.flags & 1 == 0 && self.stream == 0
     }
 
-    /// Whether calls come with such frames, each of which h2 bounds, or one that frees what was bounded.
+    /// Whether this is a frame of a call, which h2 bounds, or one that frees what was bounded.
     fn is_of_calls(self) -> bool {
         matches!(self.kind, DATA | HEADERS | CONTINUATION | RST_STREAM | WINDOW_UPDATE)
     }
 }
 
-/// Follows the frames of one direction, however they are cut.
+/// Counts the frames of one direction, however their bytes are cut.
 #[derive(Debug, Default)]
 struct Frames {
-    /// The head as far as it has come.
+    /// The bytes of the current head that have come.
     head: [u8; HEAD],
     come: usize,
-    /// How much of the frame is still to come.
+    /// The number of bytes of the current frame that are still to come.
     skip: usize,
 }
 
 impl Frames {
-    /// How many frames of no call begin in these bytes, which follow on those before.
+    /// The number of frames of no call that begin in these bytes, which follow on those before.
     fn follow(&mut self, mut bytes: &[u8]) -> usize {
         let mut count = 0;
         loop {
@@ -96,7 +96,7 @@ impl Frames {
     }
 }
 
-/// A client sends too many frames of no call.
+/// The error of a client that sends too many frames of no call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client sends more PING, SETTINGS and other frames of no call than it may")]
 pub(super) struct Flood;
@@ -105,9 +105,9 @@ pub(super) struct Flood;
 #[derive(Debug)]
 pub(super) struct Allowance {
     frames: Frames,
-    /// What is left, in bytes that the client would have to be sent for it.
+    /// The allowance left, as the number of bytes that the client would have to be sent for it.
     left: usize,
-    /// Since when time has not been counted.
+    /// The time up to which the allowance has grown.
     since: Instant,
 }
 
@@ -116,7 +116,7 @@ impl Allowance {
         Self { frames: Frames::default(), left: AT_ONCE * BYTES_FOR_ONE, since: Instant::now() }
     }
 
-    /// The client has sent these bytes, behind its preface.
+    /// Counts bytes that the client has sent after its preface.
     pub(super) fn received(&mut self, bytes: &[u8]) -> Result<(), Flood> {
         let cost = self.frames.follow(bytes) * BYTES_FOR_ONE;
         if cost > self.left {
@@ -126,12 +126,12 @@ impl Allowance {
         Ok(())
     }
 
-    /// The client was sent so many bytes.
+    /// Adds to the allowance for bytes that the client was sent.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.left = self.left.saturating_add(bytes).min(AT_ONCE * BYTES_FOR_ONE);
     }
 
-    /// Only where it is needed: mostly it is not.
+    /// Adds to the allowance for time. It is called only when the allowance runs out, which is rare.
     fn count_time(&mut self) {
         let now = Instant::now();
         let longest = Duration::from_secs((AT_ONCE / EACH_SECOND) as u64);
@@ -194,7 +194,7 @@ mod tests {
         allowance.sent(10 * BYTES_FOR_ONE);
         allowance.received(&pings(10)).unwrap();
         assert_eq!(allowance.received(&pings(1)), Err(Flood));
-        // A day gives no more than there may be at once.
+        // A day gives no more than may be sent at once.
         let mut idle = Allowance::new();
         idle.received(&pings(AT_ONCE)).unwrap();
         advance(Duration::from_secs(24 * 60 * 60)).await;
@@ -206,7 +206,7 @@ mod tests {
     async fn a_ping_for_each_delta_is_no_flood_nor_are_calls() {
         let mut allowance = Allowance::new();
         for _ in 0..100 * AT_ONCE {
-            // The smallest event that there is takes more.
+            // The smallest event takes more.
             allowance.sent(HEAD + 30 + 17);
             allowance.received(&frame(PING, 8)).unwrap();
             allowance.received(&[frame(HEADERS, 20), frame(DATA, 30)].concat()).unwrap();

@@ -1,4 +1,4 @@
-//! What `fuzz/` needs of this room: each request as the service reads it, without what lies behind the door.
+//! What `fuzz/` needs of this room: parsing each request as the service does, and nothing behind that.
 
 use prost::{DecodeError, Message};
 use tonic::Status;
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::session::{Deadline, Profiles, hub::Filter};
 
-/// Reads the request of a method. An error is what its caller would be told.
+/// Parses the request of a method. The inner error is the status that the caller would get.
 ///
 /// # Errors
-/// If the body is no such request, which tonic tells.
+/// If the body cannot be decoded, which tonic reports to the caller.
 pub fn read(method: &str, body: &[u8]) -> Result<Result<(), Status>, DecodeError> {
     let mut checks = Checks::default();
     let deadline = |timeout: Option<_>| Deadline::after(timeout.unwrap_or_default());
@@ -79,7 +79,7 @@ pub fn read(method: &str, body: &[u8]) -> Result<Result<(), Status>, DecodeError
             checks.profile(&request.profile, &Profiles::default());
             checks.github_token(request.github_token);
         }
-        // They hold a session's id, or nothing.
+        // These hold a session's id, or nothing.
         _ => {
             checks.session_id(&pb::GetSessionRequest::decode(body)?.session_id);
         }

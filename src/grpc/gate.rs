@@ -1,7 +1,7 @@
-//! What is no call is turned away before it reaches the service; what is one has its bodies counted.
+//! The gate: turns away requests that are no calls before they reach the service, and counts the bodies of those that are.
 //!
-//! gRPC over HTTP/2: a call is a POST, and a server answers another content type with 415. Other subtypes than `proto` cannot be
-//! read here, and gRPC-web is another protocol.
+//! In gRPC over HTTP/2 a call is a POST, and a server answers another content type with 415. Subtypes other than `proto` cannot
+//! be read here, and gRPC-web is another protocol.
 
 use std::{
     collections::HashSet,
@@ -25,7 +25,7 @@ use super::{
     unread::{Answered, Requested, Unread},
 };
 
-/// Puts a [`Gate`] in front of the services.
+/// The layer that puts a [`Gate`] in front of the services.
 #[derive(Debug, Clone)]
 pub(super) struct Gates {
     /// The paths of the methods that give one answer.
@@ -34,7 +34,7 @@ pub(super) struct Gates {
 
 impl Gates {
     pub(super) fn new() -> Self {
-        // They are generated with the code.
+        // The descriptors are compiled in.
         let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
         let mut unary = HashSet::new();
         for file in &descriptors.file {
@@ -104,7 +104,7 @@ where
     }
 }
 
-/// The answer to what is no call.
+/// The answer to a request that is no call. `None`: it is a call.
 fn no_call(method: &Method, headers: &HeaderMap) -> Option<Response<Body>> {
     let mut refusal = Response::new(Body::empty());
     if method != Method::POST {
@@ -119,8 +119,8 @@ fn no_call(method: &Method, headers: &HeaderMap) -> Option<Response<Body>> {
     None
 }
 
-/// An answer is compressed as its request is, and not otherwise: client libraries say of all their calls what they could read,
-/// and to compress each delta for who has not asked for it would cost more than it saves.
+/// Lets an answer be compressed only as its request is. Client libraries name in all calls the encodings that they can read,
+/// and to compress each delta for clients that did not ask for it would cost more than it saves.
 fn compress_what_is_asked_for(headers: &mut HeaderMap) {
     let accepted = headers.remove(ACCEPT_ENCODING);
     let asked = headers.get(ENCODING).and_then(|encoding| encoding.to_str().ok());
@@ -141,7 +141,7 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
     matches!(rest, Some([] | [b';' | b' ', ..]))
 }
 
-/// Whether it is what an orchestrator asks, who would end a server that is only busy.
+/// Whether this is a call of an orchestrator, which would end a server that is only busy.
 fn is_vital(path: &str) -> bool {
     path == "/grpc.health.v1.Health/Check"
 }

@@ -1,4 +1,4 @@
-//! `grpc.health.v1`: the server and its service are well while a CLI is; `liveness` is well while the process is.
+//! `grpc.health.v1`: the server and its service are serving while a CLI is ready; `liveness` while the process runs.
 
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
@@ -7,10 +7,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use super::{pb_server::copilot_service_server::CopilotServiceServer, service::Service};
 use crate::backend::Readiness;
 
-/// The name under which the process alone is asked for.
+/// The name of the health service that stands for the process alone.
 const LIVENESS: &str = "liveness";
 
-/// Makes health follow the backends, until the server drains: then it is not well, whatever they say.
+/// Sets the health to that of the backends, until the server drains: then it is NOT_SERVING in any case.
 pub(super) async fn follow(reporter: HealthReporter, mut backends: Readiness, draining: CancellationToken) {
     reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
     loop {

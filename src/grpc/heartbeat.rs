@@ -1,4 +1,4 @@
-//! Signs of life on streams of which nothing is heard, so that no proxy takes a thinking agent for a dead one.
+//! Heartbeats on streams on which nothing happens, so that no proxy ends them while the agent thinks.
 
 use std::{
     pin::Pin,
@@ -10,41 +10,41 @@ use futures_util::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 
-/// A stream that says `beat` whenever it has said nothing for an interval.
+/// A stream that sends `beat` whenever it has sent nothing for an interval.
 pub(super) struct Heartbeats<S, M> {
     stream: S,
     beat: fn() -> M,
     pulse: Option<Pulse>,
 }
 
-/// How long a stream has said nothing.
+/// The time since a stream has sent something.
 pub(super) struct Pulse {
     interval: Duration,
-    /// When something was said last.
-    said: Instant,
-    /// Resolves some time after that: it is set anew only when it has.
+    /// When something was sent last.
+    last_sent: Instant,
+    /// Resolves some time after the last message. It is reset only when it has resolved.
     sleep: Pin<Box<Sleep>>,
 }
 
 impl Pulse {
     pub(super) fn new(interval: Duration) -> Self {
-        let said = Instant::now();
-        Self { interval, said, sleep: Box::pin(sleep_until(said + interval)) }
+        let last_sent = Instant::now();
+        Self { interval, last_sent, sleep: Box::pin(sleep_until(last_sent + interval)) }
     }
 
-    /// Something was said.
-    pub(super) fn said(&mut self) {
-        self.said = Instant::now();
+    /// Records that something is sent.
+    pub(super) fn sent(&mut self) {
+        self.last_sent = Instant::now();
     }
 
-    /// Resolves after each interval in which nothing was said.
+    /// Resolves after each interval in which nothing was sent.
     pub(super) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.sleep.as_mut().poll(cx).is_ready() {
-            let is_due = Instant::now() >= self.said + self.interval;
+            let is_due = Instant::now() >= self.last_sent + self.interval;
             if is_due {
-                self.said();
+                self.sent();
             }
-            self.sleep.as_mut().reset(self.said + self.interval);
+            self.sleep.as_mut().reset(self.last_sent + self.interval);
             if is_due {
                 return Poll::Ready(());
             }
@@ -54,7 +54,7 @@ impl Pulse {
 }
 
 impl<S, M> Heartbeats<S, M> {
-    /// Without an interval there are none.
+    /// A stream with heartbeats; without an interval there are none.
     pub(super) fn new(stream: S, interval: Option<Duration>, beat: fn() -> M) -> Self {
         Self { stream, beat, pulse: interval.map(Pulse::new) }
     }
@@ -70,7 +70,7 @@ where
         let this = &mut *self;
         if let Poll::Ready(item) = Pin::new(&mut this.stream).poll_next(cx) {
             if let Some(pulse) = &mut this.pulse {
-                pulse.said();
+                pulse.sent();
             }
             return Poll::Ready(item);
         }
@@ -88,8 +88,8 @@ mod tests {
 
     use super::*;
 
-    /// What comes of a stream that pauses for so many seconds before each word; a heartbeat is a dot.
-    async fn heard(pauses: &'static [u64], interval: Option<u64>) -> String {
+    /// The output of a stream that pauses for so many seconds before each word; a heartbeat is a dot.
+    async fn sent(pauses: &'static [u64], interval: Option<u64>) -> String {
         let stream = stream::iter(pauses).then(|pause| async {
             sleep(Duration::from_secs(*pause)).await;
             Ok("word ")
@@ -101,8 +101,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_heartbeat_comes_after_each_interval_of_silence_and_not_before() {
-        assert_eq!(heard(&[0, 29, 29, 31, 95, 1], Some(30)).await, "word word word .word ...word word ");
-        assert_eq!(heard(&[100], None).await, "word ");
+        assert_eq!(sent(&[0, 29, 29, 31, 95, 1], Some(30)).await, "word word word .word ...word word ");
+        assert_eq!(sent(&[100], None).await, "word ");
     }
 
     #[tokio::test(start_paused = true)]

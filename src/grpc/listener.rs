@@ -1,7 +1,7 @@
-//! The port: takes clients, as many as there may be, and goes on whatever happens.
+//! The port: accepts clients up to a limit, and goes on whatever happens.
 //!
-//! A client too many is taken and told so, for otherwise it would wait in the kernel's queue for who knows how long; what it
-//! costs is over before the next one is taken. A flood of anything is a line in the log now and then, not one each time.
+//! A client over the limit is accepted, told so and closed before the next one is accepted; otherwise it would wait in the
+//! kernel's queue for an unknown time. Events that come in floods are logged now and then, not each time.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,31 +13,31 @@ use tokio::{
 
 use crate::session::seldom::Seldom;
 
-/// How many clients the kernel may hold ready: as many as it lets us (`net.core.somaxconn`), which it cuts this to.
+/// How many clients the kernel may hold ready: as many as it allows (`net.core.somaxconn`), to which it cuts this number.
 const BACKLOG: u32 = i32::MAX as u32;
 
-/// The pause after a client that could not be taken, and the longest one: mostly there are too many files, and that does not
+/// The first and the longest pause after a client that could not be accepted: mostly too many files are open, and that does not
 /// pass at once.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// What a client too many is told: SETTINGS, which come first (RFC 9113, section 3.4), and a GOAWAY with ENHANCE_YOUR_CALM,
-/// before any of its calls (section 6.8), so that it may try them again elsewhere.
+/// The answer to a client over the limit: SETTINGS, which come first (RFC 9113, section 3.4), and a GOAWAY with
+/// ENHANCE_YOUR_CALM before any of its calls (section 6.8), so that it may repeat them elsewhere.
 const TOO_MANY: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
     \0\0\x2d\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0btoo many connections: max_connections";
 
-/// Listens on an address.
+/// Opens a socket that listens on an address.
 ///
 /// # Errors
-/// If it cannot be listened on.
+/// If the address cannot be listened on.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A server that is started again does not wait for the connections of the one before.
+    // A restarted server does not wait for the connections of the former one.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Takes clients.
+/// Accepts clients, up to a limit.
 #[derive(Debug)]
 pub(super) struct Listener {
     listener: TcpListener,
@@ -47,16 +47,16 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// `max_connections`: as many at once.
+    /// A listener that accepts up to `max_connections` clients at once.
     pub(super) fn new(listener: TcpListener, max_connections: usize) -> Self {
         let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         Self { listener, places, refused: Seldom::default(), failed: Seldom::default() }
     }
 
-    /// The next client, and its place, which it keeps for as long as it is there.
+    /// Waits for the next client. Its permit counts it for as long as it is held.
     ///
     /// # Cancel safety
-    /// Dropping it loses no client.
+    /// Dropping the future loses no client.
     pub(super) async fn accept(&mut self) -> (TcpStream, OwnedSemaphorePermit) {
         let mut pause = PAUSES.0;
         loop {
@@ -86,12 +86,12 @@ impl Listener {
                 "clients were refused: there are as many as there may be (max_connections)"
             );
         }
-        // A new socket has room for it; a client that is gone again does not want it.
+        // A new socket has room for it; a client that has gone again does not need it.
         let _ = socket.try_write(TOO_MANY);
     }
 }
 
-/// Whether it says nothing of the next client (accept(2)).
+/// Whether the error says nothing about the next client (accept(2)).
 fn is_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind;
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)

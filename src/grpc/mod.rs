@@ -1,10 +1,10 @@
 //! The contract: `copilot_grpc.v1` over gRPC. The only room that knows tonic and prost.
 //!
 //! [`service`] has one short method for each RPC: parse, call the session room, encode. [`convert`] holds the parsing and
-//! encoding, [`codec`] has its buffers, [`status`] makes every error a rich one, [`deadline`] reads the caller's and [`ending`]
-//! keeps it, [`listener`] takes the clients, [`opening`] hears what they say first, and a [`connection`] is theirs from then
-//! on, whose [`frames`] are counted, as is what it leaves [`unread`]. The [`gate`] lets nothing but calls through. Streams have
-//! a [`heartbeat`]. [`protoset`] is the contract for tools.
+//! encoding, [`codec`] the size of its buffers, and [`status`] makes every error a rich one. [`deadline`] reads the caller's
+//! deadline and [`ending`] keeps it. [`listener`] accepts clients, [`opening`] reads the first bytes of each, and
+//! [`connection`] is an open connection, whose [`frames`] are counted, as is what its client leaves [`unread`]. The [`gate`]
+//! lets nothing but calls through. Streams have a [`heartbeat`]. [`protoset`] is the contract for tools.
 
 pub mod client;
 mod codec;

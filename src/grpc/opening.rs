@@ -1,7 +1,7 @@
-//! What a client says first: HTTP/2's preface and its SETTINGS (RFC 9113, section 3.4), within a deadline.
+//! The first bytes of a client: HTTP/2's preface and its SETTINGS (RFC 9113, section 3.4), within a deadline.
 //!
-//! A connection is nobody's before that: neither buffers nor tasks of HTTP/2 exist for it, so one that stays silent, or says a
-//! byte a minute, costs a descriptor, and that for as long as the deadline. What was read is handed on, to be read again.
+//! Before that neither buffers nor tasks of HTTP/2 exist for a connection, so one that stays silent, or sends a byte a minute,
+//! costs a file descriptor, and that until the deadline. What was read is handed on, to be read again.
 
 use std::{io, time::Duration};
 
@@ -13,12 +13,12 @@ use tokio::{
 
 use super::frames::{HEAD, Head};
 
-/// How long a client may take to say it. An honest one says it with its first packet.
+/// How long a client may take to send its preface and SETTINGS. They usually come with the first packet.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How large the first SETTINGS may be: each of them takes six bytes, and there are seven.
+/// The largest first SETTINGS in bytes: each setting takes six, and there are seven.
 const MAX_SETTINGS: usize = 1024;
 
 /// Why a client is not served.
@@ -38,10 +38,11 @@ pub(super) enum Refusal {
     Lost(#[from] io::Error),
 }
 
-/// Reads what a client says first; there may be more than that. One that speaks HTTP/1 is told what is spoken here.
+/// Reads a client's preface and SETTINGS, and perhaps more that came with them. A client of HTTP/1 is told what this port
+/// serves.
 ///
 /// # Cancel safety
-/// Dropping it loses what was read.
+/// Dropping the future loses what was read.
 pub(super) async fn read(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<Bytes, Refusal> {
     let mut said = BytesMut::with_capacity(256);
     let reading = timeout(DEADLINE, async {
@@ -57,7 +58,7 @@ pub(super) async fn read(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Resu
     match reading.await {
         Ok(Ok(())) => Ok(said.freeze()),
         Ok(Err(Refusal::Http1)) => {
-            // It may not want to hear; either way it is not served.
+            // It may not read the answer; either way it is not served.
             let _ = timeout(DEADLINE, turn_away(io)).await;
             Err(Refusal::Http1)
         }
@@ -66,12 +67,12 @@ pub(super) async fn read(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Resu
     }
 }
 
-/// The frames in what a client has said, which is all behind its preface.
+/// The frames in the first bytes, which follow the preface.
 pub(super) fn frames(said: &[u8]) -> &[u8] {
     said.get(PREFACE.len()..).unwrap_or_default()
 }
 
-/// Whether all of it is there.
+/// Whether the preface and the SETTINGS are complete.
 fn look(said: &[u8]) -> Result<bool, Refusal> {
     let begun = said.len().min(PREFACE.len());
     if said[..begun] != PREFACE[..begun] {
@@ -97,8 +98,8 @@ fn foreign(said: &[u8]) -> Refusal {
 const HTTP1_ANSWER: &str = "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\n\
     content-length: 56\r\nconnection: close\r\n\r\nThis port serves gRPC, over HTTP/2 and without TLS only.";
 
-/// How much of a request is read on, so that its sender comes to reading the answer: a socket that is closed with something
-/// unread takes back what was sent.
+/// How many bytes of a request are read on, so that its sender comes to read the answer: closing a socket with something unread
+/// takes back what was sent.
 const MAX_UNREAD: u64 = 64 * 1024;
 
 async fn turn_away(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
@@ -120,7 +121,7 @@ mod tests {
         [PREFACE, SETTINGS].concat()
     }
 
-    /// What becomes of a client that says this, and then nothing.
+    /// The result for a client that sends this, and then nothing.
     async fn told(said: &[u8]) -> (Result<Bytes, Refusal>, Duration) {
         let (mut client, mut server) = duplex(64 * 1024);
         client.write_all(said).await.unwrap();

@@ -15,7 +15,7 @@ include!(concat!(env!("OUT_DIR"), "/copilot_grpc.v1.rs"));
 /// The contract's descriptors, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin"));
 
-/// A prompt that is a text and no more.
+/// A prompt with a text and nothing else.
 impl From<&str> for Prompt {
     fn from(text: &str) -> Self {
         Self { text: text.into(), ..Self::default() }

@@ -1,4 +1,4 @@
-//! The contract's server, as tonic generates it; its streams send what is [`streamed`](super::streamed).
+//! The contract's server, as tonic generates it; the messages of its streams are [`streamed`](super::streamed) ones.
 
 #![allow(
     missing_docs,

@@ -1,4 +1,4 @@
-//! The contract and what goes with it as one descriptor set, for tools that read no proto files.
+//! The contract and all that its users need as one descriptor set, for tools that read no proto files.
 //!
 //! A status carries messages of `google.rpc`, which the contract does not import, and health is a service of its own: without
 //! their descriptors grpcurl shows an error's details as bytes, and Envoy's transcoder drops them.
@@ -10,7 +10,8 @@ use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 use super::pb::DESCRIPTORS;
 
-/// What is merged. The contract's comes first: of a file that several have, the first is taken, and these have comments.
+/// The sets that are merged. The contract's comes first: of a file that several sets have the first is taken, and these have
+/// comments.
 const SETS: [&[u8]; 3] =
     [DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_types::pb::FILE_DESCRIPTOR_SET];
 
@@ -26,16 +27,17 @@ pub fn encoded() -> Result<Vec<u8>, DecodeError> {
     Ok(FileDescriptorSet { file: merged(sets) }.encode_to_vec())
 }
 
-/// Gives a file that stands in no folder the one of its package, `google/rpc/status.proto` for `status.proto`: so it is known
-/// everywhere, and under two names it could not be used together with other descriptor sets. None of these is imported.
+/// Moves a file that is in no folder to the folder of its package, such as `google/rpc/status.proto` for `status.proto`: so it
+/// is known everywhere, and under two names it could not be used together with other descriptor sets. No other file imports
+/// these.
 fn put_in_folder(file: &mut FileDescriptorProto) {
     if !file.name().contains('/') {
         file.name = Some(format!("{}/{}", file.package().replace('.', "/"), file.name()));
     }
 }
 
-/// The files of all sets, each once, in the order in which they came but for imports, which go before the file that has them:
-/// readers such as protobuf's C++ `DescriptorPool` add one file after the other, and refuse one whose imports they do not know.
+/// The files of all sets, each once, in their order except that imports go before the file that has them: readers such as
+/// protobuf's C++ `DescriptorPool` add one file after the other, and refuse one whose imports they do not know.
 fn merged(sets: Vec<FileDescriptorSet>) -> Vec<FileDescriptorProto> {
     let mut names = Vec::new();
     let mut files = HashMap::new();
@@ -53,7 +55,7 @@ fn merged(sets: Vec<FileDescriptorSet>) -> Vec<FileDescriptorProto> {
     merged
 }
 
-/// Moves a file to the end of `merged`, unless it is there, and before it what it imports.
+/// Moves a file to the end of `merged`, after the files that it imports, unless it is there.
 fn take(name: &str, files: &mut HashMap<String, FileDescriptorProto>, merged: &mut Vec<FileDescriptorProto>) {
     // Taken out first, so that even files that import each other come to an end.
     if let Some(file) = files.remove(name) {
@@ -154,7 +156,7 @@ mod tests {
         }
     }
 
-    /// Of a well-known type that two sets have, one is left out: nothing may be lost by it.
+    /// Where two sets have a well-known type, one is left out: nothing may be lost by that.
     #[test]
     fn a_file_that_several_sets_have_says_the_same_in_all() {
         let mut known = HashMap::new();
@@ -190,7 +192,7 @@ mod tests {
             &[&[file("a", &["c"])], &[file("c", &[])], &[file("c", &[]), file("b", &["c"])]],
             &["c", "a", "b"],
         );
-        // No compiler lets them through; they are no endless loop here either.
+        // No compiler accepts files that import each other; here they must at least not loop for ever.
         check(&[&[file("a", &["b"]), file("b", &["a"])]], &["b", "a"]);
     }
 }

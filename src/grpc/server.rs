@@ -1,4 +1,4 @@
-//! Puts the service, health and reflection on a listener.
+//! Serves the contract, health and reflection on a listener.
 
 use std::time::Duration;
 
@@ -13,38 +13,38 @@ use super::{
 };
 use crate::session::Sessions;
 
-/// How often a silent connection is asked for a sign of life. A client that is gone without a word is found within
-/// this and [`KEEPALIVE_TIMEOUT`], and its turns end.
+/// How long a connection may be silent before it is pinged. A client that has gone without a word is found within this and
+/// [`KEEPALIVE_TIMEOUT`], and its turns end.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long it may owe one.
+/// How long the answer to such a ping may take.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls that one connection may have open at once. Each waits at little cost; the queues behind them are bounded.
+/// How many calls one connection may have open at once. Each waits at little cost; the queues behind them are bounded.
 const MAX_CONCURRENT_STREAMS: u32 = 1000;
 
-/// What a server is made of.
+/// The configuration of a server.
 #[derive(Debug)]
 pub struct Setup {
     /// The sessions to serve.
     pub sessions: Sessions,
-    /// What a session gets that its request does not say.
+    /// The settings of sessions whose requests leave them out.
     pub defaults: Defaults,
-    /// The deadline of a turn that brings none.
+    /// The default turn deadline.
     pub turn_timeout: Duration,
     /// The largest request, in bytes.
     pub max_message_size: usize,
-    /// After how long a client is told to open another connection; `None`: never.
+    /// The age at which a client is told to open another connection; `None`: never.
     pub max_connection_age: Option<Duration>,
-    /// How many clients there may be at once.
+    /// How many clients may be connected at once.
     pub max_connections: usize,
 }
 
-/// Serves until `closing`: then it takes no new connection, tells the open ones to go away, and returns when they have.
+/// Serves until `closing`. Then it accepts no new connection, tells the open ones to go away, and returns when they have.
 /// Health turns to NOT_SERVING with `draining`, which comes first.
 ///
 /// # Errors
-/// Of the setup, which cannot be.
+/// If the setup is wrong, which it cannot be.
 pub async fn serve(
     listener: TcpListener,
     setup: Setup,
@@ -61,7 +61,7 @@ pub async fn serve(
         .max_encoding_message_size(usize::MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
-        // Only for who asks for it: see the gate.
+        // Only where a client asks for it: see the gate.
         .send_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Zstd);
     let reflection = || {
@@ -86,7 +86,7 @@ pub async fn serve(
     let mut listener = Listener::new(listener, max_connections);
     while let Some((socket, place)) = closing.run_until_cancelled(listener.accept()).await {
         let (server, closing, budget) = (server.clone(), closing.clone(), budget.clone());
-        // Each on a server of its own, because they are told to go at different times.
+        // Each has a server of its own, because they are told to go at different times.
         connections.spawn(async move {
             let opened = closing.run_until_cancelled(Connection::open(socket, place, &budget));
             let connection = match opened.await {
@@ -108,7 +108,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Gives the errors that tonic makes by itself the details that ours have.
+/// Adds details to the errors that tonic makes by itself.
 fn enrich(mut response: http::Response<Body>, max_message_size: usize) -> http::Response<Body> {
     let enriched = Status::from_header_map(response.headers())
         .and_then(|status| status::of_transport(&status, max_message_size));

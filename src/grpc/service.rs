@@ -24,12 +24,12 @@ use crate::{
     },
 };
 
-/// The service.
+/// The implementation of the service.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) sessions: Sessions,
     pub(super) defaults: Defaults,
-    /// The deadline of a turn that brings none.
+    /// The default turn deadline.
     pub(super) turn_timeout: Duration,
     /// The largest request, in bytes.
     pub(super) max_message_size: usize,
@@ -51,8 +51,8 @@ impl Service {
         self.about(&id, self.sessions.send(Tenant::ONLY, &id, prompt)).await
     }
 
-    /// What a call about a session comes to that changes nothing, and so may be repeated whatever became of it.
-    async fn look<T>(
+    /// The result of a call about a session that only reads, and so may be repeated whatever became of it.
+    async fn read<T>(
         &self,
         id: &SessionId,
         call: impl Future<Output = Result<T, Error>>,
@@ -60,6 +60,7 @@ impl Service {
         self.about(id, call).await.map_err(status::of_reading)
     }
 
+    /// The result of a call about a session.
     async fn about<T>(
         &self,
         id: &SessionId,
@@ -69,7 +70,7 @@ impl Service {
     }
 }
 
-/// A session id, which is all that some requests hold.
+/// The session id of a request that holds nothing else.
 fn session_id(text: &str) -> Result<SessionId, Status> {
     let mut checks = Checks::default();
     let id = checks.session_id(text);
@@ -146,7 +147,7 @@ impl CopilotService for Service {
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
         let id = session_id(&request.into_inner().session_id)?;
-        let session = self.look(&id, self.sessions.get(Tenant::ONLY, &id)).await?;
+        let session = self.read(&id, self.sessions.get(Tenant::ONLY, &id)).await?;
         Ok(Response::new(pb::GetSessionResponse { session: Some(convert::session(session)) }))
     }
 
@@ -232,7 +233,7 @@ impl CopilotService for Service {
         let (metadata, _, request) = request.into_parts();
         let id = session_id(&request.session_id)?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let points = self.look(&id, self.sessions.rewind_points(Tenant::ONLY, &id, deadline)).await?;
+        let points = self.read(&id, self.sessions.rewind_points(Tenant::ONLY, &id, deadline)).await?;
         let points = points.into_iter().map(convert::rewind_point).collect();
         Ok(Response::new(pb::ListRewindPointsResponse { points }))
     }
@@ -242,7 +243,7 @@ impl CopilotService for Service {
         request: Request<pb::GetUsageRequest>,
     ) -> Result<Response<pb::GetUsageResponse>, Status> {
         let id = session_id(&request.into_inner().session_id)?;
-        let spent = self.look(&id, self.sessions.usage(Tenant::ONLY, &id)).await?;
+        let spent = self.read(&id, self.sessions.usage(Tenant::ONLY, &id)).await?;
         Ok(Response::new(convert::session_usage(spent)))
     }
 
@@ -266,8 +267,8 @@ impl CopilotService for Service {
     /// A stream of the one answer: see [`Self::send_and_wait`].
     type SendAndWaitStream = BoxStream<pb::SendAndWaitResponse>;
 
-    /// Returns, and so has the headers sent, when the CLI has the prompt: from then on no client or proxy repeats the call. One
-    /// that the CLI surely has not got fails before.
+    /// Returns, and so has the headers sent, when the CLI has the prompt: from then on no client or proxy repeats the call. If
+    /// the CLI surely did not get the prompt, the call fails before that.
     async fn send_and_wait(
         &self,
         request: Request<pb::SendAndWaitRequest>,
@@ -356,7 +357,7 @@ impl CopilotService for Service {
             checks.max_event_size("max_event_size", request.max_event_size, convert::MAX_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
         let closing = self.sessions.draining();
-        let watch = self.look(&id, self.sessions.watch(Tenant::ONLY, &id, from, filter, closing)).await?;
+        let watch = self.read(&id, self.sessions.watch(Tenant::ONLY, &id, from, filter, closing)).await?;
         let watch = stream::unfold(Some(watch), move |watch| next_of_session(watch, max_size));
         Ok(Response::new(Box::pin(Heartbeats::new(Box::pin(watch), interval, || {
             let payload = pb::watch_session_response::Payload::Heartbeat(pb::Heartbeat {});
@@ -377,14 +378,14 @@ impl CopilotService for Service {
         let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_STORED_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
         let page = self.sessions.history(Tenant::ONLY, &id, after.as_ref(), size);
-        let (events, mut next) = self.look(&id, page).await?;
+        let (events, mut next) = self.read(&id, page).await?;
         let (mut room, mut told, mut before) = (MAX_PAGE_SIZE, Vec::new(), after);
         for (event, place) in events {
             if wanted.wants(&event) {
                 let event = convert::stored_event(&id, event, max_size);
                 let length = event.encoded_len();
                 if length > room {
-                    // The rest is the next page's.
+                    // The rest goes onto the next page.
                     next = before;
                     break;
                 }
@@ -438,7 +439,7 @@ impl CopilotService for Service {
 /// The largest `max_event_size` of ListEvents.
 const MAX_STORED_EVENT_SIZE: usize = 2 * 1024 * 1024;
 
-/// How large the events of a page may be together, so that a client with gRPC's usual limit of 4 MiB can read them.
+/// The size of the events of one page together, so that a client with gRPC's usual limit of 4 MiB can read them.
 const MAX_PAGE_SIZE: usize = 3 * 1024 * 1024;
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -506,7 +507,7 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
         Standing::Leaving => pb::BackendStanding::Leaving,
         Standing::Draining => pb::BackendStanding::Draining,
     };
-    let vitals = backend.vitals();
+    let stats = backend.stats();
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     pb::Backend {
         name: backend.name().into(),
@@ -520,10 +521,10 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
         waiting_turns: count(turns.waiting()),
         address: backend.address().unwrap_or_default().into(),
         standing: standing.into(),
-        start_time: vitals.life.map(|life| life.start_time.into()),
-        recycle_count: i64::try_from(vitals.recycled).unwrap_or(i64::MAX),
-        failures: i32::try_from(vitals.failures).unwrap_or(i32::MAX),
-        last_output: sessions.redact(&vitals.last_lines),
+        start_time: stats.process.map(|process| process.start_time.into()),
+        recycle_count: i64::try_from(stats.recycled).unwrap_or(i64::MAX),
+        failures: i32::try_from(stats.failures).unwrap_or(i32::MAX),
+        last_output: sessions.redact(&stats.last_lines),
         cli_form: cli_form(backend.form()).into(),
         retiring_clis: count(backend.retiring()),
     }

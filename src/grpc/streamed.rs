@@ -1,4 +1,4 @@
-//! What the streams send: messages of the contract, and events that several readers get, which are encoded once for all of them.
+//! The messages of streams: an event that several readers get is encoded once for all of them.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
@@ -18,21 +18,21 @@ pub type ConverseResponse = Streamed<pb::ConverseResponse>;
 /// A message of `WatchSession`.
 pub type WatchSessionResponse = Streamed<pb::WatchSessionResponse>;
 
-/// The field that holds the event, in all of them.
+/// The number of the field that holds the event, in all of them.
 const EVENT: u32 = 1;
 
 /// A message of a stream.
 #[derive(Debug)]
 pub enum Streamed<M> {
-    /// One that is still to be encoded.
+    /// A message that is still to be encoded.
     Message(M),
-    /// One with nothing but this event, which is encoded already.
+    /// A message with nothing but this event, which is encoded already.
     Event(Bytes),
 }
 
 impl<M> Streamed<M> {
-    /// A message with an event, which `wrap` puts into it where nobody else gets it.
-    /// An event of more than `max_size` bytes is cut, and so is each reader's own.
+    /// A message with an event. If several readers get the event, it is encoded once; otherwise `wrap` puts it into a message.
+    /// An event of more than `max_size` bytes is cut, for each reader by itself.
     pub(super) fn event(
         mut update: Update,
         max_size: usize,
@@ -70,7 +70,7 @@ impl<M: Message + Default> Message for Streamed<M> {
         }
     }
 
-    /// Not used: the server reads no message of its own.
+    /// Not used: the server decodes no message of a stream.
     fn merge_field(
         &mut self,
         tag: u32,
@@ -112,7 +112,7 @@ mod tests {
         pb::WatchSessionResponse { payload: Some(pb::watch_session_response::Payload::Event(event)) }
     }
 
-    /// What so many readers of one event are sent.
+    /// The messages that so many readers of one event are sent.
     fn told(readers: usize) -> Vec<WatchSessionResponse> {
         let event =
             r#"{"type":"abort","id":"e","timestamp":"2026-11-27T16:57:07.928Z","data":{"reason":"r"}}"#;

@@ -1,8 +1,8 @@
-//! What a connection's client leaves half done: answers that it does not read, and requests that it does not finish.
+//! What a client leaves half done on its connection: answers that it does not read, and requests that it does not finish.
 //!
-//! An answer that was encoded cannot be taken back: HTTP/2 holds it until its client gives it room, some hundred kilobytes for each
-//! call. So it counts against the budget of all readers, by connection, and where a connection holds more than anybody else when
-//! that is exceeded, it is closed. Requests are held until they are complete, and count in the same way.
+//! An answer that was encoded cannot be taken back: HTTP/2 holds it until the client gives it room, some hundred kilobytes for
+//! each call. So it counts against the budget of all readers, by connection; when the budget is exceeded, the connection that
+//! holds most is closed. Requests are held until they are complete, and count in the same way.
 
 use std::{
     pin::Pin,
@@ -20,16 +20,17 @@ use tonic::{Status, body::Body};
 
 use crate::session::budget::{Budget, Charge, Entry, Holder};
 
-/// What a call takes that is open, whatever it does: its task, its first buffer, and HTTP/2's notes of it.
+/// The bytes that each open call counts for: its task, its first buffer, and HTTP/2's state for it.
 const CALL: usize = 16 * 1024;
 
-/// What a piece of an answer takes beside its bytes: a place in HTTP/2's queue, which grows by doubling, and its count.
+/// The bytes that a piece of an answer counts for beside its own: a place in HTTP/2's queue, which grows by doubling, and its
+/// count.
 const PIECE: usize = 1024;
 
-/// Up to which length a piece is copied.
+/// The length in bytes up to which a piece is copied.
 const COPIED: usize = 64 * 1024;
 
-/// What one connection's client leaves half done. Cheap to clone.
+/// What the client of one connection leaves half done. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Unread {
     inner: Arc<Inner>,
@@ -38,19 +39,19 @@ pub(super) struct Unread {
 #[derive(Debug)]
 struct Inner {
     budget: Budget,
-    /// How many bytes; or [`ENDED`].
+    /// The number of bytes; or [`ENDED`].
     bytes: AtomicUsize,
-    /// Of the task that reads and writes the connection.
+    /// The task that reads and writes the connection.
     task: AtomicWaker,
 }
 
-/// In place of a number of bytes: nothing counts any more.
+/// In place of a number of bytes: the connection is ended and nothing counts any more.
 const ENDED: usize = usize::MAX;
 
 impl Inner {
-    /// Counts bytes, or takes back what was counted.
+    /// Changes the count, and takes the difference from the budget or gives it back.
     fn change(&self, change: impl Fn(usize) -> usize) {
-        // One number alone says whether it is ended and what is to be given back then, so nothing is given back twice.
+        // One number holds both the end and the bytes to give back, so nothing is given back twice.
         let changed =
             self.bytes.fetch_update(Relaxed, Relaxed, |bytes| (bytes != ENDED).then(|| change(bytes)));
         if let Ok(before) = changed {
@@ -83,13 +84,13 @@ impl Holder for Inner {
     }
 }
 
-/// The connection is to be closed.
+/// The error that closes the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("its client left more half done than any other, and all together too much (max_reader_memory)")]
 pub(super) struct Ended;
 
 impl Unread {
-    /// Of a new connection, which can be ended for as long as the entry is kept.
+    /// The count of a new connection, which can be ended for as long as the entry is kept.
     pub(super) fn new(budget: &Budget) -> (Self, Entry) {
         let (bytes, task) = (AtomicUsize::new(0), AtomicWaker::new());
         let inner = Arc::new(Inner { budget: budget.clone(), bytes, task });
@@ -103,7 +104,7 @@ impl Unread {
         if self.inner.is_ended() { Err(Ended) } else { Ok(()) }
     }
 
-    /// Room for a call, which is taken until this is dropped. `None`: there is none.
+    /// The charge for a call, held while the call is open. `None`: there is no room.
     pub(super) fn call(&self) -> Option<Charge> {
         self.inner.budget.charge_within(CALL)
     }
@@ -114,14 +115,14 @@ impl Unread {
         count
     }
 
-    /// Bytes that count until the last of them is sent.
+    /// The bytes, counted until the last of them is sent.
     fn answered(&self, bytes: Bytes) -> Bytes {
         if bytes.is_empty() {
             return bytes;
         }
-        // It is part of the buffer that it was encoded into, which can be used again only when nobody has a part of it: a small
-        // one is copied. A large one is nearly all of its buffer, which counts by itself, and h2 takes no second one before it
-        // is sent.
+        // The bytes are part of the buffer that they were encoded into, which can be used again only when nobody has a part of
+        // it: so a small piece is copied. A large one is nearly all of its buffer, which counts by itself, and h2 takes no
+        // second one before it is sent.
         let (bytes, room) = match bytes.len() {
             length if length <= COPIED => (Bytes::copy_from_slice(&bytes), length),
             _ => (bytes, 0),
@@ -131,7 +132,7 @@ impl Unread {
     }
 }
 
-/// Bytes that are counted.
+/// A number of bytes that count while this is held.
 #[derive(Debug)]
 struct Count {
     unread: Arc<Inner>,
@@ -171,9 +172,10 @@ impl AsRef<[u8]> for Answer {
 pub(super) struct Answered {
     body: Body,
     unread: Unread,
-    /// The buffer that it is encoded into, which stays as large as the largest piece was; beyond what each call has.
+    /// The count of the buffer that the answer is encoded into, as large as the largest piece was; beyond what each call counts
+    /// for.
     buffer: Option<Count>,
-    /// What was encoded ahead of time.
+    /// A frame that was encoded ahead of time.
     first: Option<Result<Frame<Bytes>, Status>>,
     _call: Option<Charge>,
 }
@@ -183,7 +185,7 @@ impl Answered {
         Self { body, unread, buffer: None, first: None, _call: call }
     }
 
-    /// A piece of this length was encoded.
+    /// Counts the buffer for a piece of this length.
     fn grown(&mut self, length: usize) {
         if length <= CALL / 2 {
             return;
@@ -196,8 +198,8 @@ impl Answered {
         }
     }
 
-    /// Encodes what there is at once, so that it counts: otherwise an answer waits as it is until its client gives it room. Not
-    /// for streams, whose readers let go of what was not encoded.
+    /// Encodes what there is at once, so that it counts: otherwise an answer waits unencoded until its client gives it room.
+    /// Not for streams, whose readers drop what was not encoded.
     pub(super) fn encoded(mut self) -> Self {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         if let Poll::Ready(frame) = Pin::new(&mut self).poll_frame(&mut cx) {
@@ -283,16 +285,16 @@ impl http_body::Body for Requested {
     }
 }
 
-/// Follows the messages of a call (gRPC over HTTP/2, "Length-Prefixed-Message"), however they are cut.
+/// Follows the messages of a call (gRPC over HTTP/2, "Length-Prefixed-Message"), however their bytes are cut.
 #[derive(Debug, Default)]
 struct Unfinished {
     head: [u8; Self::HEAD],
-    /// How much of the current one has come, its head included.
+    /// The number of bytes of the current message that have come, its head included.
     come: usize,
 }
 
 impl Unfinished {
-    /// Whether it is compressed, and its length.
+    /// The length of a message's head: a flag for compression, and the message's length.
     const HEAD: usize = 5;
 
     fn follow(&mut self, mut data: &[u8]) {

@@ -1,4 +1,4 @@
-//! What is wrong with a field, and how much of what others have written goes into an error.
+//! Wrong fields of a request, and how much of a foreign text goes into an error.
 
 /// A field of a request that is wrong, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -7,7 +7,7 @@ pub(super) struct Violation {
     pub(super) description: String,
 }
 
-/// How much of a name or id that comes from elsewhere goes into an error.
+/// The longest part of a foreign name or id that goes into an error, in bytes.
 pub(super) const MAX_NAME: usize = 64;
 
 /// The beginning of `text`, at most `limit` bytes.

@@ -1,31 +1,31 @@
-//! `Content-Length` frames, as in the Language Server Protocol: header lines, a blank line, then exactly so many
-//! bytes of body.
+//! `Content-Length` frames, as in the Language Server Protocol: header lines, a blank line, then a body of exactly that length.
 //!
-//! Pure: bytes in, [`Item`]s out. Knows no JSON and no socket, and never looks into a body. A call to
-//! [`Decoder::decode`] has three outcomes: it needs more bytes, it has an item, or the stream is lost for good.
-//! The items do not depend on how the stream was cut into reads.
+//! Pure: bytes in, [`Item`]s out. Knows no JSON and no socket, and never looks into a body. A call to [`Decoder::decode`] has
+//! three outcomes: it needs more bytes, it has an item, or the stream is lost for good. The items do not depend on how the
+//! stream was cut into reads.
 //!
-//! Memory: a length is a claim, and nothing is allocated on the strength of it. What is held is what has
-//! arrived, up to the frame limit; of a longer frame, [`HEAD`] bytes.
+//! A declared length is only a claim, and no memory is allocated for it. The decoder holds what has arrived, up to the frame
+//! limit; of a longer frame, [`HEAD`] bytes.
 
-use bytes::{Buf, Bytes, BytesMut};
 use std::{io::Write, ops::Deref};
 
-/// What the stream is made of.
+use bytes::{Buf, Bytes, BytesMut};
+
+/// A part of the stream that the decoder gives out.
 #[derive(Debug)]
 pub enum Item<'a> {
     /// The body of a frame.
     Body(Body<'a>),
-    /// A frame over the limit has gone by. The next one is not affected.
+    /// A frame over the limit, which was discarded. The next one is not affected.
     Oversized {
         /// Its length in bytes, as declared and as discarded.
         len: usize,
-        /// Its first [`HEAD`] bytes, so that somebody can be told whose it was.
+        /// Its first [`HEAD`] bytes, which may tell whose it was.
         head: Bytes,
     },
 }
 
-/// The body of a frame, where it was read to. Dropped, it is gone by: of most bodies nothing is wanted.
+/// The body of a frame, still in the read buffer. Dropping it discards the body, of which mostly nothing is needed.
 #[derive(Debug)]
 pub struct Body<'a> {
     buf: &'a mut BytesMut,
@@ -33,7 +33,7 @@ pub struct Body<'a> {
 }
 
 impl Body<'_> {
-    /// Takes it out of the buffer, with which it shares the allocation: copy what is to be kept for long.
+    /// Takes the body out of the buffer, without copying: copy what is to be kept for long.
     pub fn take(mut self) -> Bytes {
         let len = std::mem::take(&mut self.len);
         let body = self.buf.split_to(len).freeze();
@@ -61,12 +61,12 @@ impl Drop for Body<'_> {
     }
 }
 
-/// After a huge body: otherwise it would leave a huge buffer to this connection for the rest of its life.
+/// Moves what follows a huge body to a new buffer, so that the connection does not keep the huge one for ever.
 fn leave_allocation(buf: &mut BytesMut) {
     *buf = BytesMut::from(&buf[..]);
 }
 
-/// Why the stream is lost: where the next frame begins cannot be known any more. Always the sender's fault.
+/// Why the stream is lost: nobody can tell any more where the next frame begins. Always the sender's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No blank line within [`MAX_HEADER`] bytes.
@@ -78,18 +78,17 @@ pub enum Error {
     /// A blank line, and no `Content-Length` before it.
     #[error("no Content-Length")]
     NoContentLength,
-    /// Not a decimal number, or one that does not fit.
+    /// The `Content-Length` is not a decimal number, or does not fit.
     #[error("Content-Length is not a length")]
     BadContentLength,
-    /// Two of them that differ. To believe either is to let the sender smuggle a frame into a body.
+    /// Two `Content-Length`s that differ. To believe either would let the sender smuggle a frame into a body.
     #[error("two different Content-Lengths")]
     ConflictingContentLength,
 }
 
 /// Finds the frames in a stream of bytes.
 ///
-/// The bytes are the caller's: they are read to the end of a [`BytesMut`], and the decoder takes whole frames
-/// off its front without copying.
+/// The caller reads bytes to the end of a [`BytesMut`], and the decoder takes whole frames off its front without copying.
 #[derive(Debug)]
 pub struct Decoder {
     max_frame: usize,
@@ -104,12 +103,12 @@ enum State {
     Failed(Error),
 }
 
-/// A header block as far as it has been read.
+/// A header block, as far as it has been read.
 #[derive(Debug, Default)]
 struct Header {
-    /// Bytes of its complete lines, which have left the buffer.
+    /// The number of bytes of its complete lines, which have left the buffer.
     size: usize,
-    /// Bytes at the front of the buffer that are known to hold no line end, so as not to search them again.
+    /// The number of bytes at the front of the buffer that hold no line end, so as not to search them again.
     scanned: usize,
     content_length: Option<usize>,
 }
@@ -120,10 +119,10 @@ impl Decoder {
         Self { max_frame, state: State::Header(Header::default()) }
     }
 
-    /// Finds the next item at the front of `buf`, which it leaves with it. `None`: read more into `buf`, then call again.
+    /// The next item at the front of `buf`. `None`: read more into `buf`, then call again.
     ///
     /// # Errors
-    /// The stream is lost, and every later call says so again.
+    /// The stream is lost; every later call fails with the first error.
     pub fn decode<'a>(&mut self, buf: &'a mut BytesMut) -> Result<Option<Item<'a>>, Error> {
         self.advance(buf).inspect_err(|&error| self.state = State::Failed(error))
     }
@@ -172,7 +171,7 @@ impl Decoder {
 }
 
 impl Header {
-    /// Takes lines off `buf` up to the blank one, and returns the body's length. `None`: it is not there yet.
+    /// Takes lines off `buf` up to the blank one, and returns the body's length. `None`: the block is not complete yet.
     fn read(&mut self, buf: &mut BytesMut) -> Result<Option<usize>, Error> {
         if self.size == 0
             && let Some((len, size)) = usual(buf)
@@ -217,9 +216,9 @@ impl Header {
     }
 }
 
-/// The body's length and the header block's own, if this is all of it, as every known peer writes it.
+/// The lengths of the body and of the header block, if the block is one line as every known peer writes it.
 fn usual(buf: &[u8]) -> Option<(usize, usize)> {
-    /// A length of so many digits fits everywhere.
+    /// A length with this many digits fits into `usize` everywhere.
     const DIGITS: usize = 9;
     let value = buf.strip_prefix(NAME)?;
     let digits = value.iter().take(DIGITS).take_while(|byte| byte.is_ascii_digit()).count();
@@ -231,7 +230,7 @@ fn usual(buf: &[u8]) -> Option<(usize, usize)> {
     Some((len, NAME.len() + digits.len() + END.len()))
 }
 
-/// Digits only: `str::parse` alone would take a plus sign.
+/// Parses digits only: `str::parse` alone would take a plus sign.
 fn parse_length(digits: &[u8]) -> Option<usize> {
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -239,13 +238,13 @@ fn parse_length(digits: &[u8]) -> Option<usize> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// What a header block begins with, mostly: names are not case-sensitive, and spaces do not count.
+/// The usual beginning of a header block. Other spellings are read, too: case and spaces do not count.
 const NAME: &[u8] = b"Content-Length: ";
 
-/// The end of its last line, and the blank one.
+/// The end of the last header line, and the blank line.
 const END: &[u8] = b"\r\n\r\n";
 
-/// A frame around `body`.
+/// A frame with this body.
 pub fn encode(body: &[u8]) -> Bytes {
     let written = encode_with(body.len(), |frame| {
         frame.extend_from_slice(body);
@@ -257,8 +256,8 @@ pub fn encode(body: &[u8]) -> Bytes {
     }
 }
 
-/// A frame around what `write` appends, which is not copied again: the header, whose length depends on the
-/// body's, is put into room left in front of it.
+/// A frame with the body that `write` appends, without copying it: the header, whose length depends on the body's, goes into
+/// room left in front of it.
 pub(super) fn encode_with<E>(
     capacity: usize,
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
@@ -282,26 +281,27 @@ pub(super) fn encode_with<E>(
     Ok(frame)
 }
 
-/// Bytes of a header block, all lines together. Real ones have about 25, and a stream that is no framed one
-/// (HTTP, TLS, a log) should be found out before much of it has been buffered.
+/// The largest header block in bytes, all lines together. Real ones have about 25 bytes, and a stream that has no frames (HTTP,
+/// TLS, a log) should be found out before much of it has been buffered.
 pub const MAX_HEADER: usize = 8 * 1024;
 
-/// Bytes kept of a frame over the limit. JSON-RPC peers write id and method first, well within it, unless an id
+/// The number of bytes kept of a frame over the limit. JSON-RPC peers write id and method first, well within it, unless an id
 /// is absurd.
 pub const HEAD: usize = 1024;
 
-/// From this size on a body takes the read buffer along. Smaller ones leave at most about as much unused.
+/// The size in bytes from which on a body takes the read buffer along. Smaller ones leave at most about as much unused.
 const LARGE: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     /// Small, so that small inputs are oversized.
     const MAX: usize = 16;
 
-    /// What was found, taken out of the buffer.
+    /// An item, taken out of the buffer.
     #[derive(Debug, Clone, PartialEq, Eq)]
     enum Found {
         Body(Bytes),
@@ -317,7 +317,7 @@ mod tests {
         }
     }
 
-    /// What a stream gives when it arrives in `pieces`: its items, and how it ended.
+    /// The items of a stream that arrives in `pieces`, and how it ended.
     fn decode_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Found>, Result<bool, Error>) {
         let (mut decoder, mut buf, mut items) = (Decoder::new(MAX), BytesMut::new(), Vec::new());
         for piece in pieces {

@@ -1,12 +1,12 @@
 //! JSON-RPC 2.0 over `Content-Length` frames, both ways on one byte stream.
 //!
-//! Knows nothing of Copilot and nothing of gRPC: what the methods mean is the business of the rooms above.
+//! Knows nothing of Copilot and nothing of gRPC: the rooms above know what the methods mean.
 //!
-//! | file | is | uses |
+//! | file | what it is | uses |
 //! |---|---|---|
 //! | [`frame`] | bytes to bodies and back, pure | |
 //! | [`message`] | bodies to messages and back, pure | `frame` |
-//! | `pending` | our ids to whoever waits for them, pure | |
+//! | `pending` | the table of requests that wait for an answer, pure | |
 //! | [`peer`] | the two tasks that own a connection, and the handle to them | all three |
 //!
 //! Only [`peer`] knows that there is a socket or a runtime; the others are values that tests and fuzzers feed

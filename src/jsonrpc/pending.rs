@@ -1,6 +1,6 @@
-//! Who waits for which answer: a table from our own ids to whatever the owner keeps for each.
+//! The pending table: from the id of each request that was sent to whatever its owner keeps until the answer comes.
 //!
-//! Pure. Ids are never given twice, so that an answer that comes late cannot be taken for another one's.
+//! Pure. No id is given twice, so that a late answer cannot be taken for the answer to another request.
 
 use std::collections::HashMap;
 
@@ -12,13 +12,13 @@ pub(super) struct Pending<T> {
 
 impl<T> Default for Pending<T> {
     fn default() -> Self {
-        // From 1, as every other client of such peers counts.
+        // From 1, as other JSON-RPC clients count.
         Self { next: 1, waiting: HashMap::new() }
     }
 }
 
 impl<T> Pending<T> {
-    /// Keeps `waiter` under a new id.
+    /// Adds a waiter, and returns its new id.
     pub(super) fn insert(&mut self, waiter: T) -> u64 {
         let id = self.next;
         self.next += 1;
@@ -30,12 +30,12 @@ impl<T> Pending<T> {
         self.waiting.get_mut(&id)
     }
 
-    /// Takes the waiter out, at most once.
+    /// Removes the waiter with this id and returns it, at most once.
     pub(super) fn take(&mut self, id: u64) -> Option<T> {
         self.waiting.remove(&id)
     }
 
-    /// Takes all waiters out.
+    /// Removes all waiters and returns them.
     pub(super) fn drain(&mut self) -> Vec<T> {
         self.waiting.drain().map(|(_, waiter)| waiter).collect()
     }
@@ -44,7 +44,7 @@ impl<T> Pending<T> {
         self.waiting.len()
     }
 
-    /// Whether `id` was ever given, and so may be answered late.
+    /// Whether this id was ever given, so that a late answer may have it.
     pub(super) fn has_issued(&self, id: u64) -> bool {
         (1..self.next).contains(&id)
     }

@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -20,6 +20,7 @@ use std::{
 use foldhash::fast::RandomState;
 
 use super::seldom::Seldom;
+use crate::lock::lock;
 
 /// Whoever holds less than this is not ended: it would not help.
 pub const LEAST: usize = 16 * 1024;
@@ -57,7 +58,7 @@ struct Holders {
 impl Inner {
     fn holders(&self) -> MutexGuard<'_, Holders> {
         // Whole after every statement.
-        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.holders)
     }
 }
 
@@ -108,7 +109,7 @@ impl Budget {
         let charge = self.charge(bytes);
         if self.is_exceeded() {
             // Where others are being ended just now, it is worth the moment to wait for that.
-            let log = self.inner.relieving.lock().unwrap_or_else(PoisonError::into_inner);
+            let log = lock(&self.inner.relieving);
             self.end_some(log);
         }
         (!self.is_exceeded()).then_some(charge)

@@ -3,7 +3,7 @@
 //! Its address may have gone because its pod has got another: then the session is looked for among those that there are, and goes
 //! on there with all that is known of it here. Only where nothing of it was stored yet, any CLI will do.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tracing::info;
 
@@ -11,7 +11,10 @@ use super::{
     live::{Session, Stored},
     stored::find,
 };
-use crate::backend::{self, Backend, BackendId, Pool};
+use crate::{
+    backend::{self, Backend, BackendId, Pool},
+    lock::lock,
+};
 
 /// Where a session is, and where it could be.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ impl Home {
     }
 
     fn lock(&self) -> MutexGuard<'_, Backend> {
-        self.backend.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.backend)
     }
 }
 

@@ -4,7 +4,7 @@
 //! waits is ever cut; a session of which anything is in doubt is left for the next run.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -23,7 +23,7 @@ use super::{
     profile::Profile,
     stored::stored_in,
 };
-use crate::backend::Backend;
+use crate::{backend::Backend, lock::lock};
 
 /// When sessions are closed and deleted. Nothing is, where nothing is said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,7 +157,7 @@ impl Sessions {
     }
 
     fn cleanup_lock(&self) -> std::sync::MutexGuard<'_, Option<Cleanup>> {
-        self.inner.cleanup.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.cleanup)
     }
 
     async fn clean_up(&self, rules: &Rules) {

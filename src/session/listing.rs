@@ -9,7 +9,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError},
+    sync::Arc,
 };
 
 use foldhash::quality::RandomState;
@@ -27,7 +27,10 @@ use super::{
     live::Session,
     stock::{NOTES_AT_ONCE, Stock, is_ours, note, outline},
 };
-use crate::backend::{Backend, BackendId};
+use crate::{
+    backend::{Backend, BackendId},
+    lock::lock,
+};
 
 /// Stored sessions, and the CLI that has them.
 pub(super) type Found = (Backend, Vec<Summary>);
@@ -149,7 +152,7 @@ impl Sessions {
     }
 
     fn stock(&self, backend: &Backend) -> Stock {
-        let mut shelves = self.inner.shelves.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelves = lock(&self.inner.shelves);
         if !shelves.contains_key(&backend.id()) {
             // Those of CLIs that have left go when others come.
             let all = self.inner.pool.all();

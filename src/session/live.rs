@@ -6,7 +6,7 @@
 mod hearing;
 mod turn_taking;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
@@ -32,6 +32,7 @@ use super::{
 use crate::{
     backend::{Link, LinkId},
     copilot::{AgentFailure, method::Entry},
+    lock::lock,
 };
 
 pub(super) use hearing::may_quote_a_secret;
@@ -227,7 +228,7 @@ impl Session {
 
     /// What it is made of.
     pub(super) fn blueprint(&self) -> Arc<Blueprint> {
-        self.blueprint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.blueprint).clone()
     }
 
     /// Changes what it is made of, while no turn runs. It takes effect when the session is loaded again, which is next.
@@ -237,12 +238,12 @@ impl Session {
     }
 
     pub(super) fn redraw(&self, blueprint: Blueprint) {
-        *self.blueprint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(blueprint);
+        *lock(&self.blueprint) = Arc::new(blueprint);
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Poisoned means that a bug was reported elsewhere; the state is valid after every statement.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(super) fn key(&self) -> &SessionKey {

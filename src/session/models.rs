@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use crate::{
         Provider, Secret, Settings,
         method::{ListModels, Model},
     },
+    lock::lock,
 };
 
 /// How long GitHub's list counts: the CLI asks GitHub for each call.
@@ -45,13 +46,13 @@ impl Models {
     }
 
     fn find(&self, account: Account, now: Instant) -> Option<Arc<Vec<Model>>> {
-        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let lists = lock(&self.lists);
         let (at, models) = lists.get(&account)?;
         (now - *at < FRESH).then(|| models.clone())
     }
 
     fn keep(&self, account: Account, now: Instant, models: Arc<Vec<Model>>) {
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lists = lock(&self.lists);
         if lists.len() >= MAX_LISTS {
             lists.retain(|_, (at, _)| now - *at < FRESH);
         }

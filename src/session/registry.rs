@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use foldhash::quality::RandomState;
@@ -18,6 +18,7 @@ use crate::{
     backend::{BackendId, Link, LinkId, Sink},
     copilot::event,
     jsonrpc::Cause,
+    lock::lock,
 };
 
 /// The sessions that the facade knows.
@@ -49,7 +50,7 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slot, RandomState>> {
         // The map is whole after every statement.
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sessions)
     }
 
     /// Takes the session's id before the CLI hears of it: its first events may come ahead of the CLI's answer.

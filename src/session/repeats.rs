@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use super::{
     queue::Ticket,
     runner::SharedDeadline,
 };
+use crate::lock::lock;
 
 /// How many requests are remembered.
 pub(super) const MAX_REMEMBERED: usize = 1_000;
@@ -76,7 +77,7 @@ impl<T> Default for Repeats<T> {
 impl<T: Clone> Repeats<T> {
     fn lock(&self) -> MutexGuard<'_, Entries<T>> {
         // Whole after every statement that matters: an age without its entry is skipped.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 
     /// What is known of this request, or from now on what `first` makes of it. One that `is_current` does not think worth

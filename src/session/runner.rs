@@ -5,7 +5,7 @@
 //! must: an agent that was given up has to be stopped, and its `session.idle` awaited, before the next prompt is sent.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -31,6 +31,7 @@ use crate::{
         Message, Rejection, Schema,
         method::{Send, Sent},
     },
+    lock::lock,
 };
 
 /// After so much silence the CLI is asked whether it is still busy: its `session.idle` may have been lost.
@@ -99,12 +100,12 @@ impl SharedDeadline {
 
     /// Moves it, if this one is later.
     pub(super) fn extend(&self, deadline: Deadline) {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.0);
         *current = current.later(deadline);
     }
 
     fn get(&self) -> Deadline {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0)
     }
 
     /// Resolves when it has passed.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -27,6 +27,7 @@ use crate::{
         method::{Entry, GetMetadata, Index, List},
         settings::CLIENT_NAME,
     },
+    lock::lock,
 };
 
 /// Of one stored session the CLI tells in 1 ms, of all of them in 0.2 ms each: beyond this share of them, all are asked for.
@@ -212,7 +213,7 @@ impl Stock {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Catalogue> {
         // What it holds is valid after every statement.
-        self.shelf.catalogue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shelf.catalogue)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where the CLIs are that somebody else runs.
+//! The addresses of external CLIs.
 
 use std::{
     fmt,
@@ -6,14 +6,14 @@ use std::{
     str::FromStr,
 };
 
-/// Where a CLI listens, or many do. Displayed as `host:port`, an IPv6 address in brackets.
+/// The address of a CLI, or a name whose addresses are CLIs. Displayed as `host:port`, an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CliAddress {
     /// A host name or IP address, without brackets.
     pub host: String,
-    /// Its TCP port; never 0.
+    /// The TCP port; never 0.
     pub port: u16,
-    /// Whether the host is a name of which each address is a CLI.
+    /// Whether the host is a name, each of whose addresses is a CLI.
     pub each: bool,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for CliAddress {
     }
 }
 
-/// What an address begins with whose name leads to many, as in gRPC's own naming.
+/// The beginning of a name whose addresses are CLIs, as in gRPC's own naming.
 const EACH: &str = "dns:///";
 
 impl FromStr for CliAddress {
@@ -42,14 +42,14 @@ impl FromStr for CliAddress {
             return named.map(|named| Self { each: true, ..named }).ok_or_else(|| FORM.into());
         }
         let address = match text.split_once("://") {
-            // The root is what a URL without a path means.
+            // A URL without a path means the root.
             Some(("http", rest)) => rest.strip_suffix('/').unwrap_or(rest),
             Some(("https", _)) => return Err(format!("the CLI speaks plain TCP, there is no https: {FORM}")),
             Some(_) => return Err(format!("the CLI speaks plain TCP: {FORM}")),
             None => text,
         };
         if address.contains('/') {
-            return Err(format!("a path leads nowhere: {FORM}"));
+            return Err(format!("an address has no path: {FORM}"));
         }
         let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("the port is missing: {FORM}"))?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));

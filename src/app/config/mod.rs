@@ -1,10 +1,8 @@
-//! The typed configuration: from flags, environment and file to a [`Config`] that can be trusted, or to all the
-//! mistakes at once.
+//! The typed configuration: from flags, environment and file to a [`Config`] that can be trusted, or to all mistakes at once.
 //!
-//! Where the texts come from is the business of `settings`; what they must look like is decided in `text`; what they mean
-//! and which of them go together, here. The operator's own model provider comes from the CLI's variables
-//! (`copilot help providers`), so that what works with `copilot` works with the facade. Nothing here starts, binds or
-//! logs anything.
+//! `settings` decides where the texts come from, `text` what they must look like, and this file what they mean and which of
+//! them go together. The operator's own model provider comes from the CLI's variables (`copilot help providers`), so that what
+//! works with `copilot` works with the facade. Nothing here starts, binds or logs anything.
 
 mod address;
 mod profiles;
@@ -32,100 +30,100 @@ use crate::{
     copilot::{Provider, Secret},
     session::{PERMISSION_KINDS, Profiles, Rules},
 };
-pub use address::CliAddress;
 
+pub use address::CliAddress;
 use profiles::AGES;
 use text::{
     BYTES, COUNT, DURATION, GIB, KIB, MIB, absolute_path, any, base_url, headers, list, listen_address,
     log_directives, one_of, tokens, tool, truth, within,
 };
 
-/// How to serve. Every value has been checked; secrets are redacted in `Debug`.
+/// The configuration of `serve`. Every value has been checked; secrets are redacted in `Debug`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The address to listen on. Loopback, unless `allow_insecure_listen`.
     pub listen: SocketAddr,
     /// Whether `listen` may be an address that other machines can reach.
     pub allow_insecure_listen: bool,
-    /// The CLIs that already run, each once; if there are none, some are started. Never together with `cli_path`.
+    /// The external CLIs, each once; if there are none, embedded ones are started. Never together with `cli_path`.
     pub cli_url: Vec<CliAddress>,
-    /// The connection token of the CLIs at `cli_url`; `None` whenever there are none.
+    /// The connection token of the CLIs at `cli_url`; `None` if there are none.
     pub cli_token: Option<Secret>,
-    /// The list of CLIs that get no new sessions. It need not exist.
+    /// The file with the CLIs that get no new sessions. It need not exist.
     pub drain_file: Option<PathBuf>,
-    /// How many CLIs to start, if none run already; at least 1.
+    /// How many embedded CLIs to start, if `cli_url` is empty; at least 1.
     pub embedded_clis: usize,
-    /// The program to start; without it, it is searched for.
+    /// The program to start; without it, the program is searched for.
     pub cli_path: Option<PathBuf>,
-    /// Which form of the CLI is started.
+    /// The form of the CLI to start.
     pub cli: Wanted,
-    /// Where the started CLIs keep their sessions. It need not exist yet.
+    /// The folder in which the embedded CLIs keep their sessions. It need not exist yet.
     pub state_dir: PathBuf,
-    /// Built-in tools of sessions whose request names none.
+    /// Built-in tools of sessions whose requests name none.
     pub available_tools: Vec<String>,
-    /// The folders that requests may name paths in; `None`: the one that our own CLIs work in.
+    /// The folders in which requests may name paths; `None`: the one that the embedded CLIs work in.
     pub roots: Option<Vec<PathBuf>>,
-    /// What sessions may do whose request has no permission policy: of `PERMISSIONS`.
+    /// What sessions may do whose requests have no permission policy: some of `PERMISSION_KINDS`.
     pub allow_permissions: Vec<String>,
     /// The operator's profiles.
     pub profiles: Profiles,
-    /// The deadline of a turn that brings none.
+    /// The default turn deadline.
     pub turn_timeout: Duration,
-    /// How long requests to the callers wait for an answer, in sessions that do not say.
+    /// How long asks wait for an answer, in sessions whose requests do not say.
     pub ask_timeout: Duration,
-    /// Turns that may wait in one session.
+    /// How many turns may wait in one session.
     pub max_queued_turns: usize,
-    /// Turns that run in the CLI at once; `None`: as many as suit the machine.
+    /// How many turns one CLI runs at once; `None`: as many as suit the machine.
     pub max_running_turns: Option<usize>,
-    /// Turns that may wait in all sessions together.
+    /// How many turns may wait for one CLI, in all sessions together.
     pub max_waiting_turns: usize,
-    /// Sessions that are known at once.
+    /// How many sessions may be known at once.
     pub max_sessions: usize,
-    /// Streams that may watch one session.
+    /// How many streams may watch one session.
     pub max_watchers: usize,
-    /// What all callers together may leave unread, in bytes.
+    /// How many bytes all callers together may leave unread.
     pub max_reader_memory: usize,
-    /// Largest gRPC message in or out, in bytes.
+    /// The largest gRPC request, in bytes.
     pub max_message_size: usize,
-    /// Largest JSON-RPC message taken from the CLI, in bytes.
+    /// The largest JSON-RPC message taken from the CLI, in bytes.
     pub max_frame_size: usize,
-    /// Whether there is a second connection to a CLI at `cli_url`, which keeps turns going when the first is lost.
+    /// Whether there is a keeper link to each CLI at `cli_url`, which keeps turns going when the main link is lost.
     pub keeper_link: bool,
-    /// Time in which a started CLI must be ready.
+    /// The time in which a CLI that was started must be ready.
     pub start_timeout: Duration,
-    /// When CLIs of our own are started anew.
+    /// When embedded CLIs are replaced.
     pub recycling: recycling::Rules,
-    /// When a CLI is not trusted with new sessions.
+    /// When a CLI gets no new sessions because too much failed.
     pub ejection: Ejection,
-    /// Age at which a client is told to open another connection.
+    /// The age at which a client is told to open another connection; `None`: never.
     pub max_connection_age: Option<Duration>,
-    /// Clients that may be connected at once; `None`: as many as there can be.
+    /// How many clients may be connected at once; `None`: as many as there are file descriptors for.
     pub max_connections: Option<usize>,
-    /// Time after SIGTERM in which health says no and calls are still taken.
+    /// The time after SIGTERM in which health is NOT_SERVING and calls are still taken.
     pub drain_delay: Duration,
-    /// Time that running turns get to finish after SIGTERM; zero cuts them off.
+    /// The time that running turns get to finish after SIGTERM; zero cuts them off.
     pub grace_period: Duration,
-    /// When sessions are closed and deleted by themselves.
+    /// When sessions are closed and deleted.
     pub cleanup: Rules,
-    /// How log lines are written.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// What is logged: directives that `tracing_subscriber::EnvFilter` accepts.
+    /// The level of logs: directives that `tracing_subscriber::EnvFilter` accepts.
     pub log_level: String,
-    /// What must not be seen, wherever it comes from: the connection token, and what the environment has, which the CLIs
-    /// inherit.
+    /// Secrets that must not be shown, wherever they turn up: the connection token, and those in the environment, which the
+    /// CLIs inherit.
     pub secrets: Vec<Secret>,
-    /// The provider of sessions whose request names none.
+    /// The provider of sessions whose requests name none.
     pub provider: Option<Arc<Provider>>,
-    /// The model of sessions whose request names none. Given whenever `provider` is.
+    /// The model of sessions whose requests name none. Set whenever `provider` is.
     pub model: Option<String>,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Human,
-    /// One JSON object a line.
+    /// A JSON object on each line.
     Json,
 }
 
@@ -149,12 +147,13 @@ impl Config {
         config.filter(|_| mistakes.is_empty()).ok_or(ConfigError { mistakes })
     }
 
-    /// The folder that our own CLIs work in.
+    /// The folder that embedded CLIs work in.
     pub fn work_dir(&self) -> PathBuf {
         self.state_dir.join("work")
     }
 
-    /// The folders that requests may name paths in. Where CLIs of others work is not known.
+    /// The folders in which requests may name paths. By default there are none for external CLIs, whose working folders are
+    /// unknown.
     pub fn roots(&self) -> Vec<PathBuf> {
         match &self.roots {
             Some(roots) => roots.clone(),
@@ -163,10 +162,10 @@ impl Config {
         }
     }
 
-    /// Reads everything before it gives up on anything, so that all mistakes are noted.
+    /// Reads all settings before it gives up on any, so that all mistakes are noted.
     fn read(values: &mut Values<'_>) -> Option<Self> {
         let allow_insecure_listen = values.read("allow_insecure_listen", truth);
-        // Unless it is known to be forbidden, an address gets no mistake on top of the one in the permission.
+        // If the permission itself is wrong, the address does not get a mistake on top of that.
         let listen =
             values.read("listen", |text| listen_address(text, allow_insecure_listen.unwrap_or(true)));
         let cli_url = values.read("cli_url", cli_addresses);
@@ -250,55 +249,55 @@ impl Config {
 
 const HOUR: u64 = 60 * 60;
 
-/// Below a millisecond nothing can be done; a turn longer than a day is a forgotten one.
+/// Nothing can be done in less than a millisecond; a turn longer than a day was forgotten.
 const TURN_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * HOUR);
-/// A person may need a while; a request that waits longer than a day is a forgotten one.
+/// A person may need a while; an ask that waits longer than a day was forgotten.
 const ASK_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * HOUR);
 /// A CLI that needs longer than this does not come up at all.
 const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(HOUR);
 /// Zero: at SIGTERM running turns are cut off at once. No turn needs longer than the longest `turn_timeout`.
 const GRACE_PERIODS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * HOUR);
-/// Zero: connections may grow as old as they like, which a year is too.
+/// Zero: connections have no maximum age. A year means as much.
 const CONNECTION_AGES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 24 * HOUR);
-/// One is for tests. Beyond a million no machine has room for the buffers.
+/// One is for tests. No machine has room for the buffers of more than a million.
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
-/// Zero: at SIGTERM calls are refused at once. Load balancers look for health every few seconds.
+/// Zero: at SIGTERM calls are refused at once. Load balancers ask for health every few seconds.
 const DRAIN_DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
-/// More often than this it would do nothing else; less often than daily, disks fill up between.
+/// A shorter interval would leave no time for anything else; with a longer one disks fill up in between.
 const CLEANUP_INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(24 * HOUR);
-/// A CLI takes a second to start; one that is a year old has outlived all its kind.
+/// A CLI takes a second to start. No CLI of a year of age is still in use.
 const RECYCLE_AGES: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(365 * 24 * HOUR);
-/// Below what a CLI holds when idle, it would be started anew for ever.
+/// With less than a CLI holds when idle, it would be replaced for ever.
 const RECYCLE_MEMORIES: RangeInclusive<usize> = 256 * MIB..=1024 * GIB;
-/// One turn: a CLI for each. A billion are never reached.
+/// One: a CLI for each turn. A billion are never reached.
 const RECYCLE_TURNS: RangeInclusive<usize> = 1..=1_000_000_000;
-/// Zero: never. With more failures in a row, whoever has them has gone elsewhere.
+/// Zero: never. Who has more failures than this in a row has gone elsewhere.
 const FAILURES: RangeInclusive<usize> = 0..=1000;
-/// Shorter, and a CLI that fails is probed all the time.
+/// With a shorter time, a CLI that fails would be probed all the time.
 const EJECTIONS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(HOUR);
-/// No CLI lists more than this in a bearable time.
+/// No CLI lists more sessions in a bearable time.
 const STORED_SESSIONS: RangeInclusive<usize> = 1..=10_000_000;
-/// Beyond 16, it is memory and CPU that one machine lacks.
+/// More than 16 need memory and CPU that one machine does not have.
 const EMBEDDED_CLIS: RangeInclusive<usize> = 1..=16;
-/// Without one waiting turn, two callers of a session could not take turns; ten thousand hide a jam.
+/// Without one waiting turn, two callers of a session could not take turns; more than ten thousand hide a jam.
 const QUEUED_TURNS: RangeInclusive<usize> = 1..=10_000;
-/// No CLI does a thousand things at once, but one on a very large machine may do hundreds.
+/// No CLI does thousands of things at once, but one on a very large machine may do hundreds.
 const RUNNING_TURNS: RangeInclusive<usize> = 1..=10_000;
-/// Zero: what cannot run at once is refused. Each that waits takes a few kilobytes, and its prompt.
+/// Zero: a turn that cannot run at once is refused. Each turn that waits takes a few kilobytes, and its prompt.
 const WAITING_TURNS: RangeInclusive<usize> = 0..=1_000_000;
-/// Beyond a million, what is kept for each session would no longer fit a usual machine.
+/// The state of more than a million sessions would not fit into a usual machine.
 const SESSIONS: RangeInclusive<usize> = 1..=1_000_000;
-/// Without one, nobody could answer what a session asks beside its turn's caller. Each event is put into the queue of each.
+/// Without one, nobody beside the turn's caller could answer an ask. Each event goes into the queue of each watcher.
 const WATCHERS: RangeInclusive<usize> = 1..=100_000;
-/// Below 1 MiB a single reader is behind at once; a terabyte is no limit.
+/// With less than 1 MiB a single reader is behind at once; a terabyte is no limit.
 const READER_MEMORIES: RangeInclusive<usize> = MIB..=1024 * GIB;
-/// Below 64 KiB ordinary answers fail; above 256 MiB a few callers can exhaust the memory.
+/// With less than 64 KiB ordinary prompts fail; with more than 256 MiB a few callers can exhaust the memory.
 const MESSAGE_SIZES: RangeInclusive<usize> = 64 * KIB..=256 * MIB;
-/// Below 1 MiB the history of an ordinary session fails; nothing that the CLI sends in earnest reaches 1 GiB.
+/// With less than 1 MiB the history of an ordinary session fails; no real message of the CLI reaches 1 GiB.
 const FRAME_SIZES: RangeInclusive<usize> = MIB..=GIB;
 
-/// The connection token belongs to a CLI that we have not started; ours can be connected to by nobody.
+/// The connection token for external CLIs; nobody can connect to an embedded one.
 fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
     const FILE: &str = "cli_token_file";
     let external = values.origin("cli_url").is_some();
@@ -314,7 +313,7 @@ fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
         );
         return None;
     }
-    // The path is not shown: who takes the setting for the token itself should not find it in the log.
+    // The path is not shown: if somebody took the setting for the token itself, the token must not be in the log.
     match values.env().read(&path).map(Zeroizing::new) {
         Ok(text) if text.trim().is_empty() => {
             values.refuse(FILE, "the file is empty: write the token into it")
@@ -325,14 +324,14 @@ fn cli_token(values: &mut Values<'_>) -> Option<Secret> {
     None
 }
 
-/// The values of variables by whose names they are secrets.
+/// The values of variables whose names suggest secrets.
 fn secrets(env: &dyn Environment) -> impl Iterator<Item = Secret> {
     const WORDS: [&str; 5] = ["TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL"];
     let names = env.names().into_iter().filter(|name| {
         let name = name.to_ascii_uppercase();
         WORDS.iter().any(|word| name.contains(word))
     });
-    // What is a path or a switch is hardly one.
+    // A path or a switch is hardly a secret.
     let values = names.filter_map(|name| env.var(&name)?.into_string().ok());
     values.filter(|value| value.len() >= 8 && !value.starts_with('/')).map(Secret::new)
 }
@@ -370,7 +369,7 @@ fn cleanup(values: &mut Values<'_>) -> Option<Rules> {
     Some(Rules { close_idle_after, delete_idle_after, delete_after_age, max_stored, interval, dry_run })
 }
 
-/// The profiles, of which `default_profile` must be one.
+/// The profiles. `default_profile` must be one of them.
 fn profiles(values: &mut Values<'_>) -> Profiles {
     let profiles = profiles::profiles(values);
     let default = values.read("default_profile", |name| {
@@ -381,9 +380,9 @@ fn profiles(values: &mut Values<'_>) -> Profiles {
 }
 
 fn refuse_two_clis(values: &mut Values<'_>) {
-    const OF_OUR_OWN: [&str; 6] =
+    const EMBEDDED_ONLY: [&str; 6] =
         ["cli", "cli_path", "embedded_clis", "recycle_after_age", "recycle_at_memory", "recycle_after_turns"];
-    for key in OF_OUR_OWN {
+    for key in EMBEDDED_ONLY {
         if let (Some(url), Some(_)) = (values.origin("cli_url"), values.origin(key)) {
             let problem =
                 format!("{key} and cli_url ({url}) exclude each other: start a CLI or use a running one");
@@ -392,8 +391,8 @@ fn refuse_two_clis(values: &mut Values<'_>) {
     }
 }
 
-/// Addresses with commas between them. Each once: a CLI that counted twice would get twice the sessions, and be asked for
-/// each of them twice.
+/// Parses addresses with commas between them. Each may come once: a CLI that counted twice would get twice the sessions, and be
+/// asked for each of them twice.
 fn cli_addresses(text: &str) -> Result<Vec<CliAddress>, String> {
     let mut addresses = Vec::new();
     for address in text.split(',') {
@@ -406,7 +405,7 @@ fn cli_addresses(text: &str) -> Result<Vec<CliAddress>, String> {
     Ok(addresses)
 }
 
-/// As the XDG Base Directory Specification has it, relative paths in its variables are ignored.
+/// The state directory. Relative paths in the variables are ignored, as the XDG Base Directory Specification says.
 fn state_dir(values: &mut Values<'_>) -> Option<PathBuf> {
     if values.origin("state_dir").is_some() {
         return values.path("state_dir");
@@ -420,8 +419,8 @@ fn state_dir(values: &mut Values<'_>) -> Option<PathBuf> {
     Some(dir?.join("copilot-grpc"))
 }
 
-/// The operator's provider and model. The rules are the CLI's (`copilot help providers`): the base URL
-/// activates the provider, without which the other variables mean nothing, and a provider needs a model.
+/// The operator's provider and model, by the CLI's rules (`copilot help providers`): the base URL activates the provider,
+/// without which the other variables mean nothing, and a provider needs a model.
 fn provider(values: &mut Values<'_>) -> (Option<Arc<Provider>>, Option<String>) {
     const BASE_URL: &str = "COPILOT_PROVIDER_BASE_URL";
     const MODEL: &str = "COPILOT_MODEL";

@@ -1,7 +1,7 @@
-//! The operator's profiles: the tables `[profiles.NAME]` of the TOML file, and everything that is wrong with them.
+//! The operator's profiles: the tables `[profiles.NAME]` of the TOML file, and all mistakes in them.
 //!
-//! They have neither flags nor variables. Keys and tokens do not stand in them: a file or a variable does, by its name, and
-//! is read once, here.
+//! They have neither flags nor variables. Keys and tokens are not in them: they name a file or a variable, which is read once,
+//! here.
 
 use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,7 +15,8 @@ use crate::{
     session::{Effect, PERMISSION_KINDS, Policy, Profile, Rule},
 };
 
-/// A session that lives shorter than its first turn is of no use, but tests have some; a thousand years is for ever.
+/// The range of the ages of sessions. One that is closed before its first turn ends is useless, except in tests; a thousand
+/// years are for ever.
 pub(super) const AGES: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(1000 * 365 * 24 * 60 * 60);
 
@@ -81,7 +82,7 @@ fn provider(mut section: Section<'_, '_>) -> Provider {
     provider
 }
 
-/// What tools may do at most: the kinds that are allowed, or rules.
+/// The permission policy: the kinds that are allowed, or rules.
 fn policy(section: &mut Section<'_, '_>) -> Option<Policy> {
     let has = |key| section.rest.contains_key(key);
     if has("allow_permissions") && has("permissions") {
@@ -117,7 +118,7 @@ fn effect(text: &str) -> Result<Effect, String> {
     }
 }
 
-/// A table of the file, whose keys are taken out as they are read.
+/// A table of the file. Keys are taken out as they are read.
 struct Section<'v, 'e> {
     values: &'v mut Values<'e>,
     file: PathBuf,
@@ -152,13 +153,13 @@ impl<'v, 'e> Section<'v, 'e> {
         Origin::Key { file: self.file.clone(), key: key.into() }
     }
 
-    /// A value that may be shown.
+    /// Reads a value that may be shown.
     fn text<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.string(key)?;
         parse(&text).map_err(|problem| self.refuse(key, problem, Some(&text))).ok()
     }
 
-    /// A value that may hold a secret.
+    /// Reads a value that may hold a secret.
     fn hidden<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.string(key)?;
         parse(&text).map_err(|problem| self.refuse(key, problem, None)).ok()
@@ -203,7 +204,7 @@ impl<'v, 'e> Section<'v, 'e> {
         }
     }
 
-    /// Does something with each table of an array.
+    /// Reads each table of an array.
     fn tables<T>(&mut self, key: &str, mut read: impl FnMut(Section<'_, 'e>) -> T) -> Option<Vec<T>> {
         let Value::Array(items) = self.take(key)? else {
             self.refuse(
@@ -226,7 +227,7 @@ impl<'v, 'e> Section<'v, 'e> {
         Some(all)
     }
 
-    /// What the model is told: a text, or a table with a text or a file and whether it is all that is said.
+    /// Reads the system message: a text, or a table with a text or a file, and with a mode.
     fn system_message(&mut self) -> Option<SystemMessage> {
         const KEY: &str = "system_message";
         if self.rest.get(KEY).is_some_and(Value::is_str) {
@@ -258,12 +259,12 @@ impl<'v, 'e> Section<'v, 'e> {
         })
     }
 
-    /// A secret, from the file or the variable that is named.
+    /// Reads a secret from the file or the variable that is named.
     fn secret(&mut self, key: &str) -> Option<Secret> {
         self.secret_as(key, |text| Ok(Secret::new(text)))
     }
 
-    /// The same for what is more than one secret. `parse` must not quote the text.
+    /// Reads a value of more than one secret, from the file or the variable that is named. `parse` must not quote the text.
     fn secret_as<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let (file, variable) = (format!("{key}_file"), format!("{key}_env"));
         if self.take(key).is_some() {
@@ -275,7 +276,7 @@ impl<'v, 'e> Section<'v, 'e> {
         if both {
             self.refuse(&file, format!("write either this or {variable}"), None);
         }
-        // Neither name is shown: who takes the key for the secret itself should not find it in the log.
+        // The names are not shown: if somebody took the key for the secret itself, the secret must not be in the log.
         let (from, text) = match (self.string(&file), self.string(&variable)) {
             (Some(path), _) => {
                 let text = self.read(&file, &path)?;
@@ -309,7 +310,7 @@ impl<'v, 'e> Section<'v, 'e> {
         text.map_err(|error| self.refuse(key, format!("the file cannot be read: {error}"), None)).ok()
     }
 
-    /// Notes what nobody has asked for.
+    /// Notes the keys that nobody has read.
     fn done(mut self) {
         for (key, _) in std::mem::take(&mut self.rest) {
             let problem = unknown("key", &key, self.known.iter().cloned());

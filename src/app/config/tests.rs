@@ -12,7 +12,7 @@ use crate::{
     session::{Effect, Policy, Rule},
 };
 
-/// An environment and a disk with what a test puts there.
+/// An environment and files that a test provides.
 struct World {
     vars: BTreeMap<String, OsString>,
     files: BTreeMap<PathBuf, String>,
@@ -82,7 +82,7 @@ struct Row {
     key: &'static str,
     text: &'static str,
     toml: &'static str,
-    /// Without this flag, the setting would be a mistake.
+    /// A flag without which the setting would be a mistake; empty if there is none.
     needs: &'static str,
     seen: fn(&Config) -> String,
     expected: &'static str,
@@ -292,7 +292,7 @@ fn a_wrong_value_is_refused_with_what_to_write() {
         ("--cli-url=::1:1", "names no host"),
         ("--cli-url=[cli]:1", "names no host"),
         ("--cli-url=me@cli:1", "names no host"),
-        ("--cli-url=http://cli:1/rpc", "a path leads nowhere"),
+        ("--cli-url=http://cli:1/rpc", "an address has no path"),
         ("--cli-url=https://cli:1", "there is no https"),
         ("--cli-url=ws://cli:1", "plain TCP"),
         ("--cli-url=", "the value is empty"),
@@ -334,7 +334,7 @@ fn clis_that_run_are_not_started() {
         let expected = "and cli_url (flag --cli-url) exclude each other";
         assert!(told.contains(expected) && !told.contains('\n'), "{told}");
     }
-    // As with one that is none.
+    // An empty variable counts as none.
     good(&["--embedded-clis=2"], &[("COPILOT_GRPC_CLI_URL", "")], "");
 }
 
@@ -501,7 +501,7 @@ fn a_provider_needs_a_base_url_and_a_model() {
     assert!(told.contains("set COPILOT_MODEL or COPILOT_PROVIDER_MODEL_ID"), "{told}");
     let config = good(&[], &[url, ("COPILOT_PROVIDER_MODEL_ID", "gpt-5")], "");
     assert_eq!(config.model.as_deref(), Some("gpt-5"));
-    // Without the URL there is no provider, and what the others say counts for nothing.
+    // Without the URL there is no provider, and the other variables count for nothing.
     for url in [&[] as &[_], &[("COPILOT_PROVIDER_BASE_URL", " ")]] {
         let vars = [url, &[("COPILOT_PROVIDER_TYPE", "?"), ("COPILOT_MODEL", "m")]].concat();
         let config = good(&[], &vars, "");

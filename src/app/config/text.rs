@@ -1,4 +1,4 @@
-//! Texts to values. A parser's error says what to write instead, and does not quote the text.
+//! Parsers of setting texts. An error says what to write instead, and does not quote the text.
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +25,12 @@ pub(super) fn truth(text: &str) -> Result<bool, String> {
 }
 
 pub(super) fn one_of(known: &[&str]) -> impl Fn(&str) -> Result<String, String> {
-    move |text| match known.contains(&text) {
-        true => Ok(text.into()),
-        false => Err(format!("write one of {}", known.join(", "))),
+    move |text| {
+        if known.contains(&text) {
+            Ok(text.into())
+        } else {
+            Err(format!("write one of {}", known.join(", ")))
+        }
     }
 }
 
@@ -40,20 +43,20 @@ pub(super) fn list(
 
 pub(super) fn tool(name: &str) -> Result<String, String> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_:.*-".contains(c);
-    match name.chars().all(is_allowed) {
-        true => Ok(name.into()),
-        false => {
-            Err("names of tools consist of letters, digits and _ : . * -, with commas between them".into())
-        }
+    if name.chars().all(is_allowed) {
+        Ok(name.into())
+    } else {
+        Err("names of tools consist of letters, digits and _ : . * -, with commas between them".into())
     }
 }
 
 pub(super) fn absolute_path(path: &str) -> Result<String, String> {
     let path = Path::new(path);
     let is_plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
-    match is_plain {
-        true => Ok(path.to_string_lossy().into_owned()),
-        false => Err("write absolute paths of folders without `..`, with commas between them".into()),
+    if is_plain {
+        Ok(path.to_string_lossy().into_owned())
+    } else {
+        Err("write absolute paths of folders without `..`, with commas between them".into())
     }
 }
 
@@ -112,7 +115,7 @@ pub(super) fn tokens(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "write a whole number of tokens, at least 1".into())
 }
 
-/// An address is taken as it is written: names other than `localhost` may mean a different machine tomorrow.
+/// Parses an address to listen on, which is not looked up: names other than `localhost` may mean another machine tomorrow.
 pub(super) fn listen_address(text: &str, anywhere: bool) -> Result<SocketAddr, String> {
     let local = |port: &str| port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let address = match text.strip_prefix("localhost:") {
@@ -121,25 +124,25 @@ pub(super) fn listen_address(text: &str, anywhere: bool) -> Result<SocketAddr, S
     };
     let address = address.ok_or("write an IP address and a port, such as 127.0.0.1:50051 or [::1]:50051")?;
     // Canonical, because ::ffff:127.0.0.1 is the loopback too.
-    match anywhere || address.ip().to_canonical().is_loopback() {
-        true => Ok(address),
-        false => Err(
-            "other machines could drive the agent here without TLS or authentication: listen on a loopback \
-                      address, or set allow_insecure_listen = true (--allow-insecure-listen)"
-                .into(),
-        ),
+    if anywhere || address.ip().to_canonical().is_loopback() {
+        Ok(address)
+    } else {
+        Err("other machines could drive the agent here without TLS or authentication: listen on a loopback \
+             address, or set allow_insecure_listen = true (--allow-insecure-listen)"
+            .into())
     }
 }
 
 pub(super) fn log_directives(text: &str) -> Result<String, String> {
     const FORM: &str =
         "write off, error, warn, info, debug or trace, or tracing directives such as info,h2=warn";
-    // `EnvFilter` takes a word that is no level for a target: with `inof`, everything else would fall silent.
-    // (Spans, in brackets, may contain commas and lone words.)
+    // `EnvFilter` takes a word that is no level for a target: with `inof`, everything else would fall silent. (Spans, in
+    // brackets, may contain commas and lone words.)
     let is_level = |word: &str| word.contains('=') || word.trim().parse::<LevelFilter>().is_ok();
-    match text.contains('[') || text.split(',').all(is_level) {
-        true => EnvFilter::try_new(text).map(|_| text.into()).map_err(|error| format!("{error}: {FORM}")),
-        false => Err(FORM.into()),
+    if text.contains('[') || text.split(',').all(is_level) {
+        EnvFilter::try_new(text).map(|_| text.into()).map_err(|error| format!("{error}: {FORM}"))
+    } else {
+        Err(FORM.into())
     }
 }
 
@@ -148,23 +151,21 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
         Some(("http" | "https", rest)) if !rest.is_empty() && !rest.contains(char::is_whitespace) => rest,
         _ => return Err("write an http:// or https:// URL".into()),
     };
-    // The CLI's fetch refuses them too (Fetch Standard, "new Request"), and a URL is shown where a `Secret` is
-    // not.
-    match rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
-        true => {
-            Err("write no user or password into the URL: set COPILOT_PROVIDER_API_KEY or _HEADERS".into())
-        }
-        false => Ok(text.into()),
+    // The CLI's fetch refuses them too (Fetch Standard, "new Request"), and a URL is shown where a `Secret` is not.
+    if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+        Err("write no user or password into the URL: set COPILOT_PROVIDER_API_KEY or _HEADERS".into())
+    } else {
+        Ok(text.into())
     }
 }
 
-/// Lines of `Name: Value`. A literal `\n` separates too, for files and tools that cannot put a line break
-/// into a value.
+/// Parses lines of `Name: Value`. A literal `\n` separates them, too, for files and tools that cannot put a line break into a
+/// value.
 pub(super) fn headers(text: &str) -> Result<BTreeMap<String, Secret>, String> {
     let mut headers = BTreeMap::new();
     let lines = text.split('\n').flat_map(|line| line.split(r"\n")).map(str::trim);
     for (index, line) in lines.enumerate().filter(|(_, line)| !line.is_empty()) {
-        // Only the line's number is told: without its colon, a line may be nothing but the secret.
+        // The error has only the line's number: without its colon, a line may be nothing but the secret.
         let at = index + 1;
         let (name, value) = line.split_once(':').ok_or_else(|| format!("line {at} is not `Name: Value`"))?;
         // RFC 9110, section 5.6.2 (token) and section 5.5 (field values).

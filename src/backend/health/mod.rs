@@ -1,10 +1,10 @@
-//! How a CLI does: whether it gets new sessions, and what is known of it beside its state.
+//! The health of a CLI: whether it gets new sessions, and counts and times for operators.
 
 mod outlier;
 mod standing;
-mod vitals;
+mod stats;
 
 pub use outlier::Ejection;
-pub(in crate::backend) use standing::Marks;
+pub(in crate::backend) use standing::Eligibility;
 pub use standing::Standing;
-pub use vitals::{Life, Vitals};
+pub use stats::{ProcessStats, Stats};

@@ -1,39 +1,40 @@
-//! Whether a CLI fails where others would not: then new sessions go elsewhere for a while. Pure: time is handed in.
+//! Ejection: a CLI that fails again and again gets no new sessions for a while. Pure: time is handed in.
 //!
-//! A CLI that answers pings may still be of no use: its calls time out, its answers make no sense, its connections break as soon
-//! as they are there. After so many failures in a row, of one method or of the connection, it is *ejected*, for a time that doubles with each ejection. Then it is
-//! *probed*, and taken back or not. How many may be ejected at once is the pool's to decide, which knows the others.
+//! A CLI that answers pings may still be useless: its calls time out, its answers make no sense, its connections break as soon
+//! as they are made. After a number of failures in a row, of one method or of the connection, it is *ejected*, for a time that
+//! doubles with each ejection. Then it is *probed*, and taken back if it is well. How many CLIs may be ejected at once is
+//! decided by the pool, which knows the others.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-/// When a CLI is ejected.
+/// When a CLI is ejected, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
-    /// After so many failures in a row; 0 is never.
+    /// The number of failures in a row that ejects; 0 is never.
     pub after: usize,
-    /// For so long the first time.
+    /// The length of the first ejection.
     pub first: Duration,
 }
 
-/// How often the time doubles: from 10 s it grows to about 5 minutes.
+/// How often the length doubles: from 10 s it grows to about 5 minutes.
 const DOUBLINGS: u32 = 5;
 
-/// How a CLI has done lately.
+/// The recent failures of one CLI, and its ejections.
 #[derive(Debug)]
 pub(super) struct Outlier {
     rules: Ejection,
-    /// How many calls of a method failed since one that did not. Each by itself: one that cannot create a session may well
-    /// say that there is none to delete.
+    /// Failures in a row by method. Each method by itself: a CLI that cannot create a session may well answer that there is
+    /// none to delete.
     failures: BTreeMap<&'static str, usize>,
-    /// Links that were lost since one that held.
+    /// Links in a row that were lost before they had held for long.
     losses: usize,
-    /// How often it was ejected, each time soon after the last.
+    /// Number of ejections, each soon after the last.
     times: u32,
-    /// Until when it is ejected, if it is; then it is probed.
+    /// End of the ejection, if there is one; then the CLI is probed.
     until: Option<Instant>,
-    /// When it was taken back.
+    /// When it was last taken back.
     returned: Option<Instant>,
 }
 
@@ -42,12 +43,13 @@ impl Outlier {
         Self { rules, failures: BTreeMap::new(), losses: 0, times: 0, until: None, returned: None }
     }
 
-    /// A call was answered, be it with a refusal.
+    /// Records that a call was answered, be it with a refusal.
     pub(super) fn answered(&mut self, method: &'static str) {
         self.failures.remove(method);
     }
 
-    /// A call was not answered in time, or the answer makes no sense. Returns for how long the CLI is ejected, if it now is.
+    /// Records that a call got no answer in time, or one that makes no sense. Returns the length of the ejection, if this
+    /// ejects.
     pub(super) fn failed(&mut self, method: &'static str, now: Instant) -> Option<Duration> {
         let failures = self.failures.entry(method).or_default();
         *failures += 1;
@@ -55,23 +57,23 @@ impl Outlier {
         self.judge(in_a_row, now)
     }
 
-    /// A link held for long.
+    /// Records that a link has held for long.
     pub(super) fn held(&mut self) {
         self.losses = 0;
     }
 
-    /// A link was lost that had not held for long. Returns the same.
+    /// Records that a link was lost before it had held for long. Returns the length of the ejection, if this ejects.
     pub(super) fn flapped(&mut self, now: Instant) -> Option<Duration> {
         self.losses += 1;
         self.judge(self.losses, now)
     }
 
-    /// When it is to be probed; `None`: it is not ejected.
+    /// When the CLI is to be probed. `None`: it is not ejected.
     pub(super) fn probe_at(&self) -> Option<Instant> {
         self.until
     }
 
-    /// What came of a probe. Returns for how much longer it is ejected, if it is.
+    /// Records the result of a probe. Returns the length of the further ejection, if the CLI is not well.
     pub(super) fn probed(&mut self, well: bool, now: Instant) -> Option<Duration> {
         self.until?;
         if !well {
@@ -84,7 +86,7 @@ impl Outlier {
     fn judge(&mut self, in_a_row: usize, now: Instant) -> Option<Duration> {
         let is_enough = self.rules.after > 0 && in_a_row >= self.rules.after && self.until.is_none();
         is_enough.then(|| {
-            // What was well for as long as it had been ejected begins anew.
+            // A CLI that was well for as long as it had been ejected starts from zero.
             if self.returned.is_some_and(|returned| now - returned >= self.time()) {
                 self.times = 0;
             }
@@ -98,7 +100,7 @@ impl Outlier {
         self.time()
     }
 
-    /// For how long it is, or was, ejected.
+    /// The length of the current or the last ejection.
     fn time(&self) -> Duration {
         self.rules.first * 2_u32.pow(self.times.saturating_sub(1).min(DOUBLINGS))
     }
@@ -114,7 +116,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Fails as often as it takes.
+    /// Fails as often as it takes to eject.
     fn eject(outlier: &mut Outlier, now: Instant) -> Duration {
         assert_eq!((outlier.failed("m", now), outlier.failed("m", now)), (None, None));
         outlier.failed("m", now).unwrap()

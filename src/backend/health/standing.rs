@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -12,34 +12,37 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use super::outlier::{Ejection, Outlier};
-use crate::backend::error::{Error, NEVER_ANSWERED, OF_ONE_SESSION};
+use crate::{
+    backend::error::{Error, NEVER_ANSWERED, OF_ONE_SESSION},
+    lock::lock,
+};
 
-/// Whether a CLI gets new sessions, and why not. Of several reasons, the last one here is told.
+/// Whether a CLI gets new sessions, and if not, why. Where several reasons hold, it is the last one in this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It does.
+    /// It gets new sessions.
     Open,
-    /// Too much has failed in a row: only if most of the others have failed, too.
+    /// Too much has failed in a row. It gets new sessions only if most of the other CLIs are ejected, too.
     Ejected,
-    /// Its address has gone: never.
+    /// Its address has gone. It gets no new sessions.
     Leaving,
-    /// The operator has said so: never.
+    /// The operator drains it. It gets no new sessions.
     Draining,
 }
 
-/// What there is to be said of a CLI.
+/// What decides a CLI's standing: the operator's word, its address, and its failures.
 #[derive(Debug)]
-pub(in crate::backend) struct Marks {
+pub(in crate::backend) struct Eligibility {
     /// The CLI's name in logs.
     name: String,
     draining: AtomicBool,
     leaving: AtomicBool,
     outlier: Mutex<Outlier>,
-    /// Until when it is ejected.
+    /// End of the ejection, if there is one.
     ejected: watch::Sender<Option<Instant>>,
 }
 
-impl Marks {
+impl Eligibility {
     pub(in crate::backend) fn new(name: &str, ejection: Ejection) -> Self {
         Self {
             name: name.to_owned(),
@@ -51,42 +54,45 @@ impl Marks {
     }
 
     pub(in crate::backend) fn standing(&self) -> Standing {
-        let is = |mark: &AtomicBool| mark.load(Ordering::Relaxed);
-        match () {
-            () if is(&self.draining) => Standing::Draining,
-            () if is(&self.leaving) => Standing::Leaving,
-            () if self.ejected.borrow().is_some() => Standing::Ejected,
-            () => Standing::Open,
+        let is_set = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        if is_set(&self.draining) {
+            Standing::Draining
+        } else if is_set(&self.leaving) {
+            Standing::Leaving
+        } else if self.ejected.borrow().is_some() {
+            Standing::Ejected
+        } else {
+            Standing::Open
         }
     }
 
-    /// The operator says whether it is to get new sessions.
+    /// Sets whether the operator drains the CLI.
     pub(in crate::backend) fn drain(&self, draining: bool) {
         if self.draining.swap(draining, Ordering::Relaxed) != draining {
             info!(backend = self.name, draining, "the operator has decided whether a CLI gets new sessions");
         }
     }
 
-    /// Its address has gone, or is back.
+    /// Sets whether the CLI's address has gone.
     pub(in crate::backend) fn leave(&self, leaving: bool) {
         if self.leaving.swap(leaving, Ordering::Relaxed) != leaving {
             info!(backend = self.name, leaving, "a CLI's address has gone or come back");
         }
     }
 
-    /// A call has come to its end.
+    /// Records the result of a call.
     pub(in crate::backend) fn called<T>(&self, method: &'static str, result: &Result<T, Error>) {
         match result {
             Ok(_) | Err(Error::Rejected(_) | Error::TooLarge { .. }) => {
                 self.outlier(|outlier| outlier.answered(method))
             }
-            // It says nothing of other sessions.
+            // That concerns one session alone.
             Err(Error::Timeout { method, .. })
                 if NEVER_ANSWERED.contains(method) || OF_ONE_SESSION.contains(method) => {}
             Err(error @ (Error::Timeout { .. } | Error::Protocol { .. })) => {
                 self.judge(&error.to_string(), |outlier| outlier.failed(method, Instant::now()));
             }
-            // Nothing was asked, or the link's end tells the rest.
+            // Nothing was asked, or the loss of the link is recorded by itself.
             Err(
                 Error::Unavailable { .. }
                 | Error::Incompatible { .. }
@@ -96,25 +102,25 @@ impl Marks {
         }
     }
 
-    /// A link has held for long.
+    /// Records that a link has held for long.
     pub(in crate::backend) fn held(&self) {
         self.outlier(Outlier::held);
     }
 
-    /// A link was lost that had not.
+    /// Records that a link was lost before it had held for long.
     pub(in crate::backend) fn flapped(&self, problem: &str) {
         self.judge(problem, |outlier| outlier.flapped(Instant::now()));
     }
 
-    /// Resolves when it is to be probed.
+    /// Resolves when the CLI is to be probed.
     pub(in crate::backend) async fn on_probation(&self) {
         let mut ejected = self.ejected.subscribe();
-        // It fails when the sender is gone, which is ours.
+        // It fails only when the sender is dropped, which is this value's own.
         let until = ejected.wait_for(Option::is_some).await.ok().and_then(|until| *until);
         tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await;
     }
 
-    /// What came of a probe.
+    /// Records the result of a probe.
     pub(in crate::backend) fn probed<T>(&self, probe: Result<T, Error>) {
         match probe {
             Ok(_) => {
@@ -139,8 +145,7 @@ impl Marks {
     }
 
     fn outlier<T>(&self, act: impl FnOnce(&mut Outlier) -> T) -> T {
-        // It is whole after every statement that can panic.
-        let mut outlier = self.outlier.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outlier = lock(&self.outlier);
         let done = act(&mut outlier);
         let until = outlier.probe_at();
         self.ejected.send_if_modified(|known| std::mem::replace(known, until) != until);

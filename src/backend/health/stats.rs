@@ -1,43 +1,43 @@
-//! What is known of a CLI beside its state: how long it has run, how often it failed, what it printed last.
+//! Counts and times of a CLI, for operators and for recycling.
 
 use std::{fs, time::SystemTime};
 
 use tokio::time::Instant;
 
-/// What is known of a CLI beside its state.
+/// Failures, restarts, last output and the process of a CLI.
 #[derive(Debug, Clone, Default)]
-pub struct Vitals {
-    /// The process that runs, if it is ours.
-    pub life: Option<Life>,
-    /// How often it was recycled.
+pub struct Stats {
+    /// The running process, if the CLI is embedded.
+    pub process: Option<ProcessStats>,
+    /// How often the CLI was recycled.
     pub recycled: u64,
-    /// How often in a row it could not be started or connected to, or was lost soon after.
+    /// How often in a row the CLI could not be started or connected to, or was lost soon after.
     pub failures: u32,
-    /// What it printed last before it ended, until the next one has held for a while. For the operator: it is the CLI's words,
-    /// about anything.
+    /// The last lines that the CLI printed before it ended, kept until the next one has held for a while. For operators: the
+    /// CLI may print anything.
     pub last_lines: Vec<String>,
 }
 
-/// A CLI's process.
+/// Start, memory and turns of a running CLI process.
 #[derive(Debug, Clone, Copy)]
-pub struct Life {
-    /// Its number, if it is known.
+pub struct ProcessStats {
+    /// The process id, if it is known.
     pub pid: Option<u32>,
-    /// Since when it runs, by the wall.
+    /// Start of the process, as wall-clock time.
     pub start_time: SystemTime,
-    /// The same, for measuring.
+    /// Start of the process, as monotonic time.
     pub(in crate::backend) began: Instant,
-    /// How many turns others before it had run.
+    /// Number of turns that this backend had admitted before the process started.
     pub(in crate::backend) turns_before: u64,
 }
 
-impl Life {
-    /// One that begins now.
+impl ProcessStats {
+    /// The stats of a process that starts now.
     pub(in crate::backend) fn begin(pid: Option<u32>, turns_before: u64) -> Self {
         Self { pid, start_time: SystemTime::now(), began: Instant::now(), turns_before }
     }
 
-    /// How much memory it holds, in bytes. `None` where the kernel does not say.
+    /// Resident memory in bytes. `None` where the kernel does not say.
     pub fn memory(&self) -> Option<u64> {
         resident(&fs::read_to_string(format!("/proc/{}/status", self.pid?)).ok()?)
     }
@@ -60,7 +60,7 @@ mod tests {
             "Name:\tcopilot\nVmHWM:\t  300000 kB\nVmRSS:\t  214320 kB\nThreads:\t12\n",
             Some(214_320 * 1024),
         );
-        // A process that is dead has none.
+        // A dead process has none.
         check("Name:\tcopilot\nState:\tZ (zombie)\n", None);
         check("VmRSS: many kB", None);
     }
@@ -68,7 +68,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_holds_some_memory() {
-        let life = Life::begin(Some(std::process::id()), 0);
-        assert!(life.memory().is_some_and(|bytes| bytes > 1 << 20));
+        let process = ProcessStats::begin(Some(std::process::id()), 0);
+        assert!(process.memory().is_some_and(|bytes| bytes > 1 << 20));
     }
 }

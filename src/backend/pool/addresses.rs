@@ -1,7 +1,7 @@
-//! The addresses that a name leads to, as they change: each is a CLI.
+//! The addresses of a DNS name as they change; each address is a CLI.
 //!
-//! That is how a headless service of Kubernetes tells of its pods. A look-up that fails, or finds nothing, tells nothing: it is
-//! more likely that the name server is ill than that all CLIs have gone at once, and one that has gone is noticed anyway.
+//! A headless service of Kubernetes publishes its pods this way. A lookup that fails or finds nothing is ignored: a failing
+//! name server is more likely than all CLIs gone at once, and a CLI that has gone is noticed anyway.
 
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
@@ -15,13 +15,13 @@ use tokio::{
 };
 use tracing::warn;
 
-/// How often a name is looked up: as often as the cluster's name server looks at the pods (CoreDNS, plugin "kubernetes", `ttl`).
+/// How often a name is looked up: answers of the cluster's name server hold for as long (CoreDNS, plugin "kubernetes", `ttl`).
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Sets of addresses, each of them all that there are. It must tell again and again, also what has not changed.
+/// A stream of complete sets of addresses. It must repeat a set that has not changed.
 pub type Addresses = BoxStream<'static, BTreeSet<SocketAddr>>;
 
-/// What a name leads to, looked up now and then every 5 s.
+/// The addresses of a name, looked up at once and then every 5 s.
 pub fn look_up(host: String, port: u16) -> Addresses {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -33,7 +33,7 @@ pub fn look_up(host: String, port: u16) -> Addresses {
     told(answers).boxed()
 }
 
-/// The answers that tell something. That there is none is logged once.
+/// The answers that are usable. The first failure after a success is logged.
 fn told(
     answers: impl Stream<Item = (String, io::Result<BTreeSet<SocketAddr>>)> + Send + 'static,
 ) -> impl Stream<Item = BTreeSet<SocketAddr>> + Send {
@@ -52,7 +52,8 @@ fn told(
     })
 }
 
-/// Those of one family. In a cluster that has both, each pod has an address of each, and is one CLI all the same.
+/// The IPv4 addresses, or the IPv6 ones if there are no others. In a dual-stack cluster each pod has one of each, and is one
+/// CLI.
 fn one_family(addresses: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
     let has_v4 = addresses.iter().any(SocketAddr::is_ipv4);
     addresses.into_iter().filter(|address| address.is_ipv4() == has_v4).collect()

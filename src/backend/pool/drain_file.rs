@@ -1,7 +1,7 @@
-//! The operator's list of CLIs that get no new sessions: a file, read again and again.
+//! The drain file: the operator's list of CLIs that get no new sessions, read every 2 s.
 //!
-//! A file, because that is how an operator of Kubernetes tells something to all servers at once, and to those that start later: a
-//! key of a ConfigMap, mounted as a folder, which the kubelet keeps up to date. It needs neither a port nor a signal.
+//! A file reaches all servers at once, and those that start later, without a port or a signal. In Kubernetes it is a key of a
+//! ConfigMap, mounted as a folder, which the kubelet keeps up to date.
 
 use std::{collections::BTreeSet, io, path::Path, time::Duration};
 
@@ -11,8 +11,8 @@ use tracing::warn;
 /// How often the file is read. It is small, and the kubelet takes up to a minute to write it.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Tells what is in the file whenever that has changed. A file that is not there is an empty one; one that cannot be read
-/// tells nothing.
+/// Calls `tell` with the names in the file whenever they have changed. A missing file counts as empty; one that cannot be read
+/// changes nothing.
 pub(super) async fn follow(file: &Path, mut tell: impl FnMut(BTreeSet<String>)) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -36,7 +36,7 @@ pub(super) async fn follow(file: &Path, mut tell: impl FnMut(BTreeSet<String>)) 
     }
 }
 
-/// One name a line; what follows a `#` is a comment.
+/// The names in the file: one a line, and a `#` begins a comment.
 fn names(text: &str) -> BTreeSet<String> {
     let names = text.lines().filter_map(|line| line.split('#').next()).map(str::trim);
     names.filter(|name| !name.is_empty()).map(str::to_owned).collect()

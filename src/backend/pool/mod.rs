@@ -2,9 +2,9 @@
 //!
 //! It knows where a session belongs, not where it is: a session stays where it was made when CLIs come and go.
 //!
-//! Some CLIs are there from the start to the end. Others are those that a name leads to, a [`Group`]: one that is new there
-//! joins, and one that has gone from there *leaves*. It gets no new sessions, and when no turn runs or waits on it any more, it is
-//! dropped.
+//! Fixed CLIs are there from start to end. The others are the addresses of a DNS name, a [`Group`]: a new address joins, and
+//! one that has gone *leaves*. A CLI that leaves gets no new sessions, and is dropped when no turn runs or waits on it any
+//! more.
 
 pub mod addresses;
 mod drain_file;
@@ -43,26 +43,26 @@ use crate::lock::lock;
 use addresses::Addresses;
 use placement::Placement;
 
-/// Which CLIs there are, and what happens to them.
+/// The configuration of a pool.
 #[derive(Debug)]
 pub struct Setup {
-    /// Those that stay.
+    /// The CLIs that stay from start to end.
     pub fixed: Vec<Config>,
-    /// Those that come and go.
+    /// The CLIs that come and go.
     pub groups: Vec<Group>,
-    /// When those of our own are started anew.
+    /// When embedded CLIs are replaced.
     pub recycling: recycling::Rules,
-    /// The operator's list of those that get no new sessions.
-    pub drains: Option<PathBuf>,
+    /// The file with the operator's list of CLIs that get no new sessions.
+    pub drain_file: Option<PathBuf>,
 }
 
-/// The CLIs that a name leads to.
+/// The CLIs at the addresses of one DNS name.
 pub struct Group {
     /// The name, in logs.
     pub name: String,
-    /// What it leads to.
+    /// The addresses of the name, as they change.
     pub addresses: Addresses,
-    /// How each of them is set up, but for its name and address. An external one.
+    /// The configuration of each CLI, apart from its name and address. Its source is external.
     pub backend: Config,
 }
 
@@ -76,20 +76,20 @@ impl fmt::Debug for Group {
 #[derive(Debug, Clone)]
 pub struct Pool {
     inner: Arc<Inner>,
-    /// Without anybody who could use them, they end.
+    /// Stops all tasks and CLIs when the last handle is dropped.
     _used: Arc<DropGuard>,
 }
 
 #[derive(Debug)]
 struct Inner {
     members: watch::Sender<Arc<Members>>,
-    /// The names and addresses on the operator's list.
-    drains: Mutex<BTreeSet<String>>,
+    /// The names and addresses in the drain file.
+    drained: Mutex<BTreeSet<String>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-/// Those that there are at a time.
+/// The CLIs at one moment, and how sessions are placed on them.
 #[derive(Debug, Default)]
 struct Members {
     backends: Vec<Backend>,
@@ -102,20 +102,20 @@ impl Members {
         Arc::new(Self { backends, placement })
     }
 
-    /// The first that will do, in the order in which a session belongs to them.
+    /// The first CLI that `will_do`, in the session's order of placement.
     fn first(&self, session: &str, will_do: impl Fn(&Backend) -> bool) -> Option<Backend> {
         let first = self.placement.first(session, |number| will_do(&self.backends[number]))?;
         Some(self.backends[first].clone())
     }
 
-    /// Whether most have failed. Then it is not they who do: those that are left would only be overrun.
+    /// Whether most CLIs are ejected. Then the cause is probably not theirs, and the rest would only be overrun.
     fn panics(&self) -> bool {
         let count = |what: fn(&Backend) -> bool| self.backends.iter().filter(|backend| what(backend)).count();
         count(|backend| backend.standing() == Standing::Ejected) * 2 > count(may_have_new)
     }
 }
 
-/// Whether new sessions may be made in it, if need be.
+/// Whether new sessions may be made in this CLI, if no other will do.
 fn may_have_new(backend: &Backend) -> bool {
     match backend.standing() {
         Standing::Open | Standing::Ejected => true,
@@ -124,13 +124,13 @@ fn may_have_new(backend: &Backend) -> bool {
 }
 
 impl Pool {
-    /// Starts their supervisors. What a CLI tells goes to a sink of its own.
+    /// Starts the supervisors. Each backend gets a sink of its own.
     pub fn spawn(setup: Setup, sink: impl Fn(BackendId) -> Arc<dyn Sink> + Send + Sync + 'static) -> Self {
         let stop = CancellationToken::new();
         let fixed: Vec<_> = setup.fixed.into_iter().map(|config| Backend::spawn(config, &sink)).collect();
         let inner = Arc::new(Inner {
             members: watch::Sender::new(Members::new(fixed.clone())),
-            drains: Mutex::default(),
+            drained: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
@@ -139,7 +139,7 @@ impl Pool {
             let (inner, sink) = (inner.clone(), sink.clone());
             inner.clone().run(async move { inner.follow(group, &*sink).await });
         }
-        if let Some(file) = setup.drains {
+        if let Some(file) = setup.drain_file {
             let list = inner.clone();
             inner.run(async move { drain_file::follow(&file, |names| list.drain(names)).await });
         }
@@ -149,35 +149,35 @@ impl Pool {
         Self { inner, _used: Arc::new(stop.drop_guard()) }
     }
 
-    /// All of them.
+    /// All CLIs.
     pub fn all(&self) -> Vec<Backend> {
         self.members().backends.clone()
     }
 
-    /// Whether this one is still one of them.
+    /// Whether this backend is still in the pool.
     pub fn has(&self, backend: &Backend) -> bool {
         self.members().backends.iter().any(|other| other.id() == backend.id())
     }
 
-    /// All of them, in the order in which a session belongs to them.
+    /// All CLIs in the session's order of placement.
     pub fn in_order(&self, session: &str) -> Vec<Backend> {
         let members = self.members();
         let order = members.placement.order(session);
         order.into_iter().map(|number| members.backends[number].clone()).collect()
     }
 
-    /// The one that a session belongs to, however it is.
+    /// The CLI that a session belongs to, ready or not.
     ///
     /// # Errors
-    /// If there is none that may have new sessions.
+    /// [`Error::Unavailable`] if no CLI may get new sessions.
     pub fn home(&self, session: &str) -> Result<Backend, Error> {
         self.members().first(session, may_have_new).ok_or_else(nobody)
     }
 
-    /// The one for a new session: the first that is ready and well, in the order in which it belongs to them.
+    /// The CLI for a new session: the first in its order of placement that is ready and not ejected.
     ///
     /// # Errors
-    /// As of [`home`](Self::home).
+    /// Those of [`home`](Self::home).
     pub fn for_new(&self, session: &str) -> Result<Backend, Error> {
         let members = self.members();
         let panics = members.panics();
@@ -192,17 +192,17 @@ impl Pool {
             .map_or_else(|| self.home(session), Ok)
     }
 
-    /// One that is ready, or else any.
+    /// A CLI that is ready, or else any.
     ///
     /// # Errors
-    /// If there is none.
+    /// [`Error::Unavailable`] if there is none.
     pub fn any(&self) -> Result<Backend, Error> {
         let backends = self.all();
         let ready = backends.iter().find(|backend| backend.is_ready());
         ready.or(backends.first()).cloned().ok_or_else(nobody)
     }
 
-    /// Whether one is ready, now and from now on.
+    /// Whether any CLI is ready, now and as it changes.
     pub fn readiness(&self) -> Readiness {
         Readiness { members: self.inner.members.subscribe(), states: Vec::new() }
     }
@@ -210,7 +210,7 @@ impl Pool {
     /// Closes all links; embedded CLIs are ended, with all their children, before this returns.
     ///
     /// # Cancel safety
-    /// Dropping it stops the waiting, not the ending.
+    /// Dropping the future stops the waiting, not the ending.
     pub async fn stop(&self) {
         self.inner.stop.cancel();
         self.inner.tasks.close();
@@ -230,7 +230,7 @@ fn nobody() -> Error {
 type SinkOf = dyn Fn(BackendId) -> Arc<dyn Sink> + Send + Sync;
 
 impl Inner {
-    /// Runs until the pool ends.
+    /// Runs a task until it ends or the pool stops.
     fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -238,12 +238,12 @@ impl Inner {
         });
     }
 
-    /// Has CLIs join and leave as their addresses do.
+    /// Lets CLIs join and leave as their addresses do.
     async fn follow(&self, mut group: Group, sink: &SinkOf) {
         let mut joined = HashMap::<SocketAddr, Backend>::new();
         while let Some(found) = group.addresses.next().await {
             for (address, backend) in &joined {
-                backend.inner.shared.marks.leave(!found.contains(address));
+                backend.inner.shared.eligibility.leave(!found.contains(address));
             }
             joined.retain(|address, backend| {
                 let stays = found.contains(address) || !backend.admission().is_idle();
@@ -253,7 +253,7 @@ impl Inner {
                 stays
             });
             for address in found {
-                // It may be there by another name.
+                // It may be in the pool under another name.
                 if self.members.borrow().backends.iter().all(|other| other.place() != address.to_string()) {
                     let backend = Backend::spawn(group.backend.at(address), sink);
                     info!(backend = backend.name(), name = group.name, "a CLI has joined");
@@ -265,9 +265,9 @@ impl Inner {
     }
 
     fn join(&self, backend: Backend) {
-        let drains = lock(&self.drains);
-        backend.inner.shared.marks.drain(is_on(&drains, &backend));
-        drop(drains);
+        let drained = lock(&self.drained);
+        backend.inner.shared.eligibility.drain(is_on(&drained, &backend));
+        drop(drained);
         self.change(|backends| backends.push(backend));
     }
 
@@ -286,7 +286,7 @@ impl Inner {
         });
     }
 
-    /// The operator's list has changed.
+    /// Applies a new list of names from the drain file.
     fn drain(&self, names: BTreeSet<String>) {
         let backends = self.members.borrow().backends.clone();
         for name in &names {
@@ -294,16 +294,17 @@ impl Inner {
                 warn!(name, "there is no such CLI that could drain");
             }
         }
-        let mut drains = lock(&self.drains);
-        *drains = names;
+        let mut drained = lock(&self.drained);
+        *drained = names;
         for backend in self.members.borrow().backends.iter() {
-            backend.inner.shared.marks.drain(is_on(&drains, backend));
+            backend.inner.shared.eligibility.drain(is_on(&drained, backend));
         }
     }
 }
 
-fn is_on(drains: &BTreeSet<String>, backend: &Backend) -> bool {
-    drains.contains(backend.name()) || backend.address().is_some_and(|address| drains.contains(address))
+/// Whether a CLI is on the operator's list, by name or address.
+fn is_on(drained: &BTreeSet<String>, backend: &Backend) -> bool {
+    drained.contains(backend.name()) || backend.address().is_some_and(|address| drained.contains(address))
 }
 
 /// Whether any CLI is ready, as it changes.
@@ -318,16 +319,16 @@ impl Readiness {
     pub fn is_ready(&mut self) -> bool {
         let members = self.members.borrow_and_update().clone();
         self.states = members.backends.iter().map(Backend::watch).collect();
-        // All are looked at, so that what is known does not count as a change.
+        // All are read, so that their current states do not count as changes.
         let ready =
             |state: &mut watch::Receiver<State>| matches!(*state.borrow_and_update(), State::Ready(_));
         self.states.iter_mut().map(ready).fold(false, |any, ready| any | ready)
     }
 
-    /// Resolves when something may have changed since it was last asked; false: it will not any more.
+    /// Resolves when readiness may have changed since [`is_ready`](Self::is_ready). False: it cannot change any more.
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing.
+    /// Dropping the future changes nothing.
     pub async fn changed(&mut self) -> bool {
         loop {
             if self.states.is_empty() {

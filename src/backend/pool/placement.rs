@@ -1,26 +1,26 @@
 //! Which CLI a session belongs to: rendezvous hashing. Pure.
 //!
-//! Each CLI has a weight for each session. The session belongs to the CLI with the highest; where that one cannot take it,
-//! to the one with the next. The weights follow from names alone, so every server comes to the same, after every restart
-//! and in whatever order it was told of the CLIs; and when a CLI comes or goes, only those sessions move that it gets or had.
+//! Each CLI has a weight for each session. The session belongs to the CLI with the highest weight; if that one cannot take it,
+//! to the one with the next. The weights follow from names alone, so every server computes the same order, after every restart
+//! and in whatever order it learns of the CLIs. When a CLI comes or goes, only the sessions move that it gets or had.
 //!
-//! A name becomes a number by FNV-1a over its bytes, and two numbers a weight by the finalizer of SplitMix64. Neither may ever
-//! change: every session would belong elsewhere, and be looked for in the wrong place first.
+//! A name becomes a number by FNV-1a over its bytes, and two numbers become a weight by the finalizer of SplitMix64. Neither
+//! may ever change: every session would belong elsewhere, and be looked for in the wrong place first.
 
-/// The places that there are.
+/// A fixed set of places, by number in the order of their names.
 #[derive(Debug, Clone, Default)]
 pub struct Placement {
     points: Vec<u64>,
 }
 
 impl Placement {
-    /// Places of these names.
+    /// A place for each of these names.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        // Mixed, because names that differ in their last letters only are near each other as FNV-1a has them.
+        // Mixed, because FNV-1a gives close numbers to names that differ only in their last letters.
         Self { points: names.into_iter().map(|name| mix(fnv1a(name.as_bytes()))).collect() }
     }
 
-    /// All places in the order in which a session belongs to them, by their numbers.
+    /// The numbers of all places in the order in which a session belongs to them.
     pub fn order(&self, session: &str) -> Vec<usize> {
         let session = fnv1a(session.as_bytes());
         let mut order: Vec<_> = (0..self.points.len()).collect();
@@ -28,7 +28,7 @@ impl Placement {
         order
     }
 
-    /// The first of them in this order that will do.
+    /// The first place in that order that `will_do`.
     pub fn first(&self, session: &str, will_do: impl Fn(usize) -> bool) -> Option<usize> {
         let session = fnv1a(session.as_bytes());
         let places = self.points.iter().enumerate().filter(|(place, _)| will_do(*place));
@@ -40,14 +40,14 @@ fn weight(session: u64, point: u64) -> u64 {
     mix(session ^ point)
 }
 
-/// FNV-1a, of 64 bits.
+/// The FNV-1a hash of 64 bits.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The finalizer of SplitMix64: each bit of the result depends on all of the input's.
+/// The finalizer of SplitMix64: each bit of the result depends on all bits of the input.
 fn mix(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,23 +1,23 @@
-//! The parent of one CLI: it ends what the CLI leaves behind.
+//! The guard: the parent process of one CLI, which ends what the CLI leaves behind.
 //!
-//! The agent runs its tools in sessions of their own, so neither a signal to the CLI's process group nor the CLI's death
-//! ends a running `sleep 300`: it would live on under init. This process stands in between. As a *child subreaper* it
+//! The agent runs its tools in process sessions of their own, so neither a signal to the CLI's process group nor the CLI's
+//! death ends a running `sleep 300`: it would live on under init. The guard stands in between. As a *child subreaper* it
 //! inherits such orphans, and ends them when the CLI is gone.
 //!
-//! Its standard input and output are the CLI's: a socket whose other end is the facade's, and of which it neither reads nor
-//! writes a byte. It looks only whether the other end is still there, and ends the CLI when it is not. So every death of the
+//! Its standard input and output are the CLI's: a socket whose other end is the facade's. The guard neither reads nor writes a
+//! byte of it. It only watches whether the other end is still there, and ends the CLI when it is not. So every death of the
 //! facade, `kill -9` included, is noticed without any of the facade's code running.
 //!
-//! It knows processes only: nothing of what is said on that socket.
+//! It knows processes only, and nothing of the protocol on that socket.
 //!
 //! ## Why a signal never hits a stranger
 //!
-//! A process number may be given to somebody else once its owner has been reaped. One task both reaps and signals,
+//! A process id may be given to another process once its owner has been reaped. One task both reaps and signals,
 //! signals only its own children, and never one that it has reaped.
 //!
-//! ## Where it is not Linux
+//! ## On systems other than Linux
 //!
-//! There are no subreapers elsewhere: the CLI's process group is ended, tools that left it are not.
+//! There are no subreapers: the CLI's process group is ended, tools that left it are not.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -40,24 +40,24 @@ use tokio::{
     time::timeout,
 };
 
-/// How long the CLI may take to save its sessions after SIGTERM. It needs 30 ms when idle.
+/// How long the CLI may take to save its sessions after SIGTERM. It takes 30 ms when idle.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// How long a killed CLI may take to disappear: only a process that hangs in the kernel (a dead NFS mount) is that slow.
+/// How long a killed CLI may take to disappear. Only a process that hangs in the kernel (a dead NFS mount) is that slow.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the killing of its remaining descendants may take. Reached by one that another user owns (`sudo`), which
-/// cannot be killed.
+/// How long killing its remaining descendants may take. The limit is reached if one belongs to another user (`sudo`) and cannot
+/// be killed.
 const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
 /// The longest time from the loss of the facade to the guard's own exit.
 pub(crate) const LONGEST_END: Duration = GRACE.saturating_add(KILL_LIMIT).saturating_add(SWEEP_LIMIT);
 
-/// Runs `args` (a program and its arguments) on the same standard streams until it exits, or the other end of standard input is
-/// gone; leaves no descendant behind.
+/// Runs a program on this process's standard streams until it exits or the other end of standard input is gone, and leaves none
+/// of its descendants behind. `args` are the program and its arguments.
 ///
-/// The exit code is the program's own, or 128 plus the signal that ended it; 127 and 126 say that it was not found or
-/// could not be executed, as in a shell, and 125 that the guard itself failed.
+/// The exit code is the program's own, or 128 plus the signal that ended it; 127 and 126 say that it was not found or could not
+/// be executed, as in a shell, and 125 that the guard itself failed.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let mut args = args.peekable();
     if let Some(guard) = args.peek().and_then(|first| leash::holder(first)) {
@@ -97,8 +97,8 @@ fn guard(args: impl Iterator<Item = OsString>) -> io::Result<u8> {
             () = children.cli_gone() => {}
             () = told_to_end.wait() => children.end_cli().await,
         }
-        // The facade is to know at once, although this process has the socket too, and perhaps a process that is hard to end.
-        // Where it is none, there is nobody to tell.
+        // The facade is to know at once, although this process holds the socket, too, as may a process that is hard to end.
+        // Fails where standard input is no socket; then nobody needs to be told.
         let _ = shutdown(io::stdin(), Shutdown::Both);
         children.sweep().await;
         Ok(children.exit_code())
@@ -116,8 +116,8 @@ struct ToldToEnd {
 impl ToldToEnd {
     fn listen() -> io::Result<Self> {
         let (ended, hung_up) = oneshot::channel();
-        // A thread of its own: standard input may be a file or a terminal, which the runtime cannot poll everywhere. It ends with
-        // the process.
+        // A thread of its own: standard input may be a file or a terminal, which the runtime cannot poll everywhere. It ends
+        // with the process.
         thread::Builder::new().name("stdin".into()).spawn(move || {
             wait_for_hang_up();
             let _ = ended.send(());
@@ -141,7 +141,7 @@ impl ToldToEnd {
     }
 }
 
-/// Returns when nobody holds the other end of standard input, whatever there is still to be read: that is for the CLI.
+/// Returns when nobody holds the other end of standard input, even if there is something left to read: that is for the CLI.
 fn wait_for_hang_up() {
     let stdin = io::stdin();
     let mut watched = [PollFd::new(&stdin, PollFlags::HUP)];
@@ -158,13 +158,13 @@ fn wait_for_hang_up() {
 /// The CLI, and the orphans that the guard inherited from it.
 struct Children {
     cli: Pid,
-    /// Set when the CLI has been reaped; from then on its number is not ours any more.
+    /// Set when the CLI has been reaped; from then on its process id may belong to another process.
     status: Option<WaitStatus>,
     child_died: unix::Signal,
 }
 
 impl Children {
-    /// Reaps whatever dies, until the CLI did.
+    /// Reaps dead children until the CLI is among them.
     async fn cli_gone(&mut self) {
         self.reap();
         while self.status.is_none() {
@@ -183,11 +183,11 @@ impl Children {
         }
     }
 
-    /// Kills and reaps every descendant that is left. To be called when the CLI is gone, or cannot be ended.
+    /// Kills and reaps all descendants that are left. To be called when the CLI is gone, or cannot be ended.
     async fn sweep(&mut self) {
         let swept = timeout(SWEEP_LIMIT, async {
-            // Each death hands the children of the dead to us before we are told of it: round by round, all of them
-            // become our own, and only those can be signalled safely.
+            // A death hands the children of the dead process to the guard before it is told of the death: round by round, all
+            // of them become its own children, and only those can be signalled safely.
             while self.reap() == Left::Some && cfg!(target_os = "linux") {
                 for child in own_children() {
                     // May be another user's: it stays, and the limit ends the wait.
@@ -204,7 +204,7 @@ impl Children {
     /// Reaps all children that are dead by now.
     fn reap(&mut self) -> Left {
         if self.status.is_none() && self.cli_is_dead() {
-            // As long as it is not reaped, its number, and with it its group's, is not given to anybody else.
+            // Until it is reaped, its process id, and with it its group's, is not given to anybody else.
             self.signal_cli(Signal::KILL);
         }
         loop {
@@ -212,7 +212,7 @@ impl Children {
                 Ok(Some((pid, status))) if pid == self.cli => self.status = Some(status),
                 Ok(Some(_)) => {}
                 Ok(None) => return Left::Some,
-                // Nothing but "no children".
+                // The only error is that there are no children.
                 Err(_) => return Left::None,
             }
         }
@@ -253,7 +253,7 @@ fn by_signal(signal: i32) -> u8 {
     u8::try_from(i32::from(SIGNAL_BASE) + signal).unwrap_or(u8::MAX)
 }
 
-/// The processes whose parent is this one, from `/proc`: that works on every kernel, unlike `/proc/self/task/*/children`.
+/// The children of this process, from `/proc`: that works on every kernel, unlike `/proc/self/task/*/children`.
 fn own_children() -> Vec<Pid> {
     let me = process::getpid();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -275,22 +275,22 @@ fn parent_in_stat(stat: &[u8]) -> Option<Pid> {
     fields.split_ascii_whitespace().nth(1)?.parse().ok().and_then(Pid::from_raw)
 }
 
-/// Exit codes, as shells use them.
+/// The exit code for a failure of the guard itself. These codes are as in a shell.
 const GUARD_FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// Added to the number of the signal that ended the program.
 pub(crate) const SIGNAL_BASE: u8 = 128;
 
-/// Standard error is the facade's log of the CLI; that it may be closed is no reason to stop.
+/// Writes to standard error, which is the facade's log of the CLI. If it is closed, the guard goes on without.
 fn complain(what: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "copilot-grpc guard: {what}");
 }
 
-/// Ties the CLI's life to the guard's, so that not even `kill -9` of the guard leaves a CLI behind.
+/// Makes the kernel end the CLI when the guard dies, so that not even `kill -9` of the guard leaves a CLI behind.
 ///
-/// Linux can send a signal to a process whose parent dies, but only the process itself can ask for it. So the guard starts
-/// its own binary once more, which asks, and then becomes the CLI: the wish survives `execve`.
+/// Linux can send a signal to a process whose parent dies, but only the process itself can ask for it. So the guard starts its
+/// own binary once more, which asks and then becomes the CLI: the request survives `execve`.
 mod leash {
     use std::os::unix::process::CommandExt as _;
 
@@ -298,7 +298,7 @@ mod leash {
     use super::process;
     use super::{Command, ExitCode, NOT_EXECUTABLE, NOT_FOUND, OsStr, OsString, complain, io};
 
-    /// What to spawn in order to run `program`, the first of which is its path.
+    /// The command that runs a program with its arguments on the leash.
     pub(super) fn command(mut program: impl Iterator<Item = OsString>) -> io::Result<Command> {
         let path = program.next().ok_or_else(|| io::Error::other("no program was given"))?;
         #[cfg(target_os = "linux")]
@@ -315,7 +315,7 @@ mod leash {
         Ok(command)
     }
 
-    /// The guard's process number, if this is the second start.
+    /// The guard's process id, if this process is the second start.
     pub(super) fn holder(first: &OsStr) -> Option<i32> {
         first.to_str()?.strip_prefix(MARK)?.parse().ok()
     }

@@ -1,14 +1,14 @@
-//! One CLI of our own: started, waited for, ended.
+//! One embedded CLI: started, waited for, ended.
 //!
-//! The CLI speaks JSON-RPC on its standard input and output, which are one end of a pair of sockets; the other end is ours. No port
-//! is open, so there is none that an agent's tool could connect to, and no token that it could find. A pair of sockets and not two
-//! pipes: a pipe can be opened in `/proc/PID/fd` by whoever runs as the same user, and a socket cannot.
+//! The CLI speaks JSON-RPC on its standard input and output, which are one end of a socket pair; the facade holds the other
+//! end. No port is open that an agent's tool could connect to, and there is no token that it could find. It is a socket pair
+//! and not two pipes, because whoever runs as the same user can open a pipe in `/proc/PID/fd`, but not a socket.
 //!
-//! The facade's child is not the CLI but the [guard], which runs the CLI and ends it, with every tool that it started, as soon as our
-//! end is closed. That end is the *lifeline*: the [`Process`] closes it, and however it is lost, by drop, panic or `kill -9`, the
-//! CLI ends.
+//! The facade's child is not the CLI but the [guard], which runs the CLI and ends it, with every tool that it started, as soon
+//! as the facade's end is closed. That end is the *lifeline*: the [`Process`] closes it, and however it is lost, by drop, panic
+//! or `kill -9`, the CLI ends.
 //!
-//! Knows the CLI's command line and environment; nothing of what is said.
+//! This module knows the CLI's command line and environment, and nothing of the protocol.
 
 pub mod discover;
 pub mod guard;
@@ -40,22 +40,22 @@ use tracing::{debug, warn};
 use discover::{Fitness, Form};
 use output::Output;
 
-/// What to start, and where.
+/// The command line, folders and environment of a CLI to start.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// The CLI's executable, as [`discover::find`] finds it.
     pub cli: PathBuf,
     /// Its form. Both are started in the same way.
     pub form: Form,
-    /// This binary, which has the `guard` subcommand. On Linux `/proc/self/exe` outlives an upgrade in place.
+    /// This binary, whose `guard` subcommand is run. On Linux `/proc/self/exe` outlives an upgrade in place.
     pub guard: PathBuf,
-    /// The CLI's state (`COPILOT_HOME`), its own: no two CLIs may share one. Created for the owner only.
+    /// The CLI's own home (`COPILOT_HOME`); no two CLIs may share one. Created for the owner only.
     pub home: PathBuf,
     /// Its working directory. Created for the owner only.
     pub work_dir: PathBuf,
-    /// Variables on top of the inherited ones. Those that this room sets win.
+    /// Variables added to the inherited ones. Those that this module sets win.
     pub env: Vec<(OsString, OsString)>,
-    /// How long it may take until it has shaken hands; less than a second here, more on a cold disk.
+    /// How long it may take to start and shake hands. It takes less than a second, and more on a cold disk.
     pub start_timeout: Duration,
 }
 
@@ -69,19 +69,19 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a CLI, and waits until somebody has shaken hands with it over its standard input and output. What came of that is
-    /// returned with it; `None` is that the other end was closed, and then the CLI has ended or is about to.
+    /// Starts a CLI and shakes hands with it over its standard input and output, by `shake_hands`. Returns the result of that,
+    /// too; there `None` means that the other end was closed, and then the CLI has ended or is about to.
     ///
-    /// It inherits the environment except for `COPILOT_GRPC_*`, the facade's own settings, and the token for CLIs that somebody
-    /// else runs.
+    /// The CLI inherits the environment except for `COPILOT_GRPC_*`, the facade's own settings, and the connection token for
+    /// external CLIs.
     ///
     /// # Errors
     ///
-    /// After an error nothing is left running; waiting for that may add the seconds of [`stop`](Self::stop).
+    /// After an error nothing is left running; waiting for that may take as long as [`stop`](Self::stop).
     ///
     /// # Cancel safety
     ///
-    /// Dropping it ends what was started, in the background.
+    /// Dropping the future ends what was started, in the background.
     pub async fn start<T, F>(
         spec: &Spec,
         shake_hands: impl FnOnce(UnixStream) -> F,
@@ -111,7 +111,7 @@ impl Process {
         Ok((Self { cli_pid, running }, shaken))
     }
 
-    /// The CLI's process number, for logs; known on Linux only. With npm's script in place of the binary, the script's.
+    /// The CLI's process id, for logs; known on Linux only. Where the CLI is npm's script, it is the script's.
     pub fn cli_pid(&self) -> Option<u32> {
         self.cli_pid
     }
@@ -120,7 +120,7 @@ impl Process {
     ///
     /// # Cancel safety
     ///
-    /// Waits only: may be dropped and called again at any time.
+    /// The future only waits: it may be dropped and called again at any time.
     pub async fn exited(&mut self) -> Exit {
         self.running.exited().await
     }
@@ -130,19 +130,19 @@ impl Process {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it stops the waiting, not the ending.
+    /// Dropping the future stops the waiting, not the ending.
     pub async fn stop(self) -> Exit {
         self.running.stop().await
     }
 }
 
-/// How a CLI ended.
+/// The end of a CLI: how it ended, and its last words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// What ended it.
+    /// How it ended.
     pub status: Status,
-    /// Up to 20 last lines of its standard error, oldest first, each of at most 500 bytes. For the operator: they are the CLI's
-    /// words, about anything.
+    /// Up to 20 last lines of its standard error, oldest first, each of at most 500 bytes. For operators: the CLI may print
+    /// anything.
     pub last_lines: Vec<String>,
 }
 
@@ -152,7 +152,7 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What ended a CLI.
+/// How a CLI ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Its own exit, with this code.
@@ -186,7 +186,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// Why no CLI was started, by what the operator can do about it.
+/// Why a CLI could not be started. Each variant calls for another action of the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The executable does not exist.
@@ -195,7 +195,7 @@ pub enum StartError {
     /// It is a folder, or lacks the permission.
     #[error("{} is not an executable file: chmod +x it, or name the `copilot` binary with --cli-path", .0.display())]
     NotExecutable(PathBuf),
-    /// The state or working directory could not be made.
+    /// The home or working directory could not be made.
     #[error("cannot use the folder {}: {source}", path.display())]
     Folder {
         /// The folder.
@@ -203,7 +203,7 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
-    /// This binary could not be started once more as the guard.
+    /// This binary could not be started as the guard.
     #[error("cannot start {} as the CLI's guard: {source}; look at the limits on processes and open files", path.display())]
     Guard {
         /// The binary.
@@ -211,10 +211,10 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
-    /// It ended before it was ready. Its last lines say what it lacks.
+    /// The CLI ended before it was ready. Its last lines say what it lacks.
     #[error("the Copilot CLI ended before it was ready; set up what it asks for. It ended with {0}")]
     Exited(Exit),
-    /// It runs but does not answer.
+    /// The CLI runs but does not answer.
     #[error(
         "the Copilot CLI was not ready after {timeout:?} and was ended; allow it more time, or look at what it waits for{}",
         Printed(last_lines)
@@ -222,13 +222,13 @@ pub enum StartError {
     NotReady {
         /// How long it had.
         timeout: Duration,
-        /// As in [`Exit`].
+        /// The last lines that it printed, as in [`Exit`].
         last_lines: Vec<String>,
     },
 }
 
 impl StartError {
-    /// What the CLI printed, if it got so far.
+    /// The last lines that the CLI printed, if it was started.
     pub(super) fn last_lines(&self) -> &[String] {
         match self {
             Self::Exited(exit) => &exit.last_lines,
@@ -238,7 +238,7 @@ impl StartError {
     }
 }
 
-/// Output as the end of a message.
+/// The CLI's last lines, formatted as the end of a message.
 struct Printed<'a>(&'a [String]);
 
 impl fmt::Display for Printed<'_> {
@@ -251,7 +251,7 @@ impl fmt::Display for Printed<'_> {
     }
 }
 
-/// A guard, ready or not.
+/// A guard process, whether its CLI is ready or not.
 #[derive(Debug)]
 struct Running {
     lifeline: Lifeline,
@@ -260,7 +260,7 @@ struct Running {
 }
 
 impl Running {
-    /// Starts the guard, and the task that reads the output and outlives the handle: it ends when the guard does.
+    /// Starts the guard, and a task that reads the output until the guard ends, also when this handle is dropped.
     fn spawn(spec: &Spec) -> Result<(Self, UnixStream), StartError> {
         for path in [&spec.home, &spec.work_dir] {
             private::create(path).map_err(|source| StartError::Folder { path: path.clone(), source })?;
@@ -270,7 +270,7 @@ impl Running {
         // The command holds the other end until it is dropped: nobody but the guard may.
         let spawned = command(spec, theirs).and_then(|mut command| command.spawn());
         let mut guard = spawned.map_err(not_started)?;
-        // It was asked for.
+        // It was piped.
         let stderr = guard.stderr.take().ok_or_else(|| not_started(io::ErrorKind::BrokenPipe.into()))?;
         let guard_pid = guard.id();
         let (report, exit) = watch::channel(None);
@@ -301,12 +301,13 @@ impl Running {
     }
 }
 
-/// What a guard and its CLI live by. Once it is dropped they end, whoever else has the socket.
+/// The facade's end of the CLI's standard input and output. When it is dropped the guard and the CLI end, whoever else has the
+/// socket.
 #[derive(Debug)]
 struct Lifeline(net::UnixStream);
 
 impl Lifeline {
-    /// With what is said and heard over it, and with its other end.
+    /// The lifeline, the stream to talk over it, and its other end.
     fn new() -> io::Result<(Self, UnixStream, net::UnixStream)> {
         let (ours, theirs) = net::UnixStream::pair()?;
         let stdio = ours.try_clone()?;
@@ -315,7 +316,7 @@ impl Lifeline {
     }
 
     fn end(&self) {
-        // It fails where the other end has gone first.
+        // It fails if the other end has gone first.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
@@ -326,13 +327,13 @@ impl Drop for Lifeline {
     }
 }
 
-/// The guard's own limits end it first, unless it is not scheduled at all.
+/// How long ending a CLI may take. The guard's own limits are shorter, unless the guard does not run at all.
 const STOP_LIMIT: Duration = guard::LONGEST_END.saturating_add(Duration::from_secs(2));
 
-/// How long to read on after the guard's death. The pipes end with it, unless a process is left that holds them.
+/// How long to read on after the guard has ended. The pipe ends with it, unless a process is left that holds it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Reads the output for as long as the guard lives, and reports its end.
+/// Reads the output while the guard runs, and reports its end.
 async fn watch_over(mut guard: Child, mut output: Output<ChildStderr>, report: watch::Sender<Option<Exit>>) {
     let status = tokio::select! {
         status = guard.wait() => status,
@@ -342,7 +343,7 @@ async fn watch_over(mut guard: Child, mut output: Output<ChildStderr>, report: w
     let _ = timeout(LAST_WORDS, output.drain()).await;
     let status = status.map_or(Status::Lost, Status::from);
     debug!(%status, "the CLI has ended");
-    // The handle may be gone: then nobody wants to know.
+    // The handle may be gone: then nobody waits for the report.
     let _ = report.send(Some(Exit { status, last_lines: output.into_last_lines() }));
 }
 
@@ -371,7 +372,7 @@ fn command(spec: &Spec, stdio: net::UnixStream) -> io::Result<Command> {
     Ok(command)
 }
 
-/// The facade's settings: they may hold keys, and mean nothing to the CLI.
+/// Whether a variable is one of the facade's settings: they may hold keys, and mean nothing to the CLI.
 fn is_ours(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"COPILOT_GRPC_") || name == "COPILOT_CONNECTION_TOKEN"
 }

@@ -1,14 +1,14 @@
-//! What a CLI writes to its standard error: read for ever, kept in small part.
+//! The standard error of a CLI: all of it is read, the last lines are kept.
 //!
-//! A pipe that nobody reads fills up, and then the CLI stands still in the middle of a write. So everything is read at
-//! once; kept are the last lines, which say why a CLI ended.
+//! A pipe that nobody reads fills up, and then the CLI stands still in the middle of a write. The last lines say why a CLI
+//! ended.
 
 use std::{collections::VecDeque, mem};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tracing::debug;
 
-/// The log of one CLI.
+/// The standard error of one CLI and its last lines.
 #[derive(Debug)]
 pub(super) struct Output<R> {
     reader: R,
@@ -24,7 +24,7 @@ impl<R: AsyncRead + Unpin> Output<R> {
         Self { reader, open: true, buffer: Box::new([0; CHUNK]), lines: Lines::default(), kept }
     }
 
-    /// Reads to the end. What cannot be read has ended.
+    /// Reads to the end. A read that fails counts as the end.
     ///
     /// # Cancel safety
     ///
@@ -57,20 +57,20 @@ impl<R: AsyncRead + Unpin> Output<R> {
     }
 }
 
-/// Enough for an error message with a short stack trace.
+/// The number of lines kept: enough for an error message with a short stack trace.
 const KEPT_LINES: usize = 20;
 
-/// Longer lines are cut: a stack trace may quote the bundle's source, which is one line of megabytes.
+/// The length at which a line is cut: a stack trace may quote the bundle's source, which is one line of megabytes.
 const LINE_LIMIT: usize = 500;
 
-/// Read at once. The CLI prints little.
+/// The size of one read. The CLI prints little.
 const CHUNK: usize = 4096;
 
 /// Cuts bytes into lines of at most [`LINE_LIMIT`].
 #[derive(Debug, Default)]
 struct Lines {
     line: Vec<u8>,
-    /// The current line was given out when it reached the limit; the rest of it is dropped.
+    /// Whether the current line was given out at the limit; the rest of it is dropped.
     skipping: bool,
 }
 
@@ -82,7 +82,7 @@ impl Lines {
                 complete.extend(self.end());
             } else if !self.skipping {
                 self.line.push(byte);
-                // Not only at its end, which may never come: an endless line has to be seen as well.
+                // Not only at its end, which may never come: an endless line has to be shown as well.
                 if self.line.len() == LINE_LIMIT {
                     complete.extend(self.end());
                     self.skipping = true;
@@ -92,7 +92,7 @@ impl Lines {
         complete
     }
 
-    /// Ends the line; empty ones are no lines.
+    /// Ends the line and returns it, unless it is empty.
     fn end(&mut self) -> Option<String> {
         self.skipping = false;
         let bytes = mem::take(&mut self.line);
@@ -111,7 +111,7 @@ impl Lines {
 mod tests {
     use super::*;
 
-    /// Lines are the same however the bytes are cut.
+    /// Checks the lines, for several ways of cutting the bytes.
     fn check(bytes: &[u8], expected: &[&str]) {
         for size in [1, 2, 7, bytes.len().max(1)] {
             let mut lines = Lines::default();

@@ -1,4 +1,4 @@
-//! Folders that are for their owner alone: conversations lie in them, and what tools have written.
+//! Folders that only their owner may read: they hold conversations and what tools have written.
 
 use std::{
     fs, io,
@@ -6,13 +6,13 @@ use std::{
     path::Path,
 };
 
-/// What others may do.
+/// The permission bits of group and others.
 const OTHERS: u32 = 0o077;
 
 /// Creates a folder and its missing parents for their owner only, if it is not there.
 ///
 /// # Errors
-/// If it cannot be made, or is there and others may look into it: who has let them may have meant to, so it is left as it is.
+/// If it cannot be made, or exists and others have access: that may be on purpose, so the mode is not changed.
 pub fn create(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
         let advice = "make it writable, or choose another state directory";

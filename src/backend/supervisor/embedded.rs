@@ -1,4 +1,4 @@
-//! The life of a CLI of our own, which is also that of the link to it.
+//! Serving an embedded CLI, whose process and link end together.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     backend::{
         error::Error,
-        health::Life,
+        health::ProcessStats,
         link::{Link, OpenError},
         process::{Exit, Process, Spec},
         state::State,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Connect<'_> {
-    /// Starts the CLI, and keeps the link to it, until one of them is gone. Then the other one is, too.
+    /// Starts the CLI and serves it until the process or the link is gone; then the other one is ended, too.
     pub(super) async fn embedded(&self, spec: &Spec, orders: &mut mpsc::Receiver<Order>) -> Ended {
         let mut running = match self.start(spec).await {
             Ok(running) => running,
@@ -36,13 +36,14 @@ impl Connect<'_> {
             };
             let old = std::mem::replace(&mut running, next);
             self.retired.spawn(Retiring::of(old, self).run());
-            lock(&self.status.shared.vitals).recycled += 1;
+            lock(&self.status.shared.stats).recycled += 1;
         }
     }
 
     /// Starts the CLI, and opens the link to it.
     async fn start(&self, spec: &Spec) -> Result<Running, Ended> {
-        // Not dropped for `stop`: a start that is dropped ends its CLI in the background, and it is to be over when we are.
+        // Not dropped for `stop`: a start that is dropped ends its CLI in the background, and `stop` promises that it has
+        // ended.
         let (process, opened) = match Process::start(spec, |stdio| self.shake_hands(stdio)).await {
             Ok(started) => started,
             Err(_) if self.stop.is_cancelled() => return Err(Ended::Stopped),
@@ -64,22 +65,22 @@ impl Connect<'_> {
         }
     }
 
-    /// From now on this one gets what is called.
+    /// Directs new calls to this CLI.
     fn serve(&self, Running { process, link }: &Running) {
         let (name, shared, pid) = (&self.config.name, &self.status.shared, process.cli_pid());
         info!(backend = name, pid, "the CLI has started");
-        lock(&shared.vitals).life = Some(Life::begin(pid, shared.admission.admitted()));
+        lock(&shared.stats).process = Some(ProcessStats::begin(pid, shared.admission.admitted()));
         self.announce(link);
     }
 
-    /// Another one that is to take the place of the one that runs, as soon as that is asked for and it can be started.
+    /// The next CLI, started when an order asks for it.
     ///
     /// # Cancel safety
     /// Dropping it while one is being started ends that one.
     async fn successor(&self, spec: &Spec, orders: &mut mpsc::Receiver<Order>) -> Running {
         while let Some(order) = orders.recv().await {
             let started = self.start(spec).await;
-            // Nobody may want to know any more.
+            // Nobody may wait for the answer any more.
             let told = |told| drop(order.send(told));
             match started {
                 Ok(running) => {
@@ -95,23 +96,23 @@ impl Connect<'_> {
         std::future::pending().await
     }
 
-    /// What it means that it has ended, or was ended.
+    /// Records the end of the CLI and tells what it means.
     fn ended(&self, end: End, exit: Exit) -> Ended {
-        let mut vitals = lock(&self.status.shared.vitals);
-        vitals.life = None;
+        let mut stats = lock(&self.status.shared.stats);
+        stats.process = None;
         let problem = match end {
             End::Stopped => return Ended::Stopped,
-            // The guard closes it when the CLI is gone.
+            // The guard closes the link when the CLI is gone.
             End::Closed(cause) if cause.is_disconnect() => format!("it has ended with {}", exit.status),
             End::Closed(cause) => OpenError::on_stdio(cause).to_string(),
             End::Silent(problem) => problem,
         };
-        vitals.last_lines.clone_from(&exit.last_lines);
+        stats.last_lines.clone_from(&exit.last_lines);
         warn!(backend = self.config.name, %exit, "the CLI has ended");
         Ended::Failed(State::Down { problem })
     }
 
-    /// Opens the link to a CLI of our own. `None` where it has ended, and within that where it is not wanted any more.
+    /// Opens the link to an embedded CLI. `None`: the CLI has ended. `Some(Ok(None))`: the backend was stopped.
     async fn shake_hands(&self, stdio: UnixStream) -> Option<Result<Option<Arc<Link>>, OpenError>> {
         let ends = self.ends(self.sink.clone(), Duration::ZERO);
         let opened = tokio::select! {

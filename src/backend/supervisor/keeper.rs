@@ -1,4 +1,4 @@
-//! The second link to a CLI that somebody else runs.
+//! The keeper link: the second link to an external CLI.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -17,25 +17,25 @@ use crate::{
     lock::lock,
 };
 
-/// How long the CLI may owe a sign of life on the keeper link. Longer than it takes to give the main link up and to shake hands anew, or in vain: as long as the
-/// keeper link is there, a CLI that was frozen goes on with its turns.
+/// How long the keeper link may be silent. Longer than it takes to give up the main link and to shake hands again, with success
+/// or without: as long as the keeper link is there, a CLI that was frozen goes on with its turns.
 const KEEPER_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long what is told on the keeper link may wait: all events come on it too, and are dropped. The CLI has to buffer nothing
-/// for it: 17 MB/s, the most that it was seen to write, is less in that time than the kernel takes.
+/// How long to wait between reads. All events come on the keeper link, too, and are dropped. The CLI does not have to buffer
+/// them: the most that it was seen to write, 17 MB/s, is less in that time than the kernel takes.
 const KEEPER_READ_PAUSE: Duration = Duration::from_millis(10);
 
 /// The pause before the keeper link is tried again: nothing runs on it.
 const KEEPER_PAUSE: Duration = Duration::from_millis(500);
 
 impl Connect<'_> {
-    /// Keeps a second link. What is told on it is told on the main one.
+    /// Keeps the keeper link, which carries nothing that the main link does not carry.
     pub(super) async fn keep_keeper(&self, address: &Address<'_>) -> Infallible {
         let mut state = self.status.state.subscribe();
         loop {
-            // It fails when nobody asks any more; then this is dropped.
+            // It fails when nobody watches the state any more; then this future is dropped.
             let _ = state.wait_for(|state| matches!(state, State::Ready(_))).await;
-            match self.open(address, Arc::new(Deaf), KEEPER_READ_PAUSE).await {
+            match self.open(address, Arc::new(NoSink), KEEPER_READ_PAUSE).await {
                 Ok(Some(link)) => {
                     let kept = Kept { connect: self, link: link.clone() };
                     *lock(&self.status.shared.keeper) = Some(link.clone());
@@ -54,7 +54,7 @@ impl Connect<'_> {
     }
 }
 
-/// A keeper link that is up.
+/// The keeper link while it is up. Dropping it closes the link and reports the loss.
 struct Kept<'a> {
     connect: &'a Connect<'a>,
     link: Arc<Link>,
@@ -68,10 +68,10 @@ impl Drop for Kept<'_> {
     }
 }
 
-/// Hears nothing.
-struct Deaf;
+/// A sink that drops everything.
+struct NoSink;
 
-impl Sink for Deaf {
+impl Sink for NoSink {
     fn session_event(&self, _: &[u8]) -> bool {
         true
     }

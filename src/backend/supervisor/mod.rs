@@ -1,14 +1,15 @@
-//! The life of a backend: start or find the CLI, connect, watch, and begin again when it is lost.
+//! The supervisor: the task of one backend. It starts or finds the CLI, connects, watches, and begins again when the CLI is
+//! lost.
 //!
-//! A CLI of our own is served by one link, its standard input and output. The two end together: a link that does not answer any
-//! more is a process to be ended, and started anew.
+//! An embedded CLI is served by one link, its standard input and output. The two end together: when the link does not answer
+//! any more, the process is ended and another one started.
 //!
-//! One that somebody else runs is served by two. The main one carries everything. The keeper is only attached to the sessions,
-//! because the CLI ends a session's turn when its last connection drops: with it, a main link that is lost and made anew costs
-//! nothing.
+//! An external CLI is served by two links. The main link carries everything. The keeper link is only attached to the sessions,
+//! because the CLI ends a session's turn when its last connection drops: with the keeper, a main link that is lost and made
+//! anew costs nothing.
 //!
-//! A CLI of our own that is to be recycled is not ended: another one is started beside it and takes its place, and the old one goes
-//! when nobody uses it any more.
+//! An embedded CLI that is to be recycled is not ended: another one is started beside it and takes its place, and the old one
+//! is ended when nobody uses it any more.
 
 mod embedded;
 mod keeper;
@@ -40,33 +41,34 @@ use crate::{
     jsonrpc::{self, Cause},
     lock::lock,
 };
+
 use pause::{FIRST_PAUSE, LONGEST_PAUSE};
 
-/// How often the CLI is asked for a sign of life. It answers within a millisecond, also while 50 turns run (observed).
+/// How often the CLI is pinged. It answers within a millisecond, also while 50 turns run (observed).
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long it may owe one before the main link is given up where there is a keeper link. A machine that is short of CPU may
-/// starve the CLI for seconds; a false alarm then costs a new link and a look at what happened meanwhile, and no turn.
+/// How long the main link may be silent where there is a keeper link. A machine that is short of CPU may starve the CLI for
+/// seconds; a false alarm then costs a new link and a look at what happened meanwhile, and no turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The same without a keeper link: here a false alarm ends the turns. Nothing else is lost by it where the CLI is our own: its
-/// death is seen at once.
+/// How long the main link may be silent where there is no keeper link: a false alarm ends the turns. A longer wait costs
+/// nothing where the CLI is embedded, because its death is seen at once.
 const LONE_PATIENCE: Duration = Duration::from_secs(15);
 
-/// The end of that time belongs to another ping: if it was we who did not run, the answer is there by now.
+/// The end of that time, which belongs to a second ping: if it was the service that did not run, the answer is there by now.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
-/// A link that held this long starts the pauses anew.
+/// How long a link must hold to reset the pauses and the count of failures.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a CLI that is ejected may take to show that it is well.
+/// How long an ejected CLI may take to answer each call of a probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Asks for another CLI to take the place of the one that runs. Answered when it has, or with the reason why it could not;
-/// dropped if there is none.
+/// An order to replace the running CLI by another one. It is answered when that is done, or with the reason why it could not
+/// be, and dropped if no CLI runs.
 pub(super) type Order = oneshot::Sender<Result<(), String>>;
 
-/// Where it is told how the backend is.
+/// The supervisor's side of the state that the backend shows.
 pub(super) struct Status {
     pub(super) state: watch::Sender<State>,
     pub(super) shared: Arc<Shared>,
@@ -77,34 +79,34 @@ impl Status {
         self.state.send_replace(state);
     }
 
-    /// The link is gone.
+    /// Records the loss of the link.
     fn lost(&self, problem: &str) {
         *lock(&self.shared.missing_since) = Instant::now();
         self.set(first_line(State::Down { problem: problem.to_owned() }));
     }
 
-    /// What the CLI had printed when it ended.
+    /// Records the last lines that the CLI printed before it ended.
     fn printed(&self, last_lines: &[String]) {
-        last_lines.clone_into(&mut lock(&self.shared.vitals).last_lines);
+        last_lines.clone_into(&mut lock(&self.shared.stats).last_lines);
     }
 
-    /// Counts a failure; how many there are in a row by now.
+    /// Counts a failure. Returns the number of failures in a row.
     fn failed(&self) -> u32 {
-        let mut vitals = lock(&self.shared.vitals);
-        vitals.failures += 1;
-        vitals.failures
+        let mut stats = lock(&self.shared.stats);
+        stats.failures += 1;
+        stats.failures
     }
 
-    /// The link has held for long.
+    /// Records that the link has held for long.
     fn held(&self) {
-        let mut vitals = lock(&self.shared.vitals);
-        vitals.failures = 0;
-        vitals.last_lines.clear();
-        self.shared.marks.held();
+        let mut stats = lock(&self.shared.stats);
+        stats.failures = 0;
+        stats.last_lines.clear();
+        self.shared.eligibility.held();
     }
 }
 
-/// Runs until `stop`.
+/// Supervises one CLI until `stop`.
 pub(super) async fn run(
     config: Config,
     sink: Arc<dyn Sink>,
@@ -112,7 +114,7 @@ pub(super) async fn run(
     mut orders: mpsc::Receiver<Order>,
     stop: CancellationToken,
 ) {
-    // To start a CLI takes a second of CPU, and what keeps it from starting does not go away that soon.
+    // Only for an external CLI: starting one takes a second of CPU, and what keeps it from starting does not go away that soon.
     let wanted = match config.source {
         Source::External { .. } => Some(&status.shared.wanted),
         Source::Embedded(_) => None,
@@ -151,7 +153,7 @@ fn report(name: &str, state: &State, pause: Duration, failures: u32) {
     }
 }
 
-/// The log shows all that the CLI printed; callers are told what happened, and not what a program of ours says.
+/// The state without what the CLI printed, which is for the log: callers are told what happened, not the words of a program.
 fn first_line(state: State) -> State {
     let cut = |problem: String| {
         problem.lines().next().unwrap_or_default().trim_end_matches("; it printed:").to_owned()
@@ -162,15 +164,15 @@ fn first_line(state: State) -> State {
     }
 }
 
-/// How a life ended.
+/// How an attempt ended.
 enum Ended {
-    /// As is told; it is tried again.
+    /// The CLI failed, and is in this state until the next attempt.
     Failed(State),
-    /// Because it was to.
+    /// The backend was stopped.
     Stopped,
 }
 
-/// Where a CLI listens.
+/// Where an external CLI listens, and its connection token.
 struct Address<'a> {
     host: &'a str,
     port: u16,
@@ -197,22 +199,22 @@ struct Connect<'a> {
     sink: &'a Arc<dyn Sink>,
     status: &'a Status,
     stop: &'a CancellationToken,
-    /// CLIs whose place another one has taken.
+    /// Tasks of CLIs that were replaced and still run.
     retired: &'a TaskTracker,
 }
 
-/// Why a link is not there any more.
+/// Why a link ended.
 enum End {
     /// The connection ended.
     Closed(Arc<Cause>),
     /// The CLI did not answer any more.
     Silent(String),
-    /// It is not wanted any more.
+    /// The backend was stopped.
     Stopped,
 }
 
 impl Connect<'_> {
-    /// One life of the CLI or of the link to it.
+    /// Starts the CLI or connects to it, and serves it until it is lost.
     async fn attempt(&self, orders: &mut mpsc::Receiver<Order>) -> Ended {
         match &self.config.source {
             Source::External { host, port, token, keeper } => {
@@ -223,7 +225,7 @@ impl Connect<'_> {
         }
     }
 
-    /// Keeps links until they cannot be made anew.
+    /// Keeps the links to an external CLI, until they cannot be made anew.
     async fn external(&self, address: &Address<'_>, keeper: bool) -> Ended {
         let patience = if keeper { PATIENCE } else { LONE_PATIENCE };
         tokio::select! {
@@ -249,7 +251,7 @@ impl Connect<'_> {
         }
     }
 
-    /// Opens a link. `None`: it is not wanted any more.
+    /// Opens a link. `None`: the backend was stopped.
     async fn open(
         &self,
         address: &Address<'_>,
@@ -272,11 +274,11 @@ impl Connect<'_> {
             id: LinkId::next(),
             options,
             handler: Listener { sink },
-            marks: self.status.shared.marks.clone(),
+            eligibility: self.status.shared.eligibility.clone(),
         }
     }
 
-    /// Opens the main link again: for as long as others wait for it, the CLI is given time.
+    /// Opens the main link again. The CLI is given as much time as callers wait for it.
     async fn open_again(&self, address: &Address<'_>) -> Result<Option<Arc<Link>>, OpenError> {
         let give_up = Instant::now() + GRACE;
         loop {
@@ -287,10 +289,10 @@ impl Connect<'_> {
         }
     }
 
-    /// Waits for the main link's end.
+    /// Waits for the end of the main link, and reports it.
     ///
     /// # Cancel safety
-    /// Dropping it leaves the link as it is.
+    /// Dropping the future leaves the link as it is.
     async fn watch(&self, link: &Arc<Link>, patience: Duration) -> End {
         let since = Instant::now();
         let end = tokio::select! {
@@ -311,37 +313,37 @@ impl Connect<'_> {
         self.sink.link_lost(link.id(), &cause);
         if !matches!(end, End::Stopped) {
             if since.elapsed() < STABLE_AFTER {
-                self.status.shared.marks.flapped(&problem);
+                self.status.shared.eligibility.flapped(&problem);
             }
             warn!(backend = self.config.name, problem, "the link to the CLI was lost");
         }
         end
     }
 
-    /// Tells when the main link has held for long.
+    /// Records it when the main link has held for long.
     async fn hold(&self) -> std::convert::Infallible {
         sleep(STABLE_AFTER).await;
         self.status.held();
         std::future::pending().await
     }
 
-    /// Probes the CLI whenever it has been ejected for as long as it was to be.
+    /// Probes the CLI whenever an ejection is over.
     async fn probe(&self) -> std::convert::Infallible {
-        let (marks, mut state) = (&self.status.shared.marks, self.status.state.subscribe());
+        let (eligibility, mut state) = (&self.status.shared.eligibility, self.status.state.subscribe());
         loop {
-            marks.on_probation().await;
-            // It fails when nobody asks any more; then this is dropped.
+            eligibility.on_probation().await;
+            // It fails when nobody watches the state any more; then this future is dropped.
             let ready = state.wait_for(|state| matches!(state, State::Ready(_))).await;
             let Some(link) = ready.ok().and_then(|state| state.link().cloned()) else { continue };
             let probe = async {
                 link.call_within(PROBE_LIMIT, &Ping {}).await?;
-                // One that needs no session, and that each session needs.
+                // A method that needs no session, and that each session needs.
                 link.call_within(PROBE_LIMIT, &GetMetadata { session_id: "probe" }).await
             };
             match probe.await {
-                // It is another one's turn.
+                // The link is lost, which others handle.
                 Err(Error::Lost { .. }) => sleep(FIRST_PAUSE).await,
-                probed => marks.probed(probed),
+                probed => eligibility.probed(probed),
             }
         }
     }
@@ -357,7 +359,7 @@ impl Connect<'_> {
     }
 }
 
-/// Resolves when the CLI owes a sign of life for too long.
+/// Resolves when the CLI has not answered pings for too long.
 async fn silence(link: &Link, patience: Duration) {
     let mut ticks = interval(PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

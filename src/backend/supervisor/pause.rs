@@ -1,4 +1,4 @@
-//! How long it takes until a CLI is tried again.
+//! The pauses between attempts to start or reach a CLI.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// The pause before the first new attempt; it doubles up to the longest.
+/// The pause before the second attempt; it doubles up to [`LONGEST_PAUSE`].
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest pause between attempts.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// The same where calls want the link and all that an attempt costs is a connection.
+/// The longest pause while somebody waits for the link, where an attempt costs no more than a connection.
 const WANTED_PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits before the next attempt. Where that costs no more than a connection, whoever wants one cuts the wait short.
+/// Waits before the next attempt. `wanted`, if given, cuts the wait short when somebody asks for the link.
 pub(super) async fn rest(pause: Duration, wanted: Option<&Notify>) {
     let began = Instant::now();
     let wanted = async {
@@ -36,7 +36,7 @@ pub(super) async fn rest(pause: Duration, wanted: Option<&Notify>) {
 mod tests {
     use super::*;
 
-    /// How many seconds it takes where somebody wants a link after so many.
+    /// Checks how many seconds the pause takes if a link is wanted after so many.
     async fn check(pause: u64, wanted_after: Option<u64>, expected: u64) {
         let (wanted, began) = (Notify::new(), Instant::now());
         let wants = async {

@@ -1,4 +1,4 @@
-//! The last days of a CLI of our own whose place another one has taken: what runs on it runs to its end.
+//! A retiring CLI: an embedded CLI that another one has replaced, whose turns run to their end.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -8,13 +8,13 @@ use tracing::{info, warn};
 use super::{Connect, LONE_PATIENCE, silence};
 use crate::backend::{link::Link, process::Process, sink::Sink, state::Shared};
 
-/// A CLI of our own, and the link to it.
+/// An embedded CLI, and the link to it.
 pub(super) struct Running {
     pub(super) process: Process,
     pub(super) link: Arc<Link>,
 }
 
-/// A CLI that gets nothing new.
+/// A replaced CLI, which gets no new calls.
 pub(super) struct Retiring {
     running: Running,
     name: String,
@@ -31,11 +31,12 @@ impl Retiring {
         Self { running, name, sink, shared, stop }
     }
 
-    /// Ends it when nobody uses it any more and its sessions have left it, or when it does not answer.
+    /// Ends the CLI when nobody uses it any more and its sessions have left it, or when it does not answer.
     pub(super) async fn run(self) {
         let Self { running: Running { process, link }, name, sink, shared, stop } = self;
         let left = async {
-            // Where they are next used, the other one loads them; it must not before they have left. One may be used again meanwhile.
+            // The other CLI loads the sessions when they are next used, which must not be before they have left this one. One
+            // may be used again meanwhile.
             loop {
                 link.vacated().await;
                 if sink.let_go(&link).await {

@@ -1,7 +1,7 @@
-//! Whether the CLI still is as this room says: what the facade calls, reads and hears, against the schemas that a version of the CLI
-//! comes with, and what is new in another version.
+//! Whether the CLI still is as this room expects: the methods, fields and events that the facade uses, against the schemas that
+//! come with a version of the CLI; and what is new in another version.
 //!
-//! The schemas of the version that is pinned are looked at with all other tests. `make drift` looks at the newest.
+//! The schemas of the pinned version are checked with all other tests. `make drift` checks the newest.
 
 mod schemas;
 mod uses;
@@ -14,11 +14,11 @@ use uses::{Side, uses};
 /// A difference that somebody has to look at.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Finding {
-    /// What the facade uses is not there any more.
+    /// The CLI has no more of what the facade uses.
     Gone(String),
-    /// What the facade does not send has to be sent.
+    /// The CLI requires what the facade does not send.
     Needed(String),
-    /// There is more than in the version that is pinned.
+    /// The CLI has more than the pinned version.
     New(String),
 }
 
@@ -54,7 +54,7 @@ fn missing(schemas: &Schemas) -> BTreeSet<Finding> {
     findings
 }
 
-/// What a CLI of these schemas has, and one of those that are pinned has not: methods, events, and fields of what the facade uses.
+/// What a newer CLI has and the pinned one has not: methods, events, and fields of what the facade uses.
 fn news(pinned: &Schemas, newest: &Schemas) -> BTreeSet<Finding> {
     let new = |kind: &str, before: BTreeSet<&str>, now: BTreeSet<&str>| -> Vec<Finding> {
         now.difference(&before).map(|name| Finding::New(format!("{kind} {name}"))).collect()
@@ -67,7 +67,7 @@ fn news(pinned: &Schemas, newest: &Schemas) -> BTreeSet<Finding> {
             schemas.of(used.subject, used.side).map(|schema| schemas.fields(schema)).unwrap_or_default()
         };
         let (before, now) = (fields(pinned), fields(newest));
-        // Of one that is new, too, it is said already.
+        // What is new as a whole was reported above.
         if !before.is_empty() {
             let of = |field: &String| Finding::New(format!("{} {field} of {}", used.side, used.subject));
             findings.extend(now.difference(&before).map(of));
@@ -133,7 +133,7 @@ fn what_is_gone_renamed_or_new_is_found() {
     );
 }
 
-/// Run by `make drift`, which says where the schemas are.
+/// Run by `make drift`, which sets the path of the schemas.
 #[test]
 #[ignore = "wants the schemas of another version: make drift"]
 fn the_newest_cli_is_as_the_pinned_one() {

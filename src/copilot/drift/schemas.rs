@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use super::uses::Side;
 
-/// What a version of the CLI says of itself.
+/// The schemas of one version of the CLI.
 pub(super) struct Schemas {
     /// Each method's entry: `params` and `result`.
     methods: BTreeMap<String, Value>,
     /// The data of each kind of event.
     events: BTreeMap<String, Value>,
-    /// What references lead to, of both files.
+    /// The definitions that references lead to, of both files.
     definitions: BTreeMap<String, Value>,
 }
 
@@ -57,7 +57,7 @@ impl Schemas {
         }
     }
 
-    /// Whether there is such a field. What a schema does not describe may be there.
+    /// Whether there is such a field. If a schema does not describe its fields, there may be.
     pub(super) fn has(&self, schema: &Value, path: &[String]) -> bool {
         let Some((first, rest)) = path.split_first() else { return true };
         let alternatives = self.alternatives(schema);
@@ -86,14 +86,14 @@ impl Schemas {
         fields.flat_map(|fields| fields.keys().cloned()).collect()
     }
 
-    /// The fields that an object has to have.
+    /// The fields that an object must have.
     pub(super) fn required(&self, schema: &Value) -> BTreeSet<String> {
         let alternatives = self.alternatives(schema);
         let required = alternatives.into_iter().filter_map(|schema| schema["required"].as_array());
         required.flatten().filter_map(|field| field.as_str().map(str::to_owned)).collect()
     }
 
-    /// What a schema stands for: itself, what it refers to, and what it may be.
+    /// All schemas that a value of this schema may be described by: itself, those that it refers to, and its alternatives.
     fn alternatives<'a>(&'a self, schema: &'a Value) -> Vec<&'a Value> {
         let (mut found, mut next) = (vec![schema], 0);
         while let Some(schema) = found.get(next).copied() {
@@ -111,7 +111,7 @@ impl Schemas {
     }
 }
 
-/// An API's methods are where they are by their names' parts, and each says its name.
+/// Collects the methods of an API. They are nested by the parts of their names, and each has its full name.
 fn collect_methods(api: &Value, methods: &mut BTreeMap<String, Value>) {
     let Value::Object(fields) = api else { return };
     if let Some(name) = fields.get("rpcMethod").and_then(Value::as_str) {
@@ -120,7 +120,7 @@ fn collect_methods(api: &Value, methods: &mut BTreeMap<String, Value>) {
     fields.values().for_each(|below| collect_methods(below, methods));
 }
 
-/// What another version may do to them.
+/// The changes that another version may make.
 impl Schemas {
     pub(super) fn remove_method(&mut self, name: &str) {
         self.methods.remove(name).unwrap();

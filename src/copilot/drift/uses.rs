@@ -1,4 +1,5 @@
-//! What the facade uses of the CLI: each method with what it sends and reads, each event with what it reads.
+//! All that the facade uses of the CLI: each method with the fields that it sends and reads, each event with those that it
+//! reads.
 
 use std::{
     cell::RefCell,
@@ -22,7 +23,7 @@ use crate::copilot::{
     withdraw,
 };
 
-/// Where a field is.
+/// The place of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Parameters,
@@ -49,14 +50,15 @@ impl fmt::Display for Side {
     }
 }
 
-/// Fields, each by its path: `[]` stands for the elements of a list, `*` for the values of a map.
+/// The fields of one method or event that are used. In a path `[]` stands for the elements of a list, `*` for the values of a
+/// map.
 pub(super) struct Used {
     pub(super) subject: &'static str,
     pub(super) side: Side,
     pub(super) paths: BTreeSet<Vec<String>>,
 }
 
-/// Methods of which the schemas say nothing (1.0.85 to 1.0.89-7): only the CLI itself can tell (`make test-versions`).
+/// Methods that the schemas do not describe (1.0.85 to 1.0.89-7): only the CLI itself can tell (`make test-versions`).
 const UNDESCRIBED: &[&str] = &[
     "session.create",
     "session.delete",
@@ -67,7 +69,7 @@ const UNDESCRIBED: &[&str] = &[
     "status.get",
 ];
 
-/// The same of events and fields, each with the event or method that it is of: they were observed, or are of a type that others
+/// Events, and fields of events and methods, that the schemas do not describe: they were observed, or are of a type that others
 /// share.
 const UNDESCRIBED_PARTS: &[(&str, &str)] = &[
     ("session.autopilot_stopped", ""),
@@ -94,12 +96,12 @@ pub(super) fn uses() -> Vec<Used> {
         .collect()
 }
 
-/// The names of the described methods, as the source has them.
+/// The names of the described methods, read from the source.
 pub(super) fn methods_in_the_source() -> Vec<&'static str> {
     let sources =
         [include_str!("../method.rs"), include_str!("../withdraw.rs"), include_str!("../answer.rs")];
     let lines = sources.into_iter().flat_map(str::lines);
-    // In `methods!` and `answers!`.
+    // The entries of `methods!` and `answers!`.
     let names = lines.filter_map(|line| line.split_once("=> \"")?.1.split_once('"'));
     let names =
         names.filter(|(_, rest)| rest.starts_with(';') || rest.starts_with(" -> ")).map(|(name, _)| name);
@@ -167,7 +169,7 @@ fn methods() -> Vec<[Used; 2]> {
     ]
 }
 
-/// A prompt with all that may go with it.
+/// A prompt with all that it may have.
 fn message(secret: &Secret) -> Message {
     let text = || "text".to_owned();
     let position = method::Position { line: 0, character: 0 };
@@ -196,7 +198,7 @@ fn call<M: Method>(parameters: &M) -> [Used; 2] {
     [used(Side::Parameters, sent), used(Side::Result, read.into_inner())]
 }
 
-/// The paths to all fields of JSON.
+/// Collects the paths to all fields of JSON.
 fn collect_paths(json: &Value, path: &mut Vec<String>, paths: &mut BTreeSet<Vec<String>>) {
     let mut below = |name: &str, json: &Value| {
         path.push(name.to_owned());
@@ -211,15 +213,15 @@ fn collect_paths(json: &Value, path: &mut Vec<String>, paths: &mut BTreeSet<Vec<
     }
 }
 
-/// Which fields a type reads.
+/// Records the fields that a type reads.
 fn traced<T: DeserializeOwned>(seen: &RefCell<BTreeSet<Vec<String>>>) -> Result<T, de::value::Error> {
     T::deserialize(Tracer { path: Vec::new(), seen })
 }
 
-/// How serde_json names JSON that is read as it is.
+/// The name by which serde_json asks for raw JSON.
 const RAW: &str = "$serde_json::private::RawValue";
 
-/// Gives a type whatever it asks for, and notes the names of the fields.
+/// A deserializer that gives a type whatever it asks for, and records the names of the fields.
 struct Tracer<'a> {
     path: Vec<String>,
     seen: &'a RefCell<BTreeSet<Vec<String>>>,

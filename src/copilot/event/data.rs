@@ -1,4 +1,4 @@
-//! What events carry, as far as the facade knows it.
+//! The data of events, as far as the facade uses them.
 
 use std::borrow::Cow;
 
@@ -25,7 +25,7 @@ macro_rules! data {
                     let alone: Option<&str> = None;
                     $(let alone = alone.or(Some(stringify!($alone)));)?
                     let fields = match alone {
-                        // It may come as that alone: a tool's result as a mere text.
+                        // Some types may come as this field alone: a tool's result as a bare text.
                         Some(name) if json.get().starts_with('"') => Fields::from([(name.to_owned(), json)]),
                         _ => serde_json::from_str(json.get()).ok()?,
                     };
@@ -37,10 +37,10 @@ macro_rules! data {
 }
 
 data! {
-    /// The agent took a prompt up.
+    /// The agent has begun to work on a prompt.
     UserMessage { content: String, message_id: Option<String>, }
 
-    /// A message, whole. `content` is empty if it only calls tools.
+    /// A whole message. `content` is empty if it only calls tools.
     AssistantMessage {
         message_id: String,
         content: String,
@@ -56,7 +56,7 @@ data! {
     /// A piece of a message.
     AssistantMessageDelta { message_id: String, delta_content: String, }
 
-    /// The model's reasoning, whole.
+    /// The whole of the model's reasoning.
     AssistantReasoning { reasoning_id: String, content: String, }
 
     /// A piece of the model's reasoning.
@@ -65,7 +65,7 @@ data! {
     /// A round of the agent: one model call and its tools.
     Round { turn_id: String, reason: Option<String>, model: Option<String>, }
 
-    /// What a model call cost. `duration` is in milliseconds.
+    /// The usage of a model call. `duration` is in milliseconds.
     Usage {
         model: Option<String>,
         input_tokens: Option<i64>,
@@ -79,7 +79,7 @@ data! {
         content_filter_triggered: Option<bool>,
     }
 
-    /// What a model call cost at GitHub, in billionths of an AI credit.
+    /// The cost of a model call at GitHub, in billionths of an AI credit.
     CopilotUsage { total_nano_aiu: Option<f64>, }
 
     /// A piece of the arguments of a tool call.
@@ -94,19 +94,19 @@ data! {
     /// A tool's output so far: all of it each time (observed).
     ToolPartialResult { tool_call_id: String, partial_output: String, }
 
-    /// Word of a tool's progress.
+    /// A report of a tool's progress.
     ToolProgress { tool_call_id: String, progress_message: String, }
 
     /// A tool has ended.
     ToolComplete { tool_call_id: String, success: bool, result: Option<ToolOutput>, error: Option<ToolError>, }
 
-    /// What a tool gave the model.
+    /// The output of a tool, for the model.
     ToolOutput or content { content: Option<String>, structured_content: Option<Json>, }
 
     /// Why a tool failed.
     ToolError or message { message: Option<String>, }
 
-    /// A permission is needed. Nobody else answers unless `resolved_by_hook`.
+    /// A permission is needed. The callers have to answer, unless `resolved_by_hook`.
     PermissionRequested {
         request_id: String,
         permission_request: Json,
@@ -117,7 +117,7 @@ data! {
     /// A permission was given or refused.
     PermissionCompleted { request_id: String, tool_call_id: Option<String>, result: PermissionOutcome, }
 
-    /// What came of a permission request.
+    /// The outcome of a permission request.
     PermissionOutcome or kind { kind: String, }
 
     /// A tool of the caller's is called.
@@ -139,7 +139,7 @@ data! {
         tool_call_id: Option<String>,
     }
 
-    /// An MCP server wants to know something, by a form or at a URL.
+    /// An MCP server asks a question, by a form or at a URL.
     ElicitationRequested {
         request_id: String,
         message: String,
@@ -159,23 +159,23 @@ data! {
         recommended_action: Option<String>,
     }
 
-    /// A request was answered, or need not be any more.
+    /// A request was answered, or is withdrawn.
     RequestCompleted { request_id: String, }
 
     /// The conversation got a title.
     TitleChanged or title { title: String, }
 
-    /// The session has another model, or thinks for longer.
+    /// The session has another model, or another reasoning effort.
     ModelChange {
         new_model: Option<String>,
         previous_model: Option<String>,
-        /// `Some(None)`: as the model does by itself.
+        /// `Some(None)`: the model's own default.
         #[serde(default, deserialize_with = "lenient::told")]
         reasoning_effort: Option<Option<String>>,
         previous_reasoning_effort: Option<String>,
     }
 
-    /// How an MCP server is.
+    /// The status of an MCP server.
     McpServerStatus { server_name: String, status: String, error: Option<String>, }
 
     /// A sub-agent has begun.
@@ -187,7 +187,7 @@ data! {
         model: Option<String>,
     }
 
-    /// A sub-agent has done its task. `duration_ms` is in milliseconds.
+    /// A sub-agent has ended its task. `duration_ms` is in milliseconds.
     SubAgentCompleted {
         tool_call_id: String,
         agent_name: String,
@@ -219,7 +219,7 @@ data! {
         tool_definitions_tokens: Option<i64>,
     }
 
-    /// The oldest messages were left out of what the model is told.
+    /// The oldest messages were left out of the model's context.
     Truncation {
         token_limit: i64,
         tokens_removed_during_truncation: i64,
@@ -246,8 +246,7 @@ data! {
     /// A warning.
     Warning { warning_type: Option<String>, message: String, }
 
-    /// A turn has failed. Without `originating_message_id` (observed where no model could be called) it is the
-    /// running turn that failed.
+    /// A turn has failed. Without `originating_message_id` (observed where no model could be called) it is the running turn.
     SessionError {
         error_type: String,
         message: String,
@@ -256,14 +255,14 @@ data! {
         originating_message_id: Option<String>,
     }
 
-    /// Nothing more to do. Never stored, and never repeated if missed.
+    /// The session has nothing more to do. Never stored, and never repeated if missed.
     Idle { #[serde(default)] aborted: bool, mode: Option<String>, }
 
     /// The turn is being stopped.
     Abort or reason { reason: Option<String>, }
 }
 
-/// Nothing but that it has happened.
+/// The data of an event that says only that it has happened.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Nothing;
 
@@ -279,25 +278,25 @@ impl Lenient for Nothing {
     }
 }
 
-/// How the model came to its end, in the CLI's words: it uses those of OpenAI whatever the provider, and tells a refusal by a model
-/// of Anthropic's as `content_filter` (observed).
+/// Why the model ended its answer, in the CLI's words. It uses OpenAI's words for all providers, and reports a refusal by a
+/// model of Anthropic's as `content_filter` (observed).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// It had said what it had to say.
+    /// It had finished its answer.
     #[serde(alias = "end_turn", alias = "stop_sequence")]
     Stop,
-    /// Its output limit cut it.
+    /// It reached its output limit.
     #[serde(alias = "max_tokens")]
     Length,
-    /// A content filter cut it.
+    /// A content filter cut it off.
     ContentFilter,
     /// It refused.
     Refusal,
-    /// It wants tools to be called. Of a turn: that was all.
+    /// It calls tools. Of a turn: there was nothing but tool calls.
     #[serde(rename = "tool_calls", alias = "function_call", alias = "tool_use")]
     ToolOnly,
-    /// Something else. Of a turn: there is no text either.
+    /// Another reason. Of a turn: there is no text either.
     #[serde(other)]
     Other,
 }
@@ -309,7 +308,7 @@ impl Lenient for FinishReason {
 }
 
 impl Usage {
-    /// How the call ended; `None` if it does not say.
+    /// Why the call ended; `None` if the event does not say.
     pub fn finish(&self) -> Option<FinishReason> {
         match self.finish_reason {
             Some(FinishReason::Refusal) => Some(FinishReason::Refusal),
@@ -318,7 +317,7 @@ impl Usage {
         }
     }
 
-    /// What it cost at GitHub, in billionths of an AI credit.
+    /// The cost at GitHub, in billionths of an AI credit.
     pub fn nano_ai_credits(&self) -> i64 {
         let cost = self.copilot_usage.as_ref().and_then(|usage| usage.total_nano_aiu);
         #[expect(clippy::cast_possible_truncation, reason = "it saturates")]
@@ -327,12 +326,12 @@ impl Usage {
 }
 
 impl PermissionRequested {
-    /// What the permission is for.
+    /// The kind of permission.
     pub fn kind(&self) -> Cow<'_, str> {
         self.permission_request.text("kind")
     }
 
-    /// What it is about, for a rule's pattern: the command, path, URL or tool. Some kinds have nothing of the sort.
+    /// The command, path, URL or tool that it is for, which a rule's pattern is matched with. Some kinds have none.
     pub fn subject(&self) -> Cow<'_, str> {
         let field = match &*self.kind() {
             "shell" => "fullCommandText",

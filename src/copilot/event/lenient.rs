@@ -1,5 +1,5 @@
-//! Reading what is not as expected. The CLI sends optional fields as `null` (observed), and releases change types; an event
-//! is to have its effect all the same. So a field that cannot be read counts as absent.
+//! Lenient parsing of events. The CLI sends optional fields as `null` (observed), and releases change types; an event must have
+//! its effect all the same. So a field that cannot be read counts as absent.
 
 use std::collections::HashMap;
 
@@ -8,25 +8,25 @@ use serde_json::value::RawValue;
 
 use crate::copilot::json::Json;
 
-/// Fields that can be read, by their names on the wire.
+/// The fields of an object, by their names on the wire.
 pub(super) type Fields<'a> = HashMap<String, &'a RawValue>;
 
-/// What can be read of JSON that is not exactly of its type.
+/// A type that can be read from JSON that is not exactly of it.
 pub(super) trait Lenient: Sized {
-    /// Its fields, if it has some.
+    /// The names of its fields, if it has some.
     #[cfg(test)]
     const FIELDS: &'static [&'static str] = &[];
 
-    /// Reads what there is; `None` if that is nothing.
+    /// Reads what can be read; `None` if that is nothing.
     fn lenient(json: &RawValue) -> Option<Self>;
 }
 
-/// A field, by its name in Rust.
+/// Reads a field, by its name in Rust.
 pub(super) fn field<T: Lenient + Default>(fields: &Fields<'_>, name: &str) -> T {
     fields.get(&camel_case(name)).and_then(|json| T::lenient(json)).unwrap_or_default()
 }
 
-/// A field's name on the wire.
+/// The name of a field on the wire.
 pub(super) fn camel_case(name: &str) -> String {
     let mut words = name.split('_');
     let first = words.next().unwrap_or_default();
@@ -36,7 +36,7 @@ pub(super) fn camel_case(name: &str) -> String {
     })
 }
 
-/// A field whose `null` says something else than its absence.
+/// Reads a field whose `null` means something else than its absence.
 pub(super) fn told<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(field).map(Some)
 }
@@ -46,7 +46,7 @@ pub(super) fn exact<T: DeserializeOwned>(json: &RawValue) -> Option<T> {
     serde_json::from_str(json.get()).ok()
 }
 
-/// The number in a text that is one.
+/// Reads a number, or another value, that is written as a text.
 fn written<T: std::str::FromStr>(json: &RawValue) -> Option<T> {
     exact::<String>(json)?.trim().parse().ok()
 }
@@ -57,7 +57,7 @@ impl Lenient for Json {
     }
 }
 
-/// Nothing else becomes a text: it may be an id, which has to be the CLI's own.
+/// Reads strings only: the text may be an id, which has to be the CLI's own.
 impl Lenient for String {
     fn lenient(json: &RawValue) -> Option<Self> {
         exact(json)
@@ -98,7 +98,7 @@ impl<T: Lenient> Lenient for Option<T> {
     }
 }
 
-/// Without the items that cannot be read.
+/// Reads the items that can be read.
 impl<T: Lenient> Lenient for Vec<T> {
     fn lenient(json: &RawValue) -> Option<Self> {
         let items: Vec<&RawValue> = serde_json::from_str(json.get()).ok()?;

@@ -1,7 +1,7 @@
 //! Session events: `session.event {sessionId, event: {id, type, timestamp, data, agentId?, ephemeral?}}`.
 //!
-//! Most events of a turn interest nobody, and they are the large ones (the system prompt, snapshots of the whole
-//! conversation). So an event is first [`peek`]ed at, and only parsed if somebody wants it.
+//! Nobody needs most events of a turn, and those are the large ones (the system prompt, snapshots of the whole conversation).
+//! So [`peek`] reads the kind of an event, and the event is only parsed if somebody wants it.
 
 mod data;
 mod lenient;
@@ -17,31 +17,33 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::json::Json;
+
 pub use data::*;
-use lenient::{Fields, Lenient};
 #[cfg(test)]
 pub(super) use tests::oddities::samples;
+
+use lenient::{Fields, Lenient};
 
 /// An event of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Its id.
+    /// The event's id.
     pub id: String,
     /// When it happened; RFC 3339.
     pub timestamp: String,
-    /// The sub-agent that it happened in; `None` is the main agent.
+    /// The sub-agent that it happened in; `None`: the main agent.
     pub agent_id: Option<String>,
     /// Whether it is only sent, and not stored.
     pub ephemeral: bool,
     /// The CLI's name for the kind of event.
     pub kind: Cow<'static, str>,
-    /// What it carries.
+    /// Its data.
     pub payload: Payload,
-    /// The length of its JSON in bytes: what it weighs in a queue.
+    /// The length of its JSON in bytes, which is its weight in a queue.
     pub weight: usize,
 }
 
-/// What an event carries, for the kinds that the facade knows.
+/// The data of an event, for the kinds that the facade knows.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(
     missing_docs,
@@ -103,7 +105,7 @@ pub enum Payload {
     SessionShutdown(Json),
     SessionIdle(Idle),
     Abort(Abort),
-    /// Everything else, and a known kind that does not say what it is about.
+    /// Any other kind, and a known kind whose data lack what they mean nothing without.
     Other(Json),
 }
 
@@ -114,7 +116,7 @@ macro_rules! payloads {
             matches!(kind, $($kind)|*)
         }
 
-        /// Reads an event of a known kind in one go, if all of it is as it should be.
+        /// Reads an event of a known kind in one pass, if all of it is as expected.
         fn parse_known(kind: &str, event: &str) -> Option<Event> {
             match kind {
                 $($kind => whole(event, $kind, Payload::$variant),)*
@@ -127,13 +129,13 @@ macro_rules! payloads {
                 $($kind => {
                     let data = lenient::exact(data).or_else(|| Lenient::lenient(data)).unwrap_or_default();
                     let payload = Payload::$variant(data);
-                    payload.says_of_what().then_some(($kind, payload))
+                    payload.names_its_subject().then_some(($kind, payload))
                 })*
                 _ => None,
             }
         }
 
-        /// The kinds, each with the fields of its data.
+        /// The known kinds, each with the fields of its data.
         #[cfg(test)]
         fn known_fields() -> Vec<(&'static str, &'static [&'static str])> {
             fn fields<T: Lenient>(_: fn(T) -> Payload) -> &'static [&'static str] {
@@ -202,8 +204,8 @@ payloads! {
     "abort" => Abort,
 }
 
-/// The kinds that are known for the callers' sake alone.
-const ONLY_TOLD: [&str; 10] = [
+/// The kinds that are known only for the callers' sake.
+const ONLY_FOR_CALLERS: [&str; 10] = [
     "assistant.tool_call_delta",
     "assistant.intent",
     "session.usage_info",
@@ -218,12 +220,12 @@ const ONLY_TOLD: [&str; 10] = [
 
 /// Whether the facade itself has to see events of this kind, whoever else wants them.
 pub fn is_needed(kind: &str) -> bool {
-    is_known(kind) && !ONLY_TOLD.contains(&kind)
+    is_known(kind) && !ONLY_FOR_CALLERS.contains(&kind)
 }
 
 impl Payload {
-    /// Whether it says which message, call or request it is about, where it means nothing without.
-    fn says_of_what(&self) -> bool {
+    /// Whether it says which message, call or request it is about, where it means nothing without that.
+    fn names_its_subject(&self) -> bool {
         let id = match self {
             Self::AssistantMessageDelta(delta) => &delta.message_id,
             Self::AssistantReasoningDelta(delta) => &delta.reasoning_id,
@@ -242,7 +244,7 @@ impl Payload {
         !id.is_empty()
     }
 
-    /// The id of the request that it makes, if it is one; it is empty where that cannot be read.
+    /// The id of the request that this event makes, if it makes one; empty if the id cannot be read.
     pub fn request_id(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Self::PermissionRequested(request) => (&request.request_id).into(),
@@ -261,10 +263,10 @@ impl Payload {
     }
 }
 
-/// What an event is about, read without building anything.
+/// The session and kind of an event, read without building anything else.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Peek<'a> {
-    /// The session.
+    /// The session's id.
     #[serde(borrow, rename = "sessionId")]
     pub session_id: Cow<'a, str>,
     /// The event's type.
@@ -285,13 +287,13 @@ impl Peek<'_> {
     }
 }
 
-/// Looks at the parameters of a `session.event` notification; `None` if they are not what they should be. Where they begin as
-/// the CLI writes them, only this beginning is looked at.
+/// Reads session and kind from the parameters of a `session.event` notification; `None` if they are not as expected. If they
+/// begin as the CLI writes them, only the beginning is read.
 pub fn peek(params: &[u8]) -> Option<Peek<'_>> {
     skim(params).map(|(peek, _)| peek).or_else(|| serde_json::from_slice(params).ok())
 }
 
-/// Session and kind, where they come first, as the CLI has it (observed); and where the event begins.
+/// Session and kind, if they come first, as the CLI writes them (observed), and the position at which the event begins.
 fn skim(params: &[u8]) -> Option<(Peek<'_>, usize)> {
     let (session_id, rest) = plain_text(params.strip_prefix(br#"{"sessionId":""#)?)?;
     let event = rest.strip_prefix(br#","event":"#)?;
@@ -306,14 +308,14 @@ fn plain_text(json: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(text).ok()?, rest.strip_prefix(b"\"")?))
 }
 
-/// Whether a `session.lifecycle` surely tells of no session's end: most tell that one was updated.
-pub fn is_of_no_end(params: &[u8]) -> bool {
+/// Whether a `session.lifecycle` certainly reports no deletion: most report that a session was updated.
+pub fn is_no_deletion(params: &[u8]) -> bool {
     let kind = params.strip_prefix(br#"{"type":""#).and_then(plain_text);
     kind.is_some_and(|(kind, _)| kind != "session.deleted")
 }
 
-/// Finds session and kind in the first bytes of a `session.event` that is too large to be read whole. A guess: the CLI
-/// writes them first (observed), and a wrong one costs the link, not an event.
+/// Finds session and kind in the first bytes of a `session.event` that is too large to be read whole. A guess: the CLI writes
+/// them first (observed), and a wrong guess costs the link, not an event.
 pub fn peek_head(head: &[u8]) -> Option<(&str, &str)> {
     let after = |label: &str| {
         let text = head.get(memchr::memmem::find(head, label.as_bytes())? + label.len()..)?;
@@ -345,7 +347,7 @@ struct RawEvent<'a> {
 }
 
 impl<'a> RawEvent<'a> {
-    /// Reads an event that is not all as it should be. Without a kind it is none.
+    /// Reads an event that is not all as expected. Without a kind it is no event.
     fn lenient(event: &'a str) -> Option<Self> {
         let mut fields: Fields<'_> = serde_json::from_str(event).ok()?;
         let data = fields.remove("data");
@@ -353,7 +355,7 @@ impl<'a> RawEvent<'a> {
             id: lenient::field(&fields, "id"),
             kind: String::lenient(fields.get("type")?)?,
             timestamp: lenient::field(&fields, "timestamp"),
-            // Whatever it is, it is not the main agent.
+            // An id that cannot be read is kept as JSON: it is not the main agent's.
             agent_id: fields
                 .get("agentId")
                 .filter(|id| id.get() != "null")
@@ -364,7 +366,7 @@ impl<'a> RawEvent<'a> {
     }
 }
 
-/// An event whose kind is known, and so what its data are.
+/// An event of a known kind, and thus with known data.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct KnownEvent<T> {
@@ -378,7 +380,7 @@ struct KnownEvent<T> {
     data: T,
 }
 
-/// Reads the parameters of a `session.event` notification; `None` if they are not what they should be.
+/// Parses the parameters of a `session.event` notification; `None` if they are not as expected.
 pub fn parse(params: &[u8]) -> Option<Event> {
     parse_skimmed(params).or_else(|| {
         let Envelope { event } = serde_json::from_slice(params).ok()?;
@@ -386,7 +388,7 @@ pub fn parse(params: &[u8]) -> Option<Event> {
     })
 }
 
-/// The same for one of a known kind, where it begins as the CLI writes it and nothing follows it.
+/// Parses an event of a known kind, if it begins as the CLI writes it and nothing follows it.
 fn parse_skimmed(params: &[u8]) -> Option<Event> {
     // All of it at once: that is faster than text by text.
     let params = std::str::from_utf8(params).ok()?;
@@ -395,8 +397,8 @@ fn parse_skimmed(params: &[u8]) -> Option<Event> {
     delta(event).or_else(|| parse_known(peek.kind(), event))
 }
 
-/// Reads a delta, if that is what it is, and its fields come as the CLI writes them (observed). Faster than by field names, and
-/// most events that are read are deltas.
+/// Reads a delta, if the event is one and its fields come as the CLI writes them (observed). This is faster than by field
+/// names, and most events that are read are deltas.
 fn delta(event: &str) -> Option<Event> {
     const OF_MESSAGE: &str = r#"{"type":"assistant.message_delta","data":{"messageId":"#;
     const OF_REASONING: &str = r#"{"type":"assistant.reasoning_delta","data":{"reasoningId":"#;
@@ -430,7 +432,7 @@ fn value<'a, T: Deserialize<'a>>(json: &mut &'a str, before: &str) -> Option<T> 
     Some(value)
 }
 
-/// Reads an event by itself, as of a stored history; `None` if it is not what it should be.
+/// Parses an event by itself, as in a stored history; `None` if it is not as expected.
 pub fn parse_stored(event: &str) -> Option<Event> {
     let weight = event.len();
     let raw = serde_json::from_str(event).ok().or_else(|| RawEvent::lenient(event))?;
@@ -447,16 +449,16 @@ fn whole<T: DeserializeOwned>(event: &str, kind: &'static str, payload: fn(T) ->
     let KnownEvent { id, timestamp, agent_id, ephemeral, data } = serde_json::from_str(event).ok()?;
     let (kind, payload) = (kind.into(), payload(data));
     let event = Event { id, timestamp, agent_id, ephemeral, kind, payload, weight: event.len() };
-    event.payload.says_of_what().then_some(event)
+    event.payload.names_its_subject().then_some(event)
 }
 
-/// The kind that tells that the CLI has closed a session.
+/// The kind of the event by which the CLI reports that it has closed a session.
 pub const SHUTDOWN: &str = "session.shutdown";
 
-/// The kind that tells of each message between the agent and the model, with its text. Few want it, and it may be large.
+/// The kind of the events with each message between the agent and the model. Few need them, and they may be large.
 pub const MODEL_MESSAGE: &str = "model.message";
 
-/// What the model said, if the event is a [`MODEL_MESSAGE`] that tells it: all of it, also where it was cut and no
+/// The model's text, if the event is a [`MODEL_MESSAGE`] of the model's: all of it, also where it was cut off and no
 /// `assistant.message` comes (observed).
 pub fn model_message(event: &Event) -> Option<String> {
     #[derive(Deserialize)]
@@ -477,13 +479,13 @@ pub fn model_message(event: &Event) -> Option<String> {
     }
 }
 
-/// `session.lifecycle`, as far as it matters: it goes to every connection, for every session.
+/// The parameters of `session.lifecycle`, as far as they are used. It goes to every connection, for every session.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lifecycle {
-    /// `session.created`, `session.updated`, `session.deleted` and more.
+    /// The kind: `session.created`, `session.updated`, `session.deleted` and more.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The session.
+    /// The session's id.
     pub session_id: String,
 }

@@ -1,17 +1,17 @@
-//! What the CLI's errors mean.
+//! The meaning of the CLI's errors.
 //!
-//! JSON-RPC errors are nearly all code -32603 with the reason in words, and the words differ from method to method, so
-//! they are matched loosely (cli-protocol.md, section 11). Failures of a turn come as `session.error` events instead.
+//! JSON-RPC errors are nearly all code -32603 with the reason in words, and the words differ from method to method, so they are
+//! matched loosely (cli-protocol.md, section 11). Failures of a turn come as `session.error` events instead.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::event::SessionError;
 
-/// Why the CLI refused a request: each variant is a different thing to do.
+/// Why the CLI refused a request. Each variant calls for another action.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// No such session, or it is not loaded.
+    /// There is no such session, or it is not loaded.
     #[error("the CLI does not have this session loaded")]
     SessionNotFound,
     /// A parameter is wrong; the text says which.
@@ -20,7 +20,7 @@ pub enum Rejection {
     /// GitHub refused the session's token, or there is none.
     #[error("{0}")]
     Unauthenticated(String),
-    /// The model's provider refused, or failed, where the call needs the model.
+    /// The model's provider refused or failed in a call that needs the model.
     #[error("{}", .0.message)]
     Agent(AgentFailure),
     /// The CLI could not write to its disk.
@@ -29,16 +29,16 @@ pub enum Rejection {
     /// This CLI does not have the method.
     #[error("this version of the Copilot CLI does not have {0}")]
     MethodMissing(&'static str),
-    /// The connection token is missing, wrong, or not expected: the operator's to mend.
+    /// The connection token is missing, wrong, or not expected. The operator has to mend that.
     #[error("{0}")]
     Connection(String),
-    /// The history has no such event, or it is none that the call can be about.
+    /// The history has no such event, or one that the call cannot be about.
     #[error("the session's history has no such event, or no prompt has it")]
     NoSuchEvent,
     /// The history is too short to be summarized.
     #[error("there is nothing to compact")]
     NothingToCompact,
-    /// The compaction was ended by somebody.
+    /// Somebody cancelled the compaction.
     #[error("the compaction was cancelled")]
     CompactionCancelled,
     /// Another connection has the session's tools already.
@@ -50,7 +50,7 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// Makes sense of a JSON-RPC error, which a call of `method` got.
+    /// Interprets a JSON-RPC error that a call of `method` got.
     pub fn new(method: &'static str, code: i64, message: &str) -> Self {
         // "Request session.create failed with message: <reason>"
         let reason = message.split_once("failed with message: ").map_or(message, |(_, reason)| reason);
@@ -78,13 +78,13 @@ impl Rejection {
         }
     }
 
-    /// Whether a deletion did not get to its end because something was just written to the session, or somebody else deletes it
+    /// Whether a deletion stopped halfway because something was just written to the session, or somebody else deletes it
     /// (observed on 1.0.85).
     pub fn is_half_deleted(&self) -> bool {
         matches!(self, Self::Internal(reason) if reason.contains("Directory not empty"))
     }
 
-    /// The same with another text, where it has one.
+    /// Changes the text, if there is one.
     pub fn map(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
             Self::InvalidParameter(text) => Self::InvalidParameter(change(text)),
@@ -103,8 +103,8 @@ impl Rejection {
     }
 }
 
-/// The last three are said about a session that is being deleted, by `session.send` and `session.resume` (observed). In small
-/// letters 1.0.85 says the first.
+/// Words that mean that there is no such session. `session.send` and `session.resume` use the last three for a session that is
+/// being deleted (observed). 1.0.85 writes the first in lower case.
 const NOT_FOUND: &[&str] = &[
     "Session not found",
     "session not found",
@@ -129,33 +129,33 @@ const INVALID: &[&str] = &[
     "ENOENT",
 ];
 
-/// How a turn failed in the agent.
+/// A failure of the agent in a turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentFailure {
-    /// What to do about it.
+    /// The cause, which decides what to do.
     pub cause: AgentCause,
-    /// What the agent says.
+    /// The agent's message.
     pub message: String,
-    /// The CLI's word for it, such as `rate_limit`.
+    /// The CLI's name for it, such as `rate_limit`.
     pub error_type: String,
     /// The provider's HTTP status.
     pub status_code: Option<i32>,
 }
 
-/// Who has to do something about a failed turn.
+/// The cause of a failed turn, by who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AgentCause {
-    /// The credentials were refused.
+    /// The provider refused the credentials.
     Auth,
-    /// The account has nothing left.
+    /// The account's quota is used up.
     Quota,
-    /// Too many requests; later.
+    /// There were too many requests; trying again later helps.
     RateLimit,
     /// The conversation is too long for the model.
     ContextLimit,
     /// The provider's content filter refused the prompt.
     ContentFiltered,
-    /// The provider failed, or could not be reached; later.
+    /// The provider failed or could not be reached; trying again later helps.
     Unavailable,
     /// The CLI could not write to its disk.
     Storage,
@@ -164,7 +164,7 @@ pub enum AgentCause {
 }
 
 impl AgentFailure {
-    /// A failure that no event told of.
+    /// A failure that no event reported.
     pub fn other(message: impl Into<String>) -> Self {
         Self {
             cause: AgentCause::Other,
@@ -174,7 +174,7 @@ impl AgentFailure {
         }
     }
 
-    /// What the provider said to a call that needs the model. `None`: it is not from the provider.
+    /// The failure in a provider's answer to a call that needs the model. `None`: the text is not a provider's.
     fn of_provider(reason: &str) -> Option<Self> {
         let message = reason.strip_prefix("host-rethrow: ").unwrap_or(reason);
         let status_code = status_of(message);
@@ -186,8 +186,8 @@ impl AgentFailure {
     }
 }
 
-/// The kind of the events that tell of a model call which failed: of each try, and also of calls outside of turns. They are in
-/// no schema, but there (observed).
+/// The kind of the events about a model call that failed: one for each try, also for calls outside of turns. No schema has
+/// them, but they come (observed).
 pub const CALL_FAILED: &str = "model.model_call_failure";
 
 /// The parameters of a `session.event` of the kind [`CALL_FAILED`].
@@ -211,28 +211,27 @@ struct CallFailedData {
 struct ModelCall {
     #[serde(default)]
     status: Option<i32>,
-    /// JSON in a text: what the provider said, often with its own code, or what the CLI makes of it.
+    /// A text with JSON: what the provider said, often with its own code, or what the CLI makes of it.
     error: String,
 }
 
 impl AgentFailure {
-    /// Why the model call failed that an event of the kind [`CALL_FAILED`] tells of.
+    /// The failure of a model call, from the parameters of an event of the kind [`CALL_FAILED`].
     pub fn of_call(params: &[u8]) -> Option<Self> {
         let CallFailed { event } = serde_json::from_slice(params).ok()?;
         let ModelCall { status, error } = event.data.model_call;
         let said: Value = serde_json::from_str(&error).unwrap_or_default();
         let message = said["message"].as_str().or(said.as_str()).unwrap_or(&error);
-        // All that was said decides, the code included.
+        // The whole text decides the cause, the code included.
         let cause = match cause("", status, &error) {
             AgentCause::Other if status.is_none() => AgentCause::Unavailable,
             cause => cause,
         };
-        let message = message[..message.floor_char_boundary(MAX_SAID)].to_owned();
+        let message = message[..message.floor_char_boundary(MAX_MESSAGE)].to_owned();
         Some(Self { cause, message, error_type: String::new(), status_code: status })
     }
 
-    /// The same failure of a call for which the CLI gave up its retries without a word about the last of them, in the words of
-    /// that.
+    /// This failure with the words of the last failed try, if the CLI gave up its retries without quoting the last of them.
     pub fn in_words_of(self, last: Self) -> Self {
         if self.status_code.is_some() || self.message.contains(LAST_ERROR) {
             return self;
@@ -242,10 +241,10 @@ impl AgentFailure {
     }
 }
 
-/// How much is kept of what a provider said, in bytes.
-const MAX_SAID: usize = 500;
+/// The longest part of a provider's message that is kept, in bytes.
+const MAX_MESSAGE: usize = 500;
 
-/// What the CLI puts before what was said last.
+/// The words before the message of the last try.
 const LAST_ERROR: &str = "Last error: ";
 
 impl From<&SessionError> for AgentFailure {
@@ -260,7 +259,8 @@ impl From<&SessionError> for AgentFailure {
     }
 }
 
-/// The HTTP status that a provider's words begin with in the CLI: "400 Invalid value", or after its own words and "Last error: ".
+/// The HTTP status at the beginning of a provider's message: "400 Invalid value", or after the CLI's own words and "Last error:
+/// ".
 fn status_of(message: &str) -> Option<i32> {
     let words = message.rsplit_once(LAST_ERROR).map_or(message, |(_, words)| words);
     let (status, _) = words.split_once(' ')?;
@@ -268,8 +268,8 @@ fn status_of(message: &str) -> Option<i32> {
     (400..600).contains(&status).then_some(status)
 }
 
-/// The words decide before the status: providers have many statuses for one thing, and the CLI passes on neither their code nor
-/// their type (observed).
+/// The cause of a failure. The words decide before the status: providers have many statuses for one thing, and the CLI passes
+/// on neither their code nor their type (observed).
 fn cause(error_type: &str, status: Option<i32>, message: &str) -> AgentCause {
     let message = message.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
@@ -281,29 +281,29 @@ fn cause(error_type: &str, status: Option<i32>, message: &str) -> AgentCause {
         ("context_limit", _) | (_, Some(413)) => AgentCause::ContextLimit,
         _ if says(CONTEXT_LIMIT) => AgentCause::ContextLimit,
         _ if says(CONTENT_FILTERED) => AgentCause::ContentFiltered,
-        // Some say the same of a rate, and when to come again.
+        // Some use these words for a rate, and say when to come again.
         _ if says(QUOTA) && !says(&["retry in", "try again in"]) => AgentCause::Quota,
         ("rate_limit", _) | (_, Some(429)) => AgentCause::RateLimit,
         (_, Some(408 | 500..)) => AgentCause::Unavailable,
         _ if given_up => AgentCause::Unavailable,
         _ if status.is_none() && is_about_storage(&message) => AgentCause::Storage,
-        // Without provider and GitHub login the CLI takes the prompt and then says this (observed).
+        // Without provider and GitHub login the CLI accepts the prompt and then reports this (observed).
         _ if says(&["no github oauth token"]) => AgentCause::Auth,
         _ => AgentCause::Other,
     }
 }
 
-/// How the CLI begins to say that its retries were of no use, which it makes only where they might be: after 408, 409, 429 and 5xx,
-/// a cut or senseless stream, and a connection that fails (observed).
+/// The first words of the CLI's report that its retries did not help. It retries only after 408, 409, 429 and 5xx, a cut or
+/// senseless stream, and a connection that fails (observed).
 const GIVEN_UP: &[&str] = &[
     "Failed to get response from the AI model",
     "Could not connect to provider",
     "Could not connect to local model provider",
 ];
 
-/// In what words providers, and the CLI itself, say that the conversation is too long. All words are in small letters.
+/// Words of providers and the CLI for a conversation that is too long. All are in lower case.
 const CONTEXT_LIMIT: &[&str] = &[
-    // The CLI, before it asks and after (observed).
+    // The CLI, before it asks the provider and after (observed).
     "prompt budget",
     "rejected the prompt as too long",
     // OpenAI, Azure and vLLM; Groq, Mistral.
@@ -329,7 +329,7 @@ const CONTEXT_LIMIT: &[&str] = &[
     "maximum prompt length",
 ];
 
-/// In what words they say that they do not like what the prompt says.
+/// Words for a prompt that a content filter refused.
 const CONTENT_FILTERED: &[&str] = &[
     // Azure.
     "content management policy",
@@ -345,7 +345,7 @@ const CONTENT_FILTERED: &[&str] = &[
     "prohibited_content",
 ];
 
-/// In what words they say that the account has nothing left.
+/// Words for an account whose quota is used up.
 const QUOTA: &[&str] = &[
     "insufficient_quota",
     "exceeded your current quota",
@@ -354,7 +354,7 @@ const QUOTA: &[&str] = &[
     "credit balance is too low",
 ];
 
-/// Whether it is about a disk that is full, or as full as it may be.
+/// Whether the message is about a full disk or a reached quota of it.
 fn is_about_storage(message: &str) -> bool {
     let message = message.to_lowercase();
     ["enospc", "no space left on device", "edquot", "quota exceeded (os error"]

@@ -1,4 +1,4 @@
-//! What the CLI's errors are.
+//! The meaning of the CLI's errors.
 
 use super::*;
 
@@ -40,8 +40,8 @@ fn rejections_are_told_apart_by_their_words() {
     check(-32603, "boom", Rejection::Internal("boom".into()));
 }
 
-/// The failures of a provider: what it did, what the CLI 1.0.102 says of a turn and of a compaction (observed, or what stands in
-/// the provider's documents), and what it is.
+/// The failures of providers: what happened, the CLI 1.0.102's message about a turn and about a compaction (observed, or from
+/// the provider's documents), and the cause.
 fn providers() -> Vec<(&'static str, Option<i32>, AgentCause)> {
     use AgentCause::*;
     vec![
@@ -125,7 +125,7 @@ fn providers() -> Vec<(&'static str, Option<i32>, AgentCause)> {
         ("400 Billing hard limit has been reached", Some(400), Quota),
         ("402 Insufficient Balance", Some(402), Quota),
         ("400 Your credit balance is too low to access the Anthropic API.", Some(400), Quota),
-        // Gemini says the same of a rate; OpenAI.
+        // Gemini uses the words for a rate, too; OpenAI.
         (
             "Failed to get response from the AI model; retried 5 times (total retry wait time: 52.38 seconds) Last error: \
              429 You exceeded your current quota. Please retry in 34.07s.",
@@ -139,7 +139,7 @@ fn providers() -> Vec<(&'static str, Option<i32>, AgentCause)> {
             RateLimit,
         ),
         ("401 Incorrect API key provided", Some(401), Auth),
-        // It fails, or what comes makes no sense.
+        // The provider fails, or its answer makes no sense.
         (
             "Failed to get response from the AI model; retried 5 times (total retry wait time: 14.40 seconds) Last error: \
              500 The server had an error",
@@ -188,7 +188,7 @@ fn providers() -> Vec<(&'static str, Option<i32>, AgentCause)> {
             None,
             Unavailable,
         ),
-        // A compaction's, of which it says no more.
+        // A compaction's message, which says no more.
         (
             "Failed to get response from the AI model; retried 5 times (total retry wait time: 5.00 seconds)",
             None,
@@ -308,7 +308,7 @@ fn what_the_cli_does_not_say_of_retries_in_vain_its_events_do() {
     check(event("", r#""a connection was reset""#), AgentCause::Unavailable, "a connection was reset");
     check(event(r#""status":503,"#, r#""503 overloaded""#), AgentCause::Unavailable, "503 overloaded");
     assert_eq!(AgentFailure::of_call(b"{}"), None);
-    // What says more by itself stays as it is.
+    // A failure that says more by itself stays as it is.
     let plain = AgentFailure { status_code: Some(400), ..AgentFailure::other("400 no") };
     assert_eq!(plain.clone().in_words_of(AgentFailure::other("else")), plain);
 }

@@ -1,11 +1,11 @@
-//! What a schema may be, counted before anything is compiled.
+//! The limits of a schema, counted before anything is compiled.
 //!
-//! What counts is the work at one place of an answer: `allOf`, `anyOf`, references and the like apply to the same place,
-//! and nine definitions of eight references each make 134 million of them. What goes into the answer, such as
-//! `properties`, begins anew there, and so recursion is free here; over an answer it is the meter's.
+//! It counts the work at one place of an answer: `allOf`, `anyOf`, references and the like apply to the same place, and nine
+//! definitions of eight references each make 134 million of them. What goes into the answer, such as `properties`, begins anew
+//! there, so recursion is free here; the meter counts it over an answer.
 //!
-//! A schema that is taken gets its meters: of each part P is made `{"allOf": [meter, P]}`, because the validator asks a
-//! keyword of ours last where it stands beside others.
+//! A schema that is accepted gets its meters: each part P becomes `{"allOf": [meter, P]}`, because the validator runs a custom
+//! keyword last where it stands beside others.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,23 +20,23 @@ use super::{
 /// How many parts of a schema may apply to one place of an answer.
 const MAX_APPLIED: u64 = 10_000;
 
-/// How many parts may apply to it one through the other.
+/// How many parts may apply to a place one through the other.
 const MAX_CHAIN: usize = 100;
 
-/// How much the patterns of a schema may expand to, in states.
+/// How many states the patterns of a schema may expand to.
 const MAX_STATES: u64 = 100_000;
 
 /// The longest pattern, in bytes.
 const MAX_PATTERN: usize = 1024;
 
-/// What the largest pattern takes in memory, in bytes. The states that are counted are much smaller.
+/// The memory that the largest pattern takes, in bytes. The states that are counted are much smaller.
 pub(super) const MAX_PATTERN_BYTES: usize = 8 * 1024 * 1024;
 
-/// What is said of a schema that is too much.
+/// The error for a schema that expands too far.
 pub(super) const TOO_LARGE: &str =
     "it expands too far: use fewer references and alternatives within each other";
 
-/// The schema with a meter in each part of it; the error says why it is not taken.
+/// The schema with a meter in each part of it. The error says why the schema is refused.
 pub(super) fn admit(schema: &Value) -> Result<Value, String> {
     let index = Index::of(schema)?;
     let mut count = Count { index: &index, counted: HashMap::new() };
@@ -52,20 +52,20 @@ pub(super) fn admit(schema: &Value) -> Result<Value, String> {
 /// The keywords that refer to another part.
 const REFERENCES: &[&str] = &["$ref", "$dynamicRef", "$recursiveRef"];
 
-/// The keywords that ask what others have evaluated.
+/// The keywords that depend on what other keywords have evaluated.
 const UNEVALUATED: &[&str] = &["unevaluatedProperties", "unevaluatedItems"];
 
-/// How many parts are looked at for their sake.
+/// How many parts are visited to check such keywords.
 const MAX_LOOKED_AT: u32 = 200_000;
 
-/// Counts what applies to one place of an answer.
+/// Counts the parts that apply to one place of an answer.
 struct Count<'a> {
     index: &'a Index<'a>,
-    /// What was counted of each part. `None`: it is being counted.
+    /// The count of each part. `None`: it is being counted.
     counted: HashMap<*const Value, Option<Applied>>,
 }
 
-/// How many parts apply, and through how many.
+/// How many parts apply to a place, and through how many others.
 #[derive(Clone, Copy)]
 struct Applied {
     parts: u64,
@@ -96,8 +96,8 @@ impl<'a> Count<'a> {
         Ok(all)
     }
 
-    /// Refuses parts that say what is not evaluated by others, where these others are around them: the validator makes a knot
-    /// of the two, and never lets go of its memory (jsonschema 0.61).
+    /// Refuses a part with such a keyword if a reference beside it leads to what it is written in: the validator makes a cycle
+    /// of the two, and never frees its memory (jsonschema 0.61).
     fn refuse_knots(&self) -> Result<(), String> {
         let mut left = MAX_LOOKED_AT;
         for part in &self.index.parts {
@@ -123,7 +123,7 @@ impl<'a> Count<'a> {
         Ok(())
     }
 
-    /// What a keyword applies to the same place.
+    /// The parts that a keyword applies to the same place.
     fn applies(&self, part: &'a Value, keyword: &str, value: &'a Value) -> Result<Vec<&'a Value>, String> {
         Ok(match (keyword, value) {
             ("allOf" | "anyOf" | "oneOf", Value::Array(each)) => each.iter().collect(),
@@ -145,7 +145,7 @@ struct Meters<'a> {
 }
 
 impl<'a> Meters<'a> {
-    /// The same with meters. The root has none: its dialect has to be said there.
+    /// A copy with meters. The root gets none, because its dialect must be said there.
     fn put(&self, value: &'a Value, role: Role, is_root: bool) -> Value {
         let keywords = match (value, role) {
             (_, Role::Constant | Role::Note) => return value.clone(),
@@ -155,7 +155,7 @@ impl<'a> Meters<'a> {
             (Value::Object(keywords), _) => keywords,
             _ => return value.clone(),
         };
-        // Notes are left out. One of ours is not the caller's to give.
+        // Notes are left out, and so is a meter of the caller's.
         let kept = keywords.iter().filter(|(keyword, _)| {
             role == Role::Map || (role.of(keyword) != Role::Note && *keyword != METER)
         });
@@ -176,7 +176,7 @@ impl<'a> Meters<'a> {
     }
 }
 
-/// What each pattern expands to.
+/// The number of states that each pattern expands to.
 fn states_of<'a>(parts: &[&'a Value]) -> Result<HashMap<&'a str, u64>, String> {
     let mut each = HashMap::new();
     let mut all = 0_u64;
@@ -201,7 +201,7 @@ fn states_of<'a>(parts: &[&'a Value]) -> Result<HashMap<&'a str, u64>, String> {
     Ok(each)
 }
 
-/// How many states a pattern expands to. One that cannot be read is not compiled either.
+/// The number of states that a pattern expands to. A pattern that cannot be parsed is not compiled either.
 fn states(pattern: &str) -> u64 {
     let Ok(translated) = jsonschema_regex::to_rust_regex(pattern) else { return 1 };
     regex_syntax::parse(&translated).map_or(1, |hir| expanded(&hir))

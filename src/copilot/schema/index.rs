@@ -1,4 +1,4 @@
-//! Where what is in a schema: its parts, and where its references lead.
+//! The index of a schema: its parts, and where its references lead.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,28 +11,28 @@ use serde_json::Value;
 const CONSTANTS: &[&str] =
     &["enum", "const", "dependentRequired", "required", "$vocabulary", "discriminator"];
 
-/// Keywords that say nothing of an answer.
+/// Keywords that say nothing about an answer.
 const NOTES: &[&str] = &["default", "examples", "example"];
 
-/// Keywords that hold schemas by names of the caller's own.
+/// Keywords that hold schemas by names that the caller chooses.
 const MAPS: &[&str] =
     &["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
 
-/// What a value in a schema is.
+/// The role of a value in a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// A part of it, if it is an object, or a list of parts. So is what we do not know: a reference may lead there.
+    /// A part of the schema, if it is an object, or a list of parts. Unknown values count as parts: a reference may lead there.
     Part,
     /// Parts by name.
     Map,
-    /// No part, nor anything in it.
+    /// A value that is no part and has none.
     Constant,
-    /// The same, and it may be left out.
+    /// A value that is no part and has none, and that may be left out.
     Note,
 }
 
 impl Role {
-    /// What a value is that has this keyword, or name, in such a one.
+    /// The role of the value of this keyword, or name, in a value of this role.
     pub(super) fn of(self, keyword: &str) -> Self {
         match self {
             Self::Map => Self::Part,
@@ -44,23 +44,23 @@ impl Role {
     }
 }
 
-/// What is where in a schema.
+/// The parts of a schema, and what they are within.
 pub(super) struct Index<'a> {
-    /// All objects that may be a part of it.
+    /// All objects that may be a part of the schema.
     pub(super) parts: Vec<&'a Value>,
     is_part: HashSet<*const Value>,
-    /// Which of the parts are in each of them, itself included: they are in the order in which they stand.
+    /// The range of the parts within each part, itself included, in the order in which they are written.
     within: HashMap<*const Value, Range<usize>>,
     /// The resource that each part is in: the nearest one around it that has an id.
     resource_of: HashMap<*const Value, &'a Value>,
     resources: Vec<(&'a str, &'a Value)>,
     anchors: Vec<(&'a str, &'a Value)>,
-    /// Which of the published meta-schemas it is written for.
+    /// The published meta-schema that the schema is written for.
     dialect: Option<&'a str>,
 }
 
 impl<'a> Index<'a> {
-    /// Looks through a schema; the error says what cannot be had.
+    /// Indexes a schema. The error says what the schema may not have.
     pub(super) fn of(root: &'a Value) -> Result<Self, String> {
         let mut index = Self {
             parts: Vec::new(),
@@ -92,7 +92,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// Notes a part, and returns the resource that it is in.
+    /// Adds a part, and returns the resource that it is in.
     fn add_part(&mut self, part: &'a Value, resource: &'a Value) -> Result<&'a Value, String> {
         let text = |keyword: &str| part.get(keyword).and_then(Value::as_str);
         if let Some(schema) = text("$schema")
@@ -105,7 +105,7 @@ impl<'a> Index<'a> {
         let is_old = self.dialect.is_some_and(|dialect| dialect.contains("draft-04"));
         let id = text(if is_old { "id" } else { "$id" });
         if let Some(id) = id.filter(|id| is_published(id) || id.contains('%')) {
-            return Err(format!("`$id` {id:?} cannot be had: choose another"));
+            return Err(format!("`$id` {id:?} is not allowed: choose another"));
         }
         let (name, id) = match id {
             Some(id) if id.starts_with('#') => (id.strip_prefix('#'), None),
@@ -127,7 +127,7 @@ impl<'a> Index<'a> {
         matches!((place(part), place(other)), (Some(part), Some(other)) if other.contains(&part.start))
     }
 
-    /// Where a reference of a part may lead; nowhere if it leads to what is published.
+    /// The parts that a reference may lead to; none if it leads to a published meta-schema.
     pub(super) fn targets(&self, reference: &str, from: &'a Value) -> Result<Vec<&'a Value>, String> {
         if is_published(reference) {
             return Ok(Vec::new());
@@ -149,16 +149,17 @@ impl<'a> Index<'a> {
         }
         let is_schema =
             |target: &&Value| target.is_boolean() || self.is_part.contains(&std::ptr::from_ref(*target));
-        match targets.iter().all(is_schema) {
-            true => Ok(targets),
-            false => Err(format!("the reference {reference:?} leads to what is no schema")),
+        if targets.iter().all(is_schema) {
+            Ok(targets)
+        } else {
+            Err(format!("the reference {reference:?} leads to what is no schema"))
         }
     }
 
-    /// The resources that a reference may be of, and its fragment.
+    /// The resources that a reference may be in, and its fragment.
     fn places<'r>(&self, reference: &'r str, from: &'a Value) -> (Vec<&'a Value>, &'r str) {
         let (uri, fragment) = reference.split_once('#').unwrap_or((reference, ""));
-        // By the last part alone: it may be relative to any of them. All that it may be are looked at.
+        // Compared by the last part alone, because the reference may be relative to any resource: all candidates are taken.
         let same = |id: &str| !uri.contains('%') && last_part(id) == last_part(uri);
         let resources = match uri {
             "" => self.resource_of.get(&std::ptr::from_ref(from)).copied().into_iter().collect(),
@@ -167,7 +168,7 @@ impl<'a> Index<'a> {
         (resources, fragment)
     }
 
-    /// The reference to the same place in the schema whose parts are each within two others: see [`super::bounds`].
+    /// The reference to the same place in the schema with meters, where each part is within two others: see [`super::bounds`].
     pub(super) fn moved(&self, reference: &str, from: &'a Value) -> String {
         let (resources, fragment) = self.places(reference, from);
         let pointer = decoded(fragment).filter(|pointer| !pointer.is_empty() && is_pointer(pointer));

@@ -1,6 +1,6 @@
-//! Counts what a validator does, from inside: a keyword that is asked before each part of a schema.
+//! The meter: counts the work of a validator from inside, by a keyword that runs before each part of a schema.
 //!
-//! When the work is done that is allowed, it unwinds the validator, which knows no other way to stop: no panic is reported.
+//! When the allowed work is done it unwinds the validator, which has no other way to stop. No panic is reported.
 
 use std::{
     collections::HashMap,
@@ -17,31 +17,31 @@ use serde_json::{Map, Value, json};
 
 use super::index::is_published;
 
-/// The name of the keyword. Its value is what a visit costs.
+/// The name of the keyword. Its value is the cost of a visit.
 pub(super) const METER: &str = "copilot-grpc:meter";
 
-/// How many units an answer may take to be judged. One is 10 to 100 ns.
+/// The units of work for checking an answer. A unit is 10 to 100 ns.
 pub(super) const JUDGING: u64 = 500_000;
 
-/// The same to say what is wrong with it, each of which may be a message that is held.
+/// The units of work for explaining what is wrong with an answer: each mistake may be a message that is held.
 pub(super) const EXPLAINING: u64 = 25_000;
 
-/// How many parts of a schema are compiled. One that is referred to counts once.
+/// The number of parts of a schema that are compiled. A part that is referred to counts once.
 pub(super) const COMPILING: u64 = 200_000;
 
-/// How much stack the validator may take. Honest recursion needs some KiB a level of the answer.
+/// The stack that the validator may use, in bytes. Honest recursion needs some KiB for each level of the answer.
 pub(super) const MAX_STACK: usize = 7 * 1024 * 1024;
 
-/// The work that is left to one validator.
+/// The work that a validator may still do.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     left: AtomicU64,
-    /// Where the stack was when the work began.
+    /// The stack pointer when the work began.
     stack: AtomicUsize,
 }
 
 impl Work {
-    /// From now on so much may be done, on this thread.
+    /// Allows this many units of work from now on, on this thread.
     pub(super) fn allow(&self, units: u64) {
         self.left.store(units, Relaxed);
         self.stack.store(stack_pointer(), Relaxed);
@@ -58,33 +58,33 @@ impl Work {
     }
 }
 
-/// What a validator is unwound with.
+/// The payload with which a validator is unwound.
 struct Spent;
 
-/// About where the stack ends.
+/// The address of the end of the stack, roughly.
 fn stack_pointer() -> usize {
     let here = 0_u8;
     std::ptr::from_ref(black_box(&here)).addr()
 }
 
-/// What a visit of a part of a schema costs, in units.
+/// The costs of a visit of one part of a schema, in units.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Costs {
-    /// In any case.
+    /// For the visit itself.
     visit: u64,
     /// For each item or property.
     item: u64,
-    /// For each 64 bytes of a text, or of properties' names.
+    /// For each 64 bytes of a text, or of the names of properties.
     text: u64,
-    /// For all that is below.
+    /// For each value below.
     deep: u64,
-    /// For each pair of items, of which 256 are a unit.
+    /// For each 256 pairs of items.
     pairs: u64,
 }
 
 impl Costs {
-    /// What the part costs that has these keywords; `states` are those of its patterns, `applied` is how many parts apply to
-    /// the same place.
+    /// The costs of a part with these keywords. `states` are those of all patterns, `applied` is how many parts apply to the
+    /// same place.
     pub(super) fn of(keywords: &Map<String, Value>, states: &HashMap<&str, u64>, applied: u64) -> Self {
         let mut costs = Self { visit: 1, item: 1, text: 1, deep: 0, pairs: 0 };
         let states = |pattern: &str| states.get(pattern).copied().unwrap_or_default();
@@ -97,11 +97,11 @@ impl Costs {
                 }
                 ("enum" | "const", constants) => costs.visit += count(weight(constants)) / 32,
                 ("uniqueItems", _) => (costs.deep, costs.pairs) = (costs.deep + 1, 1),
-                // References are followed without being asked, but not further than parts apply.
+                // References are followed without a visit, but not further than parts apply.
                 ("$ref", Value::String(reference)) if is_published(reference) => costs.deep += PUBLISHED,
                 ("$ref" | "$dynamicRef" | "$recursiveRef", _) => costs.visit += applied / 16,
                 ("format", _) => costs.text += 64,
-                // For each of them, all that applies may be looked at.
+                // For each of them, all that applies may be visited.
                 ("unevaluatedProperties" | "unevaluatedItems", _) => costs.item += applied.div_ceil(4),
                 (_, Value::Array(each)) => costs.visit += count(each.len()) / 8,
                 (_, Value::Object(each)) => costs.visit += count(each.len()) / 8,
@@ -111,7 +111,7 @@ impl Costs {
         costs
     }
 
-    /// As the keyword's value.
+    /// The costs as the keyword's value.
     pub(super) fn to_json(self) -> Value {
         json!([self.visit, self.item, self.text, self.deep, self.pairs])
     }
@@ -144,7 +144,7 @@ fn count(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }
 
-/// What a published meta-schema costs for each part of what it checks. It has no meter.
+/// The cost of a published meta-schema for each value that it checks. It has no meter.
 const PUBLISHED: u64 = 32;
 
 /// Counts the visits of one part of a schema.
@@ -155,7 +155,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// The meter with this value.
+    /// The meter with these costs.
     pub(super) fn new(costs: &Value, work: &Arc<Work>) -> Self {
         work.spend(1);
         Self { costs: Costs::read(costs), work: work.clone() }
@@ -174,7 +174,7 @@ impl<'i> Keyword<'i> for Meter {
     }
 }
 
-/// How much there is in JSON: its values, and a sixteenth of its text.
+/// The weight of JSON: the number of its values, and a sixteenth of its text.
 fn weight(json: &Value) -> usize {
     1 + match json {
         Value::String(text) => text.len() / 16,

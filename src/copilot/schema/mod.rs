@@ -1,10 +1,10 @@
-//! JSON schemas of callers and of MCP servers, and whether an answer is of one. Pure.
+//! JSON schemas of callers and MCP servers, and the check of answers against them. Pure.
 //!
-//! Both sides are somebody else's, so neither may cost much. [`bounds`] refuses a schema that expands too far when it is
-//! taken, before anything is compiled. What an answer then costs depends on both: a recursive schema of a few lines can
-//! take the age of the universe over an answer of a few lines. So a [`meter`] goes into each part of the schema, which
-//! counts the work, and ends it when there was enough. Nothing is ever fetched: references stay inside the schema, or
-//! lead to the published meta-schemas, which the validator holds.
+//! Schema and answer are both foreign, so neither may cost much. [`bounds`] refuses a schema that expands too far, before
+//! anything is compiled. What an answer then costs depends on both: a recursive schema of a few lines can take the age of the
+//! universe over an answer of a few lines. So each part of the schema gets a [`meter`], which counts the work and ends it when
+//! it was enough. Nothing is ever fetched: references stay inside the schema, or lead to the published meta-schemas, which the
+//! validator holds.
 
 mod bounds;
 mod index;
@@ -13,45 +13,47 @@ mod meter;
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
 use super::Json;
+use crate::lock::lock;
+
 use meter::{COMPILING, EXPLAINING, JUDGING, METER, Meter, Work};
 
 /// The largest schema, in bytes.
 const MAX_TEXT: usize = 512 * 1024;
 
-/// The longest answer that is checked, in bytes. As JSON it takes 30 times as much memory at worst.
+/// The longest answer that is checked, in bytes. Parsed, it takes up to 30 times as much memory.
 const MAX_ANSWER: usize = 1024 * 1024;
 
-/// A JSON schema that answers are checked with. Cheap to clone.
+/// A compiled JSON schema. Cheap to clone.
 #[derive(Clone)]
 pub struct Schema(Arc<Checker>);
 
 struct Checker {
     validator: Validator,
     work: Arc<Work>,
-    /// Held while an answer is checked: its work is counted in one place.
+    /// Held while an answer is checked, because the work is counted in one place.
     checking: Mutex<()>,
 }
 
-/// Why an answer is not taken.
+/// Why an answer is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// It is not of the schema.
+    /// The answer does not match the schema.
     #[error("{0}")]
     Mismatch(String),
-    /// To find out takes more than is allowed.
-    #[error("to check it takes more work than is allowed: simplify the schema, or ask for a shorter answer")]
+    /// The check takes more work than is allowed.
+    #[error("checking it takes more work than is allowed: simplify the schema, or ask for a shorter answer")]
     TooMuchWork,
 }
 
 impl Schema {
-    /// Makes a checker of a schema; the error says what is wrong with it.
+    /// Compiles a schema. The error says what is wrong with it.
     pub fn new(schema: &Json) -> Result<Self, String> {
         if schema.as_str().len() > MAX_TEXT {
             return Err(format!("it has more than {MAX_TEXT} bytes"));
@@ -62,7 +64,7 @@ impl Schema {
         let counter = work.clone();
         work.allow(COMPILING);
         let compile = || {
-            // Of the two engines for patterns the one whose time is linear: they are the caller's.
+            // Of the two engines for patterns this is the one in linear time: the patterns are foreign.
             jsonschema::options()
                 .with_pattern_options(PatternOptions::regex().size_limit(bounds::MAX_PATTERN_BYTES))
                 .with_keyword(METER, move |_, costs, _| Ok(Box::new(Meter::new(costs, &counter))))
@@ -75,7 +77,7 @@ impl Schema {
         }
     }
 
-    /// Reads an answer, also one with a code fence around it, and gives it as it is written. It takes up to 100 ms, and stack: see
+    /// Parses an answer, also one in a code fence, and returns its JSON as written. It takes up to 100 ms, and stack: see
     /// [`Self::STACK`].
     pub fn read(&self, answer: &str) -> Result<Json, Unfit> {
         let answer = unfenced(answer);
@@ -88,16 +90,16 @@ impl Schema {
         self.check(&value).map(|()| json)
     }
 
-    /// The stack that a thread needs which checks answers, in bytes.
+    /// The stack that a thread needs to check answers, in bytes.
     pub const STACK: usize = meter::MAX_STACK + 1024 * 1024;
 
     fn check(&self, json: &Value) -> Result<(), Unfit> {
         let checker = &*self.0;
-        let _checking = checker.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _checking = lock(&checker.checking);
         if checker.within(JUDGING, |validator| validator.is_valid(json)).ok_or(Unfit::TooMuchWork)? {
             return Ok(());
         }
-        // What is wrong takes memory to say, and so there is less work for it.
+        // An explanation takes memory, so there is less work for it.
         let said = checker
             .within(EXPLAINING, |validator| validator.validate(json).err().map(|error| describe(&error)));
         Err(Unfit::Mismatch(said.flatten().unwrap_or_else(|| "it does not match, in many ways".into())))
@@ -105,8 +107,8 @@ impl Schema {
 }
 
 impl Checker {
-    /// Has the validator do something; `None`: it took more work than that. The validator cannot be told to stop, and so the
-    /// meter unwinds it, which leaves it as it was.
+    /// Runs the validator; `None`: it took more work than that. The validator cannot be told to stop, so the meter unwinds it,
+    /// which leaves it as it was.
     fn within<T>(&self, work: u64, act: impl FnOnce(&Validator) -> T) -> Option<T> {
         self.work.allow(work);
         catch_unwind(AssertUnwindSafe(|| act(&self.validator))).ok()

@@ -1,4 +1,4 @@
-//! What costs too much is refused or given up, and what is honest is not.
+//! Schemas that cost too much are refused or given up, and honest ones are not.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn fits(schema: &Value, answer: &Value) -> Result<(), Unfit> {
     compiled(schema).unwrap().check(answer)
 }
 
-/// Definitions that each have `fan_out` references to the next, in a part that `holds` them.
+/// Definitions that each have `fan_out` references to the next one, in a part that `holds` them.
 fn definitions(fan_out: usize, depth: usize, holds: impl Fn(Vec<Value>) -> Value) -> Value {
     let level = |level: usize| {
         let next = json!({"$ref": format!("#/$defs/d{}", level + 1)});
@@ -34,13 +34,13 @@ fn bomb(keyword: &str, fan_out: usize, depth: usize) -> Value {
     json!({"type": "object", "$ref": "#/$defs/d0", "$defs": defs})
 }
 
-/// How much of a processor the calling thread has had.
+/// The processor time of the calling thread so far.
 fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap()
 }
 
-/// What a check may take of a processor. Without optimization it is all many times slower.
+/// The processor time that a check may take. Without optimization all is many times slower.
 const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 3000 } else { 100 });
 
 #[test]
@@ -92,7 +92,7 @@ fn a_schema_that_expands_too_far_in_other_ways_is_refused_too() {
     check(in_place(|refs| json!({"if": refs[0], "then": refs[0], "else": refs[0]})));
     check(in_place(|refs| json!({"dependentSchemas": {"a": refs[0], "b": refs[0], "c": refs[0]}})));
     check(in_place(|refs| json!({"not": {"anyOf": refs}})));
-    // What is told of properties is found by going through all of it, also where an answer has none.
+    // Such a keyword goes through all of the schema, also where an answer has no properties.
     let mut unevaluated = bomb("anyOf", 8, 9);
     unevaluated["unevaluatedProperties"] = json!(false);
     check(unevaluated);
@@ -118,7 +118,7 @@ fn a_schema_that_expands_too_far_in_other_ways_is_refused_too() {
     check(chain);
 }
 
-/// Shapes that the fuzzer found: what is compiled of them is never let go of.
+/// Shapes that the fuzzer found: their compiled form is never freed.
 #[test]
 fn a_schema_of_which_the_validator_would_make_a_knot_is_refused_and_the_same_with_names_is_not() {
     let knot =
@@ -262,7 +262,7 @@ fn what_is_larger_than_any_schema_is_refused() {
         let problem = refusal(&json!({"type": "object", "properties": {"a": {"anyOf": parts}}}));
         assert!(problem.contains("pattern"), "{problem}");
     }
-    // What takes exponential time is not taken at all, or takes linear time.
+    // Patterns that take exponential time are refused, or take linear time.
     let backtracking = json!({"type": "object", "properties": {"a": {"pattern": "^(?=a)b\\1$"}}});
     assert!(!refusal(&backtracking).is_empty());
     let nested = json!({"type": "object", "properties": {"a": {"pattern": "^(a+)+$"}}});
@@ -313,7 +313,7 @@ fn a_check_that_takes_too_much_work_is_given_up() {
         assert_eq!(schema.check(&answer), Err(Unfit::TooMuchWork));
         let took = cpu() - began;
         assert!(took < LIMIT, "{took:?}");
-        // And it is as good as new.
+        // The schema can be used again.
         assert!(!matches!(schema.check(&json!({"a": {}})), Err(Unfit::TooMuchWork)));
     }
     let answer = format!(r#"{{"a": "{}"}}"#, "x".repeat(2 * MAX_ANSWER));
@@ -328,7 +328,7 @@ fn name() -> impl Strategy<Value = String> {
     select(vec!["a", "b", "c", "allOf", "enum"]).prop_map(str::to_owned)
 }
 
-/// Parts of schemas, such as an adversary might like.
+/// Parts of schemas as an adversary might like them.
 fn part() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         4 => reference(),
@@ -379,7 +379,7 @@ fn answer() -> impl Strategy<Value = Value> {
             vec((name(), inner), 0..4).prop_map(|fields| Value::Object(fields.into_iter().collect())),
         ]
     });
-    // Deep ones are where recursion costs.
+    // Deep schemas are where recursion costs.
     (tree, 0..40_usize, name()).prop_map(|(tree, depth, name)| {
         (0..depth)
             .fold(tree, |below, level| if level % 3 == 2 { json!([below]) } else { json!({&name: below}) })

@@ -1,7 +1,7 @@
-//! What a session is created and resumed with: the caller's choices, and the safe bundle around them.
+//! The settings of a session: the caller's choices, and the safe ones around them.
 //!
-//! The CLI forgets most of this when it unloads a session, so the same value serves `session.create` and
-//! `session.resume` (cli-protocol.md, section 4).
+//! The CLI forgets most of them when it unloads a session, so one value serves `session.create` and `session.resume`
+//! (cli-protocol.md, section 4).
 
 mod options;
 mod parameters;
@@ -29,15 +29,15 @@ pub struct Settings {
     pub model: Option<String>,
     /// A model provider other than GitHub Copilot. Shared, because it is large, and mostly the operator's or none.
     pub provider: Option<Arc<Provider>>,
-    /// The GitHub identity that pays for the session.
+    /// The GitHub token whose account pays for the session.
     pub github_token: Option<Secret>,
-    /// How hard the model is to think, in the provider's words.
+    /// The reasoning effort, in the provider's words.
     pub reasoning_effort: Option<String>,
-    /// What the model is told of itself.
+    /// The system message.
     pub system_message: SystemMessage,
     /// The tools that the agent may see; none if empty.
     pub available_tools: Vec<String>,
-    /// Of these, the ones that it may not.
+    /// Tools that the agent may not see, even if they are available.
     pub excluded_tools: Vec<String>,
     /// Whether the CLI asks for permissions (`permission.requested`), or denies them all by itself.
     pub ask_permission: bool,
@@ -51,35 +51,35 @@ pub struct Settings {
     pub working_directory: Option<String>,
     /// Providers of the session's own, beside GitHub Copilot or each other.
     pub providers: Vec<NamedProvider>,
-    /// Tools that the caller runs himself.
+    /// Tools that the caller runs.
     pub tools: Vec<Tool>,
-    /// Servers of tools, by name.
+    /// MCP servers, by name.
     pub mcp_servers: BTreeMap<String, McpServer>,
-    /// Where its skills are; `None` is a session without skills.
+    /// The folders with its skills; `None`: a session without skills.
     pub skills: Option<Skills>,
-    /// What else it is given. Boxed, because it is large, and mostly nothing.
+    /// Other options. Boxed, because they are large, and mostly unset.
     pub options: Option<Box<Options>>,
 }
 
 impl Settings {
-    /// Whether the agent has tools of the CLI's, or of MCP servers, which may change files.
+    /// Whether the agent has tools of the CLI's or of MCP servers, which may change files.
     pub fn may_change_files(&self) -> bool {
         !self.available_tools.is_empty() || !self.mcp_servers.is_empty()
     }
 
-    /// The kinds of event that the CLI needs to know somebody waits for.
+    /// The kinds of event that the CLI only sends if somebody registers interest in them.
     pub fn interests(&self) -> impl Iterator<Item = &'static str> + use<> {
         let user_input = self.user_input.then_some("user_input.requested");
         let exit_plan = self.exit_plan.then_some("exit_plan_mode.requested");
         user_input.into_iter().chain(exit_plan)
     }
 
-    /// Replaces every secret of these settings that stands in `text`: some providers repeat the key in their errors.
+    /// Replaces every secret of these settings in a text: some providers repeat the key in their errors.
     pub fn redact(&self, text: &str) -> String {
         redact(text, self.secrets())
     }
 
-    /// What must not be seen of them.
+    /// The secrets in these settings.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let providers =
             self.provider.as_deref().into_iter().chain(self.providers.iter().map(|named| &named.provider));

@@ -1,27 +1,27 @@
-//! What else a session may be given. It is written in one form for the CLI and for storage: none of it is secret.
+//! Other options of a session. They have one form for the CLI and for storage: none is secret.
 
 use serde::{Deserialize, Serialize};
 
-/// What else a session may be given; what is unset is left to the CLI.
+/// Other options of a session; those that are unset are left to the CLI.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Options {
     /// The models of the session's own providers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ProviderModel>,
-    /// Agents that the caller describes.
+    /// Custom agents.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub custom_agents: Vec<CustomAgent>,
-    /// The one of them that answers.
+    /// The name of the custom agent that answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// The built-in agents that there are not.
+    /// Built-in agents that the session does not have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub excluded_builtin_agents: Vec<String>,
-    /// What the session may cost.
+    /// The limits of its costs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_limits: Option<Limits>,
-    /// What happens when the history grows long.
+    /// How a long history is compacted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub infinite_sessions: Option<InfiniteSession>,
     /// How the model's reasoning is summarized.
@@ -30,10 +30,10 @@ pub struct Options {
     /// Directories beside the working directory.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub additional_directories: Vec<String>,
-    /// What happens to long outputs of tools.
+    /// How long outputs of tools are stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub large_output: Option<LargeOutput>,
-    /// What the model can do that the CLI does not know.
+    /// Abilities of the model that the CLI does not know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_capabilities: Option<ModelCapabilities>,
 }
@@ -80,7 +80,7 @@ impl ProviderModel {
     }
 }
 
-/// An agent that the caller describes.
+/// A custom agent, which the caller describes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct CustomAgent {
@@ -89,70 +89,70 @@ pub struct CustomAgent {
     /// Its name for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-    /// What it is good for, for whoever calls it.
+    /// Its abilities, for agents that may call it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// What it is told.
+    /// Its instructions.
     pub prompt: String,
-    /// Its tools, of those that the session has; all if there are none.
+    /// Its tools, out of those of the session; all if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<String>,
     /// Its model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// How hard its model is to think.
+    /// Its model's reasoning effort.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_effort: Option<String>,
-    /// Skills that it knows from the beginning.
+    /// The skills that it knows from the beginning.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skills: Vec<String>,
 }
 
-/// What a model can do that the CLI does not know.
+/// Abilities of a model that the CLI does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelCapabilities {
-    /// What it supports.
+    /// The inputs that it supports.
     pub supports: Supports,
 }
 
-/// What a model supports.
+/// The inputs that a model supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Supports {
     /// Whether it can see images.
     pub vision: bool,
 }
 
-/// What a session may cost.
+/// The limits of a session's costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// In GitHub's AI credits.
+    /// The limit in GitHub's AI credits.
     pub max_ai_credits: i64,
 }
 
-/// What happens when the history grows long. Thresholds are shares of the model's context.
+/// How a long history is compacted. Thresholds are shares of the model's context.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct InfiniteSession {
-    /// Whether it is summarized by itself.
+    /// Whether the history is summarized automatically.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// From where on it is, beside the turns.
+    /// The threshold at which the summary is made, beside the turns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub background_compaction_threshold: Option<f64>,
-    /// From where on the turns wait for it.
+    /// The threshold at which the turns wait for the summary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buffer_exhaustion_threshold: Option<f64>,
 }
 
-/// What happens to long outputs of tools: they go to a file, and the model is told where.
+/// How long outputs of tools are stored: they go to a file, and the model is told where it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct LargeOutput {
-    /// Whether it does.
+    /// Whether they are stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// From which size on.
+    /// The size from which on an output is stored, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size_bytes: Option<u64>,
     /// The file's directory.
@@ -164,8 +164,8 @@ pub struct LargeOutput {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Skills {
-    /// Where they are: each has folders with a `SKILL.md`.
+    /// The folders; each has folders with a `SKILL.md`.
     pub directories: Vec<String>,
-    /// The names of those that are not wanted.
+    /// The names of the skills to leave out.
     pub disabled: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! What `session.create` and `session.resume` are told, and the safe bundle around it.
+//! The parameters of `session.create` and `session.resume`, with the safe settings around the caller's.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,7 @@ pub struct Parameters<'a> {
     empty: EmptyMode,
 }
 
-/// The name under which sessions are stored, and by which the facade knows its own again.
+/// The client name with which sessions are stored, by which the facade recognizes its own.
 pub const CLIENT_NAME: &str = "copilot-grpc";
 
 impl<'a> Parameters<'a> {
@@ -102,15 +102,15 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// The tools that the agent may see: the built-in ones that were named, and what the session was given by itself, which
-/// would otherwise be hidden (observed).
+/// The tools that the agent may see: the built-in ones that were named, and those that come with the session's other settings,
+/// which would otherwise be hidden (observed).
 fn visible_tools(settings: &Settings) -> Vec<String> {
     let own = settings.tools.iter().map(|tool| format!("custom:{}", tool.name));
     let builtin = [
         (settings.skills.is_some(), "skill"),
         (settings.user_input, "ask_user"),
         (settings.exit_plan, "exit_plan_mode"),
-        // With it the agent says in mode "autopilot" that it is done. In other modes it is not offered (observed).
+        // By it the agent says in mode "autopilot" that it is done. In other modes it is not offered (observed).
         (true, "task_complete"),
     ];
     let builtin =
@@ -119,7 +119,7 @@ fn visible_tools(settings: &Settings) -> Vec<String> {
     settings.available_tools.iter().cloned().chain(own).chain(mcp).chain(builtin).collect()
 }
 
-/// Skills are those of the caller: not the CLI's own, which tell of GitHub's services.
+/// The parameters for the caller's skills. The CLI's own, which are about GitHub's services, are left out.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SkillParameters<'a> {
@@ -170,7 +170,7 @@ impl Default for EmptyMode {
     }
 }
 
-/// The rest of mode "empty": parameters of `session.options.update`, which the SDKs send after create and resume.
+/// The rest of mode "empty": the parameters of `session.options.update`, which the SDKs send after create and resume.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EmptyOptions {
@@ -267,7 +267,7 @@ mod tests {
             assert_eq!(parameters["availableTools"], json!([tools, &["builtin:task_complete"]].concat()));
             assert_eq!(settings.interests().collect::<Vec<_>>(), interests);
             assert_eq!(parameters.get("requestElicitation").and_then(Value::as_bool), elicitation);
-            // With these the CLI would ask by a request to us as well.
+            // With these flags the CLI would send a JSON-RPC request as well.
             for flag in ["requestUserInput", "requestExitPlanMode"] {
                 assert_eq!(parameters.get(flag), None);
             }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::copilot::Secret;
 
-/// A model provider: where it is, and what it wants to see.
+/// A model provider: its address, credentials and model.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Provider {
@@ -19,7 +19,7 @@ pub struct Provider {
     /// `http` or `websockets`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
-    /// Where the API is.
+    /// The URL of the API.
     pub base_url: String,
     /// The API key.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,7 +48,7 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// What must not be seen of it.
+    /// The secrets in it.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         self.api_key.iter().chain(&self.bearer_token).chain(self.headers.values())
     }
@@ -63,14 +63,13 @@ fn azure<S: serde::Serializer>(api_version: &Option<String>, serializer: S) -> R
     Azure { api_version }.serialize(serializer)
 }
 
-/// One of several providers of a session: where it is, and what it wants to see. Its models are
-/// [`ProviderModel`](super::ProviderModel)s.
+/// One of several providers of a session. Its models are [`ProviderModel`](super::ProviderModel)s.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NamedProvider {
-    /// The name by which its models know it.
+    /// The name by which its models refer to it.
     pub name: String,
-    /// The provider. What is said of models in it is not used.
+    /// The provider. Its fields about models are not used.
     #[serde(flatten)]
     pub provider: Provider,
 }

@@ -1,24 +1,24 @@
-//! What the model is told of itself.
+//! The system message.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What the model is told of itself.
+/// The system message of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "mode")]
 pub enum SystemMessage {
-    /// Only this.
+    /// This text alone.
     Replace {
         /// The text.
         content: String,
     },
-    /// The CLI's own text, changed.
+    /// The CLI's own text, with changes.
     Customize {
-        /// What is added at its end.
+        /// The text that is added at the end.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<String>,
-        /// What happens to its sections, by name. An unknown one is added at the end.
+        /// What happens to its sections, by name. An unknown section is added at the end.
         #[serde(default)]
         sections: BTreeMap<String, Section>,
     },
@@ -28,39 +28,39 @@ pub enum SystemMessage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "action")]
 pub enum Section {
-    /// It is left as it is.
+    /// The section stays as it is.
     Preserve,
-    /// It is left out.
+    /// The section is left out.
     Remove,
-    /// It is this instead.
+    /// A text replaces the section.
     Replace {
         /// The text.
         content: String,
     },
-    /// This comes after it.
+    /// A text comes after the section.
     Append {
         /// The text.
         content: String,
     },
-    /// This comes before it.
+    /// A text comes before the section.
     Prepend {
         /// The text.
         content: String,
     },
 }
 
-/// The section that tells of the machine that the CLI runs on.
+/// The section about the machine that the CLI runs on.
 pub(super) const ENVIRONMENT: &str = "environment_context";
 
 impl Default for SystemMessage {
-    /// The CLI's own, as [`Self::on_the_wire`] sends it.
+    /// The CLI's own text, as [`Self::on_the_wire`] sends it.
     fn default() -> Self {
         Self::Customize { content: None, sections: BTreeMap::new() }
     }
 }
 
 impl SystemMessage {
-    /// What the CLI is sent: without the section about its machine, unless that was asked for.
+    /// The system message for the CLI: without the section about its machine, unless that was asked for.
     pub(super) fn on_the_wire(&self) -> Self {
         let mut message = self.clone();
         if let Self::Customize { sections, .. } = &mut message {

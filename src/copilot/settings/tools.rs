@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
 use crate::copilot::{Json, Secret};
 
-/// A tool that the caller runs himself: the CLI knows only what it is for.
+/// A tool that the caller runs: the CLI knows only its description.
 ///
-/// It serializes as it is stored; the CLI is told it in words of its own.
+/// It serializes in the form in which it is stored; `Declaration` is the form for the CLI.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Tool {
     /// Its name.
     pub name: String,
-    /// What it does, for the model.
+    /// Its description, for the model.
     pub description: String,
     /// The JSON schema of its arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Json>,
-    /// Whether it takes the place of a built-in tool of this name.
+    /// Whether it replaces a built-in tool of this name.
     pub overrides_builtin: bool,
     /// Whether a call needs a permission of the kind `custom-tool`.
     pub needs_permission: bool,
@@ -28,7 +28,7 @@ pub struct Tool {
     pub timeout: Option<Duration>,
 }
 
-/// A tool in the CLI's words.
+/// A tool in the form for the CLI.
 #[derive(Debug)]
 pub(super) struct Declaration<'a>(pub(super) &'a Tool);
 
@@ -47,16 +47,16 @@ impl Serialize for Declaration<'_> {
     }
 }
 
-/// A server of tools, by the Model Context Protocol.
+/// An MCP server (Model Context Protocol), which provides tools.
 ///
-/// What is read back of a stored one is without secrets: [`Self::has_secrets`] says which must not be stored.
+/// A stored server is read back without secrets: [`Self::has_secrets`] says which must not be stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct McpServer {
     /// How it is reached.
     #[serde(flatten)]
     pub transport: McpTransport,
-    /// Its tools that are wanted, where `*` is all of them.
+    /// The tools to use; `*` is all of them.
     #[serde(default)]
     pub tools: Vec<String>,
     /// How long a call of a tool may take, in milliseconds.
@@ -64,7 +64,7 @@ pub struct McpServer {
     pub timeout: Option<u64>,
 }
 
-/// How an MCP server is reached.
+/// The transport to an MCP server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "type")]
 pub enum McpTransport {
@@ -75,10 +75,10 @@ pub enum McpTransport {
         /// Its arguments.
         #[serde(default)]
         args: Vec<String>,
-        /// Its environment, beside the CLI's own.
+        /// Environment variables, beside the CLI's own.
         #[serde(skip_deserializing)]
         env: BTreeMap<String, Secret>,
-        /// Where it runs.
+        /// Its working directory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cwd: Option<String>,
     },
@@ -88,10 +88,10 @@ pub enum McpTransport {
     Sse(Remote),
 }
 
-/// A server somewhere else.
+/// An MCP server at a URL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote {
-    /// Where it is.
+    /// The URL.
     pub url: String,
     /// Extra HTTP headers.
     #[serde(skip_deserializing)]
@@ -99,7 +99,7 @@ pub struct Remote {
 }
 
 impl McpServer {
-    /// What must not be seen of it.
+    /// The secrets in it.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
         match &self.transport {
             McpTransport::Stdio { env, .. } => env.values(),
@@ -107,7 +107,7 @@ impl McpServer {
         }
     }
 
-    /// Whether it must not be stored.
+    /// Whether it has secrets, and so must not be stored.
     pub fn has_secrets(&self) -> bool {
         self.secrets().next().is_some()
     }

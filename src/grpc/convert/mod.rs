@@ -1,4 +1,4 @@
-//! Between the contract's messages and the session room's types: [`parse`] for what comes in, [`encode`] for what goes out.
+//! Conversion between the contract's messages and the session room's types: [`parse`] for requests, [`encode`] for responses.
 
 mod encode;
 mod parse;

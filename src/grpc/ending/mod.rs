@@ -1,8 +1,8 @@
-//! Ends calls that nothing else ends in time: when their callers would give up, and when the server goes.
+//! Ends calls that nothing else ends in time: at their callers' deadlines, and when the server stops.
 //!
-//! This is the one place that sees to it for all methods of all services. A method that can say more at its caller's deadline, as
-//! those of turns do, has a moment for it before; what comes to nothing until then is dropped here, and answered. tonic's own
-//! timeout, which knows no details, is always later: it waits for all of what the header says, and is polled after this.
+//! This is the one place that does so for all methods of all services. A method that can say more at its caller's deadline, as
+//! those of turns do, answers a moment earlier; a call that has no answer by then is dropped here, and answered. tonic's own
+//! timeout, which has no details, always comes later: it waits for the whole time in the header, and is polled after this.
 
 use std::{
     convert::Infallible,
@@ -24,13 +24,13 @@ use tower::{Layer, Service};
 use super::{deadline::patience, pb_server::copilot_service_server::CopilotServiceServer, service, status};
 use crate::session::Delivery;
 
-/// A deadline that is closer than this has passed before anything can be done.
+/// A deadline that is closer than this counts as passed: nothing can be done before it.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
-/// Has every call end in time.
+/// The layer that ends calls in time.
 #[derive(Debug, Clone)]
 pub(super) struct Ending {
-    /// Cancelled when the server goes.
+    /// Cancelled when the server stops.
     pub(super) closing: CancellationToken,
 }
 
@@ -71,13 +71,13 @@ where
             let status = kind.timed_out(timer.after, Delivery::NotDelivered);
             return ready(Ok(status.into_http())).boxed();
         }
-        // Ours end by themselves when the server goes, and some of them later: turns may finish.
+        // The contract's own calls end by themselves when the server stops, and some of them later: turns may finish.
         let closing = (kind == Kind::Foreign).then(|| self.closing.clone());
         finish(self.inner.call(request), kind, timer, closing).boxed()
     }
 }
 
-/// The response to a call, if it comes in time. The body of the response ends in time, too.
+/// The response to a call, if it comes in time, or else a timeout. The body of the response ends in time, too.
 async fn finish<E>(
     call: impl Future<Output = Result<Response<Body>, E>>,
     kind: Kind,
@@ -89,7 +89,7 @@ async fn finish<E>(
         None => Poll::Pending,
     });
     let response = tokio::select! {
-        // What is done is done, also at the last moment.
+        // The response first: what is done counts, also at the last moment.
         biased;
         response = call => response?,
         after = deadline => return Ok(kind.timed_out(after, Delivery::Unknown).into_http()),
@@ -101,14 +101,14 @@ async fn finish<E>(
     Ok(response.map(|body| Body::new(EndedBody { body: Some(body), kind, timer, closing })))
 }
 
-/// What a call is to its caller.
+/// The kind of a call, which decides how it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// One turn, whose failure tells of it.
+    /// A call for one turn: its failure says how far the turn came.
     Turn,
-    /// Another method of ours.
+    /// A call of another method of the contract.
     Other,
-    /// A method of health or reflection.
+    /// A call of health or reflection.
     Foreign,
 }
 
@@ -130,7 +130,7 @@ impl Kind {
     }
 }
 
-/// The end of a caller's patience.
+/// The timer of a caller's deadline.
 #[derive(Debug)]
 struct Timer {
     after: Duration,
@@ -145,7 +145,8 @@ impl Timer {
         Self { after, at, sleep: Box::pin(sleep_until(at)) }
     }
 
-    /// The clock is looked at, too: timers are a millisecond late, and tonic's, for the same millisecond, may come first.
+    /// Resolves at the deadline. It reads the clock, too: timers are a millisecond late, and tonic's, for the same millisecond,
+    /// might come first.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let passed = self.sleep.as_mut().poll(cx).is_ready() || Instant::now() >= self.at;
         if passed { Poll::Ready(self.after) } else { Poll::Pending }
@@ -154,16 +155,16 @@ impl Timer {
 
 /// The body of a response, which ends in time.
 struct EndedBody {
-    /// Until it has ended.
+    /// The inner body, until it has ended.
     body: Option<Body>,
     kind: Kind,
     timer: Option<Timer>,
-    /// Resolves when the server goes, for what does not end by itself then.
+    /// Resolves when the server stops, for calls that do not end by themselves then.
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl EndedBody {
-    /// Why it ends now, if it does.
+    /// Resolves when the body is to be cut off, with the status for its caller.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         if let Some(timer) = &mut self.timer
             && let Poll::Ready(after) = timer.poll(cx)
@@ -186,7 +187,7 @@ impl http_body::Body for EndedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        // What is there is passed on first.
+        // What there is comes first.
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
             return Poll::Ready(frame);
         }

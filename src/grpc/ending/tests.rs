@@ -23,7 +23,7 @@ fn request(path: &str, timeout: &str) -> Request<Body> {
     request.body(Body::empty()).unwrap()
 }
 
-/// What is answered where the service never does, and after how long.
+/// The answer of a service that never answers by itself, and after how long it comes.
 async fn unanswered(path: &str, timeout: &str) -> (Status, Duration) {
     let never = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
     let service = Ending { closing: CancellationToken::new() }.layer(never);
@@ -52,7 +52,7 @@ impl http_body::Body for Stuck {
     }
 }
 
-/// How a stream ends that does not by itself.
+/// The end of a stream that does not end by itself.
 async fn end_of_stream(path: &str, timeout: &str, closing: &CancellationToken) -> Option<Status> {
     let stream = service_fn(|_: Request<Body>| {
         ready(Ok::<_, Infallible>(Response::new(Body::new(Stuck(Some(Bytes::from_static(b"x")))))))

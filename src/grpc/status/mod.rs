@@ -1,7 +1,7 @@
-//! Errors as their callers see them: a canonical code, a message that says what to do, and details that a program can
-//! act on. `proto/copilot_grpc/v1/error_reason.proto` is the list of reasons.
+//! Errors as their callers see them: a canonical code, a message that says what to do, and details that a program can act on.
+//! `proto/copilot_grpc/v1/error_reason.proto` is the list of reasons.
 //!
-//! One exhaustive match for each error type, so that a new error does not compile until somebody has chosen its code.
+//! Each error type has one exhaustive match, so that a new error does not compile until somebody has chosen its code.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -27,20 +27,21 @@ use crate::{
     },
 };
 
-/// `google.rpc.ErrorInfo.domain` of all our errors.
+/// `google.rpc.ErrorInfo.domain` of all errors of this service.
 pub const DOMAIN: &str = "copilot-grpc";
 
-/// The longest message, in bytes. A status travels in HTTP headers, of which many clients take 8 KiB in all, and a message
-/// that is not ASCII takes three times its length.
+/// The longest message in bytes. A status travels in HTTP headers, of which many clients take 8 KiB in all, and a message that
+/// is not ASCII takes three times its length.
 const MAX_MESSAGE: usize = 350;
 
-/// How many wrong fields are told at once.
+/// How many wrong fields an error lists.
 const MAX_VIOLATIONS: usize = 12;
 
 /// The longest description of a wrong field, in bytes.
 const MAX_DESCRIPTION: usize = 160;
 
-/// The trailer that tells a client's own retry policy how long to wait, in milliseconds, or, if negative, not to (gRFC A6).
+/// The trailer that tells a client's own retry policy how long to wait, in milliseconds, or, if negative, not to retry (gRFC
+/// A6).
 const PUSH_BACK: &str = "grpc-retry-pushback-ms";
 
 /// When to try again where something has to recover.
@@ -49,14 +50,14 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 /// When to try again after the agent's own retries, which last a minute, were not enough.
 const RETRY_LATER: Duration = Duration::from_secs(60);
 
-/// An error on its way to becoming a status.
+/// An error that is being made into a status.
 struct Problem {
     code: Code,
     reason: ErrorReason,
     message: String,
     metadata: HashMap<String, String>,
     details: Vec<Any>,
-    /// After how long a client may repeat the call by itself; `None`: not at all, for it would fail again, or be done twice.
+    /// After how long a client may repeat the call by itself; `None`: not at all, because it would fail again or be done twice.
     push_back: Option<Duration>,
 }
 
@@ -66,7 +67,7 @@ impl Problem {
         Self { code, reason, message, metadata: HashMap::new(), details: Vec::new(), push_back: None }
     }
 
-    /// What is of no use when it is cut, and never long.
+    /// Adds metadata that is useless when cut, and never long.
     fn whole_metadata(mut self, key: &str, value: &str) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
@@ -93,7 +94,7 @@ impl Problem {
         self.detail("google.rpc.RetryInfo", &retry)
     }
 
-    /// Nothing was done, and trying again helps: a client may do so by itself.
+    /// Marks the call as one that a client may repeat by itself: nothing was done, and trying again helps.
     fn repeatable(self, delay: Duration) -> Self {
         self.retry_after(delay).push_back(delay)
     }
@@ -102,7 +103,7 @@ impl Problem {
         Self { push_back: Some(delay), ..self }
     }
 
-    /// What the call did would be done twice.
+    /// Marks the call as one that a client must not repeat by itself: its effect would happen twice.
     fn not_repeatable(self) -> Self {
         Self { push_back: None, ..self }
     }
@@ -115,7 +116,7 @@ impl Problem {
 
     fn into_status(self) -> Status {
         let reason = self.reason.as_str_name().trim_start_matches("ERROR_REASON_");
-        // Not the message: it may hold what a provider says about a prompt.
+        // The message is not logged: it may hold what a provider says about a prompt.
         tracing::info!(code = ?self.code, reason, info = ?self.metadata, "a call failed");
         let message = cut(&self.message, MAX_MESSAGE);
         let info = rpc::ErrorInfo { reason: reason.into(), domain: DOMAIN.into(), metadata: self.metadata };
@@ -133,7 +134,7 @@ impl Problem {
     }
 }
 
-/// What a call about a session comes to.
+/// The result of a call about a session, with an error made into a status.
 pub(super) async fn about<T>(
     sessions: &Sessions,
     id: &SessionId,
@@ -145,7 +146,7 @@ pub(super) async fn about<T>(
     }
 }
 
-/// Wrong fields.
+/// The status for wrong fields.
 pub(super) fn invalid(violations: Vec<Violation>) -> Status {
     let message: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
     bad_request(message.join("; "), &violations).into_status()
@@ -166,7 +167,7 @@ fn violations(violations: &[Violation]) -> rpc::BadRequest {
     rpc::BadRequest { field_violations: field_violations.collect() }
 }
 
-/// The field that the CLI complains of, as far as its words show.
+/// The field that the CLI complains of, as far as its text shows.
 fn field_of(complaint: &str) -> &'static str {
     const WORDS: &[(&str, &str)] = &[
         ("sessionId", "session_id"),
@@ -179,7 +180,7 @@ fn field_of(complaint: &str) -> &'static str {
     WORDS.iter().find(|(word, _)| complaint.contains(word)).map_or("", |(_, field)| field)
 }
 
-/// Not every event of a stream could be given. With the cursor of what was given last, if that is known.
+/// The status for a stream that could not give every event. It has the cursor of the last event that was given, if known.
 pub(super) fn lagged(cursor: Option<&Cursor>) -> Status {
     let message = "an event could not be given: the stream was read too slowly, or the event was larger than \
                    max_frame_size; the turn itself goes on";
@@ -191,7 +192,7 @@ pub(super) fn lagged(cursor: Option<&Cursor>) -> Status {
     .into_status()
 }
 
-/// The same of a call that only reads: whatever became of it, a client may repeat it by itself.
+/// The status of a call that only reads, which a client may repeat by itself whatever became of it.
 pub(super) fn of_reading(mut status: Status) -> Status {
     if status.code() == Code::Unavailable {
         status.metadata_mut().insert(PUSH_BACK, MetadataValue::from(RETRY_SOON.as_millis() as u64));
@@ -199,7 +200,7 @@ pub(super) fn of_reading(mut status: Status) -> Status {
     status
 }
 
-/// The reason that a status of ours has.
+/// The reason in a status of this service.
 pub(super) fn reason(status: &Status) -> ErrorReason {
     let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
     let infos = details.iter().filter(|detail| detail.type_url.ends_with("/google.rpc.ErrorInfo"));
@@ -208,7 +209,7 @@ pub(super) fn reason(status: &Status) -> ErrorReason {
     name.and_then(|name| ErrorReason::from_str_name(&name)).unwrap_or(ErrorReason::Unspecified)
 }
 
-/// There is no room for another call.
+/// The status for a call for which there is no room.
 pub(super) fn too_many_calls() -> Status {
     let message = "there are as many open calls, or as much that callers have not read, as there may be \
                    (max_reader_memory): try again later";
@@ -217,7 +218,7 @@ pub(super) fn too_many_calls() -> Status {
         .into_status()
 }
 
-/// What the session room says.
+/// The status for an error of the session room.
 pub(super) fn of(error: &Error) -> Status {
     match error {
         Error::NotFound(id) => not_found(error, id),
@@ -283,7 +284,7 @@ fn wrong_field(field: &str, error: &Error) -> Problem {
     bad_request(error.to_string(), &[violation])
 }
 
-/// A request goes beyond its profile.
+/// The error for a request that goes beyond its profile.
 fn denied(error: &Error, excesses: &[Excess]) -> Problem {
     let violation =
         |Excess { field, allowed }: &Excess| Violation { field: field.clone(), description: allowed.clone() };
@@ -300,14 +301,14 @@ fn draining(message: impl ToString) -> Problem {
     Problem::new(Code::Unavailable, ErrorReason::Draining, message).repeatable(RETRY_SOON)
 }
 
-/// What came of a turn that failed.
+/// The status for a turn that failed.
 pub(super) fn of_turn(error: &TurnError) -> Status {
     let message = &error.cause;
     let problem = match &error.cause {
         TurnCause::Aborted | TurnCause::Deleted => {
             Problem::new(Code::Aborted, ErrorReason::TurnAborted, message)
         }
-        // The caller has gone; this is for the log of whatever stands between us.
+        // The caller has gone; the status is for the log of whatever is between it and this server.
         TurnCause::Cancelled => Problem::new(Code::Cancelled, ErrorReason::TurnAborted, message),
         TurnCause::Timeout(_) => Problem::new(Code::DeadlineExceeded, ErrorReason::TurnTimeout, message),
         TurnCause::Inactive(_) => Problem::new(Code::DeadlineExceeded, ErrorReason::TurnInactive, message),
@@ -318,7 +319,7 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
         TurnCause::Mismatch(_) => Problem::new(Code::Internal, ErrorReason::ResponseMismatch, message),
         TurnCause::Draining => draining(message),
         TurnCause::NotFound(id) => not_found(message, id),
-        // Once the prompt may have been sent, a lost CLI is not the same as one that was not there.
+        // Once the prompt may have been sent, a lost CLI is another error than one that was not there.
         TurnCause::Backend(
             cause @ (backend::Error::Lost { written: true, .. } | backend::Error::Timeout { .. }),
         ) => Problem::new(Code::Unavailable, ErrorReason::TurnInterrupted, cause).retry_after(RETRY_SOON),
@@ -333,23 +334,23 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
     .into_status()
 }
 
-/// What came of a turn whose caller's deadline has passed before the turn itself could say more.
+/// The status for a turn whose caller's deadline has passed before the turn itself could say more.
 pub(super) fn turn_timed_out(after: Duration, delivery: Delivery) -> Status {
     of_turn(&TurnError { cause: TurnCause::Timeout(after), delivery, remains: Remains::default() })
 }
 
-/// The caller's deadline has passed, in a call that is none of a turn.
+/// The status for a call about no turn whose deadline has passed.
 pub(super) fn timed_out(after: Duration) -> Status {
     let message = format!("the call was given up after {after:.1?}, at its deadline");
     Problem::new(Code::DeadlineExceeded, ErrorReason::TurnTimeout, message).into_status()
 }
 
-/// The server goes, and ends a stream that does not end by itself.
+/// The status for a stream that does not end by itself when the server stops.
 pub(super) fn closing() -> Status {
     draining(Error::Draining).into_status()
 }
 
-/// A failure of the agent's. Whether the call may be repeated is known to who made it.
+/// The error for a failure of the agent. The caller of this function knows whether the call may be repeated.
 fn of_agent(failure: &AgentFailure) -> Problem {
     let (code, reason, retry) = match failure.cause {
         AgentCause::Auth => (Code::FailedPrecondition, ErrorReason::ProviderAuth, None),
@@ -373,7 +374,7 @@ fn of_agent(failure: &AgentFailure) -> Problem {
     }
 }
 
-/// The CLI's disk is full.
+/// The error for a CLI whose disk is full.
 fn storage(words: &str) -> Problem {
     let message =
         format!("the Copilot CLI cannot write to its disk, and the operator has to make room: {words}");
@@ -418,9 +419,9 @@ fn of_backend(error: &backend::Error) -> Problem {
                 Problem::new(Code::Unimplemented, ErrorReason::CliMethodMissing, rejection)
                     .metadata("method", method)
             }
-            // The operator's to mend; the log says more.
+            // The operator has to act; the log says more.
             Rejection::Connection(_) => unavailable(),
-            // By another client of the CLI.
+            // Another client of the CLI cancelled it.
             Rejection::CompactionCancelled => {
                 Problem::new(Code::Aborted, ErrorReason::TurnAborted, rejection)
             }
@@ -440,12 +441,12 @@ fn of_backend(error: &backend::Error) -> Problem {
     }
 }
 
-/// What tonic itself says about a call to the service, made as rich as the rest. `None`: it is not one of those.
+/// The status that replaces one of tonic's own, with details. `None`: it is not one of those.
 pub(super) fn of_transport(status: &Status, max_message_size: usize) -> Option<Status> {
     let message = status.message();
     let problem = match status.code() {
         _ if !status.details().is_empty() => return None,
-        // tonic says nothing about a method that it does not know.
+        // tonic gives no message for a method that it does not know.
         Code::Unimplemented if !message.is_empty() => {
             let message = format!("the request cannot be read: {message}");
             Problem::new(Code::Unimplemented, ErrorReason::MalformedRequest, message)

@@ -2,14 +2,13 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use super::*;
 use crate::{
     backend::{Error as Cli, admission::Full},
     copilot::RequestKind,
     jsonrpc::Cause,
     session::{Missing, Remains, ToolCall, Unfit, hub::Cursor},
 };
-
-use super::*;
 
 const BAD_REQUEST: &str = "google.rpc.BadRequest";
 const ERROR_INFO: &str = "google.rpc.ErrorInfo";
@@ -18,7 +17,7 @@ const RESOURCE_INFO: &str = "google.rpc.ResourceInfo";
 const RETRY_INFO: &str = "google.rpc.RetryInfo";
 const TURN_FAILURE: &str = "copilot_grpc.v1.TurnFailure";
 
-/// What many clients take of headers, as HTTP/2 counts them.
+/// The size of headers that many clients take, as HTTP/2 counts it.
 const MAX_HEADERS: usize = 8 * 1024;
 
 fn details(status: &Status) -> rpc::Status {
@@ -52,7 +51,7 @@ fn lost(written: bool) -> Cli {
     Cli::Lost { cause: Arc::new(Cause::Eof), written }
 }
 
-/// An error, and what it has to look like.
+/// An error and the status that is expected of it.
 struct Row {
     status: Status,
     code: Code,
@@ -475,7 +474,7 @@ fn longest_id() -> SessionId {
     SessionId::parse(&"x".repeat(crate::session::MAX_ID)).unwrap()
 }
 
-/// As much as there can be of a turn. Ids are the CLI's, and of a usual length.
+/// The largest state of a failed turn. Ids are the CLI's, and of a usual length.
 fn much() -> Remains {
     let call = ToolCall {
         id: "toolu_".repeat(20),

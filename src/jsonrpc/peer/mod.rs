@@ -14,51 +14,57 @@
 //!   the reader with an answer, the closing of the link with its cause, or the future by being dropped.
 //! - The link closes once, with one [`Cause`]. Then both tasks end, and the socket with them.
 
-use super::message::{self, ErrorObject, Incoming, Malformed, Peek, RequestId};
-use super::pending::Pending;
-use super::{
-    frame,
-    frame::{Body, Item},
+use std::{
+    fmt, io,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
+
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{fmt, io, time::Duration};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{SetOnce, mpsc, oneshot};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{SetOnce, mpsc, oneshot},
+    task::JoinSet,
+    time::sleep,
+};
 use tracing::Instrument;
+
+use super::{
+    frame::{self, Body, Item},
+    message::{self, ErrorObject, Incoming, Malformed, Peek, RequestId},
+    pending::Pending,
+};
+use crate::lock::lock;
 
 /// A handle to a link. When its last clone is dropped, the link closes.
 #[derive(Clone)]
 pub struct Peer(Arc<Link>);
 
-/// Receives what the peer says on its own account.
+/// Takes what the peer sends by itself: notifications and requests.
 ///
-/// Called on the reader task, in wire order. It must not block, for nothing is read meanwhile. What it is given
-/// shares the read buffer: copy what is to be kept for long. A handler that keeps a [`Peer`] of its own link
-/// keeps the link open until somebody calls [`Peer::close`].
+/// The methods are called on the reader task, in wire order. They must not block, because nothing is read meanwhile. What they
+/// are given shares the read buffer: copy what is to be kept for long. A handler that keeps a [`Peer`] of its own link keeps
+/// the link open until somebody calls [`Peer::close`].
 pub trait Handler: Send + 'static {
-    /// The peer tells something, of which only the beginning has been looked at: `params` may not even be JSON. True: that
-    /// was enough. False: it is read in full, and comes again as a [`notification`](Self::notification) or as what it is.
+    /// Takes a notification before it is parsed: `params` may not even be JSON. True: that was enough. False: it is parsed, and
+    /// comes again as a [`notification`](Self::notification) or as what it is.
     fn skimmed(&mut self, method: &[u8], params: &[u8]) -> bool {
         let _ = (method, params);
         false
     }
 
-    /// The peer tells something. `params` are JSON.
+    /// Takes a notification. `params` are JSON.
     fn notification(&mut self, method: &str, params: Bytes);
 
-    /// The peer asks something. The reply may be given later and from anywhere; dropped, it says that nobody
-    /// knows the method.
+    /// Takes a request. The reply may be given later and from anywhere; dropping it answers that the method is unknown.
     fn request(&mut self, method: &str, params: Bytes, reply: Reply) {
         let _ = (method, params);
         drop(reply);
     }
 
-    /// Whether a notification over the frame limit may be dropped. If not, the link closes. `head` is the
-    /// beginning of the message, [`frame::HEAD`] bytes.
+    /// Whether a notification over the frame limit may be dropped. If not, the link closes. `head` is the beginning of the
+    /// message, [`frame::HEAD`] bytes.
     fn may_drop_oversized(&mut self, method: &str, head: &[u8]) -> bool {
         let _ = (method, head);
         false
@@ -68,12 +74,12 @@ pub trait Handler: Send + 'static {
 /// Limits of a link.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Bytes of the longest body that is accepted.
+    /// The longest body that is accepted, in bytes.
     pub max_frame: usize,
-    /// Requests that may wait for their answers at a time.
+    /// How many requests may wait for their answers at a time.
     pub max_pending: usize,
-    /// How long what comes may wait, so that a lot of it is read at once. Zero: it is read as it comes. For a link on which
-    /// nothing is urgent: each read wakes a task, which costs more than most messages.
+    /// How long to wait between reads, so that much is read at once. Zero: it is read as it comes. For a link on which nothing
+    /// is urgent: each read wakes a task, which costs more than most messages.
     pub read_pause: Duration,
 }
 
@@ -82,7 +88,7 @@ impl Default for Options {
         Self {
             // The CLI has been seen to send 42 MB in one frame: a history that holds a 20 MB prompt.
             max_frame: 256 * 1024 * 1024,
-            // Above the 10,000 turns that an operator may have one CLI run at once, which may all be sent in one moment.
+            // Above the 10,000 turns that an operator may let one CLI run at once, all of which may be sent in one moment.
             max_pending: 16 * 1024,
             read_pause: Duration::ZERO,
         }
@@ -95,25 +101,25 @@ pub enum Error {
     /// The link closed before the answer came.
     #[error("link closed: {cause}")]
     Closed {
-        /// The same one for everybody who waited.
+        /// The cause, one value for all who waited.
         cause: Arc<Cause>,
-        /// False: not a byte of the request has reached the socket, and it may be sent again elsewhere. True: the
-        /// peer may have received it.
+        /// False: not a byte of the request has reached the socket, and it may be sent again elsewhere. True: the peer may have
+        /// received it.
         written: bool,
     },
     /// The peer answered with an error.
     #[error("rejected: {0}")]
     Rejected(ErrorObject),
-    /// The answer was over the frame limit. The request was carried out, or has failed; the link goes on.
+    /// The answer was over the frame limit. The request was carried out or failed; the link goes on.
     #[error("response of {len} bytes is over the limit")]
     ResponseTooLarge {
-        /// In bytes.
+        /// The length of the answer in bytes.
         len: usize,
     },
     /// [`Options::max_pending`] requests are waiting already. Nothing was sent.
     #[error("too many requests are waiting for an answer")]
     TooManyPending,
-    /// The params cannot be written as JSON. Nothing was sent.
+    /// The params cannot be encoded as JSON. Nothing was sent.
     #[error("params cannot be encoded: {0}")]
     Encode(String),
 }
@@ -130,39 +136,39 @@ pub enum Cause {
     /// Reading or writing failed.
     #[error("I/O error: {message}")]
     Io {
-        /// For telling them apart.
+        /// The kind, for code.
         kind: io::ErrorKind,
-        /// For people.
+        /// The text, for people.
         message: String,
     },
-    /// The peer's bytes are no frames.
+    /// The peer's bytes are not frames.
     #[error("framing: {0}")]
     Frame(#[from] frame::Error),
-    /// A frame of the peer's is no message. It may have been somebody's answer, who would wait for ever.
+    /// A frame of the peer's is not a message. It may have been an answer, whose request would wait for ever.
     #[error("malformed message: {0}")]
     Malformed(#[from] Malformed),
-    /// The peer could not parse a frame of ours. Whose it was it cannot say, so that one would wait for ever.
+    /// The peer could not parse a frame and cannot say which, so that its request would wait for ever.
     // The peer's message is left out: parsers like to quote what they could not parse, and that is a prompt.
     #[error("the peer could not parse a message (code {})", .0.code)]
     PeerParseFailure(ErrorObject),
-    /// The peer does what no peer should.
+    /// The peer breaks the protocol.
     #[error("the peer misbehaved: {0}")]
     PeerMisbehaved(String),
-    /// A frame over the limit that could be neither attributed to a request nor dropped.
+    /// A frame over the limit could be neither attributed to a request nor dropped.
     #[error("a frame of {len} bytes is over the limit ({})", method.as_deref().unwrap_or("of unknown method"))]
     OversizedFrame {
-        /// In bytes.
+        /// The length of the frame in bytes.
         len: usize,
-        /// The notification's method. `None` if the beginning of the frame does not tell what it is.
+        /// The notification's method. `None` if the beginning of the frame does not tell.
         method: Option<String>,
     },
-    /// This side closed it: [`Peer::close`], the last handle dropped, or a [`Handler`] that panicked.
+    /// This side closed the link: [`Peer::close`], the last handle dropped, or a [`Handler`] that panicked.
     #[error("closed locally")]
     Local,
 }
 
 impl Cause {
-    /// Whether the peer, or the way to it, is gone; otherwise one of the two sides did not want to go on.
+    /// Whether the peer, or the way to it, is gone; otherwise one of the two sides ended the link.
     pub fn is_disconnect(&self) -> bool {
         match self {
             Self::Eof | Self::EofInsideFrame | Self::Io { .. } => true,
@@ -177,7 +183,7 @@ impl Cause {
 }
 
 impl Peer {
-    /// Starts a link over `io`. Needs a Tokio runtime around it.
+    /// Starts a link over `io`. To be called within a Tokio runtime.
     pub fn spawn<IO>(io: IO, handler: impl Handler, options: Options) -> Self
     where
         IO: AsyncRead + AsyncWrite + Send + 'static,
@@ -196,15 +202,15 @@ impl Peer {
         Self(Arc::new(Link { shared, requests, max_pending, _tasks: tasks }))
     }
 
-    /// Sends a request and waits for its result, which is JSON. It waits as long as the link lives: deadlines are
-    /// the caller's. The result shares the read buffer: copy what is to be kept for long.
+    /// Sends a request and waits for its result, which is JSON, as long as the link lives: deadlines are the caller's. The
+    /// result shares the read buffer: copy what is to be kept for long.
     ///
     /// # Cancel safety
-    /// Dropping the future forgets the request: nothing is left behind, and an answer is ignored when it comes.
-    /// If it has not been written yet, it will not be; otherwise the peer carries it out all the same.
+    /// Dropping the future forgets the request: nothing is left behind, and an answer is ignored when it comes. If the request
+    /// has not been written yet, it will not be; otherwise the peer carries it out all the same.
     ///
     /// # Errors
-    /// See [`Error`]: each variant says what is known of the request.
+    /// Each variant of [`Error`] says what is known of the request.
     pub async fn request<P>(&self, method: &'static str, params: &P) -> Result<Bytes, Error>
     where
         P: Serialize + ?Sized,
@@ -214,38 +220,38 @@ impl Peer {
         let (entry, answer) = Entry::new(shared, *max_pending)?;
         let frame =
             message::request(entry.id, method, params).map_err(|error| Error::Encode(error.to_string()))?;
-        // It fails if the writer is gone. Then the link closes, and that is the answer.
+        // It fails if the writer is gone. Then the link closes, which gives the answer.
         let _ = requests.send((entry.id, frame)).await;
         answer.await.unwrap_or_else(|_| {
-            // Not reached while each waiter taken from the table is told its outcome. Should one be forgotten
-            // some day, its caller must not hang.
+            // Not reached as long as each waiter taken from the table is told its outcome. If one were forgotten, its caller
+            // must not hang.
             Err(Error::Closed { cause: shared.close(Cause::Local), written: true })
         })
     }
 
-    /// Waits until the link has closed, and says why.
+    /// Resolves when the link has closed, with the cause.
     pub async fn closed(&self) -> Arc<Cause> {
         self.0.shared.cause.wait().await.clone()
     }
 
-    /// Why the link has closed, if it has.
+    /// The cause, if the link has closed.
     pub fn cause(&self) -> Option<Arc<Cause>> {
         self.0.shared.cause.get().cloned()
     }
 
-    /// Whether the link has closed. It may be about to all the same.
+    /// Whether the link has closed. If not, it may still close at any moment.
     pub fn is_closed(&self) -> bool {
         self.0.shared.cause.initialized()
     }
 
-    /// Closes the link. Whoever waits for an answer is told [`Cause::Local`]; what is queued is not written.
+    /// Closes the link. Requests that wait for an answer end with [`Cause::Local`]; what is queued is not written.
     pub fn close(&self) {
         self.0.shared.close(Cause::Local);
     }
 
-    /// How many requests wait for their answers.
+    /// Number of requests that wait for their answers.
     pub fn in_flight(&self) -> usize {
-        self.0.shared.pending().len()
+        lock(&self.0.shared.pending).len()
     }
 }
 
@@ -255,17 +261,17 @@ impl fmt::Debug for Peer {
     }
 }
 
-/// What the handles own.
+/// The parts of a link that all its handles own together.
 struct Link {
     shared: Arc<Shared>,
     requests: mpsc::Sender<(u64, Bytes)>,
     max_pending: usize,
-    /// Ended, in case they have not, when the last handle is dropped.
+    /// The reader and the writer, which end when the last handle is dropped.
     _tasks: JoinSet<()>,
 }
 
-/// What handles, tasks and replies share. Its invariant: once there is a cause, the table stays empty. Both are
-/// therefore changed under the table's lock only.
+/// What handles, tasks and replies share. Once there is a cause, the table stays empty; both are therefore changed only under
+/// the table's lock.
 #[derive(Default)]
 struct Shared {
     pending: Mutex<Pending<Waiter>>,
@@ -275,26 +281,22 @@ struct Shared {
 type Outcome = Result<Bytes, Error>;
 
 struct Waiter {
+    /// A request that waits for its answer.
     answer: oneshot::Sender<Outcome>,
-    /// Whether the writer has begun with it.
+    /// Whether the writer has begun to write the request.
     written: bool,
 }
 
 impl Shared {
-    /// A panic cannot leave the table half changed: nothing that may panic is done under the lock.
-    fn pending(&self) -> MutexGuard<'_, Pending<Waiter>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Closes the link for `cause`, unless it was closed before. Returns the cause that counts, the first one.
+    /// Closes the link for `cause`, unless it was closed before. Returns the cause that counts, which is the first one.
     fn close(&self, cause: Cause) -> Arc<Cause> {
         let cause = Arc::new(cause);
         let waiters = {
-            let mut pending = self.pending();
+            let mut pending = lock(&self.pending);
             if let Some(first) = self.cause.get() {
                 return first.clone();
             }
-            // Cannot have been set meanwhile: only here is it set, and under the lock.
+            // Cannot have been set meanwhile: it is set only here, under the lock.
             let _ = self.cause.set(cause.clone());
             pending.drain()
         };
@@ -308,27 +310,27 @@ impl Shared {
 
     fn complete(&self, id: u64, outcome: Outcome) {
         let (waiter, issued) = {
-            let mut pending = self.pending();
+            let mut pending = lock(&self.pending);
             (pending.take(id), pending.has_issued(id))
         };
         match waiter {
             Some(waiter) => {
                 let _ = waiter.answer.send(outcome);
             }
-            // The usual end of a request that was dropped.
+            // A request that was dropped usually ends this way.
             None if issued => tracing::trace!(id, "late response ignored"),
             None => tracing::debug!(id, "response to a request that was never sent ignored"),
         }
     }
 
-    /// Marks a request as written, just before its first byte is. False: nobody waits for it any more, and it
-    /// must not be written.
+    /// Marks a request as written, just before its first byte is. False: nobody waits for it any more, and it must not be
+    /// written.
     fn begin(&self, id: u64) -> bool {
-        self.pending().get_mut(id).map(|waiter| waiter.written = true).is_some()
+        lock(&self.pending).get_mut(id).map(|waiter| waiter.written = true).is_some()
     }
 }
 
-/// A request's place in the pending table.
+/// A request's entry in the pending table. Dropping it removes the entry.
 struct Entry<'a> {
     shared: &'a Shared,
     id: u64,
@@ -337,7 +339,7 @@ struct Entry<'a> {
 impl<'a> Entry<'a> {
     fn new(shared: &'a Shared, max_pending: usize) -> Result<(Self, oneshot::Receiver<Outcome>), Error> {
         let (answer, receiver) = oneshot::channel();
-        let mut pending = shared.pending();
+        let mut pending = lock(&shared.pending);
         if let Some(cause) = shared.cause.get() {
             return Err(Error::Closed { cause: cause.clone(), written: false });
         }
@@ -351,13 +353,13 @@ impl<'a> Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.shared.pending().take(self.id);
+        lock(&self.shared.pending).take(self.id);
     }
 }
 
-/// Runs one half of the link, until it finds a cause to close it or somebody else has.
+/// Runs one half of the link until that ends with a cause, which closes the link, or the link was closed elsewhere.
 async fn until_closed(shared: Arc<Shared>, half: impl Future<Output = Cause>) {
-    /// Also if `half` panics, or is dropped with its runtime: nobody shall wait for a task that is gone.
+    /// Closes the link even if `half` panics or is dropped with its runtime: nobody may wait for a task that is gone.
     struct CloseOnDrop<'a>(&'a Shared);
     impl Drop for CloseOnDrop<'_> {
         fn drop(&mut self) {
@@ -458,8 +460,8 @@ impl<H: Handler> Reader<H> {
     }
 }
 
-/// The duty to answer a request of the peer, which waits. Dropped, it answers that the method is unknown.
-/// On a link that has closed, it does nothing.
+/// The answer to a request of the peer, which is still owed. Dropping it answers that the method is unknown. On a link that has
+/// closed, it does nothing.
 #[must_use = "dropping it answers that the method is unknown"]
 pub struct Reply(Option<Unanswered>);
 
@@ -471,7 +473,7 @@ struct Unanswered {
 }
 
 impl Reply {
-    /// Answers with a result. One that cannot be written as JSON becomes an internal error.
+    /// Answers with a result. A result that cannot be encoded as JSON becomes an internal error.
     pub fn ok<R>(mut self, result: &R)
     where
         R: Serialize + ?Sized,
@@ -511,8 +513,8 @@ impl fmt::Debug for Reply {
 
 impl Unanswered {
     fn send(self, frame: Bytes) {
-        // Never waits: it runs on the reader task, and a reader that waits for the writer, while the peer does
-        // the same, is a deadlock.
+        // Never waits: it runs on the reader task, and if the reader waits for the writer while the peer does so too, that is a
+        // deadlock.
         if let Err(mpsc::error::TrySendError::Full(_)) = self.answers.try_send(frame) {
             let text = format!("{ANSWER_QUEUE} answers to its requests are waiting to be read");
             self.shared.close(Cause::PeerMisbehaved(text));
@@ -558,8 +560,8 @@ impl Writer {
         }
     }
 
-    /// Adds what else is queued to `small`, up to [`BATCH`] bytes, so that a burst costs one system call. A large
-    /// frame ends the batch and is returned, to be written behind it without being copied.
+    /// Copies the queued frames into `small`, up to [`BATCH`] bytes, so that a burst costs one system call. A large frame ends
+    /// the batch and is returned, to be written after it without being copied.
     fn gather(&mut self, first: Bytes, small: &mut BytesMut) -> Bytes {
         let mut next = Some(first);
         while let Some(frame) = next {
@@ -591,22 +593,22 @@ impl From<io::Error> for Cause {
     }
 }
 
-/// Requests encoded and not yet written. The writer takes a burst at once, so this fills only if the peer does
-/// not read; then callers wait, rather than frames pile up.
+/// The number of encoded requests that may wait to be written. The writer takes a burst at once, so the queue fills only if the
+/// peer does not read; then callers wait, and frames do not pile up.
 const REQUEST_QUEUE: usize = 64;
 
-/// Answers not yet written. As many requests as fit into some reads, for the reader may take those before the
-/// writer gets its turn; a peer that has sent more is not reading, and would make us buffer for ever.
+/// The number of answers that may wait to be written: as many as the requests that fit into some reads, because the reader may
+/// take those before the writer runs. A peer that has sent more is not reading, and its answers would pile up for ever.
 const ANSWER_QUEUE: usize = 4096;
 
-/// Bytes that go into one write, and from which on a frame is not copied. About a socket's send buffer.
+/// The number of bytes that go into one write, and from which on a frame is not copied. About a socket's send buffer.
 const BATCH: usize = 64 * 1024;
 
-/// Bytes that the read buffer grows by, if it cannot be reused. A streamed turn is about 77 KB, and where a frame of it is cut,
-/// its beginning is moved.
+/// The number of bytes that the read buffer grows by, if it cannot be reused. A streamed turn is about 77 KB, and where a read
+/// cuts a frame, its beginning is moved.
 const READ_STEP: usize = 256 * 1024;
 
-/// Room below which a read is not worth its system call.
+/// The free room in bytes below which a read is not worth its system call.
 const READ_MIN: usize = 8 * 1024;
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! Dialogues with a peer over a duplex.
 
-use super::*;
+use std::{
+    pin::{Pin, pin},
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll, Waker},
+};
+
 use serde_json::{Value, json};
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
 use tokio::io::{DuplexStream, ReadBuf};
 
-/// The other end of the wire, which says what it is told to say.
+use super::*;
+
+/// The other end of the wire, played by the test.
 struct Far {
     io: DuplexStream,
     decoder: frame::Decoder,
@@ -55,14 +59,14 @@ impl Far {
     }
 }
 
-/// Does nothing of its own accord.
-struct Deaf;
+/// A handler that does nothing.
+struct NoHandler;
 
-impl Handler for Deaf {
+impl Handler for NoHandler {
     fn notification(&mut self, _: &str, _: Bytes) {}
 }
 
-/// Passes on what it hears.
+/// A handler that passes on the notifications.
 struct Recorder(mpsc::Sender<(String, Bytes)>);
 
 impl Handler for Recorder {
@@ -81,7 +85,7 @@ fn recorder() -> (Recorder, mpsc::Receiver<(String, Bytes)>) {
     (Recorder(sender), receiver)
 }
 
-/// Answers requests as told.
+/// A handler that answers requests by a function.
 struct Answering<F>(F);
 
 impl<F: FnMut(&str, Bytes, Reply) + Send + 'static> Handler for Answering<F> {
@@ -126,7 +130,7 @@ fn long(text: &str) -> String {
 
 #[tokio::test]
 async fn a_request_completes_with_its_own_response_in_whatever_order_they_come() {
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     let far_side = async {
         let (first, second) = (far.receive().await, far.receive().await);
         assert_eq!(first, json!({"jsonrpc": "2.0", "id": 1, "method": "a", "params": {"x": 1}}));
@@ -141,7 +145,7 @@ async fn a_request_completes_with_its_own_response_in_whatever_order_they_come()
 
 #[tokio::test]
 async fn an_error_of_the_peer_fails_only_its_request() {
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     let far_side = async {
         let id = far.receive().await["id"].clone();
         far.send(json!({"id": id, "error": {"code": -32603, "message": "no", "data": [1]}})).await;
@@ -155,7 +159,7 @@ async fn an_error_of_the_peer_fails_only_its_request() {
 
 #[tokio::test]
 async fn all_waiters_of_a_dead_link_see_one_cause() {
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     let far_side = async {
         far.receive().await;
         far.receive().await;
@@ -174,7 +178,7 @@ async fn all_waiters_of_a_dead_link_see_one_cause() {
 
 #[tokio::test]
 async fn a_closed_request_says_whether_it_may_have_been_received() {
-    let (peer, mut far) = link_over(64, Deaf);
+    let (peer, mut far) = link_over(64, NoHandler);
     let params = long("x");
     let mut begun = pin!(peer.request("a", &params));
     assert!(poll_once(begun.as_mut()).is_pending());
@@ -188,7 +192,7 @@ async fn a_closed_request_says_whether_it_may_have_been_received() {
 
 #[tokio::test]
 async fn a_response_that_comes_before_its_request_is_written_to_the_end_counts() {
-    let (peer, mut far) = link_over(64, Deaf);
+    let (peer, mut far) = link_over(64, NoHandler);
     let params = long("x");
     let far_side = async {
         far.receive_one_byte().await;
@@ -201,7 +205,7 @@ async fn a_response_that_comes_before_its_request_is_written_to_the_end_counts()
 
 #[tokio::test]
 async fn a_dropped_request_leaves_no_entry_and_is_written_whole_or_not_at_all() {
-    let (peer, mut far) = link_over(64, Deaf);
+    let (peer, mut far) = link_over(64, NoHandler);
     let params = long("x");
     drop(peer.request("never polled", &params));
     {
@@ -224,7 +228,7 @@ async fn a_dropped_request_leaves_no_entry_and_is_written_whole_or_not_at_all() 
 #[tokio::test]
 async fn a_request_dropped_before_a_full_queue_leaves_no_entry_and_is_not_written() {
     let (near, io) = tokio::io::duplex(64);
-    let peer = Peer::spawn(near, Deaf, Options::default());
+    let peer = Peer::spawn(near, NoHandler, Options::default());
     let mut far = Far { io, decoder: frame::Decoder::new(1 << 20), buf: BytesMut::new() };
     let params = long("x");
     let mut requests: Vec<_> = (0..REQUEST_QUEUE + 2).map(|_| Box::pin(peer.request("a", &params))).collect();
@@ -245,7 +249,7 @@ async fn a_request_dropped_before_a_full_queue_leaves_no_entry_and_is_not_writte
 
 #[tokio::test]
 async fn a_response_that_nobody_waits_for_is_ignored() {
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     {
         let mut dropped = pin!(peer.request("a", &1));
         assert!(poll_once(dropped.as_mut()).is_pending());
@@ -263,7 +267,7 @@ async fn a_response_that_nobody_waits_for_is_ignored() {
 
 #[tokio::test]
 async fn a_second_response_is_ignored() {
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     let far_side = async {
         far.receive().await;
         far.send(json!({"id": 1, "result": "first"})).await;
@@ -277,7 +281,7 @@ async fn a_second_response_is_ignored() {
 
 #[tokio::test]
 async fn more_requests_than_may_wait_are_refused() {
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(peer.request("a", &1))).collect();
     for request in &mut waiting {
         assert!(poll_once(request.as_mut()).is_pending());
@@ -293,7 +297,7 @@ async fn more_requests_than_may_wait_are_refused() {
 
 #[tokio::test]
 async fn params_that_are_no_json_fail_their_request_only() {
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     let no_json = std::collections::HashMap::from([([0u8; 2], 1)]);
     assert!(matches!(peer.request("a", &no_json).await, Err(Error::Encode(_))));
     assert_eq!(peer.in_flight(), 0);
@@ -315,7 +319,7 @@ async fn what_was_skimmed_is_not_read_and_all_else_is() {
     }
     let (sender, mut heard) = mpsc::channel(8);
     let (peer, mut far) = link(Skimming(sender));
-    // What is of no interest may be broken, and nobody finds out.
+    // What nobody needs may be broken without being noticed.
     far.send_text(r#"{"jsonrpc":"2.0","method":"dull","params":{broken}}"#).await;
     far.send_text(r#"{"jsonrpc":"2.0","method":"news","params":{"a":"\ud83d"}}"#).await;
     assert_eq!(heard.recv().await.unwrap(), ("news".into(), r#"{"a":"\ufffd"}"#.into()));
@@ -339,7 +343,7 @@ async fn notifications_come_in_wire_order_and_repaired() {
 
 #[tokio::test]
 async fn every_request_of_the_peer_is_answered_also_one_that_nobody_understands() {
-    let (_peer, mut far) = link(Deaf);
+    let (_peer, mut far) = link(NoHandler);
     far.send(json!({"id": 1, "method": "canvas.open", "params": {}})).await;
     let error = json!({"code": -32601, "message": "Unhandled method canvas.open"});
     assert_eq!(far.receive().await, json!({"jsonrpc": "2.0", "id": 1, "error": error}));
@@ -402,7 +406,7 @@ async fn the_reader_goes_on_while_the_writer_is_stuck() {
 
 #[tokio::test]
 async fn a_peer_that_asks_and_does_not_read_the_answers_is_cut_off() {
-    let (peer, mut far) = link_over(1024, Deaf);
+    let (peer, mut far) = link_over(1024, NoHandler);
     let question = frame::encode(br#"{"id":1,"method":"a"}"#);
     let flood = async { while far.io.write_all(&question).await.is_ok() {} };
     let ((), cause) = tokio::join!(flood, peer.closed());
@@ -419,7 +423,7 @@ async fn a_body_that_is_no_message_closes_the_link() {
         (r#"{"id":"1","result":1}"#, Cause::Malformed(Malformed::ForeignResponseId)),
         (r#"{"id":null,"error":{"code":-32700,"message":"Parse error"}}"#, Cause::PeerParseFailure(no_blame)),
     ] {
-        let (peer, mut far) = link(Deaf);
+        let (peer, mut far) = link(NoHandler);
         let (outcome, ()) = tokio::join!(peer.request("a", &1), far.send_text(body));
         assert_eq!(*closed(outcome).0, expected, "{body}");
         assert!(!peer.cause().unwrap().to_string().contains("secret"));
@@ -434,7 +438,7 @@ async fn a_stream_that_is_not_framed_closes_the_link() {
         ("Content-Le", Cause::EofInsideFrame),
         ("", Cause::Eof),
     ] {
-        let (peer, mut far) = link(Deaf);
+        let (peer, mut far) = link(NoHandler);
         far.io.write_all(bytes.as_bytes()).await.unwrap();
         far.io.shutdown().await.unwrap();
         assert_eq!(*peer.closed().await, expected, "{bytes}");
@@ -444,7 +448,7 @@ async fn a_stream_that_is_not_framed_closes_the_link() {
 
 #[tokio::test]
 async fn an_oversized_response_fails_only_its_request() {
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     let body = format!(r#"{{"id":1,"result":"{}"}}"#, long("x"));
     let far_side = async {
         far.receive().await;
@@ -471,7 +475,7 @@ async fn an_oversized_notification_is_dropped_only_if_it_may_be() {
 
 #[tokio::test]
 async fn an_oversized_request_of_the_peer_is_answered() {
-    let (_peer, mut far) = link(Deaf);
+    let (_peer, mut far) = link(NoHandler);
     far.send(json!({"id": 5, "method": "a", "params": long("x")})).await;
     let answer = far.receive().await;
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(5), &json!(-32600)));
@@ -479,7 +483,7 @@ async fn an_oversized_request_of_the_peer_is_answered() {
 
 #[tokio::test]
 async fn an_oversized_frame_of_nobody_closes_the_link() {
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     let body = format!(r#"{{"result":"{}","id":1}}"#, long("x"));
     far.send_text(&body).await;
     assert_eq!(*peer.closed().await, Cause::OversizedFrame { len: body.len(), method: None });
@@ -502,7 +506,7 @@ async fn closing_the_link_closes_the_socket_and_drops_the_handler() {
 
 #[tokio::test]
 async fn a_stuck_write_does_not_keep_a_closed_link() {
-    let (peer, mut far) = link_over(64, Deaf);
+    let (peer, mut far) = link_over(64, NoHandler);
     let params = long("x");
     let mut stuck = pin!(peer.request("a", &params));
     assert!(poll_once(stuck.as_mut()).is_pending());
@@ -568,7 +572,7 @@ impl AsyncWrite for Counting {
 async fn what_is_queued_goes_out_in_one_write_and_a_large_frame_behind_it() {
     let writes = Arc::new(AtomicUsize::new(0));
     let (near, io) = tokio::io::duplex(4 * BATCH);
-    let peer = Peer::spawn(Counting(near, writes.clone()), Deaf, Options::default());
+    let peer = Peer::spawn(Counting(near, writes.clone()), NoHandler, Options::default());
     let mut far = Far { io, decoder: frame::Decoder::new(2 * BATCH), buf: BytesMut::new() };
     let large = "x".repeat(BATCH);
     let params = ["a", "b", "c", &large, "d"];
@@ -601,7 +605,7 @@ async fn a_failed_write_closes_the_link() {
             Poll::Ready(Ok(()))
         }
     }
-    let (cause, written) = closed(Peer::spawn(Broken, Deaf, Options::default()).request("a", &1).await);
+    let (cause, written) = closed(Peer::spawn(Broken, NoHandler, Options::default()).request("a", &1).await);
     assert_eq!(*cause, Cause::Io { kind: io::ErrorKind::BrokenPipe, message: "gone".into() });
     assert!(written);
 }
@@ -609,7 +613,7 @@ async fn a_failed_write_closes_the_link() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_each_request_gets_its_own_answer_and_the_dropped_ones_leave_nothing_behind() {
     let (near, io) = tokio::io::duplex(256);
-    let peer = Peer::spawn(near, Deaf, Options::default());
+    let peer = Peer::spawn(near, NoHandler, Options::default());
     let mut far = Far { io, decoder: frame::Decoder::new(1 << 20), buf: BytesMut::new() };
     let far_side = tokio::spawn(async move {
         while let Some(request) = far.next().await {
@@ -643,7 +647,7 @@ async fn a_request_can_be_spawned() {
     fn is_send<T: Send>(value: T) -> T {
         value
     }
-    let (peer, mut far) = link(Deaf);
+    let (peer, mut far) = link(NoHandler);
     let request = is_send(async move { peer.request("a", &json!({"x": 1})).await });
     let (outcome, ()) = tokio::join!(tokio::spawn(request), far.echo());
     assert_eq!(outcome.unwrap(), Ok(r#"{"x":1}"#.into()));

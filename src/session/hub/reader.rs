@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::{Cursor, End, Filter, Item, Lagged, Scope, Update};
 use crate::{
     copilot::{Event, event::Payload},
+    lock::lock,
     session::{
         budget::{Budget, Charge, Entry, Holder, LEAST},
         queue::Ticket,
@@ -51,7 +52,7 @@ impl<E: End> Shared<E> {
 
     fn queue(&self) -> MutexGuard<'_, Queue<E>> {
         // Nothing that holds the lock can panic half-way.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     pub(super) fn push(self: &Arc<Self>, push: impl FnOnce(&mut Queue<E>)) {

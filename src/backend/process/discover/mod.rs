@@ -1,14 +1,14 @@
-//! Where the Copilot CLI is: looks at files, runs nothing.
+//! Finding the Copilot CLI's executable. It looks at files and runs nothing.
 //!
-//! It comes in two forms, which serve the same protocol with the same flags.
+//! The CLI comes in two forms, which serve the same protocol with the same flags.
 //!
-//! The *Node CLI* is npm's `@github/copilot`, which leaves two things that can be run: the CLI itself, a binary with Node in it,
-//! in a package per platform, and `copilot`, a link to a script that needs Node and runs the binary as its child. The script
-//! dies at once of a signal that the CLI would have used to save its sessions, so the binary is taken wherever the script is
-//! found.
+//! The *Node CLI* is npm's `@github/copilot`. It installs two things that can be run: the CLI itself, a binary with Node in it,
+//! in a package for each platform, and `copilot`, a link to a script that needs Node and runs the binary as its child. The
+//! script dies at once of a signal that the CLI would have used to save its sessions, so wherever the script is found, the
+//! binary is taken.
 //!
-//! The *native runtime* is the part of npm's `@github/copilot-sdk` that the official SDKs start, in a package per platform:
-//! `copilot-runtime`, with a library beside it and more of the package around it. See [`native`].
+//! The *native runtime* is the part of npm's `@github/copilot-sdk` that the official SDKs start, in a package for each
+//! platform: `copilot-runtime`, with a library beside it and more of the package around it. See [`native`].
 
 mod native;
 mod places;
@@ -25,10 +25,10 @@ pub(super) use places::{Fitness, fitness};
 
 use places::{PLATFORMS, is_executable, on_path};
 
-/// A form of the CLI.
+/// The form of a CLI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
-    /// The server of the official SDKs, without Node.
+    /// The server that the official SDKs start, without Node.
     Native,
     /// The CLI that people use at a terminal.
     Node,
@@ -43,10 +43,10 @@ impl fmt::Display for Form {
     }
 }
 
-/// Which form is wanted.
+/// The form that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// The native runtime, and the Node CLI where that is not installed.
+    /// The native runtime, or the Node CLI where that is not installed.
     Auto,
     /// One form, and no other.
     Only(Form),
@@ -78,17 +78,17 @@ pub struct Found {
     pub path: PathBuf,
     /// Its form.
     pub form: Form,
-    /// What the operator may want to know of it: that it is not the one that was looked for first, or not the only one.
+    /// A note for the operator: it is not the one that was looked for first, or not the only one.
     pub remark: Option<String>,
 }
 
 /// Finds the CLI's executable.
 ///
-/// Without a path that is given, each form is looked for in the folders of `PATH`, then in `node_modules` of each root in turn;
-/// of the Node CLI the platform's binary first, and where that is npm's script, the binary that it would run.
+/// Without a given path, each form is looked for in the folders of `PATH`, then in `node_modules` of each root in turn. Of the
+/// Node CLI the platform's binary comes first; where npm's script is found, the binary that it would run is taken.
 ///
 /// # Errors
-/// If there is none of the form that is wanted, or what there is cannot be run: each says what mends it.
+/// [`NotFound`] if there is none of the wanted form, or it cannot be run. The message says what mends it.
 pub fn find(wanted: Wanted, places: &Places<'_>) -> Result<Found, NotFound> {
     if let Some(given) = places.given {
         return find_given(wanted, given);
@@ -138,7 +138,7 @@ fn find_given(wanted: Wanted, given: &Path) -> Result<Found, NotFound> {
     }
 }
 
-/// Why there is no CLI to run, and what the operator can do about it.
+/// Why there is no CLI to run. Each variant calls for another action of the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotFound {
     /// The path that the operator gave leads nowhere.
@@ -150,7 +150,7 @@ pub enum NotFound {
         .0.display()
     )]
     GivenNotExecutable(PathBuf),
-    /// The path that the operator gave is of the form that the operator does not want.
+    /// The path that the operator gave is of another form than the operator wants.
     #[error("{} is the {form} form of the Copilot CLI: leave out --cli, or let --cli-path name the other form", path.display())]
     GivenOther {
         /// The path.
@@ -161,21 +161,21 @@ pub enum NotFound {
     /// The native runtime is there, but cannot be run.
     #[error("{0}")]
     Unfit(#[from] Unfit),
-    /// None of these is an executable file.
+    /// No path that was tried is an executable file.
     #[error(
         "no Copilot CLI found: run `{}` in the repository, or name the program with --cli-path. Looked at:{}",
         install(*wanted),
         Listed(looked)
     )]
     Nowhere {
-        /// Which form was wanted.
+        /// The form that was wanted.
         wanted: Wanted,
         /// Every path that was tried, in order.
         looked: Vec<PathBuf>,
     },
 }
 
-/// What installs it.
+/// The command that installs the wanted form.
 fn install(wanted: Wanted) -> String {
     match wanted {
         Wanted::Only(Form::Node) => "npm ci".into(),
@@ -193,8 +193,8 @@ fn node_candidates(places: &Places<'_>) -> impl Iterator<Item = PathBuf> {
     on_path(places.env_path, "copilot").chain(in_roots)
 }
 
-/// The binary that npm's script would run: its package is installed next to the script's (as in a repository), or inside it
-/// (as with `npm install --global`).
+/// The binary that npm's script would run: its package is next to the script's (as in a repository), or inside it (as with `npm
+/// install --global`).
 fn behind_script(copilot: &Path) -> Option<PathBuf> {
     let script =
         copilot.canonicalize().ok().filter(|path| path.ends_with("@github/copilot/npm-loader.js"))?;

@@ -1,7 +1,7 @@
 //! The native runtime: `prebuilds/PLATFORM/copilot-runtime` in npm's package `@github/copilot-sdk-PLATFORM`.
 //!
-//! It has no `--version` and says little when something of its package is missing: a library, or the programs that its tools
-//! run. So the package is looked at before it is started.
+//! It has no `--version` and reports little when something of its package is missing: a library, or the programs that its tools
+//! run. So the package is checked before the runtime is started.
 
 use std::{
     fs::{self, File},
@@ -14,23 +14,23 @@ use serde::Deserialize;
 use super::places::{Fitness, PLATFORMS, Places, fitness, on_path};
 use crate::copilot::version::Version;
 
-/// Its program.
+/// The name of its program.
 pub(super) const PROGRAM: &str = "copilot-runtime";
 
-/// The library beside it, which is most of it.
+/// The library beside the program, which is most of the runtime.
 const LIBRARY: &str = "runtime.node";
 
-/// The package that the repository pins, which is what is to be installed where there is none that fits.
+/// The package version that the repository pins, and that is to be installed where none fits.
 const PINNED: &str = "1.0.15-preview.4";
 
-/// The oldest package that the service was tried with.
+/// The oldest package version that the service was tried with.
 const FLOOR: Version = Version::new(1, 0, 14);
 
-/// Why the native runtime cannot be run, and what mends it.
+/// A native runtime that cannot be run, and what mends it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the native runtime at {} {reason}: {}", path.display(), remedy(path, reason))]
 pub struct Unfit {
-    /// Its program.
+    /// The path of its program.
     pub path: PathBuf,
     /// What is wrong.
     pub reason: Reason,
@@ -63,7 +63,7 @@ fn remedy(path: &Path, reason: &Reason) -> String {
     }
 }
 
-/// Where it may be, the first place first.
+/// The paths where it may be, in order of preference.
 pub(super) fn candidates(places: &Places<'_>) -> Vec<PathBuf> {
     let in_roots = places.roots.iter().flat_map(|root| {
         let packages = root.join("node_modules/@github");
@@ -74,19 +74,19 @@ pub(super) fn candidates(places: &Places<'_>) -> Vec<PathBuf> {
     on_path(places.env_path, PROGRAM).chain(in_roots).collect()
 }
 
-/// Whether a program is one, fit or not, by its name or by what is beside it.
+/// Whether a program is a native runtime, usable or not, by its name or by the library beside it.
 pub(super) fn is_one(path: &Path) -> bool {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     real.file_name().is_some_and(|name| name == PROGRAM) || real.with_file_name(LIBRARY).exists()
 }
 
-/// The program itself, if its package is complete and it can run here.
+/// The real path of the program, if its package is complete and it can run here.
 pub(super) fn check(path: &Path) -> Result<PathBuf, Unfit> {
     let unfit = |reason| Unfit { path: path.to_owned(), reason };
     if fitness(path) != Fitness::Executable {
         return Err(unfit(Reason::NotExecutable));
     }
-    // What is on the PATH is mostly a link; the package is where it leads.
+    // A program on the PATH is mostly a link; the package is where it leads.
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     match missing_part(&real) {
         Some(part) => return Err(unfit(Reason::Incomplete(part))),
@@ -101,12 +101,12 @@ pub(super) fn check(path: &Path) -> Result<PathBuf, Unfit> {
     }
 }
 
-/// The package of a program that is at its place in it.
+/// The root of the package that a program is in.
 fn package(program: &Path) -> Option<&Path> {
     program.ancestors().nth(3)
 }
 
-/// What the program needs, as far as it is not there, or has nothing in it.
+/// The first part of the package that the program needs and that is missing or empty.
 fn missing_part(program: &Path) -> Option<PathBuf> {
     let is_missing =
         |part: &PathBuf| fs::metadata(part).map_or(true, |part| part.is_file() && part.len() == 0);
@@ -124,7 +124,7 @@ fn package_version(program: &Path) -> Option<String> {
     Some(serde_json::from_slice::<Package>(&text).ok()?.version)
 }
 
-/// Whether it is surely a program of another kind of machine: of an operating system's other format, or for another processor.
+/// Whether the program is certainly for another kind of machine: another operating system's format, or another processor.
 fn is_foreign(program: &Path) -> bool {
     let mut head = [0; 20];
     if File::open(program).and_then(|mut file| file.read_exact(&mut head)).is_err() {
@@ -136,8 +136,8 @@ fn is_foreign(program: &Path) -> bool {
     }
 }
 
-/// What the programs of this machine begin with, and what stands where for its processor: ELF's `e_machine` (elf(5)), Mach-O's
-/// `cputype`.
+/// The magic bytes of this machine's programs, and the offset and bytes that tell the processor: ELF's `e_machine` (elf(5)),
+/// Mach-O's `cputype`.
 const PLATFORM_HEAD: Option<(&[u8], usize, &[u8])> = {
     if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         Some((b"\x7fELF", 18, &[62, 0]))
@@ -152,7 +152,7 @@ const PLATFORM_HEAD: Option<(&[u8], usize, &[u8])> = {
     }
 };
 
-/// What a program of this machine begins with.
+/// The first bytes of a program for this machine.
 #[cfg(test)]
 pub(super) fn head_of_this_machine() -> Vec<u8> {
     let mut head = vec![0; 64];

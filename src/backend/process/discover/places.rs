@@ -1,4 +1,4 @@
-//! Where programs may be, and whether they can be run.
+//! The places where programs are looked for, and whether a file can be run.
 
 use std::{
     env,
@@ -7,14 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where to look.
+/// The places to look in.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Places<'a> {
-    /// The path that the operator gave: taken or refused, never replaced.
+    /// The path that the operator gave: it is taken or refused, never replaced.
     pub given: Option<&'a Path>,
     /// The value of `PATH`.
     pub env_path: Option<&'a OsStr>,
-    /// Folders whose `node_modules` is looked into.
+    /// Folders in whose `node_modules` to look.
     pub roots: &'a [PathBuf],
 }
 
@@ -27,7 +27,7 @@ pub(in crate::backend::process) enum Fitness {
 }
 
 pub(in crate::backend::process) fn fitness(path: &Path) -> Fitness {
-    // Follows links: one that leads nowhere is missing.
+    // `metadata` follows links: one that leads nowhere is missing.
     match path.metadata() {
         Ok(file) if file.is_file() && file.permissions().mode() & ANY_EXECUTE != 0 => Fitness::Executable,
         Ok(_) => Fitness::NotExecutable,
@@ -43,7 +43,7 @@ pub(super) fn is_executable(path: &Path) -> bool {
 const ANY_EXECUTE: u32 = 0o111;
 
 pub(super) fn on_path(env_path: Option<&OsStr>, program: &str) -> impl Iterator<Item = PathBuf> {
-    // An empty or relative entry means "wherever I was started", where anybody may have put one.
+    // An empty or relative entry means the current directory, where anybody may have put a program.
     env_path
         .map(|path| env::split_paths(path).collect::<Vec<_>>())
         .into_iter()
@@ -52,8 +52,8 @@ pub(super) fn on_path(env_path: Option<&OsStr>, program: &str) -> impl Iterator<
         .map(move |folder| folder.join(program))
 }
 
-/// The platform packages that can run here. npm installs the one for the machine's C library, which need not be the one
-/// that this binary was linked with (a static musl build on Debian): so both.
+/// The platform packages that can run here. npm installs the one for the machine's C library, which need not be the one that
+/// this binary was linked with (a static musl build on Debian), so both are listed.
 pub(super) const PLATFORMS: &[&str] = {
     if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         &["linux-x64", "linuxmusl-x64"]

@@ -32,7 +32,7 @@ fn node() -> String {
     format!("node_modules/@github/copilot-{}/copilot", PLATFORMS[0])
 }
 
-/// The package of the native runtime, and where the program is in it.
+/// The package of the native runtime, and the path of the program in it.
 fn package(platform: &str) -> (String, String) {
     (format!("node_modules/@github/copilot-sdk-{platform}"), format!("prebuilds/{platform}/{PROGRAM}"))
 }
@@ -42,7 +42,7 @@ fn install_native(root: &Path, version: &str) -> PathBuf {
     install_native_of(PLATFORMS[0], root, version)
 }
 
-/// The same of another platform.
+/// Puts the native runtime of another platform into a folder, and returns its program.
 fn install_native_of(platform: &str, root: &Path, version: &str) -> PathBuf {
     let (package, program) = package(platform);
     let (package, program) = (root.join(&package), root.join(package).join(program));
@@ -68,7 +68,7 @@ fn look_given(wanted: Wanted, path: &Path) -> Result<Found, NotFound> {
     find(wanted, &Places { given: Some(path), ..Places::default() })
 }
 
-/// Which of `files` is found.
+/// Checks which of `files` is found.
 fn check(files: &[&str], expected: &str) {
     let dir = tree(files);
     let found = look(AUTO, dir.path()).unwrap();
@@ -146,7 +146,7 @@ fn a_link_on_the_path_leads_to_the_package() {
     assert_eq!(look(NATIVE, dir.path()).unwrap().remark, None);
 }
 
-/// A fault of a native runtime: what is done to it, and what is said of it.
+/// A fault of a native runtime: how to cause it, and words of the message about it.
 type Fault = (fn(&Path), &'static [&'static str]);
 
 const FAULTS: &[Fault] = &[
@@ -190,12 +190,12 @@ fn a_native_runtime_that_cannot_be_run_is_told_of_with_what_mends_it() {
         };
         for refused in [look(AUTO, dir.path()), look(NATIVE, dir.path()), look_given(NATIVE, &native)] {
             match refused {
-                // Of a path that was given this is said in its own words.
+                // A path that was given has an error of its own for this.
                 Err(NotFound::GivenNotExecutable(path)) => assert_eq!(path, native),
                 refused => told(&refused.unwrap_err().to_string()),
             }
         }
-        // Where the other form is there, that serves, and the same is said.
+        // Where the Node CLI is there, it serves, and the message is its remark.
         let copilot = dir.path().join("bin/copilot");
         fs::create_dir(dir.path().join("bin")).unwrap();
         fs::write(&copilot, "").unwrap();

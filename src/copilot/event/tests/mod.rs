@@ -60,9 +60,9 @@ fn a_delta_is_read_the_same_whether_its_fields_come_as_usual_or_not() {
 
 #[test]
 fn of_a_sessions_life_only_its_end_matters() {
-    assert!(is_of_no_end(br#"{"type":"session.updated","sessionId":"s"}"#));
+    assert!(is_no_deletion(br#"{"type":"session.updated","sessionId":"s"}"#));
     for news in [&br#"{"type":"session.deleted","sessionId":"s"}"#[..], br#"{"sessionId":"s"}"#, b"{}"] {
-        assert!(!is_of_no_end(news));
+        assert!(!is_no_deletion(news));
     }
 }
 

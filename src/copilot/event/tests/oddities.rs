@@ -13,7 +13,7 @@ use crate::copilot::{
     answer::{completed, requested},
 };
 
-/// The kinds with data of theirs, whole; and the field without which they mean nothing.
+/// The kinds with data of their own: whole data, and the field without which they mean nothing.
 pub(in crate::copilot) fn samples() -> Vec<(&'static str, Option<&'static str>, Value)> {
     let round = json!({"turnId": "0", "reason": "rate_limit", "model": "m"});
     let completed = json!({"requestId": "r"});
@@ -173,7 +173,7 @@ pub(in crate::copilot) fn samples() -> Vec<(&'static str, Option<&'static str>, 
     ]
 }
 
-/// What a field may come as; `None` is absent.
+/// The forms in which a field may come; `None` is absent.
 fn forms() -> Vec<Option<Value>> {
     vec![
         None,
@@ -197,7 +197,7 @@ fn read(event: &Value) -> Payload {
     event.payload
 }
 
-/// What an event does, beside what it tells.
+/// The effect of an event, beside its data.
 fn effect(payload: &Payload) -> (Discriminant<Payload>, Option<String>, Option<String>) {
     let request = payload.request_id().map(Cow::into_owned);
     (discriminant(payload), request, completed(payload).map(ToOwned::to_owned))
@@ -251,7 +251,7 @@ fn an_event_is_typed_whatever_its_data_are_unless_it_has_to_say_of_what_it_tells
                 event["data"] = data.clone();
             }
             let payload = read(&event);
-            // What has a single field may come as that by itself.
+            // A type with a single field may come as that field alone.
             let by_itself = data.as_ref().is_some_and(|data| *data == json!("text"));
             if !by_itself {
                 assert_eq!(matches!(payload, Payload::Other(_)), identity.is_some(), "{kind}: {data:?}");
@@ -270,7 +270,7 @@ fn an_envelope_may_have_its_fields_in_any_form() {
                 let params = json!({"sessionId": "s", "event": event}).to_string();
                 let event = parse(params.as_bytes()).unwrap();
                 assert!(!matches!(event.payload, Payload::Other(_)), "{params}");
-                // What happened in something that cannot be read did not happen in the main agent.
+                // An event of an agent whose id cannot be read did not happen in the main agent.
                 let is_main = field != "agentId" || form.is_null();
                 assert_eq!(event.agent_id.is_none(), is_main, "{params}");
             }

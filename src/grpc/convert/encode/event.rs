@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// An event, and where to go on from, of at most `max_size` bytes. Its texts are moved, unless others hold it too.
+/// An event and its cursor, of at most `max_size` bytes. Its texts are moved, unless somebody else holds the event, too.
 pub(in crate::grpc) fn session_event(update: Update, max_size: usize) -> pb::SessionEvent {
     let Update { event, cursor: after, asks, shared: _ } = update;
     let Event { id, timestamp: time, agent_id, ephemeral, kind, payload: what, weight } =
@@ -33,7 +33,7 @@ pub(in crate::grpc) fn session_event(update: Update, max_size: usize) -> pb::Ses
     event
 }
 
-/// An event as a reader gets it who takes any size.
+/// An event of any size.
 impl From<Update> for pb::SessionEvent {
     fn from(update: Update) -> Self {
         session_event(update, usize::MAX)

@@ -1,4 +1,4 @@
-//! Events that are too large for their reader: their texts are cut, and JSON, of which a part is none, is left out.
+//! Cuts the texts of events that are too large for their reader. JSON is left out, because a part of it is no JSON.
 
 use prost::Message as _;
 
@@ -7,7 +7,8 @@ use crate::grpc::{
     violation::cut,
 };
 
-/// How much more an event may take as a message than as the CLI's JSON: its cursor, and what is told of a permission twice.
+/// How many more bytes an event may take as a message than as the CLI's JSON: its cursor, and texts of a permission that come
+/// twice.
 const OVERHEAD: usize = 1024;
 
 /// A text of an event.
@@ -32,7 +33,7 @@ impl Text<'_> {
     }
 }
 
-/// Makes an event take `max_size` bytes at most. `weight` is the length of its JSON, by which most need no closer look.
+/// Makes an event take `max_size` bytes at most. `weight` is the length of its JSON, by which most events need no closer look.
 pub(super) fn fit(event: &mut pb::SessionEvent, weight: usize, max_size: usize) {
     if 2 * weight + OVERHEAD <= max_size || event.encoded_len() <= max_size {
         return;
@@ -47,10 +48,10 @@ pub(super) fn fit(event: &mut pb::SessionEvent, weight: usize, max_size: usize) 
     texts.into_iter().for_each(|text| text.limit(share));
 }
 
-/// What a text takes beside itself: its tag, its length, and those of what it is in.
+/// The bytes that a text takes beside itself: its tag, its length, and those of the message that it is in.
 const FRAMING: usize = 24;
 
-/// Leaves so many items that each could have some bytes at least.
+/// Cuts lists to a length at which each item can have some bytes.
 fn shorten_lists(payload: &mut Payload, room: usize) {
     let most = room / 256;
     match payload {
@@ -61,7 +62,8 @@ fn shorten_lists(payload: &mut Payload, room: usize) {
     }
 }
 
-/// The length to which texts are cut so that together they take no more than `room`: the short ones leave theirs to the long ones.
+/// The length to which texts are cut so that together they take no more than `room`: what short ones do not need goes to long
+/// ones.
 fn share(mut lengths: Vec<usize>, mut room: usize) -> usize {
     lengths.sort_unstable();
     let mut left = lengths.len();
@@ -75,7 +77,7 @@ fn share(mut lengths: Vec<usize>, mut room: usize) -> usize {
     usize::MAX
 }
 
-/// All texts of an event. Of what is not here nothing is long.
+/// All texts of an event. What is not among them is never long.
 fn texts(payload: &mut Payload) -> Vec<Text<'_>> {
     use Text::{Json, Plain};
     match payload {

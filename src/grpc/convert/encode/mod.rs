@@ -1,4 +1,4 @@
-//! What callers are told: sessions, results, failures and events as messages of the contract.
+//! Sessions, results, failures and events as messages of the contract.
 
 mod event;
 mod fit;
@@ -27,11 +27,11 @@ use crate::{
 
 pub(in crate::grpc) use event::{session_event, stored_event};
 
-/// How much of a failed turn's text fits beside the other details into the 8 KiB of headers that many clients take:
-/// details are base64, so 3 KiB become 4. Open asks and a cursor are told at its expense.
+/// How many bytes of a failed turn's text fit beside the other details into the 8 KiB of headers that many clients take:
+/// details are base64, so 3 KiB become 4. Open asks and a cursor shorten it.
 pub(in crate::grpc) const MAX_PARTIAL: usize = 3 * 1024;
 
-/// How much of a prompt a rewind point shows.
+/// How many bytes of a prompt a rewind point shows.
 const MAX_PROMPT: usize = 1000;
 
 /// How many running tools a failed turn shows.
@@ -40,10 +40,10 @@ pub(in crate::grpc) const MAX_RUNNING_TOOLS: usize = 8;
 /// How many open asks a failed turn shows.
 pub(in crate::grpc) const MAX_OPEN_ASKS: usize = 8;
 
-/// Where the next page of a history begins; `Checks::history_token` reads it.
+/// The token for the place where the next page of a history begins; `Checks::history_token` reads it.
 pub(in crate::grpc) fn history_token(id: &SessionId, place: Option<HistoryPlace>) -> String {
     let token = |HistoryPlace { cursor, event_id }| {
-        // The CLI's words come last: what they look like is its own business.
+        // The CLI's cursor comes last: it may look like anything.
         URL_SAFE_NO_PAD.encode(format!("2 {id} {} {cursor}", event_id.replace(' ', "")))
     };
     place.map(token).unwrap_or_default()
@@ -72,7 +72,7 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
     }
 }
 
-/// What was cleared up.
+/// The counts of the cleanup.
 pub(in crate::grpc) fn cleanup(cleanup: Cleanup) -> pb::CleanupStatus {
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     pb::CleanupStatus {
@@ -100,7 +100,7 @@ pub(in crate::grpc) fn model(model: Model) -> pb::Model {
     }
 }
 
-/// What came of a turn that succeeded.
+/// The result of a turn that succeeded.
 pub(in crate::grpc) fn turn_result(result: &TurnResult) -> pb::TurnResult {
     pb::TurnResult {
         message_id: result.message_id.clone(),
@@ -132,7 +132,7 @@ fn cursor(cursor: Option<&Cursor>) -> String {
     cursor.map(|cursor| cursor.as_str().to_owned()).unwrap_or_default()
 }
 
-/// What there is of a turn that failed.
+/// How far a turn came that failed.
 pub(in crate::grpc) fn turn_failure(error: &TurnError) -> pb::TurnFailure {
     let delivery = match error.delivery {
         Delivery::NotDelivered => pb::DeliveryState::NotDelivered,
@@ -187,7 +187,7 @@ pub(in crate::grpc) fn tool_call(call: &ToolCall) -> pb::ToolCall {
     }
 }
 
-/// What came of a turn that failed, or of another message, in a stream that goes on.
+/// The failure of a turn, or of another message, in a stream that goes on.
 pub(in crate::grpc) fn failure(
     prompt_id: String,
     ask_id: String,
@@ -218,7 +218,7 @@ pub(in crate::grpc) fn rewind_point(point: RewindPoint) -> pb::RewindPoint {
     }
 }
 
-/// What a session has cost.
+/// The usage of a session.
 pub(in crate::grpc) fn session_usage(spent: Option<Spent>) -> pb::GetUsageResponse {
     let Some(spent) = spent else { return pb::GetUsageResponse::default() };
     pb::GetUsageResponse {
@@ -229,7 +229,7 @@ pub(in crate::grpc) fn session_usage(spent: Option<Spent>) -> pb::GetUsageRespon
     }
 }
 
-/// What has become of a file.
+/// A change of a file.
 pub(in crate::grpc) fn file_change(change: &FileChange) -> pb::FileChange {
     let FileChange { path, change_type, lines_added, lines_removed } = change;
     let kind = match change_type.as_str() {

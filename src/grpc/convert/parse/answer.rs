@@ -1,4 +1,4 @@
-//! Answers to what the agent asks.
+//! Parses answers to asks.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -15,11 +15,11 @@ use crate::{
 /// How many images a tool's result may have.
 pub(in crate::grpc) const MAX_IMAGES: usize = 16;
 
-/// How large they may be together, in bytes.
+/// How large these images may be together, in bytes.
 pub(in crate::grpc) const MAX_IMAGE_BYTES: usize = 3 * 1024 * 1024;
 
 impl Checks {
-    /// An answer to an ask.
+    /// Parses an answer to an ask.
     pub(in crate::grpc) fn answer(&mut self, answer: Option<pb::AskAnswer>) -> Option<Response> {
         use pb::ask_answer::Answer as Pb;
         let Some(answer) = answer.and_then(|answer| answer.answer) else {
@@ -65,7 +65,7 @@ impl Checks {
         let binary_results_for_llm = self.images(result.images);
         let (text_result_for_llm, result_type) = match result.content {
             Some(Content::Text(text)) => (text, ToolResultType::Success),
-            // As text: what is no text would be lost (observed).
+            // As text, because the CLI drops a result that is not text (observed).
             Some(Content::ResultJson(json)) => {
                 let json = self.json("answer.tool_result.result_json", json)?;
                 (json.into(), ToolResultType::Success)
@@ -106,7 +106,7 @@ impl Checks {
     fn user_input(&mut self, input: pb::UserInput) -> UserInput {
         match (input.skipped, input.answer.trim().is_empty()) {
             (true, true) => return UserInput::none(),
-            (true, false) => self.wrong("answer.user_input.answer", "cannot be had together with `skipped`"),
+            (true, false) => self.wrong("answer.user_input.answer", "cannot be set together with `skipped`"),
             (false, true) => {
                 self.wrong("answer.user_input.answer", "is required, unless the question is `skipped`");
             }
@@ -134,7 +134,7 @@ impl Checks {
         }
     }
 
-    /// A form that is filled in.
+    /// Parses a form that is filled in.
     fn form(&mut self, json: String) -> Option<Json> {
         let field = "answer.elicitation.content_json";
         let json = self.json(field, json)?;
@@ -151,9 +151,10 @@ impl Checks {
             self.wrong("answer.exit_plan.action", "needs `approved`");
         }
         let feedback = non_empty(plan.feedback);
-        let feedback = match plan.approved {
-            true => feedback,
-            false => Some(feedback.unwrap_or_else(|| "the plan was not approved".into())),
+        let feedback = if plan.approved {
+            feedback
+        } else {
+            Some(feedback.unwrap_or_else(|| "the plan was not approved".into()))
         };
         PlanDecision { approved: plan.approved, selected_action, feedback }
     }

@@ -1,4 +1,4 @@
-//! Pages, and what is to be on them.
+//! Parses lists: which sessions or events, in which order, and from which place on.
 
 use std::ops::RangeInclusive;
 
@@ -20,7 +20,7 @@ pub(in crate::grpc) const MAX_PAGE: usize = 1000;
 pub(in crate::grpc) const DEFAULT_PAGE: usize = 50;
 
 impl Checks {
-    /// Where a page of a history begins.
+    /// Parses the token for the place where a page of a history begins.
     pub(in crate::grpc) fn history_token(&mut self, id: &str, token: &str) -> Option<HistoryPlace> {
         if token.is_empty() {
             return None;
@@ -39,7 +39,7 @@ impl Checks {
         place
     }
 
-    /// From where on a session is watched.
+    /// Parses the place from which on a session is watched.
     pub(in crate::grpc) fn from(
         &mut self,
         id: Option<&SessionId>,
@@ -50,7 +50,7 @@ impl Checks {
             ("", false) => From::Now,
             ("", true) => From::Beginning,
             (_, true) => {
-                self.wrong("from_beginning", "cannot be had together with `cursor`");
+                self.wrong("from_beginning", "cannot be set together with `cursor`");
                 From::Beginning
             }
             (cursor, false) => match id.and_then(|id| Cursor::event_id(cursor, id)) {
@@ -77,7 +77,7 @@ impl Checks {
         }
     }
 
-    /// What sessions are to be listed, and how.
+    /// Parses which sessions are to be listed, and how.
     pub(in crate::grpc) fn listing(&mut self, request: pb::ListSessionsRequest) -> Listing {
         let size = self.page_size(request.page_size);
         let order = self.order(request.order_by.trim());
@@ -152,7 +152,7 @@ impl Checks {
             known
         });
         let mut states: Vec<_> = states.collect();
-        // The same states are the same list, in whatever order.
+        // Equal selections must be equal here, in whatever order the states come.
         states.sort_unstable();
         states.dedup();
         states

@@ -1,7 +1,7 @@
-//! MIME types: `type/subtype`, in any case, and perhaps parameters behind (RFC 9110, section 8.3.1).
+//! Parses MIME types: `type/subtype`, in any case, and perhaps parameters after it (RFC 9110, section 8.3.1).
 
-/// The type as the CLI wants it, in small letters, and one of an image without parameters: of `IMAGE/PNG` or `image/png; q=1` it
-/// shows the model nothing, without a word (observed). `None`: it is no MIME type.
+/// The type as the CLI needs it: in lower case, and without parameters if it is an image's. Of `IMAGE/PNG` or `image/png; q=1`
+/// the CLI shows the model nothing, without a word (observed). `None`: the text is no MIME type.
 pub(super) fn parse(text: &str) -> Option<String> {
     let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
     let essence = essence.trim().to_ascii_lowercase();
@@ -10,18 +10,15 @@ pub(super) fn parse(text: &str) -> Option<String> {
         return None;
     }
     let parameters = parameters.trim();
-    Some(match kind == "image" || parameters.is_empty() {
-        true => essence,
-        false => format!("{essence};{parameters}"),
-    })
+    Some(if kind == "image" || parameters.is_empty() { essence } else { format!("{essence};{parameters}") })
 }
 
-/// Whether a type that was parsed is that of an image.
+/// Whether a parsed type is that of an image.
 pub(super) fn is_image(parsed: &str) -> bool {
     parsed.starts_with("image/")
 }
 
-/// `name=value`. A quoted value with a semicolon in it is not taken: no type that the agent knows has one.
+/// Whether the text is `name=value`. A quoted value with a semicolon in it is refused: no type that the agent knows has one.
 fn is_parameter(text: &str) -> bool {
     let Some((name, value)) = text.trim().split_once('=') else { return text.trim().is_empty() };
     let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));

@@ -1,7 +1,8 @@
-//! Requests, parsed at the door: all that is wrong with one is said at once, by field. Nothing behind the door checks them
-//! again. [`session`] is about what a session is made of, [`turn`] about prompts and streams, [`list`] about pages and places
-//! in a history, [`answer`] about what the agent is answered, [`mime`] about
-//! the types of what is attached.
+//! Parses requests at the door. All that is wrong with one is reported at once, by field; nothing behind the door checks it
+//! again.
+//!
+//! [`session`] is about what a session is made of, [`turn`] about prompts and streams, [`list`] about pages and places in a
+//! history, [`answer`] about answers to asks, [`mime`] about the types of attachments.
 
 mod answer;
 mod list;
@@ -35,7 +36,7 @@ impl Checks {
         self.0.push(Violation { field: field.into(), description: description.to_string() });
     }
 
-    /// The value, if nothing was wrong.
+    /// The value, or all that is wrong with the request.
     pub(in crate::grpc) fn done<T>(self, value: Option<T>) -> Result<T, Vec<Violation>> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
@@ -51,18 +52,16 @@ impl Checks {
         SessionId::parse(id).map_err(|error| self.wrong(field, error)).ok()
     }
 
-    /// A JSON value. The error says where it is none, or one that not everybody reads the same.
+    /// Parses a JSON value. The error says where it is wrong, or where parsers would not agree on it.
     pub(super) fn json(&mut self, field: &str, text: String) -> Option<Json> {
         if text.trim().is_empty() {
             self.wrong(field, "is required: one JSON value");
             return None;
         }
-        Json::strict(text)
-            .map_err(|error| self.wrong(field, format!("is no JSON that can be taken: {error}")))
-            .ok()
+        Json::strict(text).map_err(|error| self.wrong(field, format!("is not acceptable JSON: {error}"))).ok()
     }
 
-    /// A JSON schema, which is to describe an object.
+    /// Parses a JSON schema that describes an object.
     pub(super) fn json_schema(&mut self, field: &str, text: String) -> Option<(Json, Schema)> {
         #[derive(Deserialize)]
         struct Typed {
@@ -86,7 +85,7 @@ impl Checks {
         non_empty(value)
     }
 
-    /// A secret. What is wrong with it is said without it.
+    /// Parses a secret. The error does not quote it.
     pub(super) fn secret(&mut self, field: &str, value: String) -> Option<Secret> {
         if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
             self.wrong(field, "must be visible ASCII without spaces, as it travels in an HTTP header");
@@ -107,7 +106,7 @@ impl Checks {
         headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect()
     }
 
-    /// A text that there must be.
+    /// Checks that there is a text.
     pub(in crate::grpc) fn text(&mut self, field: &str, text: String) -> String {
         if text.trim().is_empty() {
             self.wrong(field, "is required: it is empty or only white space");

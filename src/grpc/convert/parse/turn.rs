@@ -1,4 +1,4 @@
-//! Prompts, and which events their callers want.
+//! Parses prompts, and which events their callers want.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -22,42 +22,42 @@ use crate::{
     },
 };
 
-/// The longest duration: longer ones cannot be told from it, and cannot be added to a moment.
+/// The longest duration. Longer ones make no difference, and cannot be added to a moment.
 pub(in crate::grpc) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How many attachments a prompt may have.
 pub(in crate::grpc) const MAX_ATTACHMENTS: usize = 32;
 
-/// How much data they may hold. In base64 it stays below the 5 MB over which GitHub's side refuses a request, this one and
-/// all that follow in the session (cli-protocol.md, section 5).
+/// How much data the attachments may hold, in bytes. In base64 it stays below the 5 MB over which GitHub's side refuses a
+/// request, this one and all that follow in the session (cli-protocol.md, section 5).
 pub(in crate::grpc) const MAX_ATTACHED: usize = 3 * 1024 * 1024;
 
 /// The longest id of a request.
 pub(in crate::grpc) const MAX_REQUEST_ID: usize = 128;
 
-/// The smallest `max_event_size`: whatever an event is, its ids are whole.
+/// The smallest `max_event_size` in bytes, at which the ids of an event are always whole.
 pub(in crate::grpc) const MIN_EVENT_SIZE: usize = 4096;
 
-/// The largest `max_event_size` of a stream: one message of the largest size that tonic sends.
+/// The largest `max_event_size` of a stream in bytes: one message of the largest size that tonic sends.
 pub(in crate::grpc) const MAX_EVENT_SIZE: usize = 1024 * 1024 * 1024;
 
-/// The `max_event_size` of a request that has none. A client reads messages of 4 MiB unless it was told otherwise.
+/// The `max_event_size` of a request that has none, in bytes. A client reads messages of 4 MiB unless it was told otherwise.
 pub(in crate::grpc) const DEFAULT_EVENT_SIZE: usize = 1024 * 1024;
 
 /// The `heartbeat_interval` of a request that has none. Proxies end streams after a minute or more of silence, some after 40 s.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// What `heartbeat_interval` may be.
+/// The values that `heartbeat_interval` may have.
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
-/// The name of a caller's schema, which the model's provider wants to have.
+/// The name of a caller's schema, which the model's provider requires.
 const SCHEMA_NAME: &str = "response";
 
-/// What tells one request from another: its hash, with a key of this process's own.
+/// The hasher of requests, which tells one from another; its key is this process's own.
 static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Checks {
-    /// A prompt, and what its caller expects.
+    /// Parses a prompt and its caller's wishes.
     pub(in crate::grpc) fn prompt(
         &mut self,
         prompt: Option<pb::Prompt>,
@@ -85,7 +85,7 @@ impl Checks {
         if message.steering && asks_for_json {
             self.wrong(
                 "prompt.response_schema_json",
-                "cannot be had with SEND_MODE_IMMEDIATE: the answer is the running turn's",
+                "cannot be set with SEND_MODE_IMMEDIATE: the answer is the running turn's",
             );
         }
         if message.steering && autopilot {
@@ -94,12 +94,12 @@ impl Checks {
         if message.steering && request_id.is_some() {
             self.wrong(
                 "prompt.request_id",
-                "cannot be had with SEND_MODE_IMMEDIATE: it has no turn of its own",
+                "cannot be set with SEND_MODE_IMMEDIATE: it has no turn of its own",
             );
         }
         if autopilot && asks_for_json {
-            // The agent ends with a summary, of which the schema is not told (observed).
-            self.wrong("prompt.response_schema_json", "cannot be had with AGENT_MODE_AUTOPILOT");
+            // The agent ends with a summary, and is not told the schema for it (observed).
+            self.wrong("prompt.response_schema_json", "cannot be set with AGENT_MODE_AUTOPILOT");
         }
         let timeout = self.duration("prompt.timeout", prompt.timeout);
         Some(Prompt {
@@ -116,12 +116,12 @@ impl Checks {
 
     fn say(&mut self, text: String) -> String {
         if text.trim().is_empty() {
-            self.wrong("prompt.text", "say something: it is empty or only white space");
+            self.wrong("prompt.text", "is required: it is empty or only white space");
         }
         text
     }
 
-    /// By what a prompt is known when it is repeated. A repetition may have less time left.
+    /// The request id of a prompt, with a fingerprint of what a repetition has in common with it: it may have less time left.
     fn repeatable(&mut self, prompt: &pb::Prompt) -> Option<RequestId> {
         if prompt.request_id.is_empty() {
             return None;
@@ -130,7 +130,7 @@ impl Checks {
         self.request_id("prompt.request_id", &prompt.request_id, &lasting)
     }
 
-    /// By what a request is known when it is repeated; its content includes the id.
+    /// The request id of a request, with a fingerprint of its content, which includes the id.
     pub(in crate::grpc) fn request_id(
         &mut self,
         field: &str,
@@ -155,7 +155,7 @@ impl Checks {
         }
     }
 
-    /// The mode as the CLI knows it, and whether the agent goes on by itself.
+    /// The mode as the CLI names it, and whether the agent goes on by itself.
     fn agent_mode(&mut self, mode: i32) -> (Option<String>, bool) {
         match pb::AgentMode::try_from(mode) {
             Ok(pb::AgentMode::Unspecified | pb::AgentMode::Interactive) => (None, false),
@@ -240,7 +240,7 @@ impl Checks {
         named(display_name, path)
     }
 
-    /// More than nothing; more than a year is taken as a year.
+    /// Parses a duration of more than zero; more than a year is taken as a year.
     pub(in crate::grpc) fn duration(
         &mut self,
         field: &str,
@@ -265,7 +265,7 @@ impl Checks {
         }
     }
 
-    /// How large an event may be, in bytes, at most `most`.
+    /// Parses the largest size of an event in bytes, which may be `most` at most.
     pub(in crate::grpc) fn max_event_size(&mut self, field: &str, size: i32, most: usize) -> usize {
         match usize::try_from(size) {
             Ok(0) => DEFAULT_EVENT_SIZE,
@@ -279,7 +279,7 @@ impl Checks {
         }
     }
 
-    /// After how long a silence a stream has a heartbeat. `None`: never.
+    /// Parses the interval of heartbeats. `None`: there are none.
     pub(in crate::grpc) fn heartbeat(
         &mut self,
         field: &str,
@@ -312,15 +312,13 @@ impl Checks {
                 self.wrong(format!("{field}[{n}]"), advice);
             }
         }
-        let kinds = match patterns.is_empty() {
-            true => Kinds::Exactly(DEFAULT_EVENTS),
-            false => Kinds::Patterns(patterns),
-        };
+        let kinds =
+            if patterns.is_empty() { Kinds::Exactly(DEFAULT_EVENTS) } else { Kinds::Patterns(patterns) };
         Filter { kinds, sub_agents: !exclude_sub_agents }
     }
 }
 
-/// How much data of the caller's an attachment holds.
+/// How many bytes of the caller's data an attachment holds.
 pub(in crate::grpc) fn weight(attachment: &pb::Attachment) -> usize {
     match &attachment.kind {
         Some(pb::attachment::Kind::Blob(blob)) => blob.data.len(),
@@ -329,21 +327,21 @@ pub(in crate::grpc) fn weight(attachment: &pb::Attachment) -> usize {
     }
 }
 
-/// A name for people: the one given, else the last part of the path.
+/// A name for people: the given one, or else the last part of the path.
 pub(in crate::grpc) fn named(display_name: String, path: &str) -> String {
     let last = || path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
     non_empty(display_name).unwrap_or_else(|| last().to_owned())
 }
 
 pub(in crate::grpc) fn positive(duration: prost_types::Duration) -> Option<Duration> {
-    // The most negative one cannot even be converted.
+    // The most negative duration cannot even be converted.
     let duration = Some(duration).filter(|duration| duration.seconds >= 0)?;
     let duration = Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())?;
     Some(duration.min(LONGEST))
 }
 
-/// The events that a stream has unless its request names some: those that [`pb::SessionEvent`] has a field for, without those that
-/// it says have to be asked for by name.
+/// The events of a stream whose request names none: those for which [`pb::SessionEvent`] has a field, without those that its
+/// comments say have to be asked for by name.
 pub(in crate::grpc) const DEFAULT_EVENTS: &[&str] = &[
     "user.message",
     "assistant.message",

@@ -1,4 +1,4 @@
-//! What callers are told.
+//! Responses and events, as the contract has them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +24,7 @@ fn milliseconds_of(milliseconds: i32) -> prost_types::Duration {
     prost_types::Duration { seconds: 0, nanos: milliseconds * 1_000_000 }
 }
 
-/// The kinds of event that have a field of their own: data as the CLI sends it, and what becomes of it.
+/// The kinds of event that have a field of their own: the data as the CLI sends them, and the message.
 fn events() -> Vec<(&'static str, Json, Pb)> {
     let command = || r#"{"command":"ls"}"#.to_owned();
     let completed = || Pb::AskCompleted(pb::AskCompleted { ask_id: "r".into() });
@@ -406,7 +406,7 @@ fn every_default_event_has_a_field_of_its_own() {
         let event = wire(json!({"type": kind, "id": "e", "data": data}));
         assert_eq!(told(event).payload.as_ref(), Some(expected), "{kind}");
     }
-    // Those of which the contract says that they have to be asked for by name.
+    // Those that, as the contract says, have to be asked for by name.
     let only_by_name = [
         "assistant.tool_call_delta",
         "session.mcp_server_status_changed",
@@ -479,7 +479,7 @@ fn what_an_event_does_not_say_is_empty() {
             ..Default::default()
         }),
     );
-    // As the CLI tells of a question that is answered elsewhere.
+    // As the CLI sends it for a question that is answered elsewhere.
     check(
         "elicitation.requested",
         json!({"requestId": "r", "elicitationSource": "el", "mode": "url", "message": "Sign in",
@@ -530,7 +530,7 @@ fn events_without_a_field_of_their_own_keep_all_of_their_data() {
     ] {
         check(kind, r#"{"reason": "x", "requestId": "r"}"#);
     }
-    // A kind that we know, which does not say of what it tells.
+    // A known kind with data that lack what it needs.
     check("tool.execution_start", r#"{"toolName": "yes"}"#);
 }
 
@@ -704,7 +704,7 @@ fn a_place_in_the_history_is_told_with_every_event_and_read_again() {
     let cursor = Some(Cursor::after(&session, "e 1"));
     let told = session_event(Update::new(event.clone(), cursor), usize::MAX);
     assert_eq!(Cursor::event_id(&told.cursor, &session).as_deref(), Some("e 1"));
-    // An event of a stored history is a place of its own.
+    // An event of a stored history has a cursor of its own.
     let told = stored_event(&session, Arc::unwrap_or_clone(event), usize::MAX);
     assert_eq!(Cursor::event_id(&told.cursor, &session).as_deref(), Some("e 2"));
 }

@@ -1,4 +1,4 @@
-//! Each request, event and value, and what becomes of it. Here is what these have in common.
+//! Each request, event and value, and what it is converted to. This file has what these tests have in common.
 
 mod encode;
 mod parse_answer;
@@ -14,7 +14,7 @@ use crate::{
     session::SessionId,
 };
 
-/// What must not be seen in an error.
+/// A secret that must not be in an error.
 const SECRET: &str = "hunter2";
 
 fn wire(event: Json) -> Event {
@@ -25,7 +25,7 @@ fn session_id() -> SessionId {
     SessionId::parse("s").unwrap()
 }
 
-/// What one check says: the field that it refuses, or the value.
+/// The result of one check: the fields that are wrong, or the value.
 fn asked<T>(ask: impl FnOnce(&mut Checks) -> T) -> Result<T, String> {
     let mut checks = Checks::default();
     let value = ask(&mut checks);

@@ -1,4 +1,4 @@
-//! Answers to what the agent asks.
+//! Answers to asks.
 
 use super::*;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     grpc::pb::{self, ask_answer::Answer as Pb, tool_result::Content},
 };
 
-/// What comes of an answer: it, and whether it is for all requests of its kind; or the fields that are wrong.
+/// The result of parsing an answer: the answer and whether it is for all asks of its kind, or the fields that are wrong.
 fn parse(answer: Pb) -> Result<(Answer, bool), String> {
     let answer = Some(pb::AskAnswer { answer: Some(answer) });
     refused_or(|checks| checks.answer(answer))

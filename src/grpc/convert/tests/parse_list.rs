@@ -142,6 +142,6 @@ fn a_session_is_watched_from_now_from_its_beginning_or_from_a_place_of_its_own()
     for bad in ["x", " ", "!!!", others.as_str(), nowhere.as_str(), &cursor.as_str()[4..]] {
         check(bad, false, Err("cursor"));
     }
-    // Whose it would be is not known; the session's id is wrong as well.
+    // Without a valid session id nobody knows whose the cursor would be.
     assert_eq!(asked(|checks| checks.from(None, cursor.as_str(), false)), Err("cursor".into()));
 }

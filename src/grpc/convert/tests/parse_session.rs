@@ -228,7 +228,7 @@ fn defaults_apply_only_where_the_request_is_silent() {
     let (settings, policy) = parse(strict, &defaults).unwrap();
     assert_eq!((settings.ask_permission, policy), (false, Policy::default()));
 
-    // The default model goes with the default provider, not with somebody's own.
+    // The default model goes with the default provider, not with a caller's.
     let own = pb::CreateSessionRequest { provider: Some(provider()), ..silent.clone() };
     let violations = parse(own, &defaults).unwrap_err();
     assert_eq!(violations[0].field, "model");
@@ -237,7 +237,7 @@ fn defaults_apply_only_where_the_request_is_silent() {
     assert_eq!((settings.model.as_deref(), settings.provider), (Some("mine"), defaults.provider));
 }
 
-/// Spoils a good request, and expects that the field is named and no secret is told.
+/// Breaks a good request, and expects an error that names the field and quotes no secret.
 #[track_caller]
 fn refuses(field: &str, spoil: impl Fn(&mut pb::CreateSessionRequest, &mut pb::Provider)) {
     let mut request = request();
@@ -342,7 +342,7 @@ fn a_session_is_paid_for_by_a_provider_or_by_a_github_token() {
     let request = pb::CreateSessionRequest { github_token: "ghu_token".into(), ..Default::default() };
     let violations = parse(request.clone(), &defaults).unwrap_err();
     assert_eq!(violations[0].field, "github_token");
-    // A profile that pays with a token has nothing of the default provider.
+    // Under a profile that pays with a token nothing of the default provider is used.
     let profile = Profile { github_token: Some(Secret::new("ghu_ours")), ..Profile::default() };
     let under = defaults.under(&profile);
     assert_eq!((under.provider, under.model), (None, None));

@@ -20,7 +20,7 @@ fn deadline(limit: Option<Duration>) -> Deadline {
     Deadline::after(limit.unwrap_or(Duration::from_secs(600)))
 }
 
-/// What comes of a prompt: the fields that are wrong, if some are.
+/// The result of parsing a prompt: the prompt, or the fields that are wrong.
 fn parse(prompt: pb::Prompt) -> Result<Prompt, String> {
     asked(|checks| checks.prompt(Some(prompt), Filter::NOTHING, deadline)).map(Option::unwrap)
 }
@@ -85,7 +85,7 @@ fn a_duration_is_more_than_nothing() {
     check(1, 500_000_000, Some(Duration::from_millis(1500)));
     check(0, 1, Some(Duration::from_nanos(1)));
     check(315_576_000_000, 999_999_999, Some(LONGEST));
-    // Not as it should be written, and clear nevertheless.
+    // Not written as it should be, and clear nevertheless.
     check(1, -500_000_000, Some(Duration::from_millis(500)));
     check(0, 1_500_000_000, Some(Duration::from_millis(1500)));
     check(0, 0, None);
@@ -324,7 +324,7 @@ fn a_request_is_known_by_all_of_its_content() {
         response_schema_json: json!({"type": "object", "a": 1, "b": 2}).to_string(),
         ..request()
     };
-    // Written down in another order it is the same.
+    // Written in another order it is an equal prompt.
     let same = pb::Prompt { request_headers: headers.into_iter().rev().collect(), ..one.clone() };
     assert_eq!(known(&one), known(&same));
     let others = [

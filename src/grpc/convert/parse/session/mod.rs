@@ -1,4 +1,4 @@
-//! What a session is made of, and what is to change in it.
+//! Parses what a session is made of, and what is to change in it.
 
 mod options;
 mod provider;
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What a session gets that its request does not say.
+/// The settings of sessions whose requests leave them out.
 #[derive(Debug, Clone, Default)]
 pub struct Defaults {
     /// The model.
@@ -25,15 +25,15 @@ pub struct Defaults {
     pub provider: Option<Arc<Provider>>,
     /// The built-in tools.
     pub available_tools: Vec<String>,
-    /// What tools may do.
+    /// The permission policy.
     pub policy: Policy,
-    /// How long requests of the agent's wait for an answer.
+    /// How long asks wait for an answer.
     pub ask_timeout: Option<Duration>,
 }
 
 impl Defaults {
-    /// The same under a profile: what it says itself comes first. Its provider, or GitHub where it has a token, is not given
-    /// the model of another.
+    /// These defaults under a profile, whose own come first. The default model goes only with the default provider: neither a
+    /// profile's provider nor GitHub, where the profile has a token, is given it.
     pub(in crate::grpc) fn under(&self, profile: &Profile) -> Self {
         let ours = self.provider.clone().filter(|_| profile.github_token.is_none());
         let elsewhere = profile.provider.is_some() || ours != self.provider;
@@ -56,20 +56,20 @@ pub(in crate::grpc) const MAX_LABEL_NAME: usize = 63;
 /// The longest value of a label, in bytes.
 pub(in crate::grpc) const MAX_LABEL_VALUE: usize = 256;
 
-/// The longest time that a request of the agent's may wait for an answer.
+/// The longest time that an ask may wait for an answer.
 pub(in crate::grpc) const MAX_ASK_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest pattern of a permission rule, in bytes.
 pub(in crate::grpc) const MAX_PATTERN: usize = 1024;
 
-/// The longest title, in characters: what the CLI's schema allows.
+/// The longest title in characters, which is what the CLI's schema allows.
 pub(in crate::grpc) const MAX_TITLE: usize = 100;
 
 /// The longest owner, in bytes.
 const MAX_OWNER: usize = 256;
 
 impl Checks {
-    /// What a session is to be made of.
+    /// Parses what a session is to be made of.
     pub(in crate::grpc) fn blueprint(
         &mut self,
         mut request: pb::CreateSessionRequest,
@@ -84,7 +84,7 @@ impl Checks {
         let providers = self.providers(request.providers);
         let own_provider = request.provider.is_some() || !providers.is_empty();
         if request.provider.is_some() && !providers.is_empty() {
-            self.wrong("provider", "cannot be there together with `providers`");
+            self.wrong("provider", "cannot be set together with `providers`");
         }
         let provider = match request.provider {
             Some(provider) => Some(self.provider(provider).into()),
@@ -119,7 +119,7 @@ impl Checks {
         if settings.provider.is_some() && settings.github_token.is_some() {
             let whose =
                 if own_provider { "`provider`" } else { "the provider that is this server's default" };
-            self.wrong("github_token", format!("cannot be there together with {whose}"));
+            self.wrong("github_token", format!("cannot be set together with {whose}"));
         }
         let owner = self.owner(request.owner);
         let operators_provider = !own_provider && settings.provider.is_some();
@@ -127,25 +127,25 @@ impl Checks {
         Blueprint { settings, policy, labels, owner, operators_provider, ask_timeout, profile: None }
     }
 
-    /// The operator's profile of this name; the default one if it is empty.
+    /// The operator's profile of this name, or the default one if the name is empty.
     pub(in crate::grpc) fn profile(&mut self, name: &str, profiles: &Profiles) -> Option<Arc<Profile>> {
         if name.is_empty() {
             return profiles.unnamed();
         }
         let profile = profiles.named(name);
         if profile.is_none() {
-            // The names of the others are none of the caller's business.
-            self.wrong("profile", "there is none of this name");
+            // The names of other profiles are not told to callers.
+            self.wrong("profile", "no profile has this name");
         }
         profile
     }
 
-    /// A GitHub token of the caller's own.
+    /// Parses a GitHub token of the caller's.
     pub(in crate::grpc) fn github_token(&mut self, token: String) -> Option<Secret> {
         self.secret("github_token", token)
     }
 
-    /// How long requests of the agent's wait for an answer.
+    /// Parses how long asks wait for an answer.
     fn ask_timeout(&mut self, timeout: Option<prost_types::Duration>) -> Option<Duration> {
         let timeout = self.duration("ask_timeout", timeout);
         if timeout.is_some_and(|timeout| timeout > MAX_ASK_TIMEOUT) {
@@ -161,13 +161,13 @@ impl Checks {
         options: &Options,
     ) -> Option<String> {
         let model = request.model.trim();
-        // Without a name the CLI would ask the provider for one of its own choice (observed).
+        // Without a name the CLI would ask the provider for a model that the CLI chooses (observed).
         if model.is_empty() && request.provider.is_some() {
             self.wrong("model", "is required with `provider`: the model's name, as the provider knows it");
         } else if model.is_empty() && !request.providers.is_empty() {
             self.wrong("model", "is required with `providers`: one of `models`, such as `provider/id`");
         }
-        // One that is not there would fail only in the first turn, and look like missing credentials (observed).
+        // A model that is missing would fail only in the first turn, and look like missing credentials (observed).
         let provider = model.split_once('/').map(|(provider, _)| provider);
         let of_ours = request.providers.iter().any(|ours| Some(ours.name.as_str()) == provider);
         if of_ours && options.models.iter().all(|ours| ours.selection() != model) {
@@ -187,7 +187,7 @@ impl Checks {
         owner
     }
 
-    /// The id of a new session; `None` has the server make one.
+    /// Parses the id of a new session; `None`: the server makes one.
     pub(in crate::grpc) fn new_session_id(&mut self, id: &str, resume_if_exists: bool) -> Option<SessionId> {
         match (id, resume_if_exists) {
             ("", false) => None,
@@ -199,10 +199,10 @@ impl Checks {
         }
     }
 
-    /// What a session never has stored with it.
+    /// Parses credentials, which are never stored with a session.
     pub(in crate::grpc) fn credentials(&mut self, request: pb::ResumeSessionRequest) -> Credentials {
         if request.provider.is_some() && !request.github_token.is_empty() {
-            self.wrong("github_token", "cannot be there together with `provider`");
+            self.wrong("github_token", "cannot be set together with `provider`");
         }
         Credentials {
             provider: request.provider.map(|provider| self.provider(provider).into()),
@@ -212,7 +212,7 @@ impl Checks {
         }
     }
 
-    /// What is to change in a session.
+    /// Parses what is to change in a session.
     pub(in crate::grpc) fn change(&mut self, session: pb::Session, mask: prost_types::FieldMask) -> Change {
         if mask.paths.is_empty() {
             self.wrong(

@@ -1,4 +1,4 @@
-//! Agents, skills, limits, and what else a session may be given.
+//! Parses agents, skills, limits and other options of a session.
 
 use std::collections::HashSet;
 
@@ -14,17 +14,17 @@ use crate::{
 /// How many agents, directories and the like a session may be given.
 pub(super) const MAX_FEW: usize = 32;
 
-/// How many models and names of skills.
+/// How many models and names of skills a session may be given.
 pub(super) const MAX_MANY: usize = 128;
 
 /// The longest name of an agent, in bytes.
 const MAX_AGENT: usize = 64;
 
-/// The least that a session can be limited to: the CLI refuses less (observed).
+/// The lowest limit of a session's credits: the CLI refuses a lower one (observed).
 const LEAST_CREDITS: i64 = 30;
 
 impl Checks {
-    /// What else a session is given; the request's fields are taken out of it.
+    /// Parses the options, and takes their fields out of the request.
     pub(super) fn options(&mut self, request: &mut pb::CreateSessionRequest) -> Options {
         let custom_agents = self.custom_agents(std::mem::take(&mut request.custom_agents));
         let agent = non_empty(std::mem::take(&mut request.agent));
@@ -86,7 +86,7 @@ impl Checks {
                 max_context_window_tokens: tokens(model.max_context_window_tokens),
             };
             if !names.insert(model.selection()) {
-                self.wrong(field("id"), format!("{:?} is there twice", model.selection()));
+                self.wrong(field("id"), format!("{:?} is given twice", model.selection()));
             }
             model
         });

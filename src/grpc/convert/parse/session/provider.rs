@@ -1,4 +1,4 @@
-//! Model providers of the caller's own.
+//! Parses model providers of the caller's.
 
 use std::{collections::HashSet, str::FromStr};
 
@@ -33,14 +33,14 @@ impl Checks {
         }
     }
 
-    /// Several providers, each with a name.
+    /// Parses several providers, each with a name.
     pub(in crate::grpc) fn providers(&mut self, providers: Vec<pb::NamedProvider>) -> Vec<NamedProvider> {
         self.at_most(MAX_FEW, "providers", providers.len());
         let mut names = HashSet::new();
         let providers = providers.into_iter().enumerate().map(|(n, provider)| {
             let field = format!("providers[{n}]");
             let name = provider.name.clone();
-            // With a `/` it could not be told from its models' ids.
+            // A `/` separates the provider's name from a model's id.
             if name.trim().is_empty() || name.contains('/') {
                 self.wrong(format!("{field}.name"), "is required, and may not have a `/`");
             }
@@ -56,7 +56,7 @@ impl Checks {
         let field = |part: &str| format!("{field}.{part}");
         self.url(&field("base_url"), &provider.base_url);
         // Without a key the CLI takes the machine's own identity at Azure, and sends its token to the URL (observed, also where
-        // headers hold a key). That identity is the operator's, who may give it away in his own configuration.
+        // headers hold a key). That identity is the operator's, who may use it in the server's own configuration.
         if provider.r#type == "azure" && provider.api_key.is_empty() && provider.bearer_token.is_empty() {
             self.wrong(field("api_key"), "is required with type `azure`, or `bearer_token`");
         }
@@ -72,7 +72,7 @@ impl Checks {
         }
     }
 
-    /// A URL of HTTP, without secrets in it.
+    /// Checks that the text is an HTTP URL without secrets in it.
     pub(super) fn url(&mut self, field: &str, url: &str) {
         if url.is_empty() {
             return self.wrong(field, "is required, such as `https://api.example.com/v1`");

@@ -1,4 +1,4 @@
-//! What the model is told of itself.
+//! Parses the system message.
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ use crate::copilot::{
     Remote, Secret, Skills, Tool,
 };
 
-/// What must not be seen in an error.
+/// A secret that must not be in an error.
 const SECRET: &str = "hunter2";
 
 type Request = pb::CreateSessionRequest;
@@ -32,7 +32,7 @@ fn settings(request: Request) -> Settings {
     parse(request).unwrap().settings
 }
 
-/// Spoils a good request, and expects that the field is named and no secret is told.
+/// Breaks a good request, and expects an error that names the field and quotes no secret.
 #[track_caller]
 fn refuses(field: &str, spoil: impl FnOnce(&mut Request)) {
     let mut request = request();

@@ -1,4 +1,4 @@
-//! Tools: the caller's own, those of MCP servers, and which of all are visible.
+//! Parses tools: the caller's own, those of MCP servers, and which of all are visible.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,11 +14,11 @@ pub(super) const MAX_TOOLS: usize = 128;
 /// How many MCP servers a session may have.
 pub(super) const MAX_MCP_SERVERS: usize = 32;
 
-/// The longest name of a tool or an MCP server: models take no longer one.
+/// The longest name of a tool or an MCP server in bytes: models take no longer one.
 const MAX_NAME: usize = 64;
 
 impl Checks {
-    /// Which tools are visible.
+    /// Parses the names of tools.
     pub(super) fn tool_names(&mut self, field: &str, tools: Vec<String>) -> Vec<String> {
         for (n, tool) in tools.iter().enumerate() {
             let name = tool.strip_prefix("builtin:").unwrap_or(tool);
@@ -32,7 +32,7 @@ impl Checks {
         tools
     }
 
-    /// The caller's own tools, none of which may look like one of an MCP server: the CLI would show only that one.
+    /// Parses the caller's own tools. None may be named like a tool of an MCP server: the CLI would show only that one.
     pub(in crate::grpc) fn tools<'a>(
         &mut self,
         tools: Vec<pb::Tool>,
@@ -87,10 +87,10 @@ impl Checks {
                 Some(pb::mcp_server::Transport::Stdio(stdio)) => self.stdio(&field("stdio"), stdio),
                 Some(pb::mcp_server::Transport::Http(http)) => self.http(&field("http"), http),
             };
-            // The CLI takes none at all for none, and fails on less than a millisecond.
+            // The CLI takes 0 as no timeout at all, and fails on less than a millisecond.
             let timeout =
                 timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1));
-            // A CLI may take no names for no tools.
+            // A CLI may take an empty list for no tools.
             let tools = if server.tools.is_empty() { vec!["*".into()] } else { server.tools };
             Some((name, McpServer { transport, tools, timeout }))
         });
