@@ -1,4 +1,4 @@
-//! The composition root: puts the rooms together, and gives them their configuration, a terminal and signals.
+//! The composition root: puts the rooms together, with configuration, logs and signals.
 
 pub mod chat;
 pub mod command;
@@ -18,7 +18,7 @@ use std::{
 };
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info};
+use tracing::info;
 
 pub use facade::{Facade, StartError};
 pub use outcome::Result;
@@ -26,7 +26,7 @@ pub use outcome::Result;
 use command::Failure;
 use config::Config;
 
-/// Runs a subcommand to its end.
+/// Runs a command to its end.
 pub fn run(command: impl Future<Output = Result>) -> ExitCode {
     let ended = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(command),
@@ -41,11 +41,11 @@ pub fn run(command: impl Future<Output = Result>) -> ExitCode {
     }
 }
 
-/// Tells what is wrong with the command line or the configuration, or what was asked of it, such as `--help`.
+/// Prints why there is no command to run: a mistake, or the text that was asked for, such as `--help`.
 pub fn explain(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Usage(usage) => {
-            // A terminal that is gone cannot be told so.
+            // If the terminal is gone, nobody can be told.
             let _ = usage.print();
             u8::try_from(usage.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
         }
@@ -60,7 +60,7 @@ fn say(text: &dyn Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// `serve`: until SIGTERM or SIGINT, and then until what runs has finished, or a second signal comes.
+/// `serve`: serves until SIGTERM or SIGINT, and then until running turns have finished or a second signal comes.
 pub async fn serve(config: Config) -> Result {
     telemetry::install(&config);
     descriptors::raise_limit();
@@ -68,10 +68,13 @@ pub async fn serve(config: Config) -> Result {
     let grace = config.grace_period;
     let facade = Facade::start(config, own_program()?).await?;
     info!(address = %facade.address(), "serving");
-    tokio::select! {
-        name = signals.next() => info!(signal = name, grace_period = ?grace, "draining"),
-        () = facade.failed() => error!("the server has failed"),
-    }
+    let outcome = tokio::select! {
+        name = signals.next() => {
+            info!(signal = name, grace_period = ?grace, "draining");
+            Ok(())
+        }
+        () = facade.failed() => Err("the server has failed".into()),
+    };
     let stop = facade.stop(grace);
     tokio::pin!(stop);
     tokio::select! {
@@ -82,7 +85,7 @@ pub async fn serve(config: Config) -> Result {
             stop.await;
         }
     }
-    Ok(())
+    outcome
 }
 
 /// `protoset`: prints the contract's descriptor set.
@@ -92,7 +95,7 @@ pub async fn protoset() -> Result {
     Ok(out.flush()?)
 }
 
-/// This binary. On Linux by a name that still leads to it after an upgrade in place.
+/// The path of this binary. On Linux it is a name that still leads to it after an upgrade in place.
 fn own_program() -> std::io::Result<PathBuf> {
     let linux = Path::new("/proc/self/exe");
     if linux.exists() { Ok(linux.into()) } else { std::env::current_exe() }
