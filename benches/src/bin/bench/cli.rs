@@ -12,20 +12,32 @@ use crate::{
     Result,
     peers::{Bench, free_port, serving},
     program::{Load, Program},
+    progress::Progress,
     table::{Table, median},
 };
 
-/// How many turns at once.
-pub(crate) const FEW: [usize; 4] = [1, 4, 16, 64];
+/// How many CLIs there are, and how many turns at once.
+pub(crate) struct Grid {
+    /// The part that this is.
+    part: &'static str,
+    clis: &'static [usize],
+    at_once: &'static [usize],
+}
 
-/// The same where they are shared by several CLIs.
-pub(crate) const SHARED: [usize; 2] = [16, 64];
+pub(crate) static FEW: Grid = Grid { part: "cli", clis: &[1], at_once: &[1, 4, 16, 64] };
 
-/// How many CLIs that may be.
-pub(crate) const SEVERAL: [usize; 3] = [1, 2, 4];
+pub(crate) static CURVE: Grid = Grid { part: "curve", clis: &[1], at_once: &[1, 2, 4, 8, 16, 32, 64, 128] };
 
-/// The same for a curve.
-pub(crate) const CURVE: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+pub(crate) static SEVERAL: Grid = Grid { part: "several", clis: &[1, 2, 4], at_once: &[16, 64] };
+
+/// The forms of the CLI.
+const FORMS: [Form; 2] = [Form::Native, Form::Node];
+
+impl Grid {
+    pub(crate) fn steps(&self) -> usize {
+        self.clis.len() * self.at_once.len() * FORMS.len()
+    }
+}
 
 /// How many turns there are in a run, at least one a session.
 const TURNS: usize = 128;
@@ -38,10 +50,10 @@ pub(crate) async fn model() -> Result<ModelServer> {
     Ok(ModelServer::start(|_| Reply::chunks(["a piece of it "; DELTAS])).await?)
 }
 
-/// So many CLIs, for some numbers of turns at once.
-pub(crate) async fn measure(bench: &Bench, runs: usize, clis: &[usize], at_once: &[usize]) -> Result<()> {
+pub(crate) async fn measure(bench: &Bench, progress: &mut Progress, runs: usize, grid: &Grid) -> Result<()> {
+    let Grid { part, clis, at_once } = grid;
     let model = model().await?;
-    let title = format!("Beside the real CLI: SendAndStream, {DELTAS} deltas");
+    let title = format!("Beside the real CLI: SendAndStream, {DELTAS} deltas (`{part}`)");
     let columns = [
         "CLI",
         "CLIs",
@@ -55,9 +67,9 @@ pub(crate) async fn measure(bench: &Bench, runs: usize, clis: &[usize], at_once:
         "memory of the CLIs, MB",
     ];
     let mut table = Table::new(title, &columns);
-    let forms = [Form::Native, Form::Node];
     let rows = at_once.iter().flat_map(|sessions| clis.iter().map(move |clis| (sessions, clis)));
-    for ((&sessions, clis), form) in rows.flat_map(|row| forms.map(|form| (row, form))) {
+    for ((&sessions, clis), form) in rows.flat_map(|row| FORMS.map(|form| (row, form))) {
+        progress.step(format_args!("{part}, {form}, CLIs: {clis}, turns at once: {sessions}"));
         // Anew for each: what it has come to with others would be in the way.
         let flags = ["--recycle-at-memory=0", &format!("--embedded-clis={clis}")];
         let pair = Pair::start(bench, form, &model, &flags).await?;

@@ -11,17 +11,22 @@ use crate::{
     Result,
     peers::{Bench, free_port, serving},
     program::{Load, Program},
+    progress::Progress,
     table::Table,
 };
 
 /// How many turns at once.
 const SESSIONS: usize = 8;
 
-pub(crate) async fn measure(bench: &Bench) -> Result<()> {
+/// Loads that are counted.
+pub(crate) const STEPS: usize = 3;
+
+pub(crate) async fn measure(bench: &Bench, progress: &mut Progress) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut table = Table::new("Instructions (callgrind)", &["", "copilot-grpc", "bare tonic server"]);
     let mut count =
         async |name: &str, stream: bool, turns: usize, deltas: usize, more: (usize, usize), by: usize| {
+            progress.step(format_args!("instructions, {name}"));
             let mut row = vec![name.to_owned()];
             for is_facade in [true, false] {
                 if !is_facade && !stream {

@@ -1,73 +1,136 @@
 //! Starts the service, its peers and the load, reads what they cost, and prints tables: `bench [--runs N] [--alone]
-//! [--seconds N] [PART...]`. With `--alone` without the peers.
+//! [--seconds N] [PART...]`. With `--alone` without the peers. How far it is, it tells on standard error.
 //!
 //! Parts: `turns`, `streams`, `bulk`, `latency`, `json`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
 //! `growth`, `long`, `curve`, `several`, `wear` and `soak`. See docs/operate/benchmarks.md.
+//!
+//! `bench plot FILE FOLDER` draws pictures of the tables in a Markdown file: those that were printed, or of that page.
 
 mod cli;
 mod growth;
 mod instructions;
 mod peers;
+mod pictures;
+mod plot;
 mod program;
+mod progress;
 mod rest;
 mod soak;
 mod start;
 mod table;
 mod wear;
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, fs, path::Path, time::Duration};
 
 use copilot_grpc_bench::job::Job;
 use peers::{Bench, Measured, Peer};
+use progress::Progress;
 use table::{Table, median};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let (mut runs, mut alone, mut parts) = (5, false, Vec::new());
-    let mut duration = Duration::from_secs(30 * 60);
-    let mut args = std::env::args().skip(1);
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|first| first == "plot") {
+        let [_, file, folder] = args.as_slice() else { return Err("bench plot FILE FOLDER".into()) };
+        return pictures::draw(&fs::read_to_string(file)?, Path::new(folder));
+    }
+    let mut plan = Plan { runs: 5, alone: false, duration: Duration::from_secs(30 * 60) };
+    let mut parts = Vec::new();
+    let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--runs" => runs = args.next().and_then(|runs| runs.parse().ok()).ok_or("--runs N")?,
-            "--alone" => alone = true,
+            "--runs" => plan.runs = args.next().and_then(|runs| runs.parse().ok()).ok_or("--runs N")?,
+            "--alone" => plan.alone = true,
             "--seconds" => {
                 let seconds = args.next().and_then(|seconds| seconds.parse().ok());
-                duration = Duration::from_secs(seconds.ok_or("--seconds N")?);
+                plan.duration = Duration::from_secs(seconds.ok_or("--seconds N")?);
             }
-            part => parts.push(part.to_owned()),
+            part => parts.push(Part::named(part).ok_or_else(|| format!("there is no part {part}"))?),
         }
     }
-    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    if parts.is_empty() {
+        parts = SCENARIOS.iter().map(Part::Compare).collect();
+        parts.extend([Part::Rest, Part::Start, Part::Cli(&cli::FEW)]);
+    }
     let bench = Bench::new()?;
-    eprintln!("medians of {runs} runs");
-    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.part)) {
-        compare(&bench, scenario, runs, alone).await?;
+    eprintln!("medians of {} runs", plan.runs);
+    let mut progress = Progress::of(parts.iter().map(|part| part.steps(&plan)).sum());
+    for part in parts {
+        part.measure(&bench, &mut progress, &plan).await?;
     }
-    if wanted("rest") {
-        rest::measure(&bench, runs).await?;
+    progress.end();
+    Ok(())
+}
+
+/// How long and how often it is measured.
+struct Plan {
+    runs: usize,
+    /// Whether without the peers.
+    alone: bool,
+    /// Of the parts that take as long as one likes.
+    duration: Duration,
+}
+
+/// What can be measured.
+enum Part {
+    Compare(&'static Scenario),
+    Rest,
+    Start,
+    Cli(&'static cli::Grid),
+    Instructions,
+    Growth,
+    Long,
+    Wear,
+    Soak,
+}
+
+impl Part {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "rest" => Self::Rest,
+            "start" => Self::Start,
+            "cli" => Self::Cli(&cli::FEW),
+            "curve" => Self::Cli(&cli::CURVE),
+            "several" => Self::Cli(&cli::SEVERAL),
+            "instructions" => Self::Instructions,
+            "growth" => Self::Growth,
+            "long" => Self::Long,
+            "wear" => Self::Wear,
+            "soak" => Self::Soak,
+            _ => Self::Compare(SCENARIOS.iter().find(|scenario| scenario.part == name)?),
+        })
     }
-    if wanted("start") {
-        start::measure(&bench, runs).await?;
-    }
-    if wanted("cli") {
-        cli::measure(&bench, runs, &[1], &cli::FEW).await?;
-    }
-    // Those only if asked for: they take their time.
-    for part in &parts {
-        match part.as_str() {
-            "instructions" => instructions::measure(&bench).await?,
-            "growth" => growth::measure(&bench).await?,
-            "long" => growth::long(&bench).await?,
-            "curve" => cli::measure(&bench, runs, &[1], &cli::CURVE).await?,
-            "several" => cli::measure(&bench, runs, &cli::SEVERAL, &cli::SHARED).await?,
-            "wear" => wear::measure(&bench, duration).await?,
-            "soak" => soak::measure(&bench, duration).await?,
-            _ => {}
+
+    /// How often it tells how far it is.
+    fn steps(&self, plan: &Plan) -> usize {
+        match self {
+            Self::Compare(_) => plan.runs,
+            Self::Rest => rest::steps(plan.runs),
+            Self::Start => start::STEPS,
+            Self::Cli(grid) => grid.steps(),
+            Self::Instructions => instructions::STEPS,
+            Self::Growth => growth::STEPS,
+            Self::Long => growth::LONG_STEPS,
+            Self::Wear => wear::steps(plan.duration),
+            Self::Soak => soak::STEPS,
         }
     }
-    Ok(())
+
+    async fn measure(&self, bench: &Bench, progress: &mut Progress, plan: &Plan) -> Result<()> {
+        match self {
+            Self::Compare(scenario) => compare(bench, progress, scenario, plan).await,
+            Self::Rest => rest::measure(bench, progress, plan.runs).await,
+            Self::Start => start::measure(bench, progress, plan.runs).await,
+            Self::Cli(grid) => cli::measure(bench, progress, plan.runs, grid).await,
+            Self::Instructions => instructions::measure(bench, progress).await,
+            Self::Growth => growth::measure(bench, progress).await,
+            Self::Long => growth::long(bench, progress).await,
+            Self::Wear => wear::measure(bench, progress, plan.duration).await,
+            Self::Soak => soak::measure(bench, progress, plan.duration).await,
+        }
+    }
 }
 
 /// A load that all peers get.
@@ -98,7 +161,7 @@ enum Column {
     DeltaLatency,
 }
 
-const SCENARIOS: [Scenario; 5] = [
+static SCENARIOS: [Scenario; 5] = [
     Scenario {
         part: "turns",
         title: "Turns at full speed: SendAndWait, 64 at once, 5 deltas",
@@ -177,9 +240,9 @@ impl Scenario {
     }
 }
 
-async fn compare(bench: &Bench, scenario: &Scenario, runs: usize, alone: bool) -> Result<()> {
+async fn compare(bench: &Bench, progress: &mut Progress, scenario: &Scenario, plan: &Plan) -> Result<()> {
     let mut peers = vec![Peer::Facade, Peer::TwoLinks, Peer::OneLink];
-    if !alone {
+    if !plan.alone {
         peers.extend([Peer::Raw, Peer::RustSdk, Peer::Node]);
         // It has only streams.
         if scenario.stream {
@@ -187,7 +250,8 @@ async fn compare(bench: &Bench, scenario: &Scenario, runs: usize, alone: bool) -
         }
     }
     let mut measured: Vec<Vec<Measured>> = peers.iter().map(|_| Vec::new()).collect();
-    for run in 0..runs {
+    for run in 0..plan.runs {
+        progress.step(format_args!("{}, run {} of {}", scenario.part, run + 1, plan.runs));
         // In turns, so that what else the machine does hits all of them.
         for (peer, measured) in peers.iter().zip(&mut measured) {
             match bench.measure(*peer, scenario.job(*peer, run)).await {

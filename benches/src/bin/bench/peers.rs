@@ -175,6 +175,7 @@ impl Bench {
             .arg(format!("--listen={address}"))
             // Limits that the load would run into by itself.
             .args(["--max-running-turns=10000", "--max-waiting-turns=10000", "--max-sessions=1000000"])
+            .arg("--max-reader-memory=4GiB")
             .args(["--log-level=warn"]);
         command
     }

@@ -6,15 +6,22 @@ use crate::{
     Result,
     peers::Bench,
     program::Load,
+    progress::Progress,
     table::{Table, median},
 };
 
 /// How many sessions, and how many streams.
 const COUNT: usize = 20_000;
 
-pub(crate) async fn measure(bench: &Bench, runs: usize) -> Result<()> {
+/// Memory differs little from run to run: three are enough.
+pub(crate) fn steps(runs: usize) -> usize {
+    runs.min(3)
+}
+
+pub(crate) async fn measure(bench: &Bench, progress: &mut Progress, runs: usize) -> Result<()> {
     let (mut sessions, mut streams) = (Vec::new(), Vec::new());
-    for _ in 0..runs.min(3) {
+    for run in 1..=steps(runs) {
+        progress.step(format_args!("rest, run {run} of {}", steps(runs)));
         let (_stand_in, ports) = bench.stand_in(1).await?;
         let (facade, address) = bench.facade(&ports, &[]).await?;
         let job = |prefix: &str, sessions: usize, turns: usize, stream: bool| Job {

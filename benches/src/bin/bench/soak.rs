@@ -7,10 +7,12 @@ use copilot_grpc_bench::proc;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use crate::{Result, peers::Bench, program::Program, table::Table};
+use crate::{Result, peers::Bench, program::Program, progress::Progress, table::Table};
 
 /// How often it is looked at what it holds.
 const SAMPLES: u32 = 15;
+
+pub(crate) const STEPS: usize = SAMPLES as usize;
 
 /// How often the connections to the CLI are cut.
 const CUT_EVERY: Duration = Duration::from_secs(20);
@@ -18,7 +20,7 @@ const CUT_EVERY: Duration = Duration::from_secs(20);
 /// How long it is left alone at the end: longer than a session may take to come to rest.
 const CALM: Duration = Duration::from_secs(45);
 
-pub(crate) async fn measure(bench: &Bench, duration: Duration) -> Result<()> {
+pub(crate) async fn measure(bench: &Bench, progress: &mut Progress, duration: Duration) -> Result<()> {
     let (mut stand_in, ports) = bench.stand_in(1).await?;
     let (service, address) = bench.facade(&ports, &[]).await?;
     let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
@@ -30,6 +32,7 @@ pub(crate) async fn measure(bench: &Bench, duration: Duration) -> Result<()> {
     let load = Program::start(bench.program("mixed").arg(&address))?;
     let (began, mut cut) = (Instant::now(), Instant::now());
     for number in 1..=SAMPLES {
+        progress.step(format_args!("soak, until {} s", (duration * number / SAMPLES).as_secs()));
         let until = began + duration * number / SAMPLES;
         while Instant::now() < until {
             tokio::time::sleep(until.saturating_duration_since(Instant::now()).min(CUT_EVERY)).await;

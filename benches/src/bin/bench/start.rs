@@ -6,10 +6,14 @@ use crate::{
     Result,
     peers::{Bench, free_port, serving},
     program::Program,
+    progress::Progress,
     table::{Table, median},
 };
 
-pub(crate) async fn measure(bench: &Bench, runs: usize) -> Result<()> {
+pub(crate) const STEPS: usize = 1;
+
+pub(crate) async fn measure(bench: &Bench, progress: &mut Progress, runs: usize) -> Result<()> {
+    progress.step("start");
     let (_stand_in, ports) = bench.stand_in(1).await?;
     let mut times = Vec::new();
     for _ in 0..runs * 4 {

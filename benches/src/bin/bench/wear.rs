@@ -21,6 +21,7 @@ use crate::{
     Result,
     cli::{Pair, model},
     peers::Bench,
+    progress::Progress,
     table::Table,
 };
 
@@ -41,7 +42,12 @@ struct Seen {
     failed: usize,
 }
 
-pub(crate) async fn measure(bench: &Bench, duration: Duration) -> Result<()> {
+/// A step is a row.
+pub(crate) fn steps(duration: Duration) -> usize {
+    duration.as_secs().div_ceil(ROW.as_secs()) as usize
+}
+
+pub(crate) async fn measure(bench: &Bench, progress: &mut Progress, duration: Duration) -> Result<()> {
     let model = model().await?;
     let pair = Pair::start(bench, Form::Native, &model, &[]).await?;
     let channel = Channel::from_shared(format!("http://{}", pair.address))?.connect().await?;
@@ -63,7 +69,8 @@ pub(crate) async fn measure(bench: &Bench, duration: Duration) -> Result<()> {
     ];
     let mut table = Table::new(title, &columns);
     let (began, mut replaced) = (Instant::now(), 0);
-    for minute in 1..=duration.as_secs().div_ceil(ROW.as_secs()) {
+    for minute in 1..=steps(duration) {
+        progress.step(format_args!("wear, minute {minute}"));
         let until = began + ROW * u32::try_from(minute)?;
         let mut most = 0;
         while Instant::now() < until {
