@@ -1,4 +1,6 @@
 //! The running service: backends, sessions and server, put together from a configuration and stopped in order.
+//!
+//! Tests: `tests/integration/serve.rs`, `tests/integration/rolling.rs`.
 
 use std::{
     fs::{File, TryLockError},

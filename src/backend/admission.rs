@@ -3,6 +3,8 @@
 //! The CLI does not get faster by doing more at a time: at about five turns for each core it is saturated, and from there on
 //! all of them become slow together (cli-protocol.md, section 12). [`Line`] is the pure state: who runs and who waits.
 //! [`Admission`] is the line of one CLI, and [`Entry`] the place of one turn.
+//!
+//! Tests: in this file, and `tests/integration/admission.rs`.
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -1,4 +1,6 @@
 //! One connection to a CLI, after its handshake.
+//!
+//! Tests: `tests/integration/faults/handshake.rs`, `tests/integration/links.rs`.
 
 use std::{
     fmt,

@@ -8,6 +8,8 @@
 //!
 //! CLIs are replaced one after the other, and none again while its old one still runs turns: a machine has memory for one more, and
 //! for each whose turns last.
+//!
+//! Tests: in this file, and `tests/integration/recycling.rs`.
 
 use std::{collections::HashMap, fmt, time::Duration};
 

@@ -1,4 +1,6 @@
 //! The features that a CLI lacks with a method. A CLI is asked which methods it has, by [`Probe`]; its version is no proof.
+//!
+//! Tests: `tests/integration/faults/handshake.rs`.
 
 use serde::Serialize;
 

@@ -1,4 +1,6 @@
 //! JSON that passes through as it was written, with the order of its names, its numbers and all.
+//!
+//! Tests: in this file, and `tests/integration/contract.rs`.
 
 use std::{
     borrow::Cow,

@@ -1,4 +1,6 @@
 //! Secrets: texts that must not be shown.
+//!
+//! Tests: in this file, and `tests/integration/faults/secrets.rs`.
 
 use std::fmt;
 

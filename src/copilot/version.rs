@@ -1,4 +1,6 @@
 //! The CLIs that can be used, by their version and the protocol that they speak.
+//!
+//! Tests: in this file, and `tests/integration/faults/handshake.rs`.
 
 use std::fmt;
 

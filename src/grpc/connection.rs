@@ -6,6 +6,8 @@
 //!
 //! A connection is served once its client has opened HTTP/2, which [`opening`] waits for. One that falls silent later is found
 //! by keepalive.
+//!
+//! Tests: `tests/integration/connections.rs`, `tests/integration/abuse/`.
 
 use std::{
     io,

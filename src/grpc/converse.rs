@@ -2,6 +2,8 @@
 //!
 //! The stream of responses owns everything: the watcher of the session, and the turns of its prompts. When it is dropped, all
 //! of them end. Nothing is read from the caller while the caller does not read, so nothing piles up.
+//!
+//! Tests: `tests/integration/converse.rs`.
 
 use std::{
     collections::VecDeque,

@@ -2,6 +2,8 @@
 //!
 //! A client gives up at its deadline by itself and never reads what comes later, so the answer has to come a little earlier.
 //! How much earlier depends not only on the way there: many clients round the deadline up when they write it into the header.
+//!
+//! Tests: in this file, and `tests/integration/deadlines.rs`.
 
 use std::time::Duration;
 

@@ -4,6 +4,8 @@
 //! The memory for such frames is bounded by h2, which answers one before it reads the next (a test shows it). They cost CPU, so
 //! a client has an allowance of them, which grows with time and with the bytes that the client is sent: clients that measure
 //! their connection send a PING for each bit of data that they get.
+//!
+//! Tests: in this file, and `tests/integration/abuse/floods.rs`.
 
 use std::time::Duration;
 

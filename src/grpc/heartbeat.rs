@@ -1,4 +1,6 @@
 //! Heartbeats on streams on which nothing happens, so that no proxy ends them while the agent thinks.
+//!
+//! Tests: `tests/integration/contract.rs`, `tests/integration/retrying.rs`.
 
 use std::{
     pin::Pin,

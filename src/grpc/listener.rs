@@ -2,6 +2,8 @@
 //!
 //! A client over the limit is accepted, told so and closed before the next one is accepted; otherwise it would wait in the
 //! kernel's queue for an unknown time. Events that come in floods are logged now and then, not each time.
+//!
+//! Tests: `tests/integration/connections.rs`, `tests/integration/abuse/`.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -2,6 +2,8 @@
 //!
 //! A status carries messages of `google.rpc`, which the contract does not import, and health is a service of its own: without
 //! their descriptors grpcurl shows an error's details as bytes, and Envoy's transcoder drops them.
+//!
+//! Tests: in this file, and `tests/integration/packaging.rs`.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,6 @@
 //! `copilot_grpc.v1.CopilotService`: each method parses its request, calls the session room, and encodes what comes back.
+//!
+//! Tests: `tests/integration/turns.rs`, `sessions.rs`, `history.rs` and others there; see `tests/README.md`.
 
 use std::{pin::Pin, time::Duration};
 

@@ -3,6 +3,8 @@
 //! An answer that was encoded cannot be taken back: HTTP/2 holds it until the client gives it room, some hundred kilobytes for
 //! each call. So it counts against the budget of all readers, by connection; when the budget is exceeded, the connection that
 //! holds most is closed. Requests are held until they are complete, and count in the same way.
+//!
+//! Tests: in this file, and `tests/integration/abuse/stalled.rs`.
 
 use std::{
     pin::Pin,

@@ -11,6 +11,8 @@
 //!
 //! Only [`peer`] knows that there is a socket or a runtime; the others are values that tests and fuzzers feed
 //! with bytes.
+//!
+//! Tests: in these files, `peer/tests.rs`, `tests/integration/faults/wire.rs`, and the fuzz targets `frame` and `message`.
 
 pub mod frame;
 pub mod message;

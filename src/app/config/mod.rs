@@ -3,6 +3,8 @@
 //! `settings` decides where the texts come from, `text` what they must look like, and this file what they mean and which of
 //! them go together. The operator's own model provider comes from the CLI's variables (`copilot help providers`), so that what
 //! works with `copilot` works with the facade. Nothing here starts, binds or logs anything.
+//!
+//! Tests: `config/tests.rs`.
 
 mod address;
 mod profiles;

@@ -4,6 +4,8 @@
 //! as they are made. After a number of failures in a row, of one method or of the connection, it is *ejected*, for a time that
 //! doubles with each ejection. Then it is *probed*, and taken back if it is well. How many CLIs may be ejected at once is
 //! decided by the pool, which knows the others.
+//!
+//! Tests: in this file, and `tests/integration/standing.rs`.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,6 @@
 //! Whether a CLI gets new sessions. Those that it has go on in any case.
+//!
+//! Tests: `tests/integration/standing.rs`.
 
 use std::{
     sync::{

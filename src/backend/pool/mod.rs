@@ -5,6 +5,8 @@
 //! Fixed CLIs are there from start to end. The others are the addresses of a DNS name, a [`Group`]: a new address joins, and
 //! one that has gone *leaves*. A CLI that leaves gets no new sessions, and is dropped when no turn runs or waits on it any
 //! more.
+//!
+//! Tests: `tests/integration/pool.rs`, `tests/integration/standing.rs`.
 
 pub mod addresses;
 mod drain_file;

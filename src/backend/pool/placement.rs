@@ -6,6 +6,8 @@
 //!
 //! A name becomes a number by FNV-1a over its bytes, and two numbers become a weight by the finalizer of SplitMix64. Neither
 //! may ever change: every session would belong elsewhere, and be looked for in the wrong place first.
+//!
+//! Tests: in this file, and `tests/integration/placement.rs`.
 
 /// A fixed set of places, by number in the order of their names.
 #[derive(Debug, Clone, Default)]

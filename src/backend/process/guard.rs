@@ -18,6 +18,8 @@
 //! ## On systems other than Linux
 //!
 //! There are no subreapers: the CLI's process group is ended, tools that left it are not.
+//!
+//! Tests: in this file, and `tests/integration/process.rs`.
 
 use std::{
     ffi::{OsStr, OsString},

@@ -9,6 +9,8 @@
 //! or `kill -9`, the CLI ends.
 //!
 //! This module knows the CLI's command line and environment, and nothing of the protocol.
+//!
+//! Tests: in this file, and `tests/integration/process.rs`, `tests/integration/stdio.rs`.
 
 pub mod discover;
 pub mod guard;

@@ -1,4 +1,6 @@
 //! The keeper link: the second link to an external CLI.
+//!
+//! Tests: `tests/integration/links.rs`.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

@@ -10,6 +10,8 @@
 //!
 //! An embedded CLI that is to be recycled is not ended: another one is started beside it and takes its place, and the old one
 //! is ended when nobody uses it any more.
+//!
+//! Tests: `tests/integration/restarts.rs`, `tests/integration/freezes.rs`.
 
 mod embedded;
 mod keeper;

@@ -2,6 +2,8 @@
 //!
 //! Nobody needs most events of a turn, and those are the large ones (the system prompt, snapshots of the whole conversation).
 //! So [`peek`] reads the kind of an event, and the event is only parsed if somebody wants it.
+//!
+//! Tests: `event/tests/`, `tests/integration/oddities.rs`, `tests/integration/newer.rs`.
 
 mod data;
 mod lenient;

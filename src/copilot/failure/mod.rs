@@ -2,6 +2,8 @@
 //!
 //! JSON-RPC errors are nearly all code -32603 with the reason in words, and the words differ from method to method, so they are
 //! matched loosely (cli-protocol.md, section 11). Failures of a turn come as `session.error` events instead.
+//!
+//! Tests: `failure/tests.rs`, `tests/integration/providers.rs`.
 
 use serde::Deserialize;
 use serde_json::Value;

@@ -5,6 +5,8 @@
 //! universe over an answer of a few lines. So each part of the schema gets a [`meter`], which counts the work and ends it when
 //! it was enough. Nothing is ever fetched: references stay inside the schema, or lead to the published meta-schemas, which the
 //! validator holds.
+//!
+//! Tests: `schema/tests.rs`, `tests/integration/bounds.rs`, and the fuzz target `schema`.
 
 mod bounds;
 mod index;

@@ -1,4 +1,6 @@
 //! Conversion between the contract's messages and the session room's types: [`parse`] for requests, [`encode`] for responses.
+//!
+//! Tests: `convert/tests/`.
 
 mod encode;
 mod parse;

@@ -3,6 +3,8 @@
 //! This is the one place that does so for all methods of all services. A method that can say more at its caller's deadline, as
 //! those of turns do, answers a moment earlier; a call that has no answer by then is dropped here, and answered. tonic's own
 //! timeout, which has no details, always comes later: it waits for the whole time in the header, and is polled after this.
+//!
+//! Tests: `ending/tests.rs`, `tests/integration/deadlines.rs`.
 
 use std::{
     convert::Infallible,

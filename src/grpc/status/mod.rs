@@ -2,6 +2,8 @@
 //! `proto/copilot_grpc/v1/error_reason.proto` is the list of reasons.
 //!
 //! Each error type has one exhaustive match, so that a new error does not compile until somebody has chosen its code.
+//!
+//! Tests: `status/tests.rs`, `tests/integration/errors.rs`.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -9,6 +9,8 @@
 //!
 //! The *native runtime* is the part of npm's `@github/copilot-sdk` that the official SDKs start, in a package for each
 //! platform: `copilot-runtime`, with a library beside it and more of the package around it. See [`native`].
+//!
+//! Tests: `discover/tests.rs`, `tests/integration/forms.rs`.
 
 mod native;
 mod places;

@@ -3,6 +3,7 @@
 mod encode;
 mod parse_answer;
 mod parse_list;
+mod parse_options;
 mod parse_session;
 mod parse_turn;
 

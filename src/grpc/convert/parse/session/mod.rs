@@ -16,6 +16,12 @@ use crate::{
     },
 };
 
+#[cfg(test)]
+pub(in crate::grpc) use {
+    options::{MAX_FEW, MAX_MANY},
+    tools::{MAX_MCP_SERVERS, MAX_TOOLS},
+};
+
 /// The settings of sessions whose requests leave them out.
 #[derive(Debug, Clone, Default)]
 pub struct Defaults {
@@ -66,7 +72,7 @@ pub(in crate::grpc) const MAX_PATTERN: usize = 1024;
 pub(in crate::grpc) const MAX_TITLE: usize = 100;
 
 /// The longest owner, in bytes.
-const MAX_OWNER: usize = 256;
+pub(in crate::grpc) const MAX_OWNER: usize = 256;
 
 impl Checks {
     /// Parses what a session is to be made of.
@@ -311,6 +317,3 @@ impl Checks {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

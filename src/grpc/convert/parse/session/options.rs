@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// How many agents, directories and the like a session may be given.
-pub(super) const MAX_FEW: usize = 32;
+pub(in crate::grpc) const MAX_FEW: usize = 32;
 
 /// How many models and names of skills a session may be given.
-pub(super) const MAX_MANY: usize = 128;
+pub(in crate::grpc) const MAX_MANY: usize = 128;
 
 /// The longest name of an agent, in bytes.
 const MAX_AGENT: usize = 64;

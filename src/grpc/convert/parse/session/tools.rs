@@ -9,10 +9,10 @@ use crate::{
 };
 
 /// How many tools of its own a session may have: as many as most models take.
-pub(super) const MAX_TOOLS: usize = 128;
+pub(in crate::grpc) const MAX_TOOLS: usize = 128;
 
 /// How many MCP servers a session may have.
-pub(super) const MAX_MCP_SERVERS: usize = 32;
+pub(in crate::grpc) const MAX_MCP_SERVERS: usize = 32;
 
 /// The longest name of a tool or an MCP server in bytes: models take no longer one.
 const MAX_NAME: usize = 64;

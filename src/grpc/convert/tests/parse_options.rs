@@ -4,18 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{
-    options::{MAX_FEW, MAX_MANY},
-    tools::{MAX_MCP_SERVERS, MAX_TOOLS},
-    *,
+use super::*;
+use crate::{
+    copilot::{
+        CustomAgent, InfiniteSession, LargeOutput, Limits, McpServer, McpTransport, NamedProvider, Options,
+        Provider, ProviderModel, Remote, Secret, Settings, Skills, Tool,
+    },
+    grpc::{convert::Defaults, pb},
+    session::Blueprint,
 };
-use crate::copilot::{
-    CustomAgent, InfiniteSession, LargeOutput, Limits, McpServer, McpTransport, NamedProvider, ProviderModel,
-    Remote, Secret, Skills, Tool,
-};
-
-/// A secret that must not be in an error.
-const SECRET: &str = "hunter2";
 
 type Request = pb::CreateSessionRequest;
 
