@@ -76,7 +76,16 @@ async fn recycled(client: &mut Client, times: i64) -> pb::Backend {
 
 /// How often the server has logged this.
 fn times(server: &Server, message: &str) -> usize {
-    server.logs.borrow().iter().filter(|line| said(line, message).is_some()).count()
+    count(&server.logs.borrow(), message)
+}
+
+fn count(lines: &[String], message: &str) -> usize {
+    lines.iter().filter(|line| said(line, message).is_some()).count()
+}
+
+/// Waits until the server has logged this so many times.
+async fn logged(server: &Server, message: &str, times: usize) {
+    server.logs.clone().wait_for(|lines| count(lines, message) >= times).await.unwrap();
 }
 
 #[tokio::test]
@@ -258,6 +267,38 @@ async fn a_turn_that_lasts_ends_where_it_began_while_all_others_go_on_with_the_n
     };
     lasting.hear("what was said on the new CLI", after).await;
     assert_eq!(times(&server, "a CLI that was being replaced has ended before its turns"), 0);
+}
+
+/// Else all sessions that are used at once would wait for the new CLI to load them.
+#[tokio::test]
+async fn while_two_sessions_move_to_the_new_cli_others_go_on_in_the_old_one() {
+    let model = ModelServer::start(script).await.unwrap();
+    let server = Server::start_with(&model, &["--recycle-after-turns=4"]).await;
+    let mut client = server.client().await;
+    for id in ["a", "b", "c"] {
+        create(&mut client, id).await.unwrap();
+        assert_eq!(send(&mut client, id, "one").await.unwrap().content, "1: one");
+    }
+    client.create_session(asking("lasting")).await.unwrap();
+    let mut lasting = Lasting::begin(&client, "lasting").await;
+    assert_eq!(recycled(&mut client, 1).await.retiring_clis, 1);
+    let new = server.cli();
+    // From now on nothing that moves to it gets there.
+    kill_process(new, Signal::STOP).unwrap();
+    let moving = ["a", "b"].map(|id| spawn(&client, id, "two"));
+    soon("both move", logged(&server, "loading the session again", 2)).await;
+    assert_eq!(send(&mut client, "c", "two").await.unwrap().content, "2: two");
+    assert!(moving.iter().all(|turn| !turn.is_finished()));
+    kill_process(new, Signal::CONT).unwrap();
+    for turn in moving {
+        assert_eq!(soon("a turn that has moved", turn).await.unwrap().unwrap().content, "2: two");
+    }
+    // With its next turn it moves, too, and when nobody is left the old one is ended.
+    assert_eq!(send(&mut client, "c", "three").await.unwrap().content, "3: three");
+    assert_eq!(times(&server, "loading the session again"), 3);
+    lasting.end().await;
+    assert_eq!(send(&mut client, "lasting", "after").await.unwrap().content, "2: after");
+    soon("the old one's end", logged(&server, "a CLI that was replaced has ended", 1)).await;
 }
 
 #[tokio::test]
