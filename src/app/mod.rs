@@ -18,7 +18,7 @@ use std::{
 };
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{error, info};
 
 pub use facade::{Facade, StartError};
 pub use outcome::Result;
@@ -73,7 +73,10 @@ pub async fn serve(config: Config) -> Result {
             info!(signal = name, grace_period = ?grace, "draining");
             Ok(())
         }
-        () = facade.failed() => Err("the server has failed".into()),
+        () = facade.failed() => {
+            error!("the server has failed");
+            Err("the server has failed".into())
+        }
     };
     let stop = facade.stop(grace);
     tokio::pin!(stop);

@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{pb_server::copilot_service_server::CopilotServiceServer, service::Service};
+use super::{pb::server::copilot_service_server::CopilotServiceServer, service::Service};
 use crate::backend::Readiness;
 
 /// The name of the health service that stands for the process alone.

@@ -22,7 +22,6 @@ mod heartbeat;
 mod listener;
 mod opening;
 pub mod pb;
-mod pb_server;
 pub mod protoset;
 pub mod server;
 mod service;

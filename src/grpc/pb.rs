@@ -1,4 +1,4 @@
-//! The contract's messages and its client, as prost and tonic generate them.
+//! The contract's messages, its client and its server, as prost and tonic generate them: the generated code's one door.
 
 #![allow(
     missing_docs,
@@ -11,6 +11,11 @@
 )]
 
 include!(concat!(env!("OUT_DIR"), "/copilot_grpc.v1.rs"));
+
+/// The contract's server. Its streams send what is [`streamed`](super::streamed).
+pub(super) mod server {
+    include!(concat!(env!("OUT_DIR"), "/server/copilot_grpc.v1.rs"));
+}
 
 /// The contract's descriptors, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin"));

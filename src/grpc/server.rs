@@ -9,7 +9,7 @@ use tower::util::MapResponseLayer;
 
 use super::{
     connection::Connection, convert::Defaults, ending::Ending, gate::Gates, health, listener::Listener, pb,
-    pb_server::copilot_service_server::CopilotServiceServer, service::Service, status,
+    pb::server::copilot_service_server::CopilotServiceServer, service::Service, status,
 };
 use crate::session::Sessions;
 

@@ -14,7 +14,7 @@ use super::{
     deadline,
     heartbeat::Heartbeats,
     pb,
-    pb_server::copilot_service_server::CopilotService,
+    pb::server::copilot_service_server::CopilotService,
     status,
     streamed::{ConverseResponse, SendAndStreamResponse, Streamed, WatchSessionResponse},
 };

@@ -23,7 +23,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body, server::NamedService as _};
 use tower::{Layer, Service};
 
-use super::{deadline::patience, pb_server::copilot_service_server::CopilotServiceServer, service, status};
+use super::{deadline::patience, pb::server::copilot_service_server::CopilotServiceServer, service, status};
 use crate::session::Delivery;
 
 /// A deadline that is closer than this counts as passed: nothing can be done before it.
