@@ -7,7 +7,6 @@ use std::{
     process::Stdio,
 };
 
-use copilot_grpc::grpc::pb::CreateSessionRequest;
 use scripted_model::ModelServer;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -104,9 +103,6 @@ async fn runs(language: &str, file: &Path, around: impl FnOnce(String) -> String
     fs::write(file, around(code.replace("localhost:50051", server.address()))).unwrap();
     let said = run(program).await;
     assert!(said.contains("You said: hello. I am a demo model"), "{said}");
-    // It has made its session here, and no other.
-    let taken = CreateSessionRequest { session_id: "from-go".into(), ..Default::default() };
-    assert_eq!(server.client().await.create_session(taken).await.is_err(), language == "go");
 }
 
 /// What a program prints.
@@ -213,15 +209,20 @@ fn every_page_of_the_book_is_in_its_index() {
 }
 
 /// Words that others have taken the place of; docs/contributing/glossary.md has both.
-const OLD_WORDS: [&str; 12] = [
+const OLD_WORDS: [&str; 17] = [
     "adrift",
     "blow",
+    "card",
     "catalogue",
     "deaf",
+    "ear",
+    "face",
     "foremost",
+    "hearing",
     "janitor",
-    "lane",
     "landed",
+    "lane",
+    "replay",
     "shelf",
     "stock",
     "story",

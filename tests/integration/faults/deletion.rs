@@ -11,7 +11,10 @@ use copilot_grpc::{
 use serde_json::json;
 use tonic::Code;
 
-use super::{answer, at_rest, check_turn, failure, goes_on, queued, reconnected, send, settle, start};
+use super::{
+    answer, at_rest, check_turn, failure, goes_on, queued, reconnected, send, settle, start,
+    start_after_a_turn,
+};
 use crate::support::{check, failure_of, soon};
 
 #[tokio::test]
@@ -35,10 +38,7 @@ async fn a_session_deleted_by_another_client_ends_its_turns() {
 
 #[tokio::test]
 async fn a_session_deleted_by_another_client_while_it_was_unloaded_is_gone() {
-    let (cli, facade) = start().await;
-    let first = send(&facade, "first");
-    cli.turn(&["one"]).await;
-    assert_eq!(answer(first).await, "one");
+    let (cli, facade) = start_after_a_turn().await;
     cli.disconnect().await;
     reconnected(&cli, &facade, 2).await;
     cli.forget("s");

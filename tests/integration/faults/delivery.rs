@@ -14,7 +14,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{
     SECOND, answer, at_rest, check_interrupted, check_turn, failure, goes_on, pass, queued, reconnected,
-    retry_info, send, send_request, settle, start, start_with,
+    retry_info, send, send_request, settle, start, start_after_a_turn, start_with,
 };
 use crate::support::{
     check,
@@ -186,10 +186,7 @@ async fn a_cli_that_is_not_there_gets_nothing() {
 
 #[tokio::test]
 async fn a_prompt_to_a_session_that_is_gone_without_a_word_is_not_delivered() {
-    let (cli, facade) = start().await;
-    let first = send(&facade, "first");
-    cli.turn(&["one"]).await;
-    assert_eq!(answer(first).await, "one");
+    let (cli, facade) = start_after_a_turn().await;
     cli.forget("s");
     let status = facade.send("s", "second").await.unwrap_err();
     check_turn(&status, Code::NotFound, ErrorReason::SessionNotFound, DeliveryState::NotDelivered);

@@ -66,6 +66,15 @@ async fn start_with(flags: &[&str]) -> (FakeCli, TestFacade) {
     (cli, facade)
 }
 
+/// [`start`], and the session has had a turn: `first`.
+async fn start_after_a_turn() -> (FakeCli, TestFacade) {
+    let (cli, facade) = start().await;
+    let first = send(&facade, "first");
+    cli.turn(&["one"]).await;
+    assert_eq!(answer(first).await, "one");
+    (cli, facade)
+}
+
 type Sending = JoinHandle<Result<TurnResult, Status>>;
 
 /// Sends on a task of its own, which is aborted for a caller that leaves.

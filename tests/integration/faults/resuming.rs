@@ -13,7 +13,7 @@ use tonic::Code;
 
 use super::{
     KEY, answer, at_rest, check_interrupted, check_turn, failure, goes_on, reconnected, send, send_request,
-    settle, start, with_key,
+    settle, start, start_after_a_turn, with_key,
 };
 use crate::support::{
     facade::{prompt, wait, wait_with},
@@ -23,10 +23,7 @@ use crate::support::{
 
 #[tokio::test]
 async fn a_connection_lost_while_the_session_is_resumed_costs_the_turn_nothing() {
-    let (cli, facade) = start().await;
-    let first = send(&facade, "first");
-    cli.turn(&["one"]).await;
-    assert_eq!(answer(first).await, "one");
+    let (cli, facade) = start_after_a_turn().await;
     cli.disconnect().await;
     reconnected(&cli, &facade, 2).await;
     cli.manual("session.resume");
@@ -41,10 +38,7 @@ async fn a_connection_lost_while_the_session_is_resumed_costs_the_turn_nothing()
 
 #[tokio::test]
 async fn a_connection_lost_whenever_the_session_is_resumed_delivers_nothing() {
-    let (cli, facade) = start().await;
-    let first = send(&facade, "first");
-    cli.turn(&["one"]).await;
-    assert_eq!(answer(first).await, "one");
+    let (cli, facade) = start_after_a_turn().await;
     cli.disconnect().await;
     cli.manual("session.resume");
     let mut second = send(&facade, "second");
@@ -149,10 +143,7 @@ async fn after_a_reconnect_a_session_is_resumed_with_its_settings_and_an_empty_o
 
 #[tokio::test]
 async fn a_prompt_whose_deadline_passes_while_its_session_is_resumed_is_not_delivered() {
-    let (cli, facade) = start().await;
-    let first = send(&facade, "first");
-    cli.turn(&["one"]).await;
-    assert_eq!(answer(first).await, "one");
+    let (cli, facade) = start_after_a_turn().await;
     cli.unload("s");
     cli.manual("session.resume");
     let timeout = Some(Duration::from_millis(200).try_into().unwrap());
@@ -180,10 +171,7 @@ async fn the_session_that_shuts_down_in_mid_turn_interrupts_it() {
 
 #[tokio::test]
 async fn a_session_that_cannot_be_made_safe_again_is_not_sent_to() {
-    let (cli, facade) = start().await;
-    let first = send(&facade, "first");
-    cli.turn(&["one"]).await;
-    assert_eq!(answer(first).await, "one");
+    let (cli, facade) = start_after_a_turn().await;
     cli.unload("s");
     cli.manual("session.options.update");
     let second = send(&facade, "second");
