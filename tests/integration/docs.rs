@@ -50,7 +50,7 @@ async fn the_program_in_python_of_the_readme_runs() {
 #[tokio::test]
 async fn the_program_in_go_of_the_readme_runs() {
     go_client().await;
-    let module = root().join("target/go/src/github.com/copilot-grpc/copilot-grpc/gen/go");
+    let module = root().join("target/go/src/github.com/copilot-grpc/copilot-grpc/clients/go");
     let folder = module.join("readme");
     fs::create_dir_all(&folder).unwrap();
     let around = |code: String| {
@@ -63,7 +63,7 @@ import (
 	"log"
 	"time"
 
-	pb "github.com/copilot-grpc/copilot-grpc/gen/go/copilot_grpc/v1"
+	pb "github.com/copilot-grpc/copilot-grpc/clients/go/copilot_grpc/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
@@ -112,7 +112,7 @@ async fn run(program: &mut Command) -> String {
 }
 
 /// The code blocks of a language.
-fn blocks(text: &str, language: &str) -> Vec<String> {
+pub(crate) fn blocks(text: &str, language: &str) -> Vec<String> {
     let mut rest = text;
     let mut found = Vec::new();
     while let Some((_, after)) = rest.split_once(&format!("\n```{language}\n")) {
