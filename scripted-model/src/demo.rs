@@ -11,6 +11,8 @@ use crate::{Reply, Request};
 /// - A prompt that starts with the word `long` gets about 400 words in about 10 seconds: time to watch a
 ///   stream, to miss a deadline, to abort.
 /// - A prompt that starts with the word `tool` gets a call of a harmless tool, if the request offers one.
+/// - A prompt that starts with the word `run` gets a call of the tool `bash` with the rest of the prompt for a command: something
+///   to permit or to refuse.
 /// - The result of a tool is quoted.
 /// - Any other prompt is echoed.
 pub fn demo(request: &Request) -> Reply {
@@ -23,6 +25,7 @@ pub fn demo(request: &Request) -> Reply {
     match first.to_lowercase().as_str() {
         "long" => long(),
         "tool" => tool(&request.tools),
+        "run" if request.tools.iter().any(|tool| tool == "bash") => run(prompt[first.len()..].trim()),
         _ => speak(format!(
             "You said: {prompt}. I am a demo model: I echo. Try a prompt that starts with `long` or `tool`."
         )),
@@ -40,6 +43,10 @@ fn long() -> Reply {
     Reply::text(sentences.concat()).every(Duration::from_millis(25))
 }
 
+fn run(command: &str) -> Reply {
+    Reply::tool_call("bash", json!({"command": command, "description": "what the prompt says"}))
+}
+
 fn tool(offered: &[String]) -> Reply {
     if offered.is_empty() {
         return speak(
@@ -50,7 +57,7 @@ fn tool(offered: &[String]) -> Reply {
     }
     let here = std::env::current_dir().unwrap_or_default();
     let known = [
-        // That of examples/python/tool.py.
+        // That of the examples.
         ("clock", json!({"zone": "UTC"})),
         ("bash", json!({"command": "echo hello from a tool", "description": "say hello"})),
         ("glob", json!({"pattern": "*"})),

@@ -344,6 +344,10 @@ async fn the_demo_calls_a_tool_that_is_offered_and_quotes_its_result() {
         let completion = body(&read(ask(&server, "tool", offer(names)).await).await);
         assert_eq!(completion["choices"][0]["message"]["tool_calls"][0]["function"]["name"], expected);
     }
+    let asked = body(&read(ask(&server, "run echo hi", offer(&["bash"])).await).await);
+    let arguments =
+        asked["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"].as_str().unwrap();
+    assert!(arguments.contains(r#""command":"echo hi""#), "{arguments}");
     for (names, expected) in [(&[][..], "`available_tools`"), (&["web_fetch"], "web_fetch")] {
         let completion = body(&read(ask(&server, "tool", offer(names)).await).await);
         let answer = completion["choices"][0]["message"]["content"].as_str().unwrap();
