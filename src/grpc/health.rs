@@ -10,15 +10,17 @@ use crate::backend::Readiness;
 /// The name of the health service that stands for the process alone.
 const LIVENESS: &str = "liveness";
 
+/// The names that there is a health of, before anybody can ask: until [`follow`] says more, no CLI is ready.
+pub(super) async fn begin(reporter: &HealthReporter) {
+    reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
+    report(reporter, ServingStatus::NotServing).await;
+}
+
 /// Sets the health to that of the backends, until the server drains: then it is NOT_SERVING in any case.
 pub(super) async fn follow(reporter: HealthReporter, mut backends: Readiness, draining: CancellationToken) {
-    reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
     loop {
         let ready = backends.is_ready() && !draining.is_cancelled();
-        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in ["", <CopilotServiceServer<Service> as NamedService>::NAME] {
-            reporter.set_service_status(service, status).await;
-        }
+        report(&reporter, if ready { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
         tokio::select! {
             changes = backends.changed() => {
                 if !changes {
@@ -27,5 +29,11 @@ pub(super) async fn follow(reporter: HealthReporter, mut backends: Readiness, dr
             }
             () = draining.cancelled(), if ready => {}
         }
+    }
+}
+
+async fn report(reporter: &HealthReporter, status: ServingStatus) {
+    for service in ["", <CopilotServiceServer<Service> as NamedService>::NAME] {
+        reporter.set_service_status(service, status).await;
     }
 }

@@ -55,6 +55,7 @@ pub async fn serve(
         setup;
     let budget = sessions.budget().clone();
     let (reporter, health) = tonic_health::server::health_reporter();
+    health::begin(&reporter).await;
     let follower = tokio::spawn(health::follow(reporter, sessions.pool().readiness(), draining));
     let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout, max_message_size })
         .max_decoding_message_size(max_message_size)

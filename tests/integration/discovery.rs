@@ -71,6 +71,22 @@ async fn health_follows_the_cli_and_liveness_the_process() {
 }
 
 #[tokio::test]
+async fn who_asks_for_the_health_as_soon_as_the_port_is_open_gets_an_answer() {
+    for _ in 0..20 {
+        let facade = Setup { cli_url: NOBODY.into(), ..Setup::default() }.start_unready().await;
+        for (service, expected) in [
+            ("copilot_grpc.v1.CopilotService", ServingStatus::NotServing),
+            ("", ServingStatus::NotServing),
+            ("liveness", ServingStatus::Serving),
+        ] {
+            let request = HealthCheckRequest { service: service.into() };
+            let health = HealthClient::new(facade.channel()).check(request).await.unwrap().into_inner();
+            assert_eq!(health.status(), expected, "{service}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_server_says_which_cli_it_has_and_how_it_is() {
     let cli = RealCli::start(|_| Reply::text("hello")).await;
     let facade = cli.facade().await;
