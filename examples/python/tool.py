@@ -1,4 +1,4 @@
-"""A tool that the agent calls and this program runs, on one Converse stream. docs/guide/clients.md says how to run it.
+"""A tool that the agent calls and this program runs, on one Converse stream. docs/guide/clients/python.md says how to run it.
 
     python tool.py [ADDRESS] [PROMPT]
 """
