@@ -9,6 +9,7 @@ pub(crate) mod memory;
 pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod real_cli;
+pub(crate) mod refuser;
 pub(crate) mod server;
 pub(crate) mod service;
 
