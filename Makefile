@@ -5,7 +5,7 @@ SHELL := bash
 # The docs are for who works on the code: with the private items, to which a room's doc may link.
 RUSTDOC_STRICT := RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links'
 
-.PHONY: help run test lint docs baseline test-versions drift abuse fuzz bench tools
+.PHONY: help run clients test test-clients lint docs baseline test-versions drift abuse fuzz bench tools
 
 help: ## list the targets
 	@awk '/^## /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{sub(/:.*## /, ": "); print "  make " $$0}' Makefile
@@ -15,6 +15,9 @@ help: ## list the targets
 run: ## build and start the service, with a demo model if there is no other, and say what to try
 	@scripts/run
 
+clients: tools ## build the clients and examples in every language whose tools are here, and generate code for the others
+	@scripts/clients/all
+
 ## Change it
 
 # Most of a test's time is waiting, for a CLI and for deadlines: so there are more of them at once than cores.
@@ -23,9 +26,12 @@ export RUST_TEST_THREADS ?= 4
 # What is run on the Node CLI, too: turns, asking, tools, MCP, restarts, replacing, faults.
 ON_NODE := turns:: asks:: converse:: settings:: restarts:: recycling:: faults:: stdio::
 
-test: tools ## run every test, those with the real Copilot CLI included: all on its native form, some on Node's, too
+test: clients ## run every test, those with the real Copilot CLI included: all on its native form, some on Node's, too
 	cargo test --workspace --locked
 	TEST_CLI=node cargo test --locked --test integration -- $(ON_NODE)
+
+test-clients: clients ## run the clients and tools of callers, and the commands of their pages, and say what each of them did
+	cargo test --locked --test integration clients:: -- --include-ignored --nocapture --test-threads=1
 
 lint: tools ## check format, clippy, docs, dependencies and proto files; warnings are errors
 	cargo fmt --all --check

@@ -50,8 +50,10 @@ async fn paste(page: &str) -> Option<String> {
     assert!(commands.contains(server.address()), "{page}: {commands}");
     let mut shell = Command::new("bash");
     shell.args(["-euo", "pipefail", "-c", &commands]).current_dir(folder.path()).env("PATH", path().await);
-    // What others have built already is not built again.
-    shell.env("CARGO_TARGET_DIR", root().join("target/clients/rust"));
+    // What the scripts have fetched and built already is not fetched and built again.
+    let ours = root().join("target/clients");
+    shell.env("CARGO_TARGET_DIR", ours.join("rust")).env("GOCACHE", root().join("target/go/cache"));
+    shell.env("MAVEN_OPTS", format!("-Dmaven.repo.local={}", ours.join("java/repository").display()));
     let began = Instant::now();
     let ended = run_within(A_WHILE, on_loopback(shell)).await;
     assert_eq!(ended.status, Some(0), "{page}: {ended:#?}");
