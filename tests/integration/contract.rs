@@ -13,10 +13,11 @@ use std::{
 use copilot_grpc::grpc::pb::{
     AbortTurnRequest, CreateSessionRequest, ErrorReason, FileChange, FileChangeType, ForkSessionRequest,
     GetUsageRequest, LargeOutput, ListEventsRequest, ListRewindPointsRequest, PermissionEffect, Prompt,
-    RewindPoint, RewindSessionRequest, RewindSessionResponse, SendAndStreamRequest, SendAndWaitRequest,
-    SendAndWaitResponse, Session, SessionEvent, Tool, ToolResult, UpdateSessionRequest, WatchSessionRequest,
-    WatchSessionResponse, ask_answer::Answer, copilot_service_client::CopilotServiceClient,
-    send_and_stream_response, session_event::Payload as Event, tool_result::Content, watch_session_response,
+    Provider, RewindPoint, RewindSessionRequest, RewindSessionResponse, SendAndStreamRequest,
+    SendAndWaitRequest, SendAndWaitResponse, Session, SessionEvent, Tool, ToolResult, UpdateSessionRequest,
+    WatchSessionRequest, WatchSessionResponse, ask_answer::Answer,
+    copilot_service_client::CopilotServiceClient, send_and_stream_response, session_event::Payload as Event,
+    tool_result::Content, watch_session_response,
 };
 use prost_types::FieldMask;
 use scripted_model::{Reply, Request};
@@ -125,7 +126,16 @@ async fn a_client_with_the_usual_limit_reads_on_after_a_prompt_of_5_mb() {
     const LARGE: usize = 5 << 20;
     let cli = RealCli::start(|_| Reply::text("long")).await;
     let facade = cli.setup().flag("--max-frame-size=64MiB").start().await;
-    facade.create("s").await;
+    // The Node CLI refuses what is longer than the model's context.
+    let provider =
+        Provider { base_url: cli.model.base_url(), max_prompt_tokens: 10_000_000, ..Default::default() };
+    let request = CreateSessionRequest {
+        session_id: "s".into(),
+        model: "large".into(),
+        provider: Some(provider),
+        ..Default::default()
+    };
+    facade.client().create_session(request).await.unwrap();
     let mut client = usual_client(&facade);
     let watch = WatchSessionRequest { session_id: "s".into(), from_beginning: true, ..Default::default() };
     let mut live = client.watch_session(watch.clone()).await.unwrap().into_inner();
