@@ -40,8 +40,10 @@
 
 pub mod app;
 pub mod backend;
+pub mod budget;
 pub mod copilot;
 pub mod grpc;
 pub mod jsonrpc;
 mod lock;
+mod seldom;
 pub mod session;

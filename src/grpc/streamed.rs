@@ -93,11 +93,9 @@ impl<M: Message + Default> Message for Streamed<M> {
 mod tests {
     use super::*;
     use crate::{
+        budget::Budget,
         copilot::event,
-        session::{
-            budget::Budget,
-            hub::{Audience, End, Filter, Hub, Item, Kinds, Scope},
-        },
+        session::hub::{Audience, End, Filter, Hub, Item, Kinds, Scope},
     };
 
     impl End for () {

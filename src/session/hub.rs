@@ -15,12 +15,11 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 
-use super::{
+use super::{key::SessionId, queue::Ticket};
+use crate::{
     budget::{Budget, Charge},
-    key::SessionId,
-    queue::Ticket,
+    copilot::Event,
 };
-use crate::copilot::Event;
 use reader::{Queue, Shared};
 
 pub use reader::Subscriber;

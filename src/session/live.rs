@@ -17,7 +17,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     approvals::Approvals,
     blueprint::Blueprint,
-    budget::Budget,
     current::{Current, Outcome},
     home::Home,
     hub::{Cursor, Hub},
@@ -31,6 +30,7 @@ use super::{
 };
 use crate::{
     backend::{Link, LinkId},
+    budget::Budget,
     copilot::{AgentFailure, method::Entry},
     lock::lock,
 };

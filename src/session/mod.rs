@@ -5,17 +5,15 @@
 //! that deal with sessions that exist, [`rewind`] sets one back, [`listing`] lists what each CLI's [`stock`] holds,
 //! with a [`catalogue`] as its memory, [`history`] reads its conversations, [`models`] tells which models there are,
 //! and the [`janitor`] clears up. A [`live`] session holds its queue, its [`current`] turn, and its readers in a
-//! [`hub`], all of whom have one [`budget`]; a [`runner`] task carries each turn from acceptance to rest. A [`handle`]
+//! [`hub`], all of whom have one [`budget`](crate::budget); a [`runner`] task carries each turn from acceptance to rest. A [`handle`]
 //! is what the caller of a turn holds of it, and a [`watch`] what is held by who reads all of the session. What the
 //! agent asks its callers goes through [`asking`]. [`blueprint`], [`turn`], [`requests`], [`repeats`], [`replay`],
-//! [`queue`], [`policy`], [`profile`], [`spent`], [`list`], [`foremost`] and the catalogue are pure; [`seldom`] keeps
-//! the log short.
+//! [`queue`], [`policy`], [`profile`], [`spent`], [`list`], [`foremost`] and the catalogue are pure.
 
 mod approvals;
 mod asking;
 mod at_work;
 mod blueprint;
-pub mod budget;
 mod catalogue;
 mod checking;
 mod compaction;
@@ -46,7 +44,6 @@ mod reuse;
 mod rewind;
 mod roots;
 mod runner;
-pub mod seldom;
 mod spent;
 mod stock;
 mod stored;
@@ -67,6 +64,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     backend::{self, Backend, BackendId, Link, Pool},
+    budget::Budget,
     copilot::{
         Provider, Rejection, Secret,
         method::{Delete, Fork, Forked, GetMetadata, IsProcessing, Method},
@@ -75,7 +73,6 @@ use crate::{
 };
 use at_work::runs_for_others;
 use blueprint::Record;
-use budget::Budget;
 use home::Home;
 use live::Session;
 use models::Models;

@@ -15,7 +15,8 @@ use syn::{
 };
 
 /// The rooms, from the ground up.
-const ROOMS: &[&str] = &["lock", "jsonrpc", "copilot", "backend", "session", "grpc", "app"];
+const ROOMS: &[&str] =
+    &["lock", "seldom", "budget", "jsonrpc", "copilot", "backend", "session", "grpc", "app"];
 
 /// What only some rooms know: the beginnings of crates' and modules' names, and the rooms.
 const PRIVATE: &[(&[&str], &[&str])] = &[

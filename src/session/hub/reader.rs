@@ -9,12 +9,10 @@ use tokio::sync::Notify;
 
 use super::{Cursor, End, Filter, Item, Lagged, Scope, Update};
 use crate::{
+    budget::{Budget, Charge, Entry, Holder, LEAST},
     copilot::{Event, event::Payload},
     lock::lock,
-    session::{
-        budget::{Budget, Charge, Entry, Holder, LEAST},
-        queue::Ticket,
-    },
+    session::queue::Ticket,
 };
 
 /// From how many waiting events on deltas are joined: a reader that is this far behind shows bursts anyway.

@@ -19,8 +19,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use super::seldom::Seldom;
-use crate::lock::lock;
+use crate::{lock::lock, seldom::Seldom};
 
 /// Whoever holds less than this is not ended: it would not help.
 pub const LEAST: usize = 16 * 1024;

@@ -9,14 +9,14 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is logged seldom, however often it happens.
 #[derive(Debug, Default)]
-pub struct Seldom {
+pub(crate) struct Seldom {
     logged: Option<Instant>,
     since: usize,
 }
 
 impl Seldom {
     /// It has happened so many times. If it is to be logged now: how many times, since it was logged last.
-    pub fn now(&mut self, times: usize) -> Option<usize> {
+    pub(crate) fn now(&mut self, times: usize) -> Option<usize> {
         self.since += times;
         let now = Instant::now();
         if self.since == 0 || self.logged.is_some_and(|logged| now - logged < INTERVAL) {
