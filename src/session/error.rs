@@ -3,10 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    blueprint::{Missing, Unfit},
-    key::SessionId,
-    profile::Excess,
-    requests::Settlement,
+    asks::Settlement,
+    blueprint::{Excess, Missing, Unfit},
+    id::SessionId,
     turn::Remains,
 };
 use crate::{

@@ -9,7 +9,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Sessions, blueprint::Credentials, error::Error, profile::Profile};
+use super::{
+    blueprint::{Credentials, Profile},
+    error::Error,
+    sessions::Sessions,
+};
 use crate::{
     backend::{self, LinkId},
     copilot::{

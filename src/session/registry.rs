@@ -9,10 +9,10 @@ use foldhash::quality::RandomState;
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
 
 use super::{
-    Load,
     error::Error,
-    key::{SessionKey, Tenant},
+    id::{SessionKey, Tenant},
     live::Session,
+    sessions::Load,
 };
 use crate::{
     backend::{BackendId, Link, LinkId, Sink},

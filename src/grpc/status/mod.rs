@@ -25,7 +25,7 @@ use crate::{
     copilot::{AgentFailure, Rejection, failure::AgentCause},
     session::{
         Delivery, Error, Excess, Remains, SessionId, Sessions, Settlement, Tenant, TurnCause, TurnError,
-        hub::Cursor,
+        fanout::Cursor,
     },
 };
 

@@ -11,7 +11,7 @@ use crate::{
     grpc::pb,
     session::{
         SessionId,
-        hub::{Cursor, Update},
+        fanout::{Cursor, Update},
     },
 };
 

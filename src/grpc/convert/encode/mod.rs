@@ -21,7 +21,7 @@ use crate::{
     },
     session::{
         Cleanup, Delivery, HistoryPlace, Remains, SessionId, SessionState, Spent, Summary, ToolCall,
-        TurnError, TurnResult, Usage, hub::Cursor,
+        TurnError, TurnResult, Usage, fanout::Cursor,
     },
 };
 

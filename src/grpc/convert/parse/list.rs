@@ -9,7 +9,8 @@ use super::{Checks, non_empty};
 use crate::{
     grpc::pb,
     session::{
-        From, HistoryPlace, Listing, Order, PageToken, Selection, SessionId, SessionState, Span, hub::Cursor,
+        From, HistoryPlace, Listing, Order, PageToken, Selection, SessionId, SessionState, Span,
+        fanout::Cursor,
     },
 };
 

@@ -12,7 +12,7 @@ use crate::{
     grpc::pb,
     session::{
         Delivery, Remains, SessionState, Summary, ToolCall, TurnCause, TurnError, TurnResult, Usage,
-        hub::{Cursor, Update},
+        fanout::{Cursor, Update},
     },
 };
 

@@ -1,0 +1,26 @@
+//! What callers do with sessions, one file a call or two; and the task that runs a turn.
+//!
+//! Tests: `tests/integration/`, in files of the calls' names.
+
+mod cleanup;
+mod compaction;
+mod create;
+mod history;
+mod list;
+mod rewind;
+mod runner;
+mod send;
+mod turn_handle;
+mod watch;
+
+pub use cleanup::{Cleanup, Rules};
+pub use history::Place;
+pub use rewind::SetBack;
+pub use runner::Deadline;
+pub use send::Prompt;
+pub use turn_handle::{Told, Turn};
+pub use watch::{From, Watch, Watched};
+
+pub(in crate::session) use cleanup::Rest;
+pub(in crate::session) use history::readable;
+pub(in crate::session) use runner::SharedDeadline;
