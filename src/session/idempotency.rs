@@ -12,13 +12,12 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    calls::SharedDeadline,
     catalogue::Summary,
-    error::{Delivery, Error, TurnCause},
+    error::Error,
     fanout::{Item, Subscriber},
     id::{SessionKey, Tenant},
     live::Session,
-    turn::{Outcome, Ticket},
+    turn::{Delivery, Outcome, SharedDeadline, Ticket, TurnCause},
 };
 use crate::lock::lock;
 

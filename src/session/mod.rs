@@ -9,6 +9,7 @@ mod asks;
 mod blueprint;
 mod calls;
 mod catalogue;
+mod cursor;
 mod error;
 pub mod fanout;
 mod id;
@@ -20,19 +21,19 @@ mod roots;
 mod sessions;
 pub mod turn;
 
-pub use asks::Settlement;
 pub use blueprint::{
     Blueprint, Credentials, Effect, Excess, KINDS as PERMISSION_KINDS, Missing, Policy, Profile, Profiles,
     Rule, Unfit,
 };
-pub use calls::{
-    Cleanup, Deadline, From, Place as HistoryPlace, Prompt, Rules, SetBack, Told, Turn, Watch, Watched,
-};
+pub use calls::{Cleanup, From, Place as HistoryPlace, Prompt, Rules, SetBack, Told, Turn, Watch, Watched};
 pub use catalogue::{Listing, Order, Page, PageToken, Selection, SessionState, Span, Summary};
-pub use error::{Delivery, Error, TurnCause, TurnError};
+pub use cursor::Cursor;
+pub use error::{Error, Settlement};
 pub use id::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
 pub use idempotency::RequestId;
 pub use live::Response;
 pub use roots::Roots;
 pub use sessions::{Change, Limits, Load, Sessions};
-pub use turn::{Outcome, Remains, Spent, Ticket, ToolCall, TurnResult, Usage};
+pub use turn::{
+    Deadline, Delivery, Outcome, Remains, Spent, Ticket, ToolCall, TurnCause, TurnError, TurnResult, Usage,
+};

@@ -13,15 +13,16 @@ use tracing::{debug, info, warn};
 
 use super::{
     blueprint::{Blueprint, Credentials, Profiles, Record},
-    calls::{Cleanup, Deadline},
+    calls::Cleanup,
     catalogue::{SessionState, Shelf, Stored, Summary, records, stored_in, stored_summary},
-    error::{Error, TurnCause},
+    error::Error,
     id::{SessionId, SessionKey, Tenant},
     idempotency::{Accepted, Creation, Found, Key, Repeats, RequestId},
     live::{Home, Session, delete_from_cli, runs_for_others},
     models::Models,
     registry::Registry,
     roots::{self, Roots},
+    turn::{Deadline, TurnCause},
 };
 use crate::{
     backend::{self, Backend, BackendId, Link, Pool},

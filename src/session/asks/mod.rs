@@ -5,7 +5,5 @@
 mod approvals;
 mod pending;
 
-pub use pending::Settlement;
-
 pub(in crate::session) use approvals::Approvals;
 pub(in crate::session) use pending::{Answered, Requests};

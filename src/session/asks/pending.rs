@@ -6,7 +6,11 @@ use tokio::sync::oneshot;
 
 use crate::{
     copilot::{Answer, RequestKind, answer, event::Payload},
-    session::{error::Error, fanout::Update, id::SessionId},
+    session::{
+        error::{Error, Settlement},
+        fanout::Update,
+        id::SessionId,
+    },
 };
 
 /// How many requests are remembered after they are over, to tell those who are late what came of them.
@@ -37,17 +41,6 @@ struct Open {
 pub(in crate::session) struct Answered {
     pub(in crate::session) answer: Answer,
     pub(in crate::session) told: oneshot::Sender<Result<(), Error>>,
-}
-
-/// What came of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settlement {
-    /// A caller has answered it.
-    Answered,
-    /// Nobody had answered it in time.
-    TimedOut,
-    /// The agent does not wait for it any more.
-    Withdrawn,
 }
 
 impl Requests {

@@ -12,7 +12,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::runner::Deadline;
 use crate::{
     backend::{self, Link},
     copilot::{
@@ -21,10 +20,11 @@ use crate::{
     },
     session::{
         blueprint::Credentials,
-        error::{Error, TurnCause},
+        error::Error,
         id::{SessionId, SessionKey, Tenant},
         live::Session,
         sessions::Sessions,
+        turn::{Deadline, TurnCause},
     },
 };
 

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::runner::Deadline;
 use crate::session::{
     blueprint::Blueprint,
     catalogue::Summary,
-    error::{Error, TurnError},
+    error::Error,
     id::{SessionId, SessionKey, Tenant},
     idempotency::RequestId,
     sessions::Sessions,
+    turn::{Deadline, TurnError},
 };
 
 /// How long to wait for a session that another call is creating or about to delete, before looking again.

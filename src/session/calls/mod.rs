@@ -16,11 +16,9 @@ mod watch;
 pub use cleanup::{Cleanup, Rules};
 pub use history::Place;
 pub use rewind::SetBack;
-pub use runner::Deadline;
 pub use send::Prompt;
 pub use turn_handle::{Told, Turn};
 pub use watch::{From, Watch, Watched};
 
 pub(in crate::session) use cleanup::Rest;
 pub(in crate::session) use history::readable;
-pub(in crate::session) use runner::SharedDeadline;

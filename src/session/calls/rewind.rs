@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::runner::Deadline;
 use crate::{
     backend::{self, Link},
     copilot::{
@@ -17,10 +16,11 @@ use crate::{
     },
     session::{
         blueprint::{Credentials, Unfit},
-        error::{Error, TurnError},
+        error::Error,
         id::{SessionId, SessionKey, Tenant},
         live::Session,
         sessions::Sessions,
+        turn::{Deadline, TurnError},
     },
 };
 

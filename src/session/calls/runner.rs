@@ -4,10 +4,7 @@
 //! A turn has a task from the moment it is accepted until the next one may start. The task outlives the call where it
 //! must: an agent that was given up has to be stopped, and its `session.idle` awaited, before the next prompt is sent.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::oneshot,
@@ -22,12 +19,10 @@ use crate::{
         Message, Rejection, Schema,
         method::{Send, Sent},
     },
-    lock::lock,
     session::{
-        error::TurnCause,
         live::{Place, SMALL_CALL, Session, Stopped},
         registry::Registry,
-        turn::{Progress, Signals, Ticket, ToFinish, schema},
+        turn::{Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, schema},
     },
 };
 
@@ -43,79 +38,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// The pause before a session whose agent goes on is tried to be loaded again.
 const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 
-/// How much earlier a turn is given up whose prompt still waits in the CLI's queue: to withdraw it takes 50 ms, and its caller
-/// is to hear that it never ran. Of a short time it is a quarter.
-const WITHDRAW_LEAD: Duration = Duration::from_millis(250);
-
 /// How long the caller of a turn that is given up before its deadline waits for its prompt to be withdrawn.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
-
-/// A moment, and how long it was until then.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline {
-    at: Instant,
-    after: Duration,
-}
-
-impl Deadline {
-    /// The moment that comes after so much time. More than a year is taken as a year.
-    pub fn after(after: Duration) -> Self {
-        let after = after.min(Duration::from_secs(365 * 24 * 3600));
-        Self { at: Instant::now() + after, after }
-    }
-
-    /// The earlier of two.
-    pub fn earlier(self, other: Self) -> Self {
-        if self.at <= other.at { self } else { other }
-    }
-
-    /// The later of two.
-    pub(in crate::session) fn later(self, other: Self) -> Self {
-        if self.at >= other.at { self } else { other }
-    }
-
-    /// From when on a prompt that was not taken up is withdrawn: see [`WITHDRAW_LEAD`].
-    fn withdraw_at(self) -> Instant {
-        self.at - WITHDRAW_LEAD.min(self.after / 4)
-    }
-
-    /// Resolves at that moment.
-    pub async fn passed(self) -> TurnCause {
-        sleep_until(self.at).await;
-        TurnCause::Timeout(self.after)
-    }
-}
-
-/// A deadline that moves when a caller joins who has more time.
-#[derive(Debug)]
-pub(in crate::session) struct SharedDeadline(Mutex<Deadline>);
-
-impl SharedDeadline {
-    pub(in crate::session) fn new(deadline: Deadline) -> Self {
-        Self(Mutex::new(deadline))
-    }
-
-    /// Moves it, if this one is later.
-    pub(in crate::session) fn extend(&self, deadline: Deadline) {
-        let mut current = lock(&self.0);
-        *current = current.later(deadline);
-    }
-
-    fn get(&self) -> Deadline {
-        *lock(&self.0)
-    }
-
-    /// Resolves when it has passed.
-    async fn passed(&self) -> TurnCause {
-        loop {
-            let deadline = self.get();
-            let cause = deadline.passed().await;
-            if self.get().at <= deadline.at {
-                return cause;
-            }
-        }
-    }
-}
 
 /// Runs one turn.
 pub(in crate::session) struct Runner {
@@ -164,7 +88,7 @@ impl Runner {
     /// Gives the turn up. A prompt that waits in the CLI's queue is withdrawn before its caller hears of it, as far as there is
     /// time: then it never runs. If not, it is told that the CLI has it.
     async fn give_up(&self, link: &Link, cause: TurnCause) {
-        let limit = self.deadline.get().at.min(Instant::now() + WITHDRAW_LIMIT);
+        let limit = self.deadline.get().at().min(Instant::now() + WITHDRAW_LIMIT);
         match timeout_at(limit, self.session.withdraw(link)).await {
             Ok(Ok(true)) => self.session.withdrawn(cause),
             Ok(Ok(false)) | Err(_) => self.session.conclude(cause),
@@ -307,7 +231,7 @@ impl Runner {
             }
             let deadline = self.deadline.get();
             if progress.queued && Instant::now() >= deadline.withdraw_at() {
-                return Err(TurnCause::Timeout(deadline.after));
+                return Err(deadline.timeout());
             }
             let check_at = last_heard.max(checked) + WATCHDOG;
             let withdraw_at = progress.queued.then(|| deadline.withdraw_at());

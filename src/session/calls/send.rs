@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    runner::{Deadline, Runner, SharedDeadline},
+    runner::Runner,
     turn_handle::Turn,
     watch::{From, Watch},
 };
@@ -18,14 +18,14 @@ use crate::{
     session::{
         blueprint::Credentials,
         catalogue::Stored,
-        error::{Error, TurnCause, TurnError},
+        error::Error,
         fanout::{Filter, Scope, Subscriber},
         id::{SessionId, SessionKey, Tenant},
         idempotency::{Accepted, Found, Key, RequestId, Share},
         live::{Response, Session, stop_whatever_runs},
         roots,
         sessions::Sessions,
-        turn::Spent,
+        turn::{Deadline, SharedDeadline, Spent, TurnCause, TurnError},
     },
 };
 

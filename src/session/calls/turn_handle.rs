@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::runner::Deadline;
 use crate::session::{
-    error::{TurnCause, TurnError},
-    fanout::{Cursor, Item, Subscriber, Update},
+    cursor::Cursor,
+    fanout::{Item, Subscriber, Update},
     live::Session,
-    turn::{Outcome, Ticket},
+    turn::{Deadline, Outcome, Ticket, TurnCause, TurnError},
 };
 
 /// A turn that was accepted, or joined. When all handles are dropped that own it, it ends.

@@ -18,10 +18,11 @@ use crate::{
     copilot::method::{PersistedEvents, ReadEventLog},
     session::{
         catalogue::Summary,
-        error::{Error, TurnCause},
-        fanout::{Cursor, Filter, Item, Scope, Subscriber, Update},
+        cursor::Cursor,
+        error::Error,
+        fanout::{Filter, Item, Scope, Subscriber, Update},
         live::Session,
-        turn::{Outcome, Ticket},
+        turn::{Outcome, Ticket, TurnCause},
     },
 };
 

@@ -3,10 +3,14 @@
 //! Tests: `fanout/hub/tests.rs`, `fanout/dedup.rs`, and `tests/integration/faults/reading.rs`.
 
 mod dedup;
-pub(in crate::session) mod hub;
+mod filter;
+mod hub;
 mod reader;
+mod update;
 
-pub use hub::{Audience, Cursor, End, Filter, Hub, Item, Kinds, Lagged, Scope, Together, Update};
+pub use filter::{Filter, Kinds};
+pub use hub::{Audience, Hub};
 pub use reader::Subscriber;
+pub use update::{End, Item, Lagged, Scope, Together, Update};
 
 pub(in crate::session) use dedup::Replay;

@@ -7,12 +7,15 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::hub::{Cursor, End, Filter, Item, Lagged, Scope, Update};
+use super::{
+    filter::Filter,
+    update::{End, Item, Lagged, Scope, Update},
+};
 use crate::{
     budget::{Budget, Charge, Entry, Holder, LEAST},
     copilot::{Event, event::Payload},
     lock::lock,
-    session::turn::Ticket,
+    session::{cursor::Cursor, turn::Ticket},
 };
 
 /// From how many waiting events on deltas are joined: a reader that is this far behind shows bursts anyway.

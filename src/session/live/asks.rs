@@ -23,9 +23,9 @@ use crate::{
         event::{Payload, PermissionRequested},
     },
     session::{
-        asks::{Answered, Settlement},
+        asks::Answered,
         blueprint::{DEFAULT_ASK_TIMEOUT, Effect},
-        error::Error,
+        error::{Error, Settlement},
         fanout::Update,
         turn::{Current, schema},
     },

@@ -12,10 +12,10 @@ use crate::{
     backend,
     copilot::{AgentFailure, Rejection},
     session::{
-        error::{Error, TurnCause},
+        error::Error,
         id::{SessionId, SessionKey, Tenant},
         sessions::Sessions,
-        turn::UNLOADED,
+        turn::{TurnCause, UNLOADED},
     },
 };
 

@@ -17,7 +17,7 @@ use crate::{
         event::Payload,
         method::{Attach, Detach, PersistedEvents, ReadEventLog},
     },
-    session::{calls::readable, error::Error, fanout::Cursor},
+    session::{calls::readable, cursor::Cursor, error::Error},
 };
 
 /// How many events are read at once: as many as the CLI takes.

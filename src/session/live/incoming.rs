@@ -18,10 +18,10 @@ use crate::{
     },
     jsonrpc::message,
     session::{
-        error::TurnError,
-        fanout::{Audience, Cursor, Filter, Scope, Subscriber, Update},
+        cursor::Cursor,
+        fanout::{Audience, Filter, Scope, Subscriber, Update},
         id::SessionId,
-        turn::{Current, Outcome, Spent},
+        turn::{Current, Outcome, Spent, TurnError},
     },
 };
 

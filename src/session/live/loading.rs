@@ -20,8 +20,8 @@ use crate::{
     },
     session::{
         blueprint::{Blueprint, Record},
-        error::{Error, TurnCause, TurnError},
-        turn::Current,
+        error::Error,
+        turn::{Current, TurnCause, TurnError},
     },
 };
 

@@ -10,10 +10,12 @@ use crate::{
     backend::{Link, LinkId},
     copilot::{Json, Schema, method::FileChange, schema::Unfit},
     session::{
-        calls::{Deadline, Rest},
-        error::{Error, TurnCause, TurnError},
+        calls::Rest,
+        error::Error,
         fanout::{Filter, Scope, Subscriber},
-        turn::{Current, Outcome, Progress, Signals, Ticket, ToFinish, UNLOADED},
+        turn::{
+            Current, Deadline, Outcome, Progress, Signals, Ticket, ToFinish, TurnCause, TurnError, UNLOADED,
+        },
     },
 };
 

@@ -6,35 +6,16 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    machine::{Ending, ToolCall, Turn, TurnResult},
+    machine::{Ending, Turn},
+    outcome::{Delivery, ToolCall, TurnCause, TurnError, TurnResult},
     queue::Ticket,
 };
-use crate::{
-    copilot::{
-        Event, Json, Schema,
-        event::{self, FinishReason},
-        method::FileChange,
-        schema::Unfit,
-    },
-    session::{
-        error::{Delivery, TurnCause, TurnError},
-        fanout::hub,
-    },
+use crate::copilot::{
+    Event, Json, Schema,
+    event::{self, FinishReason},
+    method::FileChange,
+    schema::Unfit,
 };
-
-/// How a turn ended.
-pub type Outcome = Result<Arc<TurnResult>, Arc<TurnError>>;
-
-impl hub::End for Outcome {
-    fn weight(&self) -> usize {
-        // The tools' arguments came in events, which count by themselves.
-        size_of::<TurnResult>()
-            + match self {
-                Ok(result) => result.content.len() + result.files_changed.len() * size_of::<FileChange>(),
-                Err(error) => error.remains.partial.len(),
-            }
-    }
-}
 
 /// The turn that has its session.
 #[derive(Debug)]

@@ -3,15 +3,19 @@
 //! Tests: `turn/machine/tests/`, in the files, and `tests/integration/turns.rs`, `tests/integration/answers.rs`.
 
 mod active;
+mod deadline;
 mod machine;
+mod outcome;
 mod queue;
 pub(in crate::session) mod schema;
 mod spent;
 mod writing;
 
-pub use active::Outcome;
-pub use machine::{Ending, MAX_ARGUMENTS, Remains, ToolCall, Turn, TurnResult, Usage};
+pub use deadline::Deadline;
+pub use machine::{Ending, MAX_ARGUMENTS, Turn};
+pub use outcome::{Delivery, Outcome, Remains, ToolCall, TurnCause, TurnError, TurnResult, Usage};
 pub use queue::{Full, Queue, Ticket};
 pub use spent::Spent;
 
 pub(in crate::session) use active::{Current, Progress, Signals, ToFinish, UNLOADED};
+pub(in crate::session) use deadline::SharedDeadline;

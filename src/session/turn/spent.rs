@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use super::machine::Usage;
+use super::outcome::Usage;
 use crate::copilot::{Event, event::Payload};
 
 /// What a session has cost.

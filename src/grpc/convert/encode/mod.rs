@@ -20,8 +20,8 @@ use crate::{
         violation::{MAX_NAME, cut},
     },
     session::{
-        Cleanup, Delivery, HistoryPlace, Remains, SessionId, SessionState, Spent, Summary, ToolCall,
-        TurnError, TurnResult, Usage, fanout::Cursor,
+        Cleanup, Cursor, Delivery, HistoryPlace, Remains, SessionId, SessionState, Spent, Summary, ToolCall,
+        TurnError, TurnResult, Usage,
     },
 };
 

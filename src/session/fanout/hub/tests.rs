@@ -2,7 +2,12 @@ use super::*;
 use crate::{
     copilot::event::{AssistantMessageDelta, Idle, Payload},
     session::{
-        fanout::reader::{JOIN_FROM, MAX_BYTES, MAX_EVENTS},
+        cursor::Cursor,
+        fanout::{
+            filter::Kinds,
+            reader::{JOIN_FROM, MAX_BYTES, MAX_EVENTS},
+        },
+        id::SessionId,
         turn::Queue as Turns,
     },
 };

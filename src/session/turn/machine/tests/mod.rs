@@ -6,7 +6,7 @@ use proptest::{prelude::*, sample::Index};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::copilot::failure::AgentCause;
+use crate::copilot::{event::FinishReason, failure::AgentCause};
 
 /// The id that `session.send` returned for the turn.
 const ME: &str = "turn-1";
