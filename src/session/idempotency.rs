@@ -12,11 +12,11 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    catalogue::Summary,
     error::Error,
     fanout::{Item, Subscriber},
     id::{SessionKey, Tenant},
     live::Session,
+    summary::Summary,
     turn::{Delivery, Outcome, SharedDeadline, Ticket, TurnCause},
 };
 use crate::lock::lock;

@@ -19,6 +19,7 @@ mod models;
 mod registry;
 mod roots;
 mod sessions;
+mod summary;
 pub mod turn;
 
 pub use blueprint::{
@@ -26,7 +27,7 @@ pub use blueprint::{
     Rule, Unfit,
 };
 pub use calls::{Cleanup, From, Place as HistoryPlace, Prompt, Rules, SetBack, Told, Turn, Watch, Watched};
-pub use catalogue::{Listing, Order, Page, PageToken, Selection, SessionState, Span, Summary};
+pub use catalogue::{Listing, Order, Page, PageToken, Selection, Span};
 pub use cursor::Cursor;
 pub use error::{Error, Settlement};
 pub use id::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
@@ -34,6 +35,7 @@ pub use idempotency::RequestId;
 pub use live::Response;
 pub use roots::Roots;
 pub use sessions::{Change, Limits, Load, Sessions};
+pub use summary::{SessionState, Summary};
 pub use turn::{
     Deadline, Delivery, Outcome, Remains, Spent, Ticket, ToolCall, TurnCause, TurnError, TurnResult, Usage,
 };

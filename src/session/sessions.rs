@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::{
     blueprint::{Blueprint, Credentials, Profiles, Record},
     calls::Cleanup,
-    catalogue::{SessionState, Shelf, Stored, Summary, records, stored_in, stored_summary},
+    catalogue::{Shelf, Stored, records, stored_in, stored_summary},
     error::Error,
     id::{SessionId, SessionKey, Tenant},
     idempotency::{Accepted, Creation, Found, Key, Repeats, RequestId},
@@ -22,6 +22,7 @@ use super::{
     models::Models,
     registry::Registry,
     roots::{self, Roots},
+    summary::{SessionState, Summary},
     turn::{Deadline, TurnCause},
 };
 use crate::{

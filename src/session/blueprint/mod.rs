@@ -4,11 +4,16 @@
 
 #[expect(clippy::module_inception, reason = "it is what the room is about")]
 mod blueprint;
+mod ceiling;
+mod credentials;
 mod policy;
 mod profile;
+mod record;
 
-pub use blueprint::{Blueprint, Credentials, Missing, Unfit};
+pub use blueprint::Blueprint;
+pub use credentials::{Credentials, Missing, Unfit};
 pub use policy::{Effect, KINDS, Policy, Rule};
 pub use profile::{Excess, Profile, Profiles};
 
-pub(in crate::session) use blueprint::{DEFAULT_ASK_TIMEOUT, Record, Unusable};
+pub(in crate::session) use blueprint::DEFAULT_ASK_TIMEOUT;
+pub(in crate::session) use record::{Record, Unusable};

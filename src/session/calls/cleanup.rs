@@ -17,11 +17,12 @@ use crate::{
     lock::lock,
     session::{
         blueprint::{Blueprint, Profile},
-        catalogue::{Summary, stored_in},
+        catalogue::stored_in,
         error::Error,
         id::{SessionKey, Tenant},
         live::{Session, is_busy},
         sessions::Sessions,
+        summary::Summary,
     },
 };
 

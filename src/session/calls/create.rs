@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use crate::session::{
     blueprint::Blueprint,
-    catalogue::Summary,
     error::Error,
     id::{SessionId, SessionKey, Tenant},
     idempotency::RequestId,
     sessions::Sessions,
+    summary::Summary,
     turn::{Deadline, TurnError},
 };
 

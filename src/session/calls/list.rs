@@ -22,13 +22,13 @@ use crate::{
     lock::lock,
     session::{
         catalogue::{
-            Catalogue, Foremost, Listed, Listing, NOTES_AT_ONCE, Outline, Page, Stock, Summary, is_ours,
-            note, outline,
+            Catalogue, Foremost, Listed, Listing, NOTES_AT_ONCE, Page, Stock, is_ours, note, outline,
         },
         error::Error,
         id::{SessionKey, Tenant},
         live::Session,
         sessions::Sessions,
+        summary::{Outline, Summary},
     },
 };
 

@@ -17,11 +17,11 @@ use crate::{
     backend::{self, Link},
     copilot::method::{PersistedEvents, ReadEventLog},
     session::{
-        catalogue::Summary,
         cursor::Cursor,
         error::Error,
         fanout::{Filter, Item, Scope, Subscriber, Update},
         live::Session,
+        summary::Summary,
         turn::{Outcome, Ticket, TurnCause},
     },
 };

@@ -12,8 +12,14 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::query::{Outline, SessionState};
-use crate::{backend::LinkId, copilot::method::Entry, session::blueprint::Record};
+use crate::{
+    backend::LinkId,
+    copilot::method::Entry,
+    session::{
+        blueprint::Record,
+        summary::{Outline, SessionState},
+    },
+};
 
 /// How long an answer counts. As long as that a change by another server may go unnoticed.
 pub(in crate::session) const FRESH: Duration = Duration::from_secs(3);

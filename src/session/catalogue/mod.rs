@@ -3,15 +3,13 @@
 //! Tests: in the files, and `tests/integration/listing.rs`.
 
 mod cache;
-mod foremost;
+mod locate;
 mod query;
 mod source;
-mod stored;
 
-pub use query::{Listing, Order, Page, PageToken, Selection, SessionState, Span, Summary};
+pub use query::{Listing, Order, Page, PageToken, Selection, Span};
 
 pub(in crate::session) use cache::Catalogue;
-pub(in crate::session) use foremost::{Foremost, Listed};
-pub(in crate::session) use query::Outline;
+pub(in crate::session) use locate::{Stored, find, records, stored_in, stored_summary};
+pub(in crate::session) use query::{Foremost, Listed};
 pub(in crate::session) use source::{NOTES_AT_ONCE, Shelf, Stock, is_ours, note, outline};
-pub(in crate::session) use stored::{Stored, find, records, stored_in, stored_summary};

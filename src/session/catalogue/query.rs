@@ -4,72 +4,13 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::foremost::{Foremost, Listed};
-use crate::session::id::SessionId;
-
-/// What is told of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
-    /// Its id.
-    pub id: SessionId,
-    /// Its model, if it was chosen.
-    pub model: String,
-    /// How much that thinks, if it was chosen.
-    pub reasoning_effort: String,
-    /// What it is doing.
-    pub state: SessionState,
-    /// Its owner's notes.
-    pub labels: BTreeMap<String, String>,
-    /// Whose it is, in its creator's own terms; empty if nobody said so.
-    pub owner: String,
-    /// Its title.
-    pub title: String,
-    /// When it was created; RFC 3339.
-    pub create_time: String,
-    /// When it last changed; RFC 3339.
-    pub update_time: String,
-    /// Where it works.
-    pub working_directory: String,
-    /// The operator's profile that it is under; empty if none.
-    pub profile: String,
-}
-
-impl Summary {
-    /// How many bytes it takes at most in a message.
-    fn weight(&self) -> usize {
-        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + PER_FIELD);
-        let texts = [
-            self.id.as_str(),
-            &self.model,
-            &self.reasoning_effort,
-            &self.owner,
-            &self.title,
-            &self.create_time,
-            &self.update_time,
-            &self.working_directory,
-            &self.profile,
-        ];
-        labels.sum::<usize>() + texts.iter().map(|text| text.len() + PER_FIELD).sum::<usize>()
-    }
-
-    pub(in crate::session) fn outline(&self) -> Outline<'_> {
-        Outline {
-            id: self.id.as_str(),
-            state: self.state,
-            create_time: &self.create_time,
-            update_time: &self.update_time,
-        }
-    }
-}
-
-/// What tells a session's place in a list. Lent: of most sessions nothing else is looked at.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::session) struct Outline<'a> {
-    pub(in crate::session) id: &'a str,
-    pub(in crate::session) state: SessionState,
-    pub(in crate::session) create_time: &'a str,
-    pub(in crate::session) update_time: &'a str,
-}
+use crate::{
+    backend::BackendId,
+    session::{
+        id::SessionId,
+        summary::{Outline, SessionState, Summary},
+    },
+};
 
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,30 +21,6 @@ pub struct Page {
     pub next: Option<PageToken>,
     /// The names of the CLIs that could not be asked.
     pub unreachable: Vec<String>,
-}
-
-/// What a session is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SessionState {
-    /// Loaded, and nothing to do.
-    Idle,
-    /// Busy.
-    Running,
-    /// Busy, and waiting for an answer of its callers.
-    Waiting,
-    /// Stored only.
-    Unloaded,
-}
-
-impl SessionState {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Running => "running",
-            Self::Waiting => "waiting",
-            Self::Unloaded => "unloaded",
-        }
-    }
 }
 
 /// Which sessions are wanted.
@@ -196,9 +113,6 @@ impl Selection {
 
 /// How many bytes of sessions there are on a page. gRPC's clients take 4 MiB unless they are told otherwise.
 const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
-
-/// What a field takes in a message beside its text, those around it included.
-const PER_FIELD: usize = 12;
 
 /// Where a session is in a list: its time that counts, and its id.
 pub(in crate::session) type Place<'a> = (&'a str, &'a str);
@@ -349,6 +263,73 @@ impl Listing {
         let (time, id) = self.order.place(last.outline());
         let wanted = self.wanted.fingerprint();
         PageToken { order: self.order.code(), wanted, time: time.to_owned(), id: id.to_owned() }
+    }
+}
+
+/// A session on a list.
+#[derive(Debug)]
+pub(in crate::session) struct Listed {
+    pub(in crate::session) session: Summary,
+    /// The CLI that has stored it; `None`: this process knows it.
+    pub(in crate::session) stored_in: Option<BackendId>,
+}
+
+/// The first of many sessions after a place, in a list's order. It takes them in any order, and never holds more than twice as
+/// many as are asked for: whoever has many asks for each whether there is room, before anything is made of it.
+#[derive(Debug)]
+pub(in crate::session) struct Foremost<'a> {
+    order: Order,
+    after: Option<&'a PageToken>,
+    limit: usize,
+    /// If it is full, the first `limit` of them are in order, and no other counts that is not before the last of these.
+    found: Vec<Listed>,
+    is_full: bool,
+}
+
+impl<'a> Foremost<'a> {
+    pub(in crate::session) fn new(order: Order, after: Option<&'a PageToken>, limit: usize) -> Self {
+        Self { order, after, limit, found: Vec::new(), is_full: false }
+    }
+
+    /// Whether a session is one of the first, as far as is known yet.
+    pub(in crate::session) fn has_room_for(&self, session: Outline<'_>) -> bool {
+        self.has_room_at(self.order.place(session))
+    }
+
+    /// The same of its place.
+    pub(in crate::session) fn has_room_at(&self, place: Place<'_>) -> bool {
+        self.after.is_none_or(|after| self.order.compare(place, after.place()).is_gt())
+            && self.last().is_none_or(|last| self.order.compare(place, last).is_lt())
+    }
+
+    fn last(&self) -> Option<Place<'_>> {
+        let last = self.found.get(self.limit.checked_sub(1)?).filter(|_| self.is_full)?;
+        Some(self.order.place(last.session.outline()))
+    }
+
+    /// Adds one that there is room for.
+    pub(in crate::session) fn add(&mut self, listed: Listed) {
+        self.found.push(listed);
+        // So seldom that to sort them costs each of them little.
+        if self.found.len() >= 2 * self.limit {
+            self.settle();
+        }
+    }
+
+    /// Lets those go that are not among the first, so that it is known for which others there is room.
+    pub(in crate::session) fn settle(&mut self) {
+        let order = self.order;
+        self.found.sort_by(|a, b| {
+            order.compare(order.place(a.session.outline()), order.place(b.session.outline()))
+        });
+        self.found.truncate(self.limit);
+        self.is_full = self.found.len() == self.limit;
+    }
+
+    /// All of them, in order.
+    pub(in crate::session) fn into_sorted(mut self) -> Vec<Listed> {
+        self.settle();
+        self.found
     }
 }
 

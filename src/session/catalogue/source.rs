@@ -14,9 +14,8 @@ use tokio::time::Instant;
 
 use super::{
     cache::{Card, Catalogue, MAX_NOTES, Notes},
-    foremost::Listed,
-    query::{SessionState, Summary},
-    stored::records,
+    locate::records,
+    query::Listed,
 };
 use crate::{
     backend::{self, Backend, Link},
@@ -29,6 +28,7 @@ use crate::{
     session::{
         error::Error,
         id::{SessionId, SessionKey, Tenant},
+        summary::{SessionState, Summary},
     },
 };
 

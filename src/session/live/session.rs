@@ -20,10 +20,10 @@ use crate::{
     session::{
         asks::{Approvals, Requests},
         blueprint::Blueprint,
-        catalogue::{Outline, SessionState, Summary},
         cursor::Cursor,
         fanout::{Hub, Replay},
         id::{SessionId, SessionKey},
+        summary::{Outline, SessionState, Summary},
         turn::{Current, Outcome, Queue, Spent},
     },
 };
