@@ -9,6 +9,7 @@ mod asks;
 mod blueprint;
 mod calls;
 mod catalogue;
+mod cleanup;
 mod cursor;
 mod error;
 pub mod fanout;
@@ -26,15 +27,17 @@ pub use blueprint::{
     Blueprint, Credentials, Effect, Excess, KINDS as PERMISSION_KINDS, Missing, Policy, Profile, Profiles,
     Rule, Unfit,
 };
-pub use calls::{Cleanup, From, Place as HistoryPlace, Prompt, Rules, SetBack, Told, Turn, Watch, Watched};
+pub use calls::{Change, From, Place as HistoryPlace, Prompt, SetBack, Told, Turn, Watch, Watched};
 pub use catalogue::{Listing, Order, Page, PageToken, Selection, Span};
+pub use cleanup::{Cleanup, Rules};
 pub use cursor::Cursor;
 pub use error::{Error, Settlement};
 pub use id::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
 pub use idempotency::RequestId;
 pub use live::Response;
+pub use registry::Load;
 pub use roots::Roots;
-pub use sessions::{Change, Limits, Load, Sessions};
+pub use sessions::{Limits, Sessions};
 pub use summary::{SessionState, Summary};
 pub use turn::{
     Deadline, Delivery, Outcome, Remains, Spent, Ticket, ToolCall, TurnCause, TurnError, TurnResult, Usage,

@@ -12,7 +12,6 @@ use super::{
     error::Error,
     id::{SessionKey, Tenant},
     live::Session,
-    sessions::Load,
 };
 use crate::{
     backend::{BackendId, Link, LinkId, Sink},
@@ -283,4 +282,17 @@ impl Drop for Reservation {
             self.registry.forget(&self.session);
         }
     }
+}
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Turns that run or wait.
+    pub turns: usize,
+    /// Sessions that run a turn.
+    pub running: usize,
+    /// Sessions that are loaded.
+    pub loaded: usize,
+    /// Sessions that are known.
+    pub known: usize,
 }

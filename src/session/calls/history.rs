@@ -5,18 +5,18 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::{
     backend::{self, Link},
     copilot::{
-        Event, Rejection, Settings, event,
+        Event, Rejection, Settings,
         method::{PersistedEvents, ReadPersistedEvents},
     },
     session::{
         error::Error,
         id::{SessionId, SessionKey, Tenant},
-        live::may_quote_a_secret,
+        live::readable,
         sessions::Sessions,
     },
 };
@@ -162,13 +162,4 @@ fn event_id(raw: &RawValue) -> Option<String> {
         id: String,
     }
     serde_json::from_str::<Id>(raw.get()).ok().map(|event| event.id)
-}
-
-/// An event of a stored history, without the secrets that a provider may have quoted.
-pub(in crate::session) fn readable(raw: &str, redact: impl Fn(&str) -> String) -> Option<Event> {
-    let Some(event) = event::parse_stored(raw) else {
-        warn!("the CLI has stored an event that makes no sense");
-        return None;
-    };
-    if may_quote_a_secret(&event.kind) { event::parse_stored(&redact(raw)) } else { Some(event) }
 }

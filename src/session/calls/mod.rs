@@ -5,8 +5,10 @@
 mod cleanup;
 mod compaction;
 mod create;
+mod explain;
 mod history;
 mod known;
+mod lifecycle;
 mod list;
 mod models;
 mod rewind;
@@ -15,12 +17,9 @@ mod send;
 mod turn_handle;
 mod watch;
 
-pub use cleanup::{Cleanup, Rules};
 pub use history::Place;
+pub use lifecycle::Change;
 pub use rewind::SetBack;
 pub use send::Prompt;
 pub use turn_handle::{Told, Turn};
 pub use watch::{From, Watch, Watched};
-
-pub(in crate::session) use cleanup::Rest;
-pub(in crate::session) use history::readable;

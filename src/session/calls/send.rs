@@ -252,11 +252,6 @@ impl Sessions {
         let link = session.reach().await.map_err(|cause| session.not_loaded(cause))?;
         Watch::open(session, self.inner.limits.max_watchers, closing, link, from, filter).await
     }
-
-    /// Cancelled when the server takes nothing new on.
-    pub fn draining(&self) -> CancellationToken {
-        self.inner.draining.clone()
-    }
 }
 
 /// A turn that was accepted before.

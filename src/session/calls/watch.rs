@@ -12,7 +12,6 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::history::readable;
 use crate::{
     backend::{self, Link},
     copilot::method::{PersistedEvents, ReadEventLog},
@@ -20,7 +19,7 @@ use crate::{
         cursor::Cursor,
         error::Error,
         fanout::{Filter, Item, Scope, Subscriber, Update},
-        live::Session,
+        live::{Session, readable},
         summary::Summary,
         turn::{Outcome, Ticket, TurnCause},
     },

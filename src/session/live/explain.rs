@@ -13,8 +13,6 @@ use crate::{
     copilot::{AgentFailure, Rejection},
     session::{
         error::Error,
-        id::{SessionId, SessionKey, Tenant},
-        sessions::Sessions,
         turn::{TurnCause, UNLOADED},
     },
 };
@@ -24,34 +22,6 @@ const NEWS: Duration = Duration::from_millis(500);
 
 /// How often it is looked for in that time.
 const LOOKS: u32 = 5;
-
-impl Sessions {
-    /// What an error of a call about this session is to its caller.
-    ///
-    /// # Cancel safety
-    /// Dropping it changes nothing.
-    pub async fn explain(&self, tenant: Tenant, id: &SessionId, error: Error) -> Error {
-        let Some(rejection) = rejection(&error) else { return error };
-        let key = SessionKey::new(tenant, id.clone());
-        let Some(session) = self.inner.registry.find(&key) else {
-            let gone = matches!(self.stored(&key).await, Ok(None));
-            return if gone { Error::NotFound(id.clone()) } else { error };
-        };
-        match rejection {
-            _ if session.is_gone().await => Error::NotFound(id.clone()),
-            Rejection::Agent(failure) => session.tell(failure.clone()),
-            Rejection::SessionNotFound => {
-                // Another client has closed it, or made it anew. The next call is to load it again.
-                if session.queued() == 0 {
-                    session.unloaded();
-                }
-                let problem = format!("it does not have session {id} loaded any more: try again");
-                backend::Error::Unavailable { problem }.into()
-            }
-            _ => error,
-        }
-    }
-}
 
 impl Session {
     /// Why a turn has failed that the CLI refuses: mostly because the session is deleted.
@@ -80,7 +50,7 @@ impl Session {
     }
 
     /// Whether it is deleted. A deletion that is under way comes to its end first.
-    async fn is_gone(&self) -> bool {
+    pub(in crate::session) async fn is_gone(&self) -> bool {
         drop(self.loading.lock().await);
         self.deleted().is_cancelled() || self.is_gone_from_cli().await
     }
@@ -104,23 +74,11 @@ impl Session {
 
     /// Why the model refused, in the provider's words where the CLI has none. Retries that were of no use it reports without
     /// their reason, where they were not for a turn (observed).
-    fn tell(&self, failure: AgentFailure) -> Error {
+    pub(in crate::session) fn tell(&self, failure: AgentFailure) -> Error {
         let failure = match self.lock().call_failed.take() {
             Some(last) => failure.in_words_of(*last),
             None => failure,
         };
         self.redacted(backend::Error::Rejected(Rejection::Agent(failure))).into()
-    }
-}
-
-/// The CLI's refusal, if the error is one.
-fn rejection(error: &Error) -> Option<&Rejection> {
-    match error {
-        Error::Backend(backend::Error::Rejected(rejection)) => Some(rejection),
-        Error::Turn(turn) => match &turn.cause {
-            TurnCause::Backend(backend::Error::Rejected(rejection)) => Some(rejection),
-            _ => None,
-        },
-        _ => None,
     }
 }

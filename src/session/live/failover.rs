@@ -9,15 +9,18 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::session::{Session, State};
+use super::{
+    incoming::may_quote_a_secret,
+    session::{Session, State},
+};
 use crate::{
     backend::{Link, LinkId},
     copilot::{
         Event,
-        event::Payload,
+        event::{self, Payload},
         method::{Attach, Detach, PersistedEvents, ReadEventLog},
     },
-    session::{calls::readable, cursor::Cursor, error::Error},
+    session::{cursor::Cursor, error::Error},
 };
 
 /// How many events are read at once: as many as the CLI takes.
@@ -26,27 +29,6 @@ const PAGE: usize = 1000;
 /// How long a prompt waits for the keeper link to be attached, which takes a tenth of a second, and on a busy machine more than
 /// one.
 const KEEPING_LIMIT: Duration = Duration::from_secs(5);
-
-/// What is missing since a link was lost.
-#[derive(Debug)]
-pub(in crate::session) struct Gap {
-    /// From when on events may not have been heard. Events are not strictly in the order of their times, so those that were
-    /// heard are told by their ids.
-    since: String,
-    /// What was told on the new link before the gap was filled.
-    held: Vec<Arc<Event>>,
-}
-
-impl Gap {
-    pub(in crate::session) fn since(timestamp: &str) -> Self {
-        Self { since: timestamp.to_owned(), held: Vec::new() }
-    }
-
-    /// Keeps an event until the gap is filled.
-    pub(in crate::session) fn hold(&mut self, event: Arc<Event>) {
-        self.held.push(event);
-    }
-}
 
 impl Session {
     /// Attaches the keeper link, if there is one, in the background: whoever loads the session does not wait for it, but the
@@ -236,4 +218,13 @@ impl State {
         }
         loaded
     }
+}
+
+/// An event of a stored history, without the secrets that a provider may have quoted.
+pub(in crate::session) fn readable(raw: &str, redact: impl Fn(&str) -> String) -> Option<Event> {
+    let Some(event) = event::parse_stored(raw) else {
+        warn!("the CLI has stored an event that makes no sense");
+        return None;
+    };
+    if may_quote_a_secret(&event.kind) { event::parse_stored(&redact(raw)) } else { Some(event) }
 }

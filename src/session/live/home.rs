@@ -3,33 +3,13 @@
 //! Its address may have gone because its pod has got another: then the session is looked for among those that there are, and goes
 //! on there with all that is known of it here. Only where nothing of it was stored yet, any CLI will do.
 
-use std::sync::{Mutex, MutexGuard};
-
 use tracing::info;
 
 use super::session::{Session, Stored};
 use crate::{
-    backend::{self, Backend, BackendId, Pool},
-    lock::lock,
+    backend::{self, Backend, BackendId},
     session::catalogue::find,
 };
-
-/// Where a session is, and where it could be.
-#[derive(Debug)]
-pub(in crate::session) struct Home {
-    pool: Pool,
-    backend: Mutex<Backend>,
-}
-
-impl Home {
-    pub(in crate::session) fn new(pool: Pool, backend: Backend) -> Self {
-        Self { pool, backend: Mutex::new(backend) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Backend> {
-        lock(&self.backend)
-    }
-}
 
 impl Session {
     /// The CLI that it is in, be it still one of the server's or not.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
-    failover::Gap,
+    gap::Gap,
     session::{Session, State, Stored},
 };
 use crate::{

@@ -6,6 +6,7 @@ mod asks;
 mod at_work;
 mod explain;
 mod failover;
+mod gap;
 mod home;
 mod incoming;
 mod loading;
@@ -15,8 +16,7 @@ mod turns;
 pub use asks::Response;
 
 pub(in crate::session) use at_work::{SMALL_CALL, Stopped, is_busy, runs_for_others, stop_whatever_runs};
-pub(in crate::session) use home::Home;
-pub(in crate::session) use incoming::may_quote_a_secret;
+pub(in crate::session) use failover::readable;
 pub(in crate::session) use loading::delete_from_cli;
-pub(in crate::session) use session::Session;
+pub(in crate::session) use session::{Home, Session};
 pub(in crate::session) use turns::Place;

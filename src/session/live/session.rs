@@ -11,9 +11,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{failover::Gap, home::Home};
+use super::gap::Gap;
 use crate::{
-    backend::{Link, LinkId},
+    backend::{Backend, Link, LinkId, Pool},
     budget::Budget,
     copilot::{AgentFailure, method::Entry},
     lock::lock,
@@ -314,5 +314,22 @@ impl Session {
     /// How many turns are in the queue, the running one included.
     pub(in crate::session) fn queued(&self) -> usize {
         self.lock().queue.count()
+    }
+}
+
+/// Where a session is, and where it could be.
+#[derive(Debug)]
+pub(in crate::session) struct Home {
+    pub(super) pool: Pool,
+    backend: Mutex<Backend>,
+}
+
+impl Home {
+    pub(in crate::session) fn new(pool: Pool, backend: Backend) -> Self {
+        Self { pool, backend: Mutex::new(backend) }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Backend> {
+        lock(&self.backend)
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     backend::{Link, LinkId},
     copilot::{Json, Schema, method::FileChange, schema::Unfit},
     session::{
-        calls::Rest,
+        cleanup::Rest,
         error::Error,
         fanout::{Filter, Scope, Subscriber},
         turn::{
