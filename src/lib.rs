@@ -10,6 +10,7 @@
 //!
 //! | room | what it is |
 //! |---|---|
+//! | `lock`, `seldom`, [`budget`] | what all rooms share: locks, rare lines in the log, the memory that readers hold |
 //! | [`jsonrpc`] | JSON-RPC 2.0 over `Content-Length` frames; knows nothing of Copilot or gRPC |
 //! | [`copilot`] | the CLI's vocabulary: methods, events, errors. Pure |
 //! | [`backend`] | the CLIs: found or started, connected to, watched; and which of them a session belongs to |

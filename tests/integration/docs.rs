@@ -235,8 +235,9 @@ fn nobody_uses_the_old_words() {
     let mut found = Vec::new();
     while let Some(folder) = folders.pop() {
         for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            // That room is laid out anew, and gets its words then; and this file has them all.
-            if path == root().join("src/session") || path.ends_with("integration/docs.rs") {
+            // That room is laid out anew, and gets its words then; the test of its order names its parts, and this file has them all.
+            let names_them = ["integration/docs.rs", "integration/architecture.rs"];
+            if path == root().join("src/session") || names_them.iter().any(|file| path.ends_with(file)) {
                 continue;
             }
             if path.is_dir() {
