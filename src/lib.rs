@@ -10,7 +10,7 @@
 //!
 //! | room | what it is |
 //! |---|---|
-//! | `lock`, `seldom`, [`budget`] | what all rooms share: locks, rare lines in the log, the memory that readers hold |
+//! | `lock`, `fnv`, `seldom`, [`budget`] | what rooms share: locks, a hash, rare lines in the log, the memory that readers hold |
 //! | [`jsonrpc`] | JSON-RPC 2.0 over `Content-Length` frames; knows nothing of Copilot or gRPC |
 //! | [`copilot`] | the CLI's vocabulary: methods, events, errors. Pure |
 //! | [`backend`] | the CLIs: found or started, connected to, watched; and which of them a session belongs to |
@@ -43,6 +43,7 @@ pub mod app;
 pub mod backend;
 pub mod budget;
 pub mod copilot;
+mod fnv;
 pub mod grpc;
 pub mod jsonrpc;
 mod lock;

@@ -41,7 +41,7 @@ impl Sessions {
         if !rules.say_anything() && !self.inner.profiles.all().any(has_ages) {
             return;
         }
-        *self.cleanup_lock() = Some(Cleanup { dry_run: rules.dry_run, ..Cleanup::default() });
+        *lock(&self.inner.cleanup) = Some(Cleanup { dry_run: rules.dry_run, ..Cleanup::default() });
         let this = self.clone();
         self.inner.tasks.spawn(async move {
             let mut ticks = interval(rules.interval);
@@ -59,11 +59,7 @@ impl Sessions {
 
     /// What has been cleared up so far; `None`: nothing is to be.
     pub fn cleanup(&self) -> Option<Cleanup> {
-        *self.cleanup_lock()
-    }
-
-    fn cleanup_lock(&self) -> std::sync::MutexGuard<'_, Option<Cleanup>> {
-        lock(&self.inner.cleanup)
+        *lock(&self.inner.cleanup)
     }
 
     async fn clean_up(&self, rules: &Rules) {
@@ -97,7 +93,7 @@ impl Sessions {
         if closed + deleted + failed > 0 {
             info!(closed, deleted, failed, dry_run = rules.dry_run, "cleared up");
         }
-        if let Some(cleanup) = &mut *self.cleanup_lock() {
+        if let Some(cleanup) = &mut *lock(&self.inner.cleanup) {
             cleanup.last_run = Some(SystemTime::now());
             if !rules.dry_run {
                 cleanup.closed += closed;

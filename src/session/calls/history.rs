@@ -90,7 +90,7 @@ impl History<'_> {
         }
         let page = self.read(after.map(|place| place.cursor.as_str()), max).await?;
         match after {
-            Some(place) if page.cursor_status == EXPIRED => {
+            Some(place) if page.is_expired() => {
                 debug!(session = self.session_id, "the CLI has forgotten a place in a history");
                 self.page_after(&place.event_id, max).await
             }
@@ -152,9 +152,6 @@ impl History<'_> {
 
 /// In place of the CLI's mark, where there is none.
 const NO_MARK: &str = "-";
-
-/// What the CLI says of a mark that it does not know.
-const EXPIRED: &str = "expired";
 
 fn event_id(raw: &RawValue) -> Option<String> {
     #[derive(Deserialize)]

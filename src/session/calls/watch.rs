@@ -120,7 +120,7 @@ impl Watch {
             }
             From::Beginning => (None, None, History::From(None)),
             From::After(event_id) => {
-                let place = place(&event_id);
+                let place = ReadEventLog::cursor_after(&event_id);
                 (Some(Cursor::after(session.id(), &event_id)), Some(event_id), History::From(Some(place)))
             }
         };
@@ -192,7 +192,7 @@ impl Watch {
         if std::mem::replace(&mut self.made_anew, made_anew) != made_anew {
             self.after = None;
         }
-        self.history = History::From(self.after.as_deref().map(place));
+        self.history = History::From(self.after.as_deref().map(ReadEventLog::cursor_after));
     }
 
     /// It falls too far behind.
@@ -261,11 +261,11 @@ impl Watch {
         let session_id = self.session.cli_id();
         let question =
             ReadEventLog { session_id, cursor: cursor.as_deref(), max: PAGE, include_ephemeral: false };
-        let PersistedEvents { events, cursor, has_more, cursor_status } =
-            self.session.call(link, &question).await?;
-        if cursor_status == "expired" {
+        let page: PersistedEvents = self.session.call(link, &question).await?;
+        if page.is_expired() {
             return Err(Error::CursorExpired);
         }
+        let PersistedEvents { events, cursor, has_more, .. } = page;
         let blueprint = self.session.blueprint();
         let redact = |text: &str| blueprint.settings.redact(text);
         let Some(subscriber) = &mut self.subscriber else { return Ok(()) };
@@ -307,11 +307,6 @@ impl Drop for Watch {
         self.subscriber.take();
         self.session.left();
     }
-}
-
-/// Where the CLI's log goes on after an event.
-fn place(event_id: &str) -> String {
-    format!("{event_id}|0")
 }
 
 /// Whether it may go well the next time.

@@ -79,7 +79,7 @@ pub(in crate::session) async fn stored_in(
 ) -> Result<Option<Entry>, backend::Error> {
     let metadata = backend.connected().await?.call(&GetMetadata { session_id: key.cli_id() }).await?;
     match metadata.session {
-        Some(entry) => Ok(Some(entry).filter(is_ours)),
+        Some(entry) => Ok(Some(entry).filter(|entry| is_ours(entry.client_name.as_deref()))),
         None => loaded_in(backend, key.cli_id()).await,
     }
 }
@@ -127,8 +127,8 @@ pub(in crate::session) async fn records(
 }
 
 /// Whether a session was made by this service: other programs may use the same CLI.
-pub(in crate::session) fn is_ours(entry: &Entry) -> bool {
-    entry.client_name.as_deref() == Some(CLIENT_NAME)
+pub(super) fn is_ours(client_name: Option<&str>) -> bool {
+    client_name == Some(CLIENT_NAME)
 }
 
 /// What is told of a stored session.

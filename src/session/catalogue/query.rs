@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
     backend::BackendId,
+    fnv,
     session::{
         id::SessionId,
         summary::{Outline, SessionState, Summary},
@@ -106,8 +107,7 @@ impl Selection {
             ("updated_until", &updated.until),
         ];
         spans.into_iter().for_each(|(name, value)| value.iter().for_each(|value| note(name, value)));
-        text.bytes()
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        fnv::hash(text.as_bytes())
     }
 }
 

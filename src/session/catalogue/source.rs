@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     cache::{Card, Catalogue, MAX_NOTES, Notes},
-    locate::records,
+    locate::{self, records},
     query::Listed,
 };
 use crate::{
@@ -22,7 +22,6 @@ use crate::{
     copilot::{
         Rejection,
         method::{Entry, GetMetadata, Index, List},
-        settings::CLIENT_NAME,
     },
     lock::lock,
     session::{
@@ -234,7 +233,7 @@ async fn face(link: Arc<Link>, cli_id: String) -> Result<(String, Option<Entry>)
 }
 
 pub(in crate::session) fn is_ours(card: &Card) -> bool {
-    card.face().is_some_and(|face| face.client_name.as_deref() == Some(CLIENT_NAME))
+    card.face().is_some_and(|face| locate::is_ours(face.client_name.as_deref()))
 }
 
 /// What is told of a session by its list alone.

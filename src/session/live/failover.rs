@@ -132,7 +132,7 @@ impl Session {
             let state = self.lock();
             let Some(gap) = &state.gap else { return };
             let event_id = state.cursor().and_then(|cursor| Cursor::event_id(cursor.as_str(), self.id()));
-            (gap.since.clone(), event_id.map(|id| format!("{id}|0")))
+            (gap.since.clone(), event_id.as_deref().map(ReadEventLog::cursor_after))
         };
         // Whatever becomes of this, the gap ends with it: nothing would be heard any more.
         let _ends = EndsGap(self);
@@ -180,7 +180,7 @@ impl Session {
                 include_ephemeral: true,
             };
             let page: PersistedEvents = self.call(link, &question).await?;
-            if page.cursor_status == "expired" {
+            if page.is_expired() {
                 return Err(Error::CursorExpired);
             }
             let redact = |text: &str| blueprint.settings.redact(text);
