@@ -1,4 +1,4 @@
-//! Requests that may be repeated: by their `request_id` a repetition is known, and gets what the first one gets.
+//! Calls that may be repeated: by their `request_id` a repetition is known, and gets what the first one gets.
 //!
 //! They are remembered in memory only, the last [`MAX_REMEMBERED`] of them for [`REMEMBERED`].
 
@@ -55,7 +55,7 @@ impl Key {
 
 /// The requests that are remembered. `T` is what is known of one.
 #[derive(Debug)]
-pub(super) struct Repeats<T> {
+pub(super) struct Idempotency<T> {
     entries: Mutex<Entries<T>>,
 }
 
@@ -66,13 +66,13 @@ struct Entries<T> {
     ages: VecDeque<(Instant, Key)>,
 }
 
-impl<T> Default for Repeats<T> {
+impl<T> Default for Idempotency<T> {
     fn default() -> Self {
         Self { entries: Mutex::new(Entries { by_key: HashMap::new(), ages: VecDeque::new() }) }
     }
 }
 
-impl<T: Clone> Repeats<T> {
+impl<T: Clone> Idempotency<T> {
     fn lock(&self) -> MutexGuard<'_, Entries<T>> {
         // Whole after every statement that matters: an age without its entry is skipped.
         lock(&self.entries)
@@ -191,7 +191,7 @@ mod tests {
         Key::Create(Tenant::ONLY, id.into())
     }
 
-    fn find(repeats: &Repeats<u32>, id: &str, fingerprint: u64, new: u32) -> Result<u32, bool> {
+    fn find(repeats: &Idempotency<u32>, id: &str, fingerprint: u64, new: u32) -> Result<u32, bool> {
         match repeats.find_or_insert(key(id), fingerprint, |entry| *entry != 0, || Ok(new)) {
             Ok(Found::First(entry)) => {
                 assert_eq!(entry, new);
@@ -210,7 +210,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_repetition_gets_what_the_first_one_got_and_another_request_is_refused() {
-        let repeats = Repeats::default();
+        let repeats = Idempotency::default();
         assert_eq!(find(&repeats, "a", 1, 10), FIRST);
         assert_eq!(find(&repeats, "a", 1, 20), Ok(10));
         assert_eq!(find(&repeats, "a", 2, 30), REFUSED);
@@ -221,7 +221,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_worth_repeating_is_done_again() {
-        let repeats = Repeats::default();
+        let repeats = Idempotency::default();
         assert_eq!(find(&repeats, "a", 1, 0), FIRST);
         assert_eq!(find(&repeats, "a", 2, 5), FIRST);
         assert_eq!(find(&repeats, "a", 2, 6), Ok(5));
@@ -229,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_are_remembered_for_some_time_and_not_too_many() {
-        let repeats = Repeats::default();
+        let repeats = Idempotency::default();
         assert_eq!(find(&repeats, "old", 1, 10), FIRST);
         tokio::time::advance(REMEMBERED).await;
         assert_eq!(find(&repeats, "old", 1, 20), FIRST);

@@ -27,7 +27,7 @@ pub use blueprint::{
     Blueprint, Credentials, Effect, Excess, KINDS as PERMISSION_KINDS, Missing, Policy, Profile, Profiles,
     Rule, Unfit,
 };
-pub use calls::{Change, From, Place as HistoryPlace, Prompt, SetBack, Told, Turn, Watch, Watched};
+pub use calls::{Change, From, HistoryPlace, Prompt, SetBack, Told, Turn, Watch, Watched};
 pub use catalogue::{Listing, Order, Page, PageToken, Selection, Span};
 pub use cleanup::{Cleanup, Rules};
 pub use cursor::Cursor;

@@ -15,7 +15,7 @@ use super::{
     cleanup::Cleanup,
     error::Error,
     id::{SessionKey, Tenant},
-    idempotency::{Accepted, Creation, Repeats},
+    idempotency::{Accepted, Creation, Idempotency},
     live::{Home, Session},
     models::Models,
     registry::{Load, Registry},
@@ -60,9 +60,9 @@ pub(super) struct Inner {
     /// What else must not be seen of the server's.
     pub(super) secrets: Vec<Secret>,
     /// Sessions that were created by requests with an id.
-    pub(super) creations: Repeats<Creation>,
+    pub(super) creations: Idempotency<Creation>,
     /// Turns that were sent by requests with an id.
-    pub(super) accepted: Repeats<Accepted>,
+    pub(super) accepted: Idempotency<Accepted>,
     /// What is remembered of each CLI's stored sessions.
     pub(super) shelves: Mutex<HashMap<BackendId, Arc<Shelf>>>,
     pub(super) profiles: Profiles,
@@ -91,8 +91,8 @@ impl Sessions {
         backends: backend::Setup,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
-        let ears = registry.clone();
-        let pool = Pool::spawn(backends, move |backend| ears.ear(backend));
+        let sessions = registry.clone();
+        let pool = Pool::spawn(backends, move |backend| sessions.sink(backend));
         let (draining, shutdown) = (CancellationToken::new(), CancellationToken::new());
         Self {
             inner: Arc::new(Inner {
@@ -102,8 +102,8 @@ impl Sessions {
                 budget: Budget::new(limits.max_reader_memory),
                 operator,
                 secrets,
-                creations: Repeats::default(),
-                accepted: Repeats::default(),
+                creations: Idempotency::default(),
+                accepted: Idempotency::default(),
                 profiles,
                 roots,
                 models: Models::default(),

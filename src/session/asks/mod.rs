@@ -6,4 +6,4 @@ mod approvals;
 mod pending;
 
 pub(in crate::session) use approvals::Approvals;
-pub(in crate::session) use pending::{Answered, Requests};
+pub(in crate::session) use pending::{Answered, Asks};

@@ -18,7 +18,7 @@ const MAX_SETTLED: usize = 64;
 
 /// The requests of a session.
 #[derive(Debug, Default)]
-pub(in crate::session) struct Requests {
+pub(in crate::session) struct Asks {
     open: Vec<Open>,
     settled: VecDeque<(String, Settlement)>,
     /// How many answers are on their way to the CLI, of requests that outlive the link.
@@ -43,7 +43,7 @@ pub(in crate::session) struct Answered {
     pub(in crate::session) told: oneshot::Sender<Result<(), Error>>,
 }
 
-impl Requests {
+impl Asks {
     /// The agent waits for an answer. The receiver gets it; it fails if the request is withdrawn. `None`: it is known.
     pub(in crate::session) fn open(&mut self, update: &Update) -> Option<oneshot::Receiver<Answered>> {
         let (kind, id) = answer::requested(&update.event.payload)?;
@@ -205,82 +205,80 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_answer_counts_and_a_late_one_is_told_what_came_of_it() {
-        let mut requests = Requests::default();
-        let answered = requests.open(&permission("r")).unwrap();
-        assert!(requests.is_waiting() && requests.updates().count() == 1);
-        let told = requests.answer(&session(), "r", YES).unwrap();
+        let mut asks = Asks::default();
+        let answered = asks.open(&permission("r")).unwrap();
+        assert!(asks.is_waiting() && asks.updates().count() == 1);
+        let told = asks.answer(&session(), "r", YES).unwrap();
         let Answered { answer, told: tell } = answered.await.unwrap();
         assert_eq!(answer, YES);
         tell.send(Ok(())).unwrap();
-        assert!(told.await.unwrap().is_ok() && !requests.is_waiting());
-        assert!(refusal(requests.answer(&session(), "r", YES)).contains("answered by another caller"));
-        assert!(refusal(requests.answer(&session(), "x", YES)).contains("no open ask x"));
+        assert!(told.await.unwrap().is_ok() && !asks.is_waiting());
+        assert!(refusal(asks.answer(&session(), "r", YES)).contains("answered by another caller"));
+        assert!(refusal(asks.answer(&session(), "x", YES)).contains("no open ask x"));
     }
 
     #[tokio::test]
     async fn what_timed_out_or_was_withdrawn_cannot_be_answered() {
-        let mut requests = Requests::default();
-        let mut open = |id| requests.open(&permission(id)).unwrap();
+        let mut asks = Asks::default();
+        let mut open = |id| asks.open(&permission(id)).unwrap();
         let (late, gone) = (open("late"), open("gone"));
-        assert!(
-            requests.settle("late", Settlement::TimedOut) && !requests.settle("late", Settlement::TimedOut)
-        );
-        requests.withdraw_all();
+        assert!(asks.settle("late", Settlement::TimedOut) && !asks.settle("late", Settlement::TimedOut));
+        asks.withdraw_all();
         assert!(late.await.is_err() && gone.await.is_err());
-        assert!(refusal(requests.answer(&session(), "late", YES)).contains("in time"));
-        assert!(refusal(requests.answer(&session(), "gone", YES)).contains("any more"));
+        assert!(refusal(asks.answer(&session(), "late", YES)).contains("in time"));
+        assert!(refusal(asks.answer(&session(), "gone", YES)).contains("any more"));
     }
 
     #[test]
     fn an_answer_has_to_be_of_the_requests_kind_and_form() {
-        let mut requests = Requests::default();
-        let _permission = requests.open(&permission("p"));
+        let mut asks = Asks::default();
+        let _permission = asks.open(&permission("p"));
         let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
         let form = json!({"requestId": "f", "message": "n?", "requestedSchema": schema});
-        let _form = requests.open(&update("elicitation.requested", &form));
+        let _form = asks.open(&update("elicitation.requested", &form));
         let input = Answer::UserInput(UserInput::none());
         assert!(matches!(
-            requests.answer(&session(), "p", input),
+            asks.answer(&session(), "p", input),
             Err(Error::WrongAnswer { kind: RequestKind::Permission, .. })
         ));
         let accept = |content| Answer::Elicitation(answer::Elicited::Accept { content });
-        let result = requests.answer(&session(), "f", accept(None));
+        let result = asks.answer(&session(), "f", accept(None));
         assert!(matches!(result, Err(Error::BadAnswer { .. })), "{result:?}");
         for (filled_in, is_right) in
             [(json!({}), false), (json!({"n": "three"}), false), (json!({"n": 3}), true)]
         {
             let answer = accept(Some(filled_in.into()));
-            let (schema, content) = answer::form(requests.payload("f").unwrap(), &answer).unwrap();
+            let (schema, content) = answer::form(asks.payload("f").unwrap(), &answer).unwrap();
             assert_eq!(answer::check_form(schema, content).is_ok(), is_right, "{content:?}");
         }
-        assert!(requests.answer(&session(), "f", accept(Some(json!({"n": 3}).into()))).is_ok());
-        assert!(requests.is_waiting());
+        assert!(asks.answer(&session(), "f", accept(Some(json!({"n": 3}).into()))).is_ok());
+        assert!(asks.is_waiting());
     }
 
     #[test]
     fn an_answer_that_is_on_its_way_lets_the_turn_outlive_the_link() {
-        let mut requests = Requests::default();
-        let _answered = requests.open(&permission("p")).unwrap();
-        let _told = requests.answer(&session(), "p", YES).unwrap();
-        assert!(!requests.is_waiting() && requests.outlive_link());
-        requests.given(RequestKind::Permission);
-        assert!(!requests.outlive_link());
+        let mut asks = Asks::default();
+        let _answered = asks.open(&permission("p")).unwrap();
+        let _told = asks.answer(&session(), "p", YES).unwrap();
+        assert!(!asks.is_waiting() && asks.outlive_link());
+        asks.given(RequestKind::Permission);
+        assert!(!asks.outlive_link());
     }
 
     #[test]
     fn a_request_that_is_told_of_twice_is_one() {
-        let mut requests = Requests::default();
-        assert!(requests.open(&permission("r")).is_some() && requests.open(&permission("r")).is_none());
+        let mut asks = Asks::default();
+        assert!(asks.open(&permission("r")).is_some() && asks.open(&permission("r")).is_none());
     }
 
     #[test]
     fn not_more_than_some_are_remembered() {
-        let mut requests = Requests::default();
+        let mut asks = Asks::default();
         for n in 0..MAX_SETTLED + 1 {
-            let _answered = requests.open(&permission(&n.to_string()));
-            requests.settle(&n.to_string(), Settlement::TimedOut);
+            let _answered = asks.open(&permission(&n.to_string()));
+            asks.settle(&n.to_string(), Settlement::TimedOut);
         }
-        assert!(refusal(requests.answer(&session(), "0", YES)).contains("no open ask 0"));
-        assert!(refusal(requests.answer(&session(), "1", YES)).contains("in time"));
+        assert!(refusal(asks.answer(&session(), "0", YES)).contains("no open ask 0"));
+        assert!(refusal(asks.answer(&session(), "1", YES)).contains("in time"));
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions that are created unless they exist.
+//! Sessions are created, or loaded where they exist already and that is what the caller wants.
 
 use std::{sync::Arc, time::Duration};
 

@@ -26,7 +26,7 @@ const STRIDE: usize = 1000;
 
 /// A place in a session's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct HistoryPlace {
     /// The CLI's mark.
     pub cursor: String,
     /// The last event before it.
@@ -40,9 +40,9 @@ impl Sessions {
         &self,
         tenant: Tenant,
         id: &SessionId,
-        after: Option<&Place>,
+        after: Option<&HistoryPlace>,
         max: usize,
-    ) -> Result<(Vec<(Event, Place)>, Option<Place>), Error> {
+    ) -> Result<(Vec<(Event, HistoryPlace)>, Option<HistoryPlace>), Error> {
         let key = SessionKey::new(tenant, id.clone());
         let known = self.inner.registry.find(&key);
         let backend = match &known {
@@ -66,13 +66,13 @@ impl Sessions {
         let events = page.events.iter().filter_map(|raw| readable(raw.get(), redact));
         // The CLI marks only the end of a page; from elsewhere on a place is found by its event.
         let with_place = |event: Event| {
-            let place = Place { cursor: NO_MARK.into(), event_id: event.id.clone() };
+            let place = HistoryPlace { cursor: NO_MARK.into(), event_id: event.id.clone() };
             (event, place)
         };
         let events = events.map(with_place).collect();
         let last = page.events.last().and_then(|raw| event_id(raw));
         let event_id = last.or_else(|| after.map(|place| place.event_id.clone())).unwrap_or_default();
-        Ok((events, page.has_more.then_some(Place { cursor: page.cursor, event_id })))
+        Ok((events, page.has_more.then_some(HistoryPlace { cursor: page.cursor, event_id })))
     }
 }
 
@@ -84,7 +84,7 @@ struct History<'a> {
 
 impl History<'_> {
     /// The page after a place.
-    async fn page(&self, after: Option<&Place>, max: usize) -> Result<PersistedEvents, Error> {
+    async fn page(&self, after: Option<&HistoryPlace>, max: usize) -> Result<PersistedEvents, Error> {
         if let Some(place) = after.filter(|place| place.cursor == NO_MARK) {
             return self.page_after(&place.event_id, max).await;
         }

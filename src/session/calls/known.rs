@@ -13,7 +13,7 @@ use crate::session::{
 
 impl Sessions {
     /// A session that this process knows, if need be from now on because the CLI has stored it.
-    pub(in crate::session) async fn known(
+    pub(super) async fn known(
         &self,
         key: &SessionKey,
         credentials: Credentials,
@@ -78,7 +78,7 @@ impl Sessions {
     ///
     /// # Errors
     /// If none of those that can be asked has it, and another may.
-    pub(in crate::session) async fn stored(&self, key: &SessionKey) -> Result<Option<Stored>, Error> {
+    pub(super) async fn stored(&self, key: &SessionKey) -> Result<Option<Stored>, Error> {
         Ok(find(&self.inner.pool, key).await?)
     }
 }

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Stored sessions, and the CLI that has them.
-pub(in crate::session) type Found = (Backend, Vec<Summary>);
+pub(super) type Found = (Backend, Vec<Summary>);
 
 impl Sessions {
     /// A page of the sessions of a tenant, and where the next one starts. Of sessions that another server on the same CLIs
@@ -136,7 +136,7 @@ impl Sessions {
 
     /// All stored sessions of a tenant, without titles; labels, owner and profile only `with_notes`. Those of CLIs that cannot
     /// be asked are left out.
-    pub(in crate::session) async fn stored_sessions(
+    pub(super) async fn stored_sessions(
         &self,
         tenant: Tenant,
         with_notes: bool,
@@ -147,7 +147,7 @@ impl Sessions {
     }
 
     /// A session that is deleted is on no list any more.
-    pub(in crate::session) fn strike_off(&self, backend: &Backend, key: &SessionKey) {
+    pub(super) fn strike_off(&self, backend: &Backend, key: &SessionKey) {
         self.stock(backend).lock().forget(key.cli_id(), Instant::now());
     }
 

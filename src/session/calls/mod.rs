@@ -17,7 +17,7 @@ mod send;
 mod turn_handle;
 mod watch;
 
-pub use history::Place;
+pub use history::HistoryPlace;
 pub use lifecycle::Change;
 pub use rewind::SetBack;
 pub use send::Prompt;

@@ -106,7 +106,7 @@ impl Sessions {
 
 impl Session {
     /// What has happened to files since a prompt. Nothing, where the CLI does not tell.
-    pub(in crate::session) async fn files_changed(&self, link: &Link, event_id: &str) -> Vec<FileChange> {
+    pub(super) async fn files_changed(&self, link: &Link, event_id: &str) -> Vec<FileChange> {
         let question = PreviewRewind { session_id: self.cli_id(), event_id };
         let told = timeout(FILES_LIMIT, async {
             loop {

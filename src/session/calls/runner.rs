@@ -42,31 +42,31 @@ const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
 
 /// Runs one turn.
-pub(in crate::session) struct Runner {
-    pub(in crate::session) registry: Arc<Registry>,
-    pub(in crate::session) session: Arc<Session>,
+pub(super) struct Runner {
+    pub(super) registry: Arc<Registry>,
+    pub(super) session: Arc<Session>,
     /// Its part in what the CLI does at once, to be held until the session has come to rest.
-    pub(in crate::session) entry: Entry,
-    pub(in crate::session) message: Message,
+    pub(super) entry: Entry,
+    pub(super) message: Message,
     /// Whether the agent goes on by itself until it has done what it was told.
-    pub(in crate::session) autopilot: bool,
+    pub(super) autopilot: bool,
     /// What the answer must look like.
-    pub(in crate::session) schema: Option<Schema>,
+    pub(super) schema: Option<Schema>,
     /// When the turn is given up.
-    pub(in crate::session) deadline: Arc<SharedDeadline>,
+    pub(super) deadline: Arc<SharedDeadline>,
     /// How long the agent may be silent while no tool runs.
-    pub(in crate::session) inactivity: Option<Duration>,
+    pub(super) inactivity: Option<Duration>,
     /// Cancelled when the caller has gone.
-    pub(in crate::session) caller_gone: CancellationToken,
+    pub(super) caller_gone: CancellationToken,
     /// Cancelled when the server cannot wait any longer.
-    pub(in crate::session) shutdown: CancellationToken,
+    pub(super) shutdown: CancellationToken,
     /// To be cancelled when the CLI has the prompt.
-    pub(in crate::session) delivered: CancellationToken,
+    pub(super) delivered: CancellationToken,
 }
 
 impl Runner {
     /// Runs the turn that holds `ticket`, whose time comes when `granted` fires.
-    pub(in crate::session) async fn run(self, ticket: Ticket, granted: oneshot::Receiver<()>) {
+    pub(super) async fn run(self, ticket: Ticket, granted: oneshot::Receiver<()>) {
         let _place = Place::new(self.session.clone(), ticket);
         // Only the turn that has the session can be asked to end; until then nobody knows of these.
         let waiting = Signals::default();
@@ -212,7 +212,7 @@ impl Runner {
             if progress.closed {
                 return Err(self.session.why_closed().await);
             }
-            if progress.adrift {
+            if progress.disconnected {
                 if let Some(again) = self.take_up_again().await {
                     *link = again;
                 }
@@ -260,7 +260,7 @@ impl Runner {
             at_work.then_some(link)
         };
         let reconnected = reconnected.await;
-        self.session.landed(reconnected.is_some());
+        self.session.reconnected(reconnected.is_some());
         debug!(session = %self.session.id(), goes_on = reconnected.is_some(), "a turn's connection was lost");
         reconnected
     }
@@ -285,7 +285,7 @@ impl Runner {
             let Some((progress, _)) = self.session.progress().filter(|(now, _)| !now.settled) else {
                 return self.stop_what_was_cut().await;
             };
-            if progress.adrift {
+            if progress.disconnected {
                 self.take_up_again().await;
                 continue;
             }

@@ -14,18 +14,18 @@ use crate::session::{
 /// A turn that was accepted, or joined. When all handles are dropped that own it, it ends.
 #[derive(Debug)]
 pub struct Turn {
-    pub(in crate::session) session: Arc<Session>,
-    pub(in crate::session) ticket: Ticket,
+    pub(super) session: Arc<Session>,
+    pub(super) ticket: Ticket,
     /// Taken when it is dropped.
-    pub(in crate::session) subscriber: Option<Subscriber<Outcome>>,
+    pub(super) subscriber: Option<Subscriber<Outcome>>,
     /// When its caller wants to hear.
-    pub(in crate::session) deadline: Deadline,
+    pub(super) deadline: Deadline,
     /// Whether the turn keeps to this deadline by itself.
-    pub(in crate::session) keeps_deadline: bool,
+    pub(super) keeps_deadline: bool,
     /// Ends the turn when nobody holds it any more; who does not own the turn has none.
-    pub(in crate::session) gone: Option<Arc<DropGuard>>,
+    pub(super) gone: Option<Arc<DropGuard>>,
     /// Cancelled when the CLI has the prompt.
-    pub(in crate::session) delivered: CancellationToken,
+    pub(super) delivered: CancellationToken,
 }
 
 /// What the caller of a turn gets.

@@ -91,7 +91,7 @@ impl Watch {
     ///
     /// # Cancel safety
     /// Dropping it leaves nothing behind.
-    pub(in crate::session) async fn open(
+    pub(super) async fn open(
         session: Arc<Session>,
         max_watchers: usize,
         closing: CancellationToken,

@@ -34,7 +34,7 @@ const LATEST: usize = 32;
 /// What of a session's events has been seen. Events and messages are known by hashes of their ids. Those are random enough for
 /// sets and maps as they are: a delta costs two hashes, of its own id and its message's.
 #[derive(Debug, Default)]
-pub(in crate::session) struct Replay {
+pub(in crate::session) struct Dedup {
     hasher: RandomState,
     /// Boxed, because at rest there is nothing of it.
     work: Option<Box<Work>>,
@@ -104,7 +104,7 @@ impl Latest {
     }
 }
 
-impl Replay {
+impl Dedup {
     /// What is to be made of an event: the rest of a text, if it was held back, and the event itself, if it is new.
     pub(in crate::session) fn admit(
         &mut self,
@@ -276,10 +276,10 @@ mod tests {
 
     /// What comes out: the text of the deltas, and how many other events.
     fn admitted(events: &[Arc<Event>]) -> (String, usize) {
-        let mut replay = Replay::default();
+        let mut dedup = Dedup::default();
         let (mut text, mut others) = (String::new(), 0);
         let admitted = events.iter().flat_map(|event| {
-            let (rest, event) = replay.admit(event);
+            let (rest, event) = dedup.admit(event);
             rest.into_iter().chain(event)
         });
         for event in admitted {
@@ -294,9 +294,9 @@ mod tests {
     #[test]
     fn what_is_not_repeated_passes_unchanged() {
         let events: Vec<_> = (0..100).map(delta).chain([whole(100)]).collect();
-        let mut replay = Replay::default();
+        let mut dedup = Dedup::default();
         for event in events {
-            assert_eq!(replay.admit(&event), (None, Some(event)));
+            assert_eq!(dedup.admit(&event), (None, Some(event)));
         }
     }
 
@@ -334,39 +334,39 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_message_that_was_cut_is_given_when_the_model_is_told_to_have_said_it() {
-        let mut replay = Replay::default();
+        let mut dedup = Dedup::default();
         for n in [0, 1] {
-            replay.admit(&delta(n));
+            dedup.admit(&delta(n));
         }
-        assert!(!replay.is_holding());
+        assert!(!dedup.is_holding());
         for n in [0, 2] {
-            assert_eq!(replay.admit(&delta(n)), (None, None));
+            assert_eq!(dedup.admit(&delta(n)), (None, None));
         }
-        assert!(replay.is_holding());
+        assert!(dedup.is_holding());
         for others in [said(Some("helper"), "0 1 2 "), said(None, "something else")] {
-            assert_eq!(replay.admit(&others), (None, Some(others.clone())));
+            assert_eq!(dedup.admit(&others), (None, Some(others.clone())));
         }
         let whole = said(None, "0 1 2 ");
-        let (rest, event) = replay.admit(&whole);
+        let (rest, event) = dedup.admit(&whole);
         let rest = rest.unwrap();
         assert_eq!((&*rest.kind, rest.ephemeral), ("assistant.message_delta", true));
         let expected = AssistantMessageDelta { message_id: "m".into(), delta_content: "2 ".into() };
         assert_eq!(rest.payload, Payload::AssistantMessageDelta(expected));
-        assert_eq!((event, replay.is_holding()), (Some(whole), false));
-        assert_eq!(replay.admit(&delta(3)), (None, None));
+        assert_eq!((event, dedup.is_holding()), (Some(whole), false));
+        assert_eq!(dedup.admit(&delta(3)), (None, None));
     }
 
     #[test]
     fn messages_of_which_nobody_knows_which_they_are_are_not_the_same_one() {
-        let mut replay = Replay::default();
+        let mut dedup = Dedup::default();
         for n in ["a", "b"] {
             let message = AssistantMessage { content: n.into(), ..AssistantMessage::default() };
             let message = event(n, "assistant.message", Payload::AssistantMessage(message));
-            assert_eq!(replay.admit(&message), (None, Some(message)));
+            assert_eq!(dedup.admit(&message), (None, Some(message)));
         }
         let piece = AssistantMessageDelta { message_id: String::new(), delta_content: "c".into() };
         let piece = event("c", "assistant.message_delta", Payload::AssistantMessageDelta(piece));
-        assert_eq!(replay.admit(&piece), (None, Some(piece)));
+        assert_eq!(dedup.admit(&piece), (None, Some(piece)));
     }
 
     #[test]
@@ -384,26 +384,26 @@ mod tests {
     fn what_is_repeated_after_the_agent_has_rested_is_dropped_too() {
         let idle = event("i", "session.idle", Payload::SessionIdle(Idle::default()));
         for turn in [vec![delta(0), delta(1), whole(2), idle.clone()], vec![delta(0), idle.clone()]] {
-            let mut replay = Replay::default();
+            let mut dedup = Dedup::default();
             for event in &turn {
-                assert_eq!(replay.admit(event), (None, Some(event.clone())));
+                assert_eq!(dedup.admit(event), (None, Some(event.clone())));
             }
-            replay.at_rest();
+            dedup.at_rest();
             for event in turn.iter().chain([&delta(7)]) {
-                assert_eq!(replay.admit(event), (None, None));
+                assert_eq!(dedup.admit(event), (None, None));
             }
         }
     }
 
     #[test]
     fn what_is_remembered_of_a_session_at_rest_does_not_grow() {
-        let mut replay = Replay::default();
+        let mut dedup = Dedup::default();
         for n in 0..1000 {
             let message = AssistantMessage { message_id: n.to_string(), ..AssistantMessage::default() };
-            replay.admit(&event(&format!("e{n}"), "assistant.message", Payload::AssistantMessage(message)));
-            replay.at_rest();
+            dedup.admit(&event(&format!("e{n}"), "assistant.message", Payload::AssistantMessage(message)));
+            dedup.at_rest();
         }
-        assert_eq!((replay.finished.0.len(), replay.latest.0.len()), (LATEST, LATEST));
-        assert!(replay.work.is_none());
+        assert_eq!((dedup.finished.0.len(), dedup.latest.0.len()), (LATEST, LATEST));
+        assert!(dedup.work.is_none());
     }
 }

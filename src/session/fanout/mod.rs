@@ -13,4 +13,4 @@ pub use hub::{Audience, Hub};
 pub use reader::Subscriber;
 pub use update::{End, Item, Lagged, Scope, Together, Update};
 
-pub(in crate::session) use dedup::Replay;
+pub(in crate::session) use dedup::Dedup;

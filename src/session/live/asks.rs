@@ -27,7 +27,7 @@ use crate::{
         blueprint::{DEFAULT_ASK_TIMEOUT, Effect},
         error::{Error, Settlement},
         fanout::Update,
-        turn::{Current, schema},
+        turn::{Active, schema},
     },
 };
 
@@ -114,7 +114,7 @@ impl Session {
             ToDo::Refuse(refusal) => self.refuse(state, refusal, &update.event.payload),
             ToDo::Forget => {
                 if let Some(id) = completed(&update.event.payload) {
-                    state.requests.settle(id, Settlement::Withdrawn);
+                    state.asks.settle(id, Settlement::Withdrawn);
                 }
             }
         }
@@ -125,7 +125,7 @@ impl Session {
         if state.current.is_none() && !state.hub.is_heard(None) {
             return;
         }
-        let Some(answered) = state.requests.open(update) else { return };
+        let Some(answered) = state.asks.open(update) else { return };
         let session = self.clone();
         let event = update.event.clone();
         self.tasks().spawn(async move { session.wait_for_answer(&event.payload, answered).await });
@@ -142,7 +142,7 @@ impl Session {
                 let unanswered = {
                     let mut state = self.lock();
                     state.answering();
-                    state.requests.settle(id, Settlement::TimedOut)
+                    state.asks.settle(id, Settlement::TimedOut)
                 };
                 if unanswered {
                     debug!(session = %self.id(), ?kind, ?patience, "nobody has answered a request");
@@ -158,7 +158,7 @@ impl Session {
         let Ok(Answered { answer, told }) = answered else { return };
         // Who answered may have gone; the agent gets the answer all the same.
         let _ = told.send(self.give(id, &answer).await);
-        self.lock().requests.given(kind);
+        self.lock().asks.given(kind);
     }
 
     /// How long a request waits for its answer.
@@ -320,7 +320,7 @@ impl Session {
         id: &str,
         response: Response,
     ) -> Result<(), Error> {
-        let missed = || Err(self.lock().requests.missed(self.id(), id));
+        let missed = || Err(self.lock().asks.missed(self.id(), id));
         let told = match self.form(id, &response.answer) {
             None => self.answer(id, response)?,
             Some((schema, content)) => {
@@ -344,15 +344,15 @@ impl Session {
     /// What an answer to an open request is to be checked with.
     fn form(&self, id: &str, answer: &Answer) -> Option<(Json, Json)> {
         let state = self.lock();
-        let (schema, content) = form(state.requests.payload(id)?, answer)?;
+        let (schema, content) = form(state.asks.payload(id)?, answer)?;
         Some((schema.clone(), content.clone()))
     }
 
     /// Answers an open request. The receiver hears what the CLI says to it.
     fn answer(&self, id: &str, response: Response) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
         let mut state = self.lock();
-        let approved = response.for_session.then(|| state.requests.payload(id).cloned()).flatten();
-        let told = state.requests.answer(self.id(), id, response.answer)?;
+        let approved = response.for_session.then(|| state.asks.payload(id).cloned()).flatten();
+        let told = state.asks.answer(self.id(), id, response.answer)?;
         state.answering();
         if let Some(Payload::PermissionRequested(request)) = approved {
             state.approvals.add(&request);
@@ -383,13 +383,13 @@ impl Session {
 impl State {
     /// Whether answers are awaited, and nobody is there to give them.
     fn is_unheard(&self) -> bool {
-        let ticket = self.current.as_deref().map(Current::ticket);
-        self.requests.is_waiting() && !self.hub.is_heard(ticket)
+        let ticket = self.current.as_deref().map(Active::ticket);
+        self.asks.is_waiting() && !self.hub.is_heard(ticket)
     }
 
     fn fail_tools(&mut self) {
         self.answering();
-        self.requests.fail_tools(|name| {
+        self.asks.fail_tools(|name| {
             let reason = format!("the tool {name:?} was not run: its caller has gone");
             Answer::ToolResult(ToolResult::failure(reason))
         });

@@ -116,10 +116,10 @@ impl Session {
         }
         state.kept = None;
         let nothing_attached = state.link.is_none() && state.gap.is_some() && settled.is_ok();
-        if nothing_attached && !state.requests.outlive_link() {
+        if nothing_attached && !state.asks.outlive_link() {
             state.gap = None;
             if let Some(current) = &mut state.current {
-                current.landed(false);
+                current.reconnected(false);
             }
             state.hub.link_lost();
             state.conclude();
@@ -142,7 +142,7 @@ impl Session {
         let missed = missed.unwrap_or_else(|error| {
             warn!(session = %self.id(), %error, "what happened while the link was lost cannot be read");
             if let Some(current) = &mut state.current {
-                current.landed(false);
+                current.reconnected(false);
             }
             Vec::new()
         });
@@ -151,7 +151,7 @@ impl Session {
         let is_over = |event: &Event| matches!(event.payload, Payload::SessionShutdown(_));
         for event in missed.iter().filter(|event| !is_over(event)).chain(&gap.held) {
             // What was read is told on the new link, too.
-            if !state.replay.has_seen(&event.id) {
+            if !state.dedup.has_seen(&event.id) {
                 self.apply_to(&mut state, event);
             }
         }
@@ -202,7 +202,7 @@ impl Drop for EndsGap<'_> {
         let mut state = self.0.lock();
         let Some(gap) = state.gap.take() else { return };
         for event in gap.held {
-            if !state.replay.has_seen(&event.id) {
+            if !state.dedup.has_seen(&event.id) {
                 self.0.apply_to(&mut state, &event);
             }
         }

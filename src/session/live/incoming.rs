@@ -21,7 +21,7 @@ use crate::{
         cursor::Cursor,
         fanout::{Audience, Filter, Scope, Subscriber, Update},
         id::SessionId,
-        turn::{Current, Outcome, Spent, TurnError},
+        turn::{Active, Outcome, Spent, TurnError},
     },
 };
 
@@ -63,7 +63,7 @@ impl Session {
         let mut state = self.lock();
         state.last_heard = Instant::now();
         let needed = || state.current.as_deref().is_some_and(|current| current.needs(kind));
-        let held = || kind == event::MODEL_MESSAGE && state.replay.is_holding();
+        let held = || kind == event::MODEL_MESSAGE && state.dedup.is_holding();
         event::is_needed(kind) || state.hub.wants(kind, state.audience(kind)) || needed() || held()
     }
 
@@ -76,21 +76,21 @@ impl Session {
     }
 
     pub(in crate::session) fn apply_to(self: &Arc<Self>, state: &mut State, event: &Arc<Event>) {
-        let (rest, event) = state.replay.admit(event);
+        let (rest, event) = state.dedup.admit(event);
         for event in rest.into_iter().chain(event) {
             state.note(&event);
             if let Payload::SessionModelChange(change) = &event.payload {
                 self.model_changed(change);
             }
             let warning = state.unstarted_server(&event);
-            let was_waiting = state.requests.is_waiting();
+            let was_waiting = state.asks.is_waiting();
             let todo = self.to_do(state, &event);
             let update = state.publish(self.id(), event, todo.is_asked());
             self.take_up(state, todo, &update);
             if let Some(current) = &mut state.current {
                 current.hear(&update.event);
             }
-            if state.requests.is_waiting() != was_waiting {
+            if state.asks.is_waiting() != was_waiting {
                 state.changed();
             }
             if let Some(warning) = warning {
@@ -109,18 +109,18 @@ impl Session {
         }
         state.unloaded();
         // A turn that has not been sent yet loses nothing: it is sent on the new link.
-        if state.kept.is_some() && state.current.as_deref().is_some_and(Current::is_sent) {
+        if state.kept.is_some() && state.current.as_deref().is_some_and(Active::is_sent) {
             state.open_gap();
             if let Some(current) = &mut state.current {
-                current.adrift(problem);
+                current.disconnected(problem);
             }
             return;
         }
         state.hub.link_lost();
-        let survives = state.requests.outlive_link();
+        let survives = state.asks.outlive_link();
         if let Some(current) = &mut state.current {
             if survives && current.is_under_way() {
-                current.adrift(problem);
+                current.disconnected(problem);
             } else {
                 current.cut(problem);
             }
@@ -132,7 +132,7 @@ impl Session {
 impl State {
     /// From now on it is not heard all that happens in the turn.
     pub(in crate::session) fn open_gap(&mut self) {
-        let since = self.current.as_deref().map_or(self.last_event.as_str(), Current::since);
+        let since = self.current.as_deref().map_or(self.last_event.as_str(), Active::since);
         self.gap = Some(Box::new(Gap::since(since)));
     }
 
@@ -168,7 +168,7 @@ impl State {
             Payload::SessionIdle(_) => {
                 self.beginning = None;
                 self.at_work_on = None;
-                self.replay.at_rest();
+                self.dedup.at_rest();
                 self.unstarted.clear();
                 self.call_failed = None;
                 if self.stored == Stored::Perhaps {
@@ -182,7 +182,7 @@ impl State {
     /// Those who hear of an event of this kind, if it is not for everybody.
     fn audience(&self, kind: &str) -> Audience {
         let running = self.current.as_deref().filter(|current| current.can_have(kind));
-        Audience::Turn(running.map(Current::ticket))
+        Audience::Turn(running.map(Active::ticket))
     }
 
     /// Tells the readers of an event.
@@ -249,21 +249,21 @@ impl State {
             }
             Err(error) => Err(Arc::new(self.complete(error))),
         };
-        self.requests.withdraw_all();
+        self.asks.withdraw_all();
         self.hub.turn_ended(ticket, &outcome);
     }
 
     /// Adds what the turn does not know.
     pub(in crate::session) fn complete(&self, mut error: TurnError) -> TurnError {
         error.remains.cursor.clone_from(&self.cursor);
-        error.remains.open_asks = self.requests.ids();
+        error.remains.open_asks = self.asks.ids();
         error
     }
 
     /// A reader, which first of all hears of the requests that are open.
     pub(in crate::session) fn subscribe(&mut self, scope: Scope, filter: Filter) -> Subscriber<Outcome> {
         let subscriber = self.hub.subscribe(scope, filter);
-        self.requests.updates().for_each(|update| subscriber.push(update));
+        self.asks.updates().for_each(|update| subscriber.push(update));
         subscriber
     }
 

@@ -21,7 +21,7 @@ use crate::{
     session::{
         blueprint::{Blueprint, Record},
         error::Error,
-        turn::{Current, TurnCause, TurnError},
+        turn::{Active, TurnCause, TurnError},
     },
 };
 
@@ -256,7 +256,7 @@ impl Session {
             self.has_model(model_id.clone(), reasoning_effort.clone().map(Some));
         }
         self.complete(link, created).await?;
-        let ours = self.lock().current.as_deref().is_some_and(Current::is_sent);
+        let ours = self.lock().current.as_deref().is_some_and(Active::is_sent);
         if !ours {
             self.look_at_others().await;
         }
@@ -311,7 +311,7 @@ impl Session {
     /// Resumes it. Right after its last connection has left, the CLI may not find a session for a moment (observed).
     async fn resume(&self, link: &Link, stored: Stored) -> Result<Created, backend::Error> {
         let blueprint = self.blueprint();
-        let continue_pending_work = self.lock().current.as_deref().is_some_and(Current::is_under_way);
+        let continue_pending_work = self.lock().current.as_deref().is_some_and(Active::is_under_way);
         let mut tries = 0..RESUME_TRIES;
         let mut parameters = self.parameters(&blueprint);
         parameters.leave_model();

@@ -18,13 +18,13 @@ use crate::{
     copilot::{AgentFailure, method::Entry},
     lock::lock,
     session::{
-        asks::{Approvals, Requests},
+        asks::{Approvals, Asks},
         blueprint::Blueprint,
         cursor::Cursor,
-        fanout::{Hub, Replay},
+        fanout::{Dedup, Hub},
         id::{SessionId, SessionKey},
         summary::{Outline, SessionState, Summary},
-        turn::{Current, Outcome, Queue, Spent},
+        turn::{Active, Outcome, Queue, Spent},
     },
 };
 
@@ -70,10 +70,10 @@ pub(in crate::session) struct State {
     /// What it has cost. Boxed, because at rest most sessions have had nothing yet.
     pub(in crate::session) spent: Option<Box<Spent>>,
     /// What has been heard.
-    pub(in crate::session) replay: Replay,
+    pub(in crate::session) dedup: Dedup,
     pub(super) queue: Queue<oneshot::Sender<()>>,
     /// Boxed, because it is large, and at rest there is none.
-    pub(in crate::session) current: Option<Box<Current>>,
+    pub(in crate::session) current: Option<Box<Active>>,
     /// The message that the agent is at work on, whoever sent it; empty if its id is not known.
     pub(in crate::session) at_work_on: Option<Box<str>>,
     /// Ends the compaction that has the session's place. Boxed, because that is rare.
@@ -83,7 +83,7 @@ pub(in crate::session) struct State {
     pub(in crate::session) beginning: Option<OwnedMutexGuard<()>>,
     /// When it was last loaded while something was asked in it.
     pub(in crate::session) loaded_at: Option<Instant>,
-    pub(in crate::session) requests: Requests,
+    pub(in crate::session) asks: Asks,
     /// The MCP servers of which it was told, since the agent last rested, that they do not start.
     pub(super) unstarted: Vec<String>,
     /// What callers have approved for good.
@@ -103,7 +103,7 @@ pub(in crate::session) struct State {
 impl State {
     fn doing(&self) -> SessionState {
         match (&self.link, self.queue.is_busy()) {
-            (_, true) if self.requests.is_waiting() => SessionState::Waiting,
+            (_, true) if self.asks.is_waiting() => SessionState::Waiting,
             (_, true) => SessionState::Running,
             (None, false) => SessionState::Unloaded,
             // Another client of the CLI has something running in it.
@@ -127,7 +127,7 @@ impl State {
 
     /// The CLI has the session loaded, as it is to be.
     pub(in crate::session) fn loaded(&mut self, link: &Link) {
-        if self.requests.are_unsettled() {
+        if self.asks.are_unsettled() {
             self.loaded_at = Some(Instant::now());
         }
         self.link = Some(link.at_rest());
@@ -184,13 +184,13 @@ impl Session {
                 abandoned: false,
                 autopilot: false,
                 last_heard: Instant::now(),
-                replay: Replay::default(),
+                dedup: Dedup::default(),
                 queue: Queue::new(max_queued),
                 current: None,
                 at_work_on: None,
                 compaction: None,
                 hub: Hub::new(budget),
-                requests: Requests::default(),
+                asks: Asks::default(),
                 unstarted: Vec::new(),
                 approvals: Approvals::default(),
                 cursor: None,

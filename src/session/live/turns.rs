@@ -14,7 +14,7 @@ use crate::{
         error::Error,
         fanout::{Filter, Scope, Subscriber},
         turn::{
-            Current, Deadline, Outcome, Progress, Signals, Ticket, ToFinish, TurnCause, TurnError, UNLOADED,
+            Active, Deadline, Outcome, Progress, Signals, Ticket, ToFinish, TurnCause, TurnError, UNLOADED,
         },
     },
 };
@@ -77,7 +77,7 @@ impl Session {
             state.conclude();
             state.current = None;
             state.beginning = None;
-            state.replay.at_rest();
+            state.dedup.at_rest();
         }
         wake_up(state.queue.leave(ticket));
     }
@@ -93,7 +93,7 @@ impl Session {
     pub(in crate::session) fn begin(&self, ticket: Ticket, schema: Option<Schema>) -> Signals {
         let follows_files = self.blueprint().settings.may_change_files();
         let mut state = self.lock();
-        let current = Current::new(ticket, schema, follows_files, state.last_event.clone());
+        let current = Active::new(ticket, schema, follows_files, state.last_event.clone());
         let signals = current.signals().clone();
         state.last_heard = Instant::now();
         state.current = Some(Box::new(current));
@@ -108,7 +108,7 @@ impl Session {
         // Whoever went on was stopped when the session was attached. What goes on from now on is this turn.
         state.abandoned = false;
         drop(state);
-        self.with_current(Current::sending);
+        self.with_current(Active::sending);
     }
 
     /// The CLI does not have the session loaded, and so not the prompt.
@@ -119,7 +119,7 @@ impl Session {
 
     /// The CLI surely does not have the prompt.
     pub(in crate::session) fn not_taken(&self) {
-        self.with_current(Current::not_sent);
+        self.with_current(Active::not_sent);
     }
 
     /// The CLI has the prompt, which it got on this link.
@@ -139,13 +139,13 @@ impl Session {
 
     /// Whether the CLI has the prompt will never be known.
     pub(in crate::session) fn unacknowledged(&self) {
-        self.with_current(Current::unacknowledged);
+        self.with_current(Active::unacknowledged);
     }
 
     /// The CLI says that the session does nothing.
     pub(in crate::session) fn found_idle(&self) {
         self.lock().at_work_on = None;
-        self.with_current(Current::found_idle);
+        self.with_current(Active::found_idle);
     }
 
     /// The prompt of the turn was taken back from the CLI's queue.
@@ -156,13 +156,13 @@ impl Session {
     /// Whether what the agent is at work on is another client's, and the prompt of the turn waits behind it.
     pub(in crate::session) fn another_runs(&self) -> bool {
         let state = self.lock();
-        let queued = state.current.as_deref().and_then(Current::queued_message);
+        let queued = state.current.as_deref().and_then(Active::queued_message);
         queued.is_some_and(|ours| state.at_work_on.as_deref().is_some_and(|message| message != ours))
     }
 
     /// The turn's message, if it may wait in the CLI's queue.
     pub(in crate::session) fn queued_message(&self) -> Option<String> {
-        self.lock().current.as_deref().and_then(Current::queued_message).map(str::to_owned)
+        self.lock().current.as_deref().and_then(Active::queued_message).map(str::to_owned)
     }
 
     /// The CLI says that it does not have the session loaded.
@@ -206,13 +206,13 @@ impl Session {
     }
 
     /// The turn whose connection was lost goes on, or not.
-    pub(in crate::session) fn landed(&self, goes_on: bool) {
-        self.with_current(|current| current.landed(goes_on));
+    pub(in crate::session) fn reconnected(&self, goes_on: bool) {
+        self.with_current(|current| current.reconnected(goes_on));
     }
 
     /// Whether the agent may be at work on the turn although nothing is awaited of it.
     pub(in crate::session) fn may_go_on(&self) -> bool {
-        self.lock().current.as_deref().is_some_and(Current::is_abandoned)
+        self.lock().current.as_deref().is_some_and(Active::is_abandoned)
     }
 
     /// Asks for the end of the running turn, or compaction; with `only` of the turn with this id. `None`: none runs. The id is
@@ -259,11 +259,11 @@ impl Session {
     /// How the running turn stands, and when the session last showed a sign of life. `None`: no turn runs.
     pub(in crate::session) fn progress(&self) -> Option<(Progress, Instant)> {
         let state = self.lock();
-        let waiting = state.requests.is_waiting();
+        let waiting = state.asks.is_waiting();
         state.current.as_ref().map(|current| (Progress { waiting, ..current.progress() }, state.last_heard))
     }
 
-    fn with_current(&self, act: impl FnOnce(&mut Current)) {
+    fn with_current(&self, act: impl FnOnce(&mut Active)) {
         let mut state = self.lock();
         if let Some(current) = &mut state.current {
             act(current);

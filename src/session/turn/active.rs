@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    machine::{Ending, Turn},
+    machine::{Ending, Machine},
     outcome::{Delivery, ToolCall, TurnCause, TurnError, TurnResult},
     queue::Ticket,
 };
@@ -19,11 +19,11 @@ use crate::copilot::{
 
 /// The turn that has its session.
 #[derive(Debug)]
-pub(in crate::session) struct Current {
+pub(in crate::session) struct Active {
     ticket: Ticket,
     /// When the latest event happened that was heard before it: all of its own are later, or of the same moment.
     since: String,
-    turn: Turn,
+    turn: Machine,
     /// What its answer must look like.
     schema: Option<Schema>,
     /// Whether its CLI follows what its tools do to files.
@@ -39,7 +39,7 @@ pub(in crate::session) struct Current {
     /// How it ended, until its callers are told.
     outcome: Option<Result<TurnResult, TurnError>>,
     /// Set while it may go on on another connection than the one that it ran on.
-    adrift: Option<Adrift>,
+    disconnected: Option<Disconnected>,
     /// Whether nothing more can come of it.
     gone: bool,
     signals: Signals,
@@ -47,7 +47,7 @@ pub(in crate::session) struct Current {
 
 /// A turn whose connection was lost.
 #[derive(Debug)]
-struct Adrift {
+struct Disconnected {
     /// What broke it.
     problem: String,
     /// The tools that ran then.
@@ -88,12 +88,12 @@ pub(in crate::session) struct Progress {
     /// Whether an answer of the session's callers is awaited. The session knows.
     pub(in crate::session) waiting: bool,
     /// Whether the connection was lost that it ran on, and it may go on on another.
-    pub(in crate::session) adrift: bool,
+    pub(in crate::session) disconnected: bool,
     /// Whether the CLI has closed the session, and it is not known why.
     pub(in crate::session) closed: bool,
 }
 
-impl Current {
+impl Active {
     pub(in crate::session) fn new(
         ticket: Ticket,
         schema: Option<Schema>,
@@ -103,14 +103,14 @@ impl Current {
         Self {
             ticket,
             since,
-            turn: Turn::default(),
+            turn: Machine::default(),
             schema,
             follows_files,
             unfinished: None,
             sending: false,
             concluded: false,
             outcome: None,
-            adrift: None,
+            disconnected: None,
             closed: false,
             gone: false,
             signals: Signals::default(),
@@ -138,7 +138,7 @@ impl Current {
             tool_running: self.turn.is_tool_running(),
             queued: self.is_queued(),
             waiting: false,
-            adrift: self.adrift.is_some(),
+            disconnected: self.disconnected.is_some(),
             closed: self.closed && !self.concluded,
         }
     }
@@ -234,15 +234,15 @@ impl Current {
     }
 
     /// The connection that it ran on is lost, but the CLI can take it up again.
-    pub(in crate::session) fn adrift(&mut self, problem: &str) {
+    pub(in crate::session) fn disconnected(&mut self, problem: &str) {
         let running_tools = self.turn.remains().running_tools;
-        self.adrift = Some(Adrift { problem: problem.to_owned(), running_tools });
+        self.disconnected = Some(Disconnected { problem: problem.to_owned(), running_tools });
         self.signals.changed.notify_one();
     }
 
     /// The CLI has taken it up again, or not.
-    pub(in crate::session) fn landed(&mut self, goes_on: bool) {
-        let Some(Adrift { problem, mut running_tools }) = self.adrift.take() else { return };
+    pub(in crate::session) fn reconnected(&mut self, goes_on: bool) {
+        let Some(Disconnected { problem, mut running_tools }) = self.disconnected.take() else { return };
         if goes_on {
             return;
         }
@@ -257,7 +257,10 @@ impl Current {
 
     /// Another prompt is sent into it. False: it is too late, or too early.
     pub(in crate::session) fn steer(&mut self) -> bool {
-        !self.is_over() && self.adrift.is_none() && !self.signals.abort.is_cancelled() && self.turn.steer()
+        !self.is_over()
+            && self.disconnected.is_none()
+            && !self.signals.abort.is_cancelled()
+            && self.turn.steer()
     }
 
     /// What came of a prompt that was sent into it.
@@ -398,17 +401,17 @@ mod tests {
     use super::*;
     use crate::{copilot::event, session::turn::queue::Queue};
 
-    fn current(schema: Option<Schema>) -> Current {
-        Current::new(Queue::new(1).join(()).unwrap().0, schema, false, String::new())
+    fn current(schema: Option<Schema>) -> Active {
+        Active::new(Queue::new(1).join(()).unwrap().0, schema, false, String::new())
     }
 
-    fn hear(current: &mut Current, kind: &str, data: Value) {
+    fn hear(current: &mut Active, kind: &str, data: Value) {
         let event = json!({"sessionId": "s", "event": {"type": kind, "id": "e", "data": data}});
         current.hear(&Arc::new(event::parse(event.to_string().as_bytes()).unwrap()));
     }
 
     /// A turn that the agent has taken up.
-    fn running(schema: Option<Schema>) -> Current {
+    fn running(schema: Option<Schema>) -> Active {
         let mut current = current(schema);
         current.sending();
         current.accepted("m".into());
@@ -495,11 +498,11 @@ mod tests {
         given_up.fail(TurnCause::Cancelled);
         // The agent may still be at work on it.
         assert!(!given_up.steer() && given_up.abort().as_deref() == Some("m"));
-        let mut adrift = running(None);
-        adrift.adrift("lost");
-        assert!(!adrift.steer());
-        adrift.landed(true);
-        assert!(adrift.steer());
+        let mut disconnected = running(None);
+        disconnected.disconnected("lost");
+        assert!(!disconnected.steer());
+        disconnected.reconnected(true);
+        assert!(disconnected.steer());
     }
 
     #[test]
@@ -521,39 +524,39 @@ mod tests {
     #[test]
     fn a_turn_whose_connection_is_lost_goes_on_or_is_cut() {
         let mut current = running(None);
-        current.adrift("lost");
-        assert!(current.progress().adrift && !current.progress().concluded && current.is_under_way());
-        current.landed(true);
-        assert!(!current.progress().adrift && !current.progress().concluded);
-        current.adrift("lost again");
-        current.landed(false);
+        current.disconnected("lost");
+        assert!(current.progress().disconnected && !current.progress().concluded && current.is_under_way());
+        current.reconnected(true);
+        assert!(!current.progress().disconnected && !current.progress().concluded);
+        current.disconnected("lost again");
+        current.reconnected(false);
         let error = current.take_outcome().unwrap().unwrap_err();
         assert!(
             matches!(&error.cause, TurnCause::Interrupted(problem) if problem == "lost again"),
             "{error:?}"
         );
-        assert!(current.progress().settled && !current.progress().adrift);
+        assert!(current.progress().settled && !current.progress().disconnected);
         // Of the tools that ran, none but those that have succeeded since is known to have ended.
         let mut with_tools = running(None);
         for call in ["a", "b"] {
             let start = json!({"toolCallId": call, "toolName": "bash", "arguments": {}});
             hear(&mut with_tools, "tool.execution_start", start);
         }
-        with_tools.adrift("lost");
+        with_tools.disconnected("lost");
         for (call, success) in [("a", true), ("b", false)] {
             let end = json!({"toolCallId": call, "success": success});
             hear(&mut with_tools, "tool.execution_complete", end);
         }
-        with_tools.landed(false);
+        with_tools.reconnected(false);
         let error = with_tools.take_outcome().unwrap().unwrap_err();
         let tools: Vec<_> = error.remains.running_tools.iter().map(|call| &*call.id).collect();
         assert_eq!(tools, ["b"]);
         // One that has ended for its callers has yet to come to rest.
         let mut concluded = running(None);
         concluded.fail(TurnCause::Aborted);
-        concluded.adrift("lost");
-        assert!(concluded.progress().adrift && !concluded.progress().settled);
-        concluded.landed(false);
+        concluded.disconnected("lost");
+        assert!(concluded.progress().disconnected && !concluded.progress().settled);
+        concluded.reconnected(false);
         assert!(concluded.progress().settled);
     }
 }

@@ -12,10 +12,10 @@ mod spent;
 mod writing;
 
 pub use deadline::Deadline;
-pub use machine::{Ending, MAX_ARGUMENTS, Turn};
+pub use machine::{Ending, MAX_ARGUMENTS, Machine};
 pub use outcome::{Delivery, Outcome, Remains, ToolCall, TurnCause, TurnError, TurnResult, Usage};
 pub use queue::{Full, Queue, Ticket};
 pub use spent::Spent;
 
-pub(in crate::session) use active::{Current, Progress, Signals, ToFinish, UNLOADED};
+pub(in crate::session) use active::{Active, Progress, Signals, ToFinish, UNLOADED};
 pub(in crate::session) use deadline::SharedDeadline;

@@ -31,7 +31,7 @@ const MAX_TOOL_CALLS: usize = 1_000;
 
 /// A turn that is being sent, is running, or has ended and waits for the session to come to rest.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct Machine {
     phase: Phase,
     message_id: Option<String>,
     /// Whether its `user.message` was seen.
@@ -130,7 +130,7 @@ pub enum Ending {
     Shutdown,
 }
 
-impl Turn {
+impl Machine {
     /// The CLI took the prompt, and gave it this id.
     ///
     /// Returns how the turn ended, if the events that came earlier say so.

@@ -146,7 +146,7 @@ fn noise() -> Step {
 /// A turn, and all endings that it reported.
 #[derive(Debug, Default)]
 struct Run {
-    turn: Turn,
+    turn: Machine,
     endings: Vec<Ending>,
 }
 
