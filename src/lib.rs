@@ -10,6 +10,7 @@
 //!
 //! | room | what it is |
 //! |---|---|
+//! | `lock`, `fnv`, `seldom`, [`budget`] | what rooms share: locks, a hash, rare lines in the log, the memory that readers hold |
 //! | [`jsonrpc`] | JSON-RPC 2.0 over `Content-Length` frames; knows nothing of Copilot or gRPC |
 //! | [`copilot`] | the CLI's vocabulary: methods, events, errors. Pure |
 //! | [`backend`] | the CLIs: found or started, connected to, watched; and which of them a session belongs to |
@@ -40,8 +41,11 @@
 
 pub mod app;
 pub mod backend;
+pub mod budget;
 pub mod copilot;
+mod fnv;
 pub mod grpc;
 pub mod jsonrpc;
 mod lock;
+mod seldom;
 pub mod session;

@@ -10,7 +10,7 @@ use copilot_grpc::{
         frame::{Decoder, Item},
         message::{self, Incoming},
     },
-    session::hub::Update,
+    session::fanout::Update,
 };
 use prost::Message as _;
 

@@ -704,6 +704,13 @@ pub struct PersistedEvents {
     pub cursor_status: String,
 }
 
+impl PersistedEvents {
+    /// Whether the CLI does not know the cursor that it was asked with, so that this is no page.
+    pub fn is_expired(&self) -> bool {
+        self.cursor_status == "expired"
+    }
+}
+
 /// Sets a loaded session's model, reasoning effort or both. The model has to be named in any case (observed).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -789,6 +796,13 @@ pub struct ReadEventLog<'a> {
     pub max: usize,
     /// Whether those are wanted too that are not stored.
     pub include_ephemeral: bool,
+}
+
+impl ReadEventLog<'_> {
+    /// The cursor right after a stored event.
+    pub fn cursor_after(event_id: &str) -> String {
+        format!("{event_id}|0")
+    }
 }
 
 /// Makes a loaded session send events of a kind that somebody has to answer, and offer the tools that cause them, until it is

@@ -33,7 +33,7 @@ use super::{
     opening::{self, Refusal},
     unread::Unread,
 };
-use crate::session::budget::{Budget, Entry};
+use crate::budget::{Budget, Entry};
 
 /// An open connection to a client.
 #[derive(Debug)]

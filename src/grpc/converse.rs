@@ -28,7 +28,7 @@ use super::{
     streamed::{ConverseResponse, Streamed},
 };
 use crate::session::{
-    Deadline, Error, From, Outcome, SessionId, Sessions, Tenant, Ticket, Watch, Watched, hub::Filter,
+    Deadline, Error, From, Outcome, SessionId, Sessions, Tenant, Ticket, Watch, Watched, fanout::Filter,
 };
 
 /// A stream of Converse.

@@ -7,7 +7,7 @@ use super::{
     convert::{Checks, Defaults},
     pb, status,
 };
-use crate::session::{Deadline, Profiles, hub::Filter};
+use crate::session::{Deadline, Profiles, fanout::Filter};
 
 /// Parses the request of a method. The inner error is the status that the caller would get.
 ///

@@ -13,7 +13,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::session::seldom::Seldom;
+use crate::seldom::Seldom;
 
 /// How many clients the kernel may hold ready: as many as it allows (`net.core.somaxconn`), to which it cuts this number.
 const BACKLOG: u32 = i32::MAX as u32;

@@ -22,7 +22,7 @@ use crate::{
     backend::{Backend, Standing, State, process::discover::Form},
     copilot::{method::Compacted, version::Identity},
     session::{
-        Delivery, Error, SessionId, Sessions, SetBack, Tenant, Told, Turn, Watch, Watched, hub::Filter,
+        Delivery, Error, SessionId, Sessions, SetBack, Tenant, Told, Turn, Watch, Watched, fanout::Filter,
     },
 };
 

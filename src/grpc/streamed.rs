@@ -7,7 +7,7 @@ use prost::{
 };
 
 use super::{convert::session_event, pb};
-use crate::session::hub::Update;
+use crate::session::fanout::Update;
 
 /// A message of `SendAndStream`.
 pub type SendAndStreamResponse = Streamed<pb::SendAndStreamResponse>;
@@ -93,11 +93,9 @@ impl<M: Message + Default> Message for Streamed<M> {
 mod tests {
     use super::*;
     use crate::{
+        budget::Budget,
         copilot::event,
-        session::{
-            budget::Budget,
-            hub::{Audience, End, Filter, Hub, Item, Kinds, Scope},
-        },
+        session::fanout::{Audience, End, Filter, Hub, Item, Kinds, Scope},
     };
 
     impl End for () {

@@ -20,7 +20,7 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as _, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
-use crate::session::budget::{Budget, Charge, Entry, Holder};
+use crate::budget::{Budget, Charge, Entry, Holder};
 
 /// The bytes that each open call counts for: its task, its first buffer, and HTTP/2's state for it.
 const CALL: usize = 16 * 1024;

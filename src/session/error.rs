@@ -1,17 +1,15 @@
 //! Why a call of the session room fails: each variant is a different thing for the caller to do.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
-    blueprint::{Missing, Unfit},
-    key::SessionId,
-    profile::Excess,
-    requests::Settlement,
-    turn::Remains,
+    blueprint::{Excess, Missing, Unfit},
+    id::SessionId,
+    turn::TurnError,
 };
 use crate::{
     backend::{self, admission::Full},
-    copilot::{AgentFailure, RequestKind},
+    copilot::RequestKind,
 };
 
 /// Why a call has failed.
@@ -147,69 +145,13 @@ fn describe(excesses: &[Excess]) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-/// A turn that failed, and what there is of it.
-#[derive(Debug, Clone)]
-pub struct TurnError {
-    /// Why.
-    pub cause: TurnCause,
-    /// Whether the agent got the prompt.
-    pub delivery: Delivery,
-    /// What there is.
-    pub remains: Remains,
-}
-
-impl TurnError {
-    /// A turn that never got its time.
-    pub(super) fn not_delivered(cause: TurnCause) -> Self {
-        Self { cause, delivery: Delivery::NotDelivered, remains: Remains::default() }
-    }
-}
-
-/// Whether the agent got a prompt.
+/// What came of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// Surely not: sending it again is safe.
-    NotDelivered,
-    /// It did.
-    Delivered,
-    /// It may have.
-    Unknown,
-}
-
-/// Why a turn has failed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum TurnCause {
-    /// Somebody stopped it.
-    #[error("the turn was stopped")]
-    Aborted,
-    /// Its session was deleted.
-    #[error("the session was deleted")]
-    Deleted,
-    /// Its caller went away. Nobody reads this.
-    #[error("the caller went away")]
-    Cancelled,
-    /// It took too long.
-    #[error("the turn did not finish within {0:.1?}")]
-    Timeout(Duration),
-    /// The agent showed no sign of life.
-    #[error("the agent showed no sign of life for {0:.1?}")]
-    Inactive(Duration),
-    /// The CLI was lost, or lost the session, in mid-turn.
-    #[error("the turn was cut: {0}")]
-    Interrupted(String),
-    /// The agent or its model failed.
-    #[error("{}", .0.message)]
-    Agent(AgentFailure),
-    /// The answer is not what its caller wants.
-    #[error("the model's answer does not match response_schema: {0}")]
-    Mismatch(String),
-    /// The server is shutting down.
-    #[error("the server is shutting down")]
-    Draining,
-    /// The session is gone.
-    #[error("there is no session {0}")]
-    NotFound(SessionId),
-    /// The prompt could not be sent.
-    #[error(transparent)]
-    Backend(#[from] backend::Error),
+pub enum Settlement {
+    /// A caller has answered it.
+    Answered,
+    /// Nobody had answered it in time.
+    TimedOut,
+    /// The agent does not wait for it any more.
+    Withdrawn,
 }

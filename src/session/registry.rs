@@ -9,9 +9,8 @@ use foldhash::quality::RandomState;
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
 
 use super::{
-    Load,
     error::Error,
-    key::{SessionKey, Tenant},
+    id::{SessionKey, Tenant},
     live::Session,
 };
 use crate::{
@@ -44,8 +43,8 @@ impl Registry {
     }
 
     /// What hears one CLI.
-    pub(super) fn ear(self: &Arc<Self>, backend: BackendId) -> Arc<dyn Sink> {
-        Arc::new(Ear { registry: self.clone(), backend })
+    pub(super) fn sink(self: &Arc<Self>, backend: BackendId) -> Arc<dyn Sink> {
+        Arc::new(Incoming { registry: self.clone(), backend })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slot, RandomState>> {
@@ -163,12 +162,12 @@ impl Registry {
 }
 
 /// Hears what one CLI tells. Only its own sessions are meant: another CLI may know one by the same id.
-struct Ear {
+struct Incoming {
     registry: Arc<Registry>,
     backend: BackendId,
 }
 
-impl Ear {
+impl Incoming {
     /// All sessions, those included that are being created.
     fn sessions(&self) -> Vec<Arc<Session>> {
         let sessions = self.registry.lock();
@@ -177,7 +176,7 @@ impl Ear {
     }
 
     /// The session that an event is for. Not the registry's lock but this handle is held while it hears it.
-    fn hearer(&self, cli_id: &str) -> Option<Arc<Session>> {
+    fn session(&self, cli_id: &str) -> Option<Arc<Session>> {
         let sessions = self.registry.lock();
         let slot = sessions.get(cli_id).filter(|slot| slot.session.is_in(self.backend))?;
         Some(slot.session.clone())
@@ -200,10 +199,10 @@ impl Ear {
 /// How many sessions leave a CLI at once: it has other things to do.
 const LEAVING: usize = 4;
 
-impl Sink for Ear {
+impl Sink for Incoming {
     fn session_event(&self, params: &[u8]) -> bool {
         let Some(peek) = event::peek(params) else { return false };
-        let Some(session) = self.hearer(&peek.session_id) else { return true };
+        let Some(session) = self.session(&peek.session_id) else { return true };
         let makes_sense = session.hear(peek.kind(), params);
         // The native runtime tells others of a deletion only in this way (seen on 1.0.89). What we have closed is being changed.
         if peek.kind() == event::SHUTDOWN && session.loading.try_lock().is_ok() {
@@ -213,7 +212,7 @@ impl Sink for Ear {
     }
 
     fn event_dropped(&self, session_id: &str, kind: &str) {
-        if let Some(session) = self.hearer(session_id) {
+        if let Some(session) = self.session(session_id) {
             session.missed(kind);
         }
     }
@@ -224,7 +223,7 @@ impl Sink for Ear {
 
     fn session_deleted(&self, session_id: &str) {
         // The news may be about an earlier session of this id: it is not ordered against the CLI's answers.
-        if let Some(session) = self.hearer(session_id) {
+        if let Some(session) = self.session(session_id) {
             self.forget_if(session, async |session| session.is_gone_from_cli().await);
         }
     }
@@ -283,4 +282,17 @@ impl Drop for Reservation {
             self.registry.forget(&self.session);
         }
     }
+}
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Turns that run or wait.
+    pub turns: usize,
+    /// Sessions that run a turn.
+    pub running: usize,
+    /// Sessions that are loaded.
+    pub loaded: usize,
+    /// Sessions that are known.
+    pub known: usize,
 }

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use super::{error::Error, profile::Excess};
+use super::{blueprint::Excess, error::Error};
 use crate::copilot::{Attachment, McpServer, McpTransport, Settings};
 
 /// The largest file that can be attached, in bytes. The CLI reads it whole.

@@ -1,7 +1,7 @@
 //! The order of the rooms and of their files, which the compiler does not check.
 //!
-//! A room uses only what stands below it, only some rooms know some crates, and outside `session/`, which is laid out anew, no files
-//! use each other in a circle.
+//! A room uses only what stands below it, and so does a part of the session room; only some rooms know some crates, and no files use
+//! each other in a circle. What is seen are names: a method that is called on a value of another file's type is none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,29 @@ use syn::{
 };
 
 /// The rooms, from the ground up.
-const ROOMS: &[&str] = &["lock", "jsonrpc", "copilot", "backend", "session", "grpc", "app"];
+const ROOMS: &[&str] =
+    &["lock", "fnv", "seldom", "budget", "jsonrpc", "copilot", "backend", "session", "grpc", "app"];
+
+/// The parts of the session room, from the ground up.
+const SESSION: &[&str] = &[
+    "id",
+    "cursor",
+    "summary",
+    "blueprint",
+    "turn",
+    "error",
+    "fanout",
+    "asks",
+    "cleanup",
+    "roots",
+    "models",
+    "catalogue",
+    "live",
+    "registry",
+    "idempotency",
+    "sessions",
+    "calls",
+];
 
 /// What only some rooms know: the beginnings of crates' and modules' names, and the rooms.
 const PRIVATE: &[(&[&str], &[&str])] = &[
@@ -47,10 +69,16 @@ fn only_the_lowest_room_knows_framing() {
 }
 
 #[test]
-fn outside_the_session_room_no_files_use_each_other_in_a_circle() {
-    let sources: Vec<_> =
-        Source::all().into_iter().filter(|source| source.room() != Some("session")).collect();
-    assert_eq!(circles(&sources), Vec::<String>::new());
+fn a_part_of_the_session_room_uses_only_what_stands_below_it() {
+    let sources = Source::all();
+    assert_eq!(upward(&sources), Vec::<String>::new());
+    let parts: BTreeSet<_> = sources.iter().filter_map(Source::part).collect();
+    assert_eq!(parts, SESSION.iter().copied().collect(), "a part without a place, or a place without a part");
+}
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    assert_eq!(circles(&Source::all()), Vec::<String>::new());
 }
 
 /// A violation goes unseen only if these do.
@@ -71,13 +99,50 @@ fn what_breaks_the_order_is_found() {
     check("backend.rs", "use super::{session, copilot};", &["session"]);
     check("backend/process/output.rs", "use super::super::super::app::Config;", &["app"]);
     check("app/config.rs", "use crate::{grpc, session, backend, copilot, jsonrpc, app};", &[]);
-    check("session/hub.rs", "use super::error;\nuse crate::session::key;", &[]);
-    check("session/hub.rs", "// use crate::grpc;\n/* crate::grpc */ const S: &str = \"crate::grpc\";", &[]);
-    check("session/hub.rs", "use tonic::Status;", &["tonic"]);
+    check("session/registry.rs", "use super::error;\nuse crate::session::id;", &[]);
+    check(
+        "session/registry.rs",
+        "// use crate::grpc;\n/* crate::grpc */ const S: &str = \"crate::grpc\";",
+        &[],
+    );
+    check("session/registry.rs", "use tonic::Status;", &["tonic"]);
     check("app/mod.rs", "const S: Option<prost_types::Struct> = None;", &["prost_types"]);
     check("copilot/mod.rs", "use tokio::{net::TcpStream, sync};", &["tokio::net"]);
     check("copilot/mod.rs", "use my::tonic; const TONICS: u8 = 1;", &[]);
     check("grpc/mod.rs", "use tonic::Status; use prost::Message;", &[]);
+}
+
+/// An arrow upward in the session room goes unseen only if these do.
+#[test]
+fn what_breaks_the_order_in_the_session_room_is_found() {
+    let check = |path: &str, text: &str, expected: &[&str]| {
+        let files = [
+            ("session/mod.rs", "mod calls; mod live; mod turn; pub use calls::Prompt; pub use turn::Usage;"),
+            ("session/calls/mod.rs", "mod send; pub use send::Prompt;"),
+            ("session/calls/send.rs", ""),
+            ("session/live/mod.rs", "mod gap; mod home; pub(in crate::session) use gap::Gap;"),
+            ("session/live/gap.rs", ""),
+            ("session/turn/mod.rs", "mod outcome; pub use outcome::Usage;"),
+            ("session/turn/outcome.rs", ""),
+            (path, text),
+        ];
+        let sources = files.iter().map(|(path, text)| Source::new((*path).into(), (*text).into()));
+        assert_eq!(upward(&sources.collect::<Vec<_>>()), expected, "{text}");
+    };
+    let (home, send) = ("session/live/home.rs", &["session/live/home.rs uses session/calls/send.rs"]);
+    check(home, "use crate::session::calls::Prompt;", send);
+    check(home, "use crate::session::Prompt;", send);
+    check(home, "use super::super::calls::send::Prompt;", send);
+    check(home, "fn f() { crate::session::calls::send::f() }", send);
+    check(home, "use super::Gap; use crate::session::{Usage, turn};", &[]);
+    check(home, "#[cfg(test)] mod tests { use crate::session::Prompt; }", &[]);
+    check(
+        "session/turn/queue.rs",
+        "use crate::session::live;",
+        &["session/turn/queue.rs uses session/live/mod.rs"],
+    );
+    check("session/calls/watch.rs", "use super::send::Prompt; use crate::session::{live::Gap, turn};", &[]);
+    check("grpc/service.rs", "use crate::session::{Prompt, Usage};", &[]);
 }
 
 /// A circle goes unseen only if these do.
@@ -179,6 +244,11 @@ impl Source {
     /// `None`: it belongs to no room.
     fn room(&self) -> Option<&str> {
         self.module.first().map(String::as_str)
+    }
+
+    /// The part of the session room that it belongs to. `None`: it is the room's door, or in another room.
+    fn part(&self) -> Option<&str> {
+        self.module.get(1).filter(|_| self.room() == Some("session")).map(String::as_str)
     }
 
     /// The rooms and crates that it must not use, and does.
@@ -319,16 +389,28 @@ impl Visit<'_> for Reader {
     }
 }
 
+/// Which files of the session room use which of parts above theirs.
+fn upward(sources: &[Source]) -> Vec<String> {
+    let modules = Modules::new(sources);
+    let place = |part: &str| SESSION.iter().position(|other| *other == part);
+    let mut found = BTreeSet::new();
+    for source in sources {
+        let Some(part) = source.part() else { continue };
+        for used in modules.used_by(source) {
+            if used.part().is_some_and(|other| place(other) > place(part)) {
+                found.insert(format!("{} uses {}", source.path.display(), used.path.display()));
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
 /// The files that use each other in circles, or are between two circles: who uses whom.
 fn circles(sources: &[Source]) -> Vec<String> {
-    let modules = Modules(sources.iter().map(|source| (source.module.clone(), source)).collect());
+    let modules = Modules::new(sources);
     let mut uses: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for source in sources.iter().filter(|source| !source.module.is_empty()) {
-        let names = source.names.iter().filter(|name| !name.in_tests);
-        // What a door passes on it does not use.
-        let names = names.filter(|name| !matches!(name.kind, Kind::Use { is_public: true, .. }));
-        let used = names.filter_map(|name| modules.home_of(source, &name.within, &name.path, 0));
-        let used = used.map(|used| &used.path).filter(|used| **used != source.path);
+        let used = modules.used_by(source).map(|used| &used.path).filter(|used| **used != source.path);
         uses.entry(&source.path).or_default().extend(used);
     }
     // Whoever uses nobody is in no circle, and neither is who is used by nobody.
@@ -354,6 +436,18 @@ fn circles(sources: &[Source]) -> Vec<String> {
 struct Modules<'a>(BTreeMap<Vec<String>, &'a Source>);
 
 impl<'a> Modules<'a> {
+    fn new(sources: &'a [Source]) -> Self {
+        Self(sources.iter().map(|source| (source.module.clone(), source)).collect())
+    }
+
+    /// The files that a file uses, but for its tests.
+    fn used_by(&self, source: &'a Source) -> impl Iterator<Item = &'a Source> {
+        let names = source.names.iter().filter(|name| !name.in_tests);
+        // What a door passes on it does not use.
+        let names = names.filter(|name| !matches!(name.kind, Kind::Use { is_public: true, .. }));
+        names.filter_map(|name| self.home_of(source, &name.within, &name.path, 0))
+    }
+
     /// The file in which that is defined which `path` leads to, if it is one of the crate's.
     fn home_of(
         &self,

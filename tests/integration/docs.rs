@@ -229,16 +229,21 @@ const OLD_WORDS: [&str; 17] = [
     "vitals",
 ];
 
+/// Those of them that the session room still uses for its lists, and the test of its order, until sessions are in a store.
+const OF_LISTS: [&str; 6] = ["card", "catalogue", "face", "foremost", "shelf", "stock"];
+
 #[test]
 fn nobody_uses_the_old_words() {
     let mut folders = vec![root().join("src"), root().join("tests/integration"), root().join("proto")];
     let mut found = Vec::new();
     while let Some(folder) = folders.pop() {
         for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            // That room is laid out anew, and gets its words then; and this file has them all.
-            if path == root().join("src/session") || path.ends_with("integration/docs.rs") {
+            // That part goes when sessions are in a store, and this file has all of the words.
+            if path == root().join("src/session/catalogue") || path.ends_with("integration/docs.rs") {
                 continue;
             }
+            let has_lists =
+                path.starts_with(root().join("src/session")) || path.ends_with("integration/architecture.rs");
             if path.is_dir() {
                 folders.push(path);
                 continue;
@@ -247,7 +252,9 @@ fn nobody_uses_the_old_words() {
             for (number, line) in text.lines().enumerate() {
                 let line = line.to_lowercase();
                 let mut words = line.split(|c: char| !c.is_alphabetic());
-                if let Some(word) = words.find(|word| OLD_WORDS.contains(word)) {
+                if let Some(word) =
+                    words.find(|word| OLD_WORDS.contains(word) && !(has_lists && OF_LISTS.contains(word)))
+                {
                     found.push(format!(
                         "{}:{}: {word}",
                         path.strip_prefix(root()).unwrap().display(),

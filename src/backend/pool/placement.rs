@@ -9,6 +9,8 @@
 //!
 //! Tests: in this file, and `tests/integration/placement.rs`.
 
+use crate::fnv;
+
 /// A fixed set of places, by number in the order of their names.
 #[derive(Debug, Clone, Default)]
 pub struct Placement {
@@ -19,12 +21,12 @@ impl Placement {
     /// A place for each of these names.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         // Mixed, because FNV-1a gives close numbers to names that differ only in their last letters.
-        Self { points: names.into_iter().map(|name| mix(fnv1a(name.as_bytes()))).collect() }
+        Self { points: names.into_iter().map(|name| mix(fnv::hash(name.as_bytes()))).collect() }
     }
 
     /// The numbers of all places in the order in which a session belongs to them.
     pub fn order(&self, session: &str) -> Vec<usize> {
-        let session = fnv1a(session.as_bytes());
+        let session = fnv::hash(session.as_bytes());
         let mut order: Vec<_> = (0..self.points.len()).collect();
         order.sort_by_cached_key(|place| std::cmp::Reverse(weight(session, self.points[*place])));
         order
@@ -32,7 +34,7 @@ impl Placement {
 
     /// The first place in that order that `will_do`.
     pub fn first(&self, session: &str, will_do: impl Fn(usize) -> bool) -> Option<usize> {
-        let session = fnv1a(session.as_bytes());
+        let session = fnv::hash(session.as_bytes());
         let places = self.points.iter().enumerate().filter(|(place, _)| will_do(*place));
         places.max_by_key(|(_, point)| weight(session, **point)).map(|(place, _)| place)
     }
@@ -40,13 +42,6 @@ impl Placement {
 
 fn weight(session: u64, point: u64) -> u64 {
     mix(session ^ point)
-}
-
-/// The FNV-1a hash of 64 bits.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The finalizer of SplitMix64: each bit of the result depends on all bits of the input.
@@ -71,8 +66,6 @@ mod tests {
     /// A change here moves all sessions of all users.
     #[test]
     fn the_weights_never_change() {
-        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
         // The first number of SplitMix64 from the seed 0.
         assert_eq!(mix(0x9e37_79b9_7f4a_7c15), 0xe220_a839_7b1d_cdaf);
         let placement = Placement::new(["cli-0", "cli-1", "cli-2"]);

@@ -24,8 +24,8 @@ use crate::{
     backend,
     copilot::{AgentFailure, Rejection, failure::AgentCause},
     session::{
-        Delivery, Error, Excess, Remains, SessionId, Sessions, Settlement, Tenant, TurnCause, TurnError,
-        hub::Cursor,
+        Cursor, Delivery, Error, Excess, Remains, SessionId, Sessions, Settlement, Tenant, TurnCause,
+        TurnError,
     },
 };
 

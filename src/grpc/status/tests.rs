@@ -7,7 +7,7 @@ use crate::{
     backend::{Error as Cli, admission::Full},
     copilot::RequestKind,
     jsonrpc::Cause,
-    session::{Missing, Remains, ToolCall, Unfit, hub::Cursor},
+    session::{Cursor, Missing, Remains, ToolCall, Unfit},
 };
 
 const BAD_REQUEST: &str = "google.rpc.BadRequest";

@@ -9,10 +9,7 @@ use crate::{
         event::{self, Payload},
     },
     grpc::pb,
-    session::{
-        SessionId,
-        hub::{Cursor, Update},
-    },
+    session::{Cursor, SessionId, fanout::Update},
 };
 
 /// An event and its cursor, of at most `max_size` bytes. Its texts are moved, unless somebody else holds the event, too.

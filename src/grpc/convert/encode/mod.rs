@@ -20,8 +20,8 @@ use crate::{
         violation::{MAX_NAME, cut},
     },
     session::{
-        Cleanup, Delivery, HistoryPlace, Remains, SessionId, SessionState, Spent, Summary, ToolCall,
-        TurnError, TurnResult, Usage, hub::Cursor,
+        Cleanup, Cursor, Delivery, HistoryPlace, Remains, SessionId, SessionState, Spent, Summary, ToolCall,
+        TurnError, TurnResult, Usage,
     },
 };
 

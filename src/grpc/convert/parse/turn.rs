@@ -18,7 +18,7 @@ use crate::{
     grpc::pb,
     session::{
         Deadline, Prompt, RequestId,
-        hub::{Filter, Kinds},
+        fanout::{Filter, Kinds},
     },
 };
 

@@ -11,8 +11,8 @@ use crate::{
     copilot::method::FileChange,
     grpc::pb,
     session::{
-        Delivery, Remains, SessionState, Summary, ToolCall, TurnCause, TurnError, TurnResult, Usage,
-        hub::{Cursor, Update},
+        Cursor, Delivery, Remains, SessionState, Summary, ToolCall, TurnCause, TurnError, TurnResult, Usage,
+        fanout::Update,
     },
 };
 

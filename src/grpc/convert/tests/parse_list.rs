@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{super::encode::history_token, *};
 use crate::{
     grpc::pb,
-    session::{From, HistoryPlace, Listing, Order, Selection, SessionState, Span, Summary, hub::Cursor},
+    session::{Cursor, From, HistoryPlace, Listing, Order, Selection, SessionState, Span, Summary},
 };
 
 #[test]

@@ -7,7 +7,7 @@ use crate::{
     grpc::pb,
     session::{
         Deadline, Prompt,
-        hub::{Filter, Kinds},
+        fanout::{Filter, Kinds},
     },
 };
 

@@ -1,0 +1,52 @@
+//! What an error of a call is to its caller: mostly that the session was deleted.
+
+use crate::{
+    backend,
+    copilot::Rejection,
+    session::{
+        error::Error,
+        id::{SessionId, SessionKey, Tenant},
+        sessions::Sessions,
+        turn::TurnCause,
+    },
+};
+
+impl Sessions {
+    /// What an error of a call about this session is to its caller.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn explain(&self, tenant: Tenant, id: &SessionId, error: Error) -> Error {
+        let Some(rejection) = rejection(&error) else { return error };
+        let key = SessionKey::new(tenant, id.clone());
+        let Some(session) = self.inner.registry.find(&key) else {
+            let gone = matches!(self.stored(&key).await, Ok(None));
+            return if gone { Error::NotFound(id.clone()) } else { error };
+        };
+        match rejection {
+            _ if session.is_gone().await => Error::NotFound(id.clone()),
+            Rejection::Agent(failure) => session.tell(failure.clone()),
+            Rejection::SessionNotFound => {
+                // Another client has closed it, or made it anew. The next call is to load it again.
+                if session.queued() == 0 {
+                    session.unloaded();
+                }
+                let problem = format!("it does not have session {id} loaded any more: try again");
+                backend::Error::Unavailable { problem }.into()
+            }
+            _ => error,
+        }
+    }
+}
+
+/// The CLI's refusal, if the error is one.
+fn rejection(error: &Error) -> Option<&Rejection> {
+    match error {
+        Error::Backend(backend::Error::Rejected(rejection)) => Some(rejection),
+        Error::Turn(turn) => match &turn.cause {
+            TurnCause::Backend(backend::Error::Rejected(rejection)) => Some(rejection),
+            _ => None,
+        },
+        _ => None,
+    }
+}

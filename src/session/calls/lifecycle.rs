@@ -1,0 +1,291 @@
+//! A session looked at, loaded, changed, copied, closed and deleted.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tracing::debug;
+
+use crate::{
+    backend::{self, Backend, Link},
+    copilot::{
+        Rejection,
+        method::{Delete, Fork, Forked, Method},
+    },
+    session::{
+        blueprint::{Blueprint, Credentials, Record},
+        catalogue::{Stored, records, stored_in, stored_summary},
+        error::Error,
+        id::{SessionId, SessionKey, Tenant},
+        live::{Session, delete_from_cli, runs_for_others},
+        roots,
+        sessions::Sessions,
+        summary::{SessionState, Summary},
+        turn::{Deadline, TurnCause},
+    },
+};
+
+/// What is to change in a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Its labels, all of them.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Its model.
+    pub model: Option<String>,
+    /// How much its model thinks.
+    pub reasoning_effort: Option<String>,
+    /// Its title.
+    pub title: Option<String>,
+}
+
+impl Sessions {
+    /// What there is to know of a session.
+    pub async fn get(&self, tenant: Tenant, id: &SessionId) -> Result<Summary, Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        let (mut summary, backend) = match self.inner.registry.find(&key) {
+            Some(session) => {
+                session.check_others().await;
+                (session.summary(), session.backend())
+            }
+            None => {
+                let Stored { backend, entry } =
+                    self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+                let record = records(&backend, &[key.cli_id()]).await?.remove(key.cli_id());
+                (stored_summary(&key, entry, record), backend)
+            }
+        };
+        // What is not loaded for us may be for another client of the CLI.
+        if summary.state == SessionState::Unloaded && runs_for_others(&backend, key.cli_id()).await {
+            summary.state = SessionState::Running;
+        }
+        Ok(summary)
+    }
+
+    /// Loads a session, with these credentials where it has some of its own. If it is loaded already, it gets the new ones,
+    /// after the turns that were accepted before. If it cannot be loaded with them, nothing has changed.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the session with the credentials that it had, loaded or not; the next call loads it where it must.
+    pub async fn resume(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        credentials: Credentials,
+        deadline: Deadline,
+    ) -> Result<Summary, Error> {
+        self.refuse_if_draining()?;
+        self.inner.roots.admit(roots::in_servers(&credentials.mcp_servers)).await?;
+        let key = SessionKey::new(tenant, id.clone());
+        let was_known = self.inner.registry.find(&key).is_some();
+        let session = self.known(&key, credentials.clone()).await?;
+        let resumed = self.resume_known(&session, credentials, deadline).await;
+        if resumed.is_err() && !was_known {
+            // What it was taken up with may be what is wrong.
+            self.inner.registry.release(&session);
+        }
+        resumed
+    }
+
+    async fn resume_known(
+        &self,
+        session: &Arc<Session>,
+        credentials: Credentials,
+        deadline: Deadline,
+    ) -> Result<Summary, Error> {
+        if let Some(profile) = &session.blueprint().profile {
+            profile.admit(&credentials).map_err(Error::Denied)?;
+        }
+        let changed = session.blueprint().with(credentials.clone()).map_err(Error::Unfit)?;
+        if session.is_loaded() && changed == *session.blueprint() {
+            return Ok(session.summary());
+        }
+        let place = session.place(deadline).await?;
+        let changed = session.blueprint().with(credentials).map_err(Error::Unfit)?;
+        if changed == *session.blueprint() {
+            self.load_within(deadline, session).await?;
+            drop(place);
+            return Ok(session.summary());
+        }
+        Record::of(&changed).write().ok_or(Error::TooMuchToStore)?;
+        let was_loaded = session.is_loaded();
+        // Only while no turn runs: it takes the session off its link.
+        let trial = Trial::begin(session, changed);
+        match self.load_within(deadline, session).await {
+            Ok(_) => trial.keep(),
+            Err(error) => {
+                drop(trial);
+                if was_loaded && let Err(problem) = self.load_within(deadline, session).await {
+                    debug!(session = %session.id(), %problem, "a session could not be loaded as it was before");
+                }
+                return Err(error);
+            }
+        }
+        drop(place);
+        Ok(session.summary())
+    }
+
+    /// Changes a session, after the turns that were accepted before.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session changed or not.
+    pub async fn update(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        change: Change,
+        deadline: Deadline,
+    ) -> Result<Summary, Error> {
+        self.refuse_if_draining()?;
+        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let place = session.place(deadline).await?;
+        let mut blueprint = Blueprint::clone(&session.blueprint());
+        if let Some(labels) = change.labels {
+            blueprint.labels = labels;
+        }
+        if let Some(model) = change.model {
+            if let Some(profile) = &blueprint.profile {
+                profile
+                    .admit_model(&model)
+                    .map_err(|excess| Error::Denied(vec![excess.within("session")]))?;
+            }
+            blueprint.settings.model = Some(model);
+        }
+        if change.reasoning_effort.is_some() {
+            blueprint.settings.reasoning_effort = change.reasoning_effort;
+        }
+        Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
+        let link = self.load_within(deadline, &session).await?;
+        session.update(&link, blueprint).await?;
+        if let Some(title) = change.title {
+            session.name(&link, &title).await?;
+        }
+        drop(place);
+        Ok(session.summary())
+    }
+
+    /// Copies a session, after the turns that were accepted before; `before` an event of its history, or all of it. The copy
+    /// has an id of its own, and the credentials.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave a copy that is only found by listing.
+    pub async fn fork(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        before: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<Summary, Error> {
+        self.refuse_if_draining()?;
+        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let _place = session.place(deadline).await?;
+        let link = self.load_within(deadline, &session).await?;
+        let Forked { session_id } =
+            link.call(&Fork { session_id: session.cli_id(), to_event_id: before }).await?;
+        let protocol =
+            |problem: &str| backend::Error::Protocol { method: Fork::NAME, problem: problem.into() };
+        let key = SessionKey::from_cli_id(&session_id)
+            .ok_or_else(|| protocol("the copy's id cannot be one of ours"))?;
+        // The copy is where the original is, wherever its own id belongs.
+        let backend = &session.backend();
+        let entry = stored_in(backend, &key).await?.ok_or_else(|| protocol("the copy is not there"))?;
+        let copy = self.session(key, Blueprint::clone(&session.blueprint()), backend).found(entry);
+        let adopted = self.inner.registry.adopt(copy);
+        if adopted.is_err() {
+            // The caller would not know of it.
+            link.call(&Delete { session_id: &session_id }).await?;
+        }
+        Ok(adopted?.summary())
+    }
+
+    /// Loads a session whose queue the caller has a place in.
+    pub(super) async fn load_within(
+        &self,
+        deadline: Deadline,
+        session: &Arc<Session>,
+    ) -> Result<Arc<Link>, Error> {
+        let loaded = tokio::select! {
+            biased;
+            loaded = session.load() => loaded,
+            cause = deadline.passed() => Err(cause),
+        };
+        if let Err(TurnCause::NotFound(_)) = loaded {
+            self.inner.registry.forget(session);
+        }
+        loaded.map_err(|cause| session.not_loaded(cause))
+    }
+
+    /// Has the CLI close a session, after the turns that were accepted before; it is loaded again when it is next used.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session closed or not.
+    pub async fn close(&self, tenant: Tenant, id: &SessionId, deadline: Deadline) -> Result<(), Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        match self.inner.registry.find(&key) {
+            Some(session) => {
+                let _place = session.place(deadline).await?;
+                Ok(session.unload().await?)
+            }
+            None => self.stored(&key).await?.map(|_| ()).ok_or_else(|| Error::NotFound(id.clone())),
+        }
+    }
+
+    /// Deletes a session, and ends its turns.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session deleted or not.
+    pub async fn delete(&self, tenant: Tenant, id: &SessionId) -> Result<(), Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        let backend = match self.inner.registry.find(&key) {
+            Some(session) => session.home().await?,
+            None => self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?.backend,
+        };
+        self.delete_in(&backend, &key).await
+    }
+
+    /// Deletes a session that this CLI has.
+    pub(super) async fn delete_in(&self, backend: &Backend, key: &SessionKey) -> Result<(), Error> {
+        let known = self.inner.registry.find(key).filter(|session| session.is_in(backend.id()));
+        let link = backend.connected().await?;
+        let deleted = match &known {
+            Some(session) => session.delete(&link).await?,
+            None => delete_from_cli(&link, key.cli_id()).await?,
+        };
+        if !deleted.success {
+            // A failure inside a success. That there was nothing to delete is as good as a deletion.
+            match Rejection::new(Delete::NAME, 0, &deleted.error.unwrap_or_default()) {
+                Rejection::SessionNotFound => {}
+                failure => return Err(backend::Error::Rejected(failure).into()),
+            }
+        }
+        self.strike_off(backend, key);
+        if let Some(session) = known {
+            self.inner.registry.forget(&session);
+        }
+        Ok(())
+    }
+}
+
+/// A session that is tried with other credentials. Dropping it gives the session back those that it had, with which it is
+/// loaded when it is next used.
+struct Trial<'a> {
+    session: &'a Session,
+    before: Option<Arc<Blueprint>>,
+}
+
+impl<'a> Trial<'a> {
+    fn begin(session: &'a Session, changed: Blueprint) -> Self {
+        let before = session.blueprint();
+        session.rebuild(changed);
+        Self { session, before: Some(before) }
+    }
+
+    fn keep(mut self) {
+        self.before = None;
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.session.rebuild(Blueprint::clone(&before));
+        }
+    }
+}

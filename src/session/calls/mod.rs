@@ -1,0 +1,25 @@
+//! What callers do with sessions, one file a call or two; and the task that runs a turn.
+//!
+//! Tests: `tests/integration/`, in files of the calls' names.
+
+mod cleanup;
+mod compaction;
+mod create;
+mod explain;
+mod history;
+mod known;
+mod lifecycle;
+mod list;
+mod models;
+mod rewind;
+mod runner;
+mod send;
+mod turn_handle;
+mod watch;
+
+pub use history::HistoryPlace;
+pub use lifecycle::Change;
+pub use rewind::SetBack;
+pub use send::Prompt;
+pub use turn_handle::{Told, Turn};
+pub use watch::{From, Watch, Watched};

@@ -1,0 +1,359 @@
+//! Runs one turn: waits for its time in the session, and for the CLI to have room for it, sends the prompt, watches the clock,
+//! and brings the session to rest again.
+//!
+//! A turn has a task from the moment it is accepted until the next one may start. The task outlives the call where it
+//! must: an agent that was given up has to be stopped, and its `session.idle` awaited, before the next prompt is sent.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::{
+    backend::{self, Link, admission::Entry},
+    copilot::{
+        Message, Rejection, Schema,
+        method::{Send, Sent},
+    },
+    session::{
+        live::{Place, SMALL_CALL, Session, Stopped},
+        registry::Registry,
+        turn::{Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, schema},
+    },
+};
+
+/// After so much silence the CLI is asked whether it is still busy: its `session.idle` may have been lost.
+const WATCHDOG: Duration = Duration::from_secs(5);
+
+/// The same while only that idle is awaited: the next turn waits for it.
+const SETTLE_CHECK: Duration = Duration::from_millis(500);
+
+/// How long a session may take to come to rest. After that the next turn is sent to it regardless.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The pause before a session whose agent goes on is tried to be loaded again.
+const RELOAD_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long the caller of a turn that is given up before its deadline waits for its prompt to be withdrawn.
+const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
+
+/// Runs one turn.
+pub(super) struct Runner {
+    pub(super) registry: Arc<Registry>,
+    pub(super) session: Arc<Session>,
+    /// Its part in what the CLI does at once, to be held until the session has come to rest.
+    pub(super) entry: Entry,
+    pub(super) message: Message,
+    /// Whether the agent goes on by itself until it has done what it was told.
+    pub(super) autopilot: bool,
+    /// What the answer must look like.
+    pub(super) schema: Option<Schema>,
+    /// When the turn is given up.
+    pub(super) deadline: Arc<SharedDeadline>,
+    /// How long the agent may be silent while no tool runs.
+    pub(super) inactivity: Option<Duration>,
+    /// Cancelled when the caller has gone.
+    pub(super) caller_gone: CancellationToken,
+    /// Cancelled when the server cannot wait any longer.
+    pub(super) shutdown: CancellationToken,
+    /// To be cancelled when the CLI has the prompt.
+    pub(super) delivered: CancellationToken,
+}
+
+impl Runner {
+    /// Runs the turn that holds `ticket`, whose time comes when `granted` fires.
+    pub(super) async fn run(self, ticket: Ticket, granted: oneshot::Receiver<()>) {
+        let _place = Place::new(self.session.clone(), ticket);
+        // Only the turn that has the session can be asked to end; until then nobody knows of these.
+        let waiting = Signals::default();
+        if let Err(cause) = self.unless_stopped(&waiting, async { drop(granted.await) }).await {
+            return self.session.give_up(ticket, cause);
+        }
+        // It has its session while it waits for the CLI, so that it can be stopped like one that runs.
+        let turn = self.session.begin(ticket, self.schema.clone());
+        if let Err(cause) = self.unless_stopped(&turn, self.entry.admitted()).await {
+            return self.session.conclude(cause);
+        }
+        let Some(mut link) = self.deliver(&turn).await else { return };
+        if let Err(cause) = self.unless_stopped(&turn, self.agent_ends(&mut link, &turn)).await.flatten() {
+            self.give_up(&link, cause).await;
+        }
+        self.settle(&turn).await;
+    }
+
+    /// Gives the turn up. A prompt that waits in the CLI's queue is withdrawn before its caller hears of it, as far as there is
+    /// time: then it never runs. If not, it is told that the CLI has it.
+    async fn give_up(&self, link: &Link, cause: TurnCause) {
+        let limit = self.deadline.get().at().min(Instant::now() + WITHDRAW_LIMIT);
+        match timeout_at(limit, self.session.withdraw(link)).await {
+            Ok(Ok(true)) => self.session.withdrawn(cause),
+            Ok(Ok(false)) | Err(_) => self.session.conclude(cause),
+            Ok(Err(error)) => {
+                debug!(session = %self.session.id(), %error, "a prompt could not be withdrawn");
+                self.session.conclude(cause);
+            }
+        }
+    }
+
+    /// Does something, unless there is a reason first to give the turn up.
+    async fn unless_stopped<T>(&self, turn: &Signals, act: impl Future<Output = T>) -> Result<T, TurnCause> {
+        tokio::select! {
+            // What is done is done: a result beats a reason to stop that comes at the same moment.
+            biased;
+            done = act => Ok(done),
+            () = self.session.deleted().cancelled() => Err(TurnCause::Deleted),
+            () = turn.abort.cancelled() => Err(TurnCause::Aborted),
+            () = self.caller_gone.cancelled() => Err(TurnCause::Cancelled),
+            () = self.shutdown.cancelled() => Err(TurnCause::Draining),
+            timeout = self.deadline.passed() => Err(timeout),
+        }
+    }
+
+    /// Loads the session if need be, and sends the prompt. `None`: it was not delivered, and the turn is concluded; in all
+    /// other cases the agent may be at work.
+    async fn deliver(&self, turn: &Signals) -> Option<Arc<Link>> {
+        let mut tries = 0..2;
+        while tries.next().is_some() {
+            let link = match self.unless_stopped(turn, self.prepare()).await.flatten() {
+                Ok(link) => link,
+                Err(TurnCause::Backend(error @ backend::Error::Lost { .. })) if !tries.is_empty() => {
+                    debug!(session = %self.session.id(), %error, "the session is prepared again");
+                    continue;
+                }
+                Err(cause) => {
+                    let cause = self.session.explain(cause).await;
+                    if let TurnCause::NotFound(_) = cause {
+                        self.registry.forget(&self.session);
+                    }
+                    self.session.conclude(cause);
+                    break;
+                }
+            };
+            match self.send(&link, turn).await {
+                Ok(Sent { message_id }) => {
+                    self.session.accepted(message_id, link.id());
+                    self.delivered.cancel();
+                    return Some(link);
+                }
+                // It was not delivered, so it may be sent again.
+                Err(error) if was_missed(&error) && !tries.is_empty() => {
+                    debug!(session = %self.session.id(), %error, "the prompt is sent again");
+                    self.session.not_sent();
+                }
+                Err(error) => {
+                    // Where the link is lost, so is the agent, unless the keeper link keeps it going.
+                    let lost = matches!(error, backend::Error::Lost { .. }) && !self.session.is_kept();
+                    let delivered = error.may_have_been_delivered();
+                    let cause = self.session.explain(error.into()).await;
+                    self.session.conclude(cause);
+                    if delivered {
+                        self.session.unacknowledged();
+                    } else {
+                        self.session.not_taken();
+                    }
+                    return (delivered && !lost).then_some(link);
+                }
+            }
+        }
+        None
+    }
+
+    /// Loads the session, and puts it into the mode that the prompt is for.
+    async fn prepare(&self) -> Result<Arc<Link>, TurnCause> {
+        let link = self.session.load().await?;
+        self.session.set_autopilot(&link, self.autopilot).await?;
+        self.session.begin_prompt().await;
+        Ok(link)
+    }
+
+    /// A prompt that is on its way cannot be called back: if the turn is given up meanwhile, its caller hears at once,
+    /// but whether there is an agent to stop is known only when the CLI has answered.
+    async fn send(&self, link: &Link, turn: &Signals) -> Result<Sent, backend::Error> {
+        let prompt = Send { session_id: self.session.cli_id(), message: &self.message };
+        self.session.sending();
+        let mut sent = std::pin::pin!(self.session.call(link, &prompt));
+        match self.unless_stopped(turn, sent.as_mut()).await {
+            Ok(result) => result,
+            Err(cause) => {
+                self.session.conclude(cause);
+                sent.await
+            }
+        }
+    }
+
+    /// Resolves when the turn is concluded; with an error if it should be, because the agent is silent for too long.
+    async fn agent_ends(&self, link: &mut Arc<Link>, turn: &Signals) -> Result<(), TurnCause> {
+        let mut checked = Instant::now();
+        loop {
+            let Some((progress, last_heard)) = self.session.progress().filter(|(now, _)| !now.concluded)
+            else {
+                return Ok(());
+            };
+            if let Some(ToFinish { check, files_since }) = self.session.to_finish() {
+                let files = match files_since {
+                    Some(event) => tokio::select! {
+                        files = self.session.files_changed(link, &event) => files,
+                        // The answer is there, and is not to be late for them.
+                        _ = self.deadline.passed() => Vec::new(),
+                    },
+                    None => Vec::new(),
+                };
+                let answer = match check {
+                    Some((schema, answer)) => Some(schema::run(move || schema.read(&answer)).await),
+                    None => None,
+                };
+                self.session.finished(answer, files);
+                continue;
+            }
+            if progress.closed {
+                return Err(self.session.why_closed().await);
+            }
+            if progress.disconnected {
+                if let Some(again) = self.take_up_again().await {
+                    *link = again;
+                }
+                continue;
+            }
+            if progress.waiting {
+                self.entry.step_aside();
+            } else {
+                self.entry.step_back();
+            }
+            let patience = self.inactivity.filter(|_| !progress.tool_running && !progress.waiting);
+            if let Some(patience) = patience
+                && last_heard.elapsed() >= patience
+            {
+                return Err(TurnCause::Inactive(patience));
+            }
+            let deadline = self.deadline.get();
+            if progress.queued && Instant::now() >= deadline.withdraw_at() {
+                return Err(deadline.timeout());
+            }
+            let check_at = last_heard.max(checked) + WATCHDOG;
+            let withdraw_at = progress.queued.then(|| deadline.withdraw_at());
+            let give_up_at =
+                patience.map(|patience| last_heard + patience).into_iter().chain(withdraw_at).min();
+            tokio::select! {
+                () = turn.changed.notified() => {}
+                () = sleep_until(give_up_at.unwrap_or(check_at)), if give_up_at.is_some() => {}
+                () = sleep_until(check_at) => {
+                    checked = Instant::now();
+                    // A CLI that is frozen does not answer this either.
+                    let _ = timeout_at(give_up_at.unwrap_or(checked + SMALL_CALL), self.check(link)).await;
+                }
+            }
+        }
+    }
+
+    /// The connection was lost while an answer was awaited: the CLI goes on with such a turn when the session is loaded again.
+    async fn take_up_again(&self) -> Option<Arc<Link>> {
+        let reconnected = async {
+            let link = self.load_again().await?;
+            let at_work = self.session.is_at_work(&link).await.ok()?;
+            if !at_work {
+                self.session.catch_up(&link).await;
+            }
+            at_work.then_some(link)
+        };
+        let reconnected = reconnected.await;
+        self.session.reconnected(reconnected.is_some());
+        debug!(session = %self.session.id(), goes_on = reconnected.is_some(), "a turn's connection was lost");
+        reconnected
+    }
+
+    /// Loads the session again. The agent goes on as long as the keeper link is there, however long the CLI is out of reach.
+    async fn load_again(&self) -> Option<Arc<Link>> {
+        loop {
+            match self.session.load().await {
+                Ok(link) => return Some(link),
+                Err(TurnCause::Backend(backend::Error::Unavailable { .. })) if self.session.is_kept() => {
+                    sleep(RELOAD_PAUSE).await;
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Brings the session to rest, so that nothing which still comes can be taken for the next turn's.
+    async fn settle(&self, turn: &Signals) {
+        let limit = Instant::now() + SETTLE_LIMIT;
+        while Instant::now() < limit {
+            let Some((progress, _)) = self.session.progress().filter(|(now, _)| !now.settled) else {
+                return self.stop_what_was_cut().await;
+            };
+            if progress.disconnected {
+                self.take_up_again().await;
+                continue;
+            }
+            // Not the one that it began on: it may have gone on on another. Without one nothing of it goes on.
+            let Some(link) = self.session.attached() else { return };
+            // With the session went all that ran in it, and the CLI may have another of its id by now.
+            if self.session.deleted().is_cancelled() {
+                return;
+            }
+            // Nobody waits for what is being stopped.
+            self.entry.step_aside();
+            if self.stop(&link, progress).await == Stopped::Stuck {
+                return self.session.close_stuck().await;
+            }
+            // The answer to `session.abort` comes after the idle that it causes, so this mostly does not wait.
+            if timeout(SETTLE_CHECK, turn.changed.notified()).await.is_err() {
+                self.check(&link).await;
+            }
+        }
+        warn!(session = %self.session.id(), "the session did not come to rest; its next turn starts regardless");
+    }
+
+    /// A turn that was cut counts as settled. Where the session was loaded again meanwhile, its agent may have gone on.
+    async fn stop_what_was_cut(&self) {
+        if self.session.may_go_on()
+            && let Some(link) = self.session.attached()
+        {
+            self.session.stop_agent(&link).await;
+        }
+    }
+
+    /// Stops what is left of the turn in the CLI: a prompt that waits is withdrawn, so that nothing of another client's is stopped
+    /// that runs before it; what the agent is at work on is stopped.
+    async fn stop(&self, link: &Link, progress: Progress) -> Stopped {
+        if progress.queued && matches!(self.session.withdraw(link).await, Ok(true)) {
+            // How it ended is told already.
+            self.session.withdrawn(TurnCause::Cancelled);
+            return Stopped::Answered;
+        }
+        if !progress.agent_running || self.session.another_runs() {
+            return Stopped::Answered;
+        }
+        self.session.stop_agent(link).await
+    }
+
+    /// Asks the CLI whether it has anything to do for the turn. If not, it has ended, and what tells of its end was lost or is on
+    /// its way: it is looked for in the CLI's memory.
+    async fn check(&self, link: &Link) {
+        match self.session.is_at_work(link).await {
+            Ok(true) => {}
+            Ok(false) => {
+                if self.session.progress().is_some_and(|(progress, _)| !progress.concluded) {
+                    self.session.catch_up(link).await;
+                }
+                self.session.found_idle();
+            }
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => self.session.found_unloaded(),
+            Err(error) => {
+                debug!(session = %self.session.id(), %error, "the CLI does not say whether it is busy")
+            }
+        }
+    }
+}
+
+/// Whether the CLI had unloaded the session without a word, or the link was lost before the prompt was written.
+fn was_missed(error: &backend::Error) -> bool {
+    matches!(
+        error,
+        backend::Error::Rejected(Rejection::SessionNotFound) | backend::Error::Lost { written: false, .. }
+    )
+}

@@ -1,0 +1,273 @@
+//! Turns: accepted, joined, steered, stopped; and what else callers do with a session that runs.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    runner::Runner,
+    turn_handle::Turn,
+    watch::{From, Watch},
+};
+use crate::{
+    copilot::{
+        Message, Schema,
+        method::{Send, Sent},
+    },
+    session::{
+        blueprint::Credentials,
+        catalogue::Stored,
+        error::Error,
+        fanout::{Filter, Scope, Subscriber},
+        id::{SessionId, SessionKey, Tenant},
+        idempotency::{Accepted, Found, Key, RequestId, Share},
+        live::{Response, Session, stop_whatever_runs},
+        roots,
+        sessions::Sessions,
+        turn::{Deadline, SharedDeadline, Spent, TurnCause, TurnError},
+    },
+};
+
+/// A prompt, and what its caller expects.
+#[derive(Debug)]
+pub struct Prompt {
+    /// What to say.
+    pub message: Message,
+    /// Whether the agent goes on by itself until it has done what it was told.
+    pub autopilot: bool,
+    /// What the answer must look like.
+    pub schema: Option<Schema>,
+    /// When the caller wants to hear.
+    pub deadline: Deadline,
+    /// How long the agent may be silent while no tool runs, and nobody is asked.
+    pub inactivity: Option<Duration>,
+    /// Whether the turn goes on without its caller.
+    pub detached: bool,
+    /// The events that the caller wants.
+    pub filter: Filter,
+    /// By what the request is known if it is repeated.
+    pub request: Option<RequestId>,
+}
+
+impl Sessions {
+    /// Accepts a prompt into the session's queue, or into the turn that runs. Its turn runs on a task of its own; dropping
+    /// the [`Turn`] ends it, unless it is detached. A repeated request joins the turn of the first one, or gets its outcome.
+    ///
+    /// # Cancel safety
+    /// The prompt is accepted or it is not; if it is, and nobody waits for it, its turn ends like a dropped one.
+    pub async fn send(&self, tenant: Tenant, id: &SessionId, prompt: Prompt) -> Result<Turn, Error> {
+        self.refuse_if_draining()?;
+        self.inner.roots.admit(roots::in_attachments(&prompt.message.attachments)).await?;
+        let key = SessionKey::new(tenant, id.clone());
+        let session = self.known(&key, Credentials::default()).await?;
+        if prompt.message.steering
+            && let Some(turn) = self.steer(&session, &prompt).await?
+        {
+            return Ok(turn);
+        }
+        let Some(RequestId { id: request, fingerprint }) = prompt.request.clone() else {
+            return self.accept(session, prompt).map(|(turn, _)| turn);
+        };
+        let key = Key::Send(key, request);
+        let (deadline, filter) = (prompt.deadline, prompt.filter.clone());
+        let mut first = None;
+        // What an earlier session of this id was sent is none of this one's.
+        let now = session.clone();
+        let mut share = None;
+        let is_current = |accepted: &Accepted| {
+            share = accepted.hold().filter(|_| Arc::ptr_eq(&accepted.session, &now));
+            share.is_some()
+        };
+        let accept = || {
+            let (turn, accepted) = self.accept(session, prompt)?;
+            first = Some(turn);
+            Ok(accepted)
+        };
+        let found = self.inner.accepted.find_or_insert(key, fingerprint, is_current, accept)?;
+        match (found, first) {
+            (Found::First(_), Some(turn)) => Ok(turn),
+            (Found::First(accepted), None) | (Found::Repeated(accepted), _) => {
+                Ok(join(&accepted, share.flatten(), deadline, filter))
+            }
+        }
+    }
+
+    /// Accepts a prompt into the session's queue.
+    fn accept(&self, session: Arc<Session>, prompt: Prompt) -> Result<(Turn, Accepted), Error> {
+        let Prompt { mut message, autopilot, schema, deadline, inactivity, detached, filter, request } =
+            prompt;
+        // Only into a turn that runs; now there is none.
+        message.steering = false;
+        let entry = session.backend().admission().take().map_err(Error::Overloaded)?;
+        let (ticket, granted) = session.join()?;
+        let repeatable = request.is_some();
+        let (subscriber, ending) = {
+            let mut state = session.lock();
+            let ending = if repeatable { state.hub.remember(ticket) } else { Subscriber::nothing() };
+            (state.subscribe(Scope::Turn(ticket), filter), ending)
+        };
+        let (caller_gone, delivered) = (CancellationToken::new(), CancellationToken::new());
+        let own_limit = Deadline::after(self.inner.limits.turn_timeout);
+        let limit = if detached { deadline.later(own_limit) } else { deadline };
+        let limit = Arc::new(SharedDeadline::new(limit));
+        let runner = Runner {
+            registry: self.inner.registry.clone(),
+            session: session.clone(),
+            entry,
+            message,
+            autopilot,
+            schema,
+            deadline: limit.clone(),
+            inactivity,
+            caller_gone: caller_gone.clone(),
+            shutdown: self.inner.shutdown.clone(),
+            delivered: delivered.clone(),
+        };
+        self.inner.tasks.spawn(runner.run(ticket, granted));
+        let gone = (!detached).then(|| Arc::new(caller_gone.drop_guard()));
+        // Somebody who has more time may join.
+        let keeps_deadline = !detached && !repeatable;
+        let accepted = Accepted {
+            session: session.clone(),
+            ticket,
+            ending: Arc::new(ending),
+            deadline: limit,
+            gone: gone.as_ref().map(Arc::downgrade),
+            delivered: delivered.clone(),
+        };
+        let subscriber = Some(subscriber);
+        Ok((Turn { session, ticket, subscriber, deadline, keeps_deadline, gone, delivered }, accepted))
+    }
+
+    /// Sends a prompt into the turn that runs. `None`: none does.
+    async fn steer(&self, session: &Arc<Session>, prompt: &Prompt) -> Result<Option<Turn>, Error> {
+        let Some((ticket, link, subscriber)) = session.steer(&prompt.filter) else { return Ok(None) };
+        let (said, sent) = oneshot::channel();
+        let (task, message) = (session.clone(), prompt.message.clone());
+        // On a task of its own: the turn has to hear what came of it.
+        self.inner.tasks.spawn(async move {
+            let send = Send { session_id: task.cli_id(), message: &message };
+            let sent = task.call(&link, &send).await;
+            task.steered(ticket, sent.as_ref().ok().map(|Sent { message_id }| message_id.clone()));
+            // It fails if the caller has gone.
+            let _ = said.send(sent.map(|_| ()));
+        });
+        let turn = Turn {
+            session: session.clone(),
+            ticket,
+            subscriber: Some(subscriber),
+            deadline: prompt.deadline,
+            keeps_deadline: false,
+            gone: None,
+            delivered: CancellationToken::new(),
+        };
+        match sent.await {
+            Ok(Ok(())) => {
+                turn.delivered.cancel();
+                Ok(Some(turn))
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Error::Turn(Arc::new(TurnError::not_delivered(TurnCause::Draining)))),
+        }
+    }
+
+    /// Stops what runs in a session: our turn, or compaction, or what another client of the CLI runs there; with `only` our
+    /// turn with this id alone. Gives the message's id, empty where it is not known. `None`: nothing runs.
+    pub async fn abort(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        only: Option<&str>,
+    ) -> Result<Option<String>, Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        let Some(session) = self.inner.registry.find(&key) else {
+            let Stored { backend, .. } =
+                self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+            if only.is_some() {
+                return Ok(None);
+            }
+            let link = backend.connected().await?;
+            return Ok(stop_whatever_runs(&link, key.cli_id()).await?.then(String::new));
+        };
+        let stopped = session.abort(only);
+        if stopped.is_some() || only.is_some() {
+            return Ok(stopped);
+        }
+        // While this place is held nothing of ours begins, and so nothing of ours is stopped by accident.
+        match session.try_place() {
+            Some(_place) => session.stop_others().await,
+            None => Ok(None),
+        }
+    }
+
+    /// What a session has cost since it was first heard here; `None`: nothing was heard of it.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn usage(&self, tenant: Tenant, id: &SessionId) -> Result<Option<Spent>, Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        match self.inner.registry.find(&key) {
+            Some(session) => Ok(session.lock().spent.as_deref().cloned()),
+            None if self.stored(&key).await?.is_some() => Ok(None),
+            None => Err(Error::NotFound(id.clone())),
+        }
+    }
+
+    /// Answers what a session asks its callers: the first answer counts.
+    ///
+    /// # Cancel safety
+    /// Once polled, the answer is given whether anybody waits for it or not.
+    pub async fn respond(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        request_id: &str,
+        response: Response,
+    ) -> Result<(), Error> {
+        let key = SessionKey::new(tenant, id.clone());
+        match self.inner.registry.find(&key) {
+            Some(session) => session.respond(request_id, response).await,
+            None if self.stored(&key).await?.is_some() => {
+                Err(Error::NoSuchAsk { session: id.clone(), ask: request_id.to_owned() })
+            }
+            None => Err(Error::NotFound(id.clone())),
+        }
+    }
+
+    /// Watches a session, which is loaded for it, until `closing` is cancelled.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session loaded.
+    pub async fn watch(
+        &self,
+        tenant: Tenant,
+        id: &SessionId,
+        from: From,
+        filter: Filter,
+        closing: CancellationToken,
+    ) -> Result<Watch, Error> {
+        self.refuse_if_draining()?;
+        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let link = session.reach().await.map_err(|cause| session.not_loaded(cause))?;
+        Watch::open(session, self.inner.limits.max_watchers, closing, link, from, filter).await
+    }
+}
+
+/// A turn that was accepted before.
+fn join(accepted: &Accepted, gone: Share, deadline: Deadline, filter: Filter) -> Turn {
+    let Accepted { session, ticket, .. } = accepted;
+    let mut state = session.lock();
+    // Turns end under the lock, so that none ends between the look and the subscription.
+    let subscriber = match accepted.outcome() {
+        Some(outcome) => Subscriber::ended(*ticket, outcome),
+        None => {
+            accepted.deadline.extend(deadline);
+            state.subscribe(Scope::Turn(*ticket), filter)
+        }
+    };
+    drop(state);
+    let session = session.clone();
+    let (ticket, subscriber, delivered) = (*ticket, Some(subscriber), accepted.delivered.clone());
+    Turn { session, ticket, subscriber, deadline, keeps_deadline: false, gone, delivered }
+}

@@ -1,0 +1,243 @@
+//! Calls that may be repeated: by their `request_id` a repetition is known, and gets what the first one gets.
+//!
+//! They are remembered in memory only, the last [`MAX_REMEMBERED`] of them for [`REMEMBERED`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    error::Error,
+    fanout::{Item, Subscriber},
+    id::{SessionKey, Tenant},
+    live::Session,
+    summary::Summary,
+    turn::{Delivery, Outcome, SharedDeadline, Ticket, TurnCause},
+};
+use crate::lock::lock;
+
+/// How many requests are remembered.
+pub(super) const MAX_REMEMBERED: usize = 1_000;
+
+/// For how long at most.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+
+/// A request's id, and what tells its content from another's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId {
+    /// The id.
+    pub id: String,
+    /// A hash of all that was requested.
+    pub fingerprint: u64,
+}
+
+/// Where a request id is looked for: that of a turn in its session, that of a new session with its tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Create(Tenant, String),
+    Send(SessionKey, String),
+}
+
+impl Key {
+    /// The field of the request that has the id.
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Create(..) => "request_id",
+            Self::Send(..) => "prompt.request_id",
+        }
+    }
+}
+
+/// The requests that are remembered. `T` is what is known of one.
+#[derive(Debug)]
+pub(super) struct Idempotency<T> {
+    entries: Mutex<Entries<T>>,
+}
+
+#[derive(Debug)]
+struct Entries<T> {
+    by_key: HashMap<Key, (u64, T)>,
+    /// Oldest first.
+    ages: VecDeque<(Instant, Key)>,
+}
+
+impl<T> Default for Idempotency<T> {
+    fn default() -> Self {
+        Self { entries: Mutex::new(Entries { by_key: HashMap::new(), ages: VecDeque::new() }) }
+    }
+}
+
+impl<T: Clone> Idempotency<T> {
+    fn lock(&self) -> MutexGuard<'_, Entries<T>> {
+        // Whole after every statement that matters: an age without its entry is skipped.
+        lock(&self.entries)
+    }
+
+    /// What is known of this request, or from now on what `first` makes of it. One that `is_current` does not think worth
+    /// repeating is forgotten.
+    pub(super) fn find_or_insert(
+        &self,
+        key: Key,
+        fingerprint: u64,
+        is_current: impl FnOnce(&T) -> bool,
+        first: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<Found<T>, Error> {
+        let mut entries = self.lock();
+        entries.expire(usize::MAX);
+        match entries.by_key.get(&key) {
+            Some((known, entry)) if is_current(entry) => {
+                return match *known == fingerprint {
+                    true => Ok(Found::Repeated(entry.clone())),
+                    false => Err(Error::RequestIdTaken { field: key.field() }),
+                };
+            }
+            _ => {}
+        }
+        let entry = first()?;
+        entries.forget(&key);
+        entries.expire(MAX_REMEMBERED);
+        entries.ages.push_back((Instant::now(), key.clone()));
+        entries.by_key.insert(key, (fingerprint, entry.clone()));
+        Ok(Found::First(entry))
+    }
+
+    /// Forgets a request.
+    pub(super) fn forget(&self, key: &Key) {
+        self.lock().forget(key);
+    }
+}
+
+/// Whether a request is known.
+#[derive(Debug)]
+pub(super) enum Found<T> {
+    First(T),
+    Repeated(T),
+}
+
+impl<T> Entries<T> {
+    /// Forgets those that are too old, and of the others the oldest, so that there are fewer than `limit`.
+    fn expire(&mut self, limit: usize) {
+        let too_old = |(since, _): &(Instant, Key)| since.elapsed() >= REMEMBERED;
+        while self.ages.front().is_some_and(too_old) || self.ages.len() >= limit {
+            if let Some((_, key)) = self.ages.pop_front() {
+                self.by_key.remove(&key);
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if self.by_key.remove(key).is_some() {
+            self.ages.retain(|(_, aged)| aged != key);
+        }
+    }
+}
+
+/// A session that was, or is being, created.
+pub(super) type Creation = watch::Receiver<Option<Result<Summary, Error>>>;
+
+/// A turn that was accepted.
+#[derive(Debug, Clone)]
+pub(super) struct Accepted {
+    pub(super) session: Arc<Session>,
+    pub(super) ticket: Ticket,
+    pub(super) ending: Arc<Subscriber<Outcome>>,
+    pub(super) deadline: Arc<SharedDeadline>,
+    /// What the callers hold who own the turn; a detached one has none.
+    pub(super) gone: Option<Weak<DropGuard>>,
+    /// Cancelled when the CLI has the prompt.
+    pub(super) delivered: CancellationToken,
+}
+
+impl Accepted {
+    /// How it ended, if it has.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        match self.ending.end()? {
+            Item::TurnEnded(_, outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// What a repetition holds of it: its part in the turn, if it is one of the owners. `None`: it is to be sent again, because
+    /// nothing was sent, or the caller had it stopped by leaving.
+    pub(super) fn hold(&self) -> Option<Share> {
+        match self.outcome() {
+            Some(Ok(_)) => Some(None),
+            Some(Err(error)) => {
+                let worth_repeating =
+                    error.delivery != Delivery::NotDelivered && !matches!(error.cause, TurnCause::Cancelled);
+                worth_repeating.then_some(None)
+            }
+            None => match &self.gone {
+                Some(gone) => gone.upgrade().map(Some),
+                None => Some(None),
+            },
+        }
+    }
+}
+
+/// What a caller holds of a turn that it owns; of others nothing.
+pub(super) type Share = Option<Arc<DropGuard>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str) -> Key {
+        Key::Create(Tenant::ONLY, id.into())
+    }
+
+    fn find(repeats: &Idempotency<u32>, id: &str, fingerprint: u64, new: u32) -> Result<u32, bool> {
+        match repeats.find_or_insert(key(id), fingerprint, |entry| *entry != 0, || Ok(new)) {
+            Ok(Found::First(entry)) => {
+                assert_eq!(entry, new);
+                Err(true)
+            }
+            Ok(Found::Repeated(entry)) => Ok(entry),
+            Err(error) => {
+                assert!(matches!(error, Error::RequestIdTaken { .. }));
+                Err(false)
+            }
+        }
+    }
+
+    const FIRST: Result<u32, bool> = Err(true);
+    const REFUSED: Result<u32, bool> = Err(false);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repetition_gets_what_the_first_one_got_and_another_request_is_refused() {
+        let repeats = Idempotency::default();
+        assert_eq!(find(&repeats, "a", 1, 10), FIRST);
+        assert_eq!(find(&repeats, "a", 1, 20), Ok(10));
+        assert_eq!(find(&repeats, "a", 2, 30), REFUSED);
+        assert_eq!(find(&repeats, "b", 2, 40), FIRST);
+        repeats.forget(&key("a"));
+        assert_eq!(find(&repeats, "a", 2, 50), FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_worth_repeating_is_done_again() {
+        let repeats = Idempotency::default();
+        assert_eq!(find(&repeats, "a", 1, 0), FIRST);
+        assert_eq!(find(&repeats, "a", 2, 5), FIRST);
+        assert_eq!(find(&repeats, "a", 2, 6), Ok(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_remembered_for_some_time_and_not_too_many() {
+        let repeats = Idempotency::default();
+        assert_eq!(find(&repeats, "old", 1, 10), FIRST);
+        tokio::time::advance(REMEMBERED).await;
+        assert_eq!(find(&repeats, "old", 1, 20), FIRST);
+        for n in 0..MAX_REMEMBERED {
+            assert_eq!(find(&repeats, &n.to_string(), 1, 1), FIRST);
+        }
+        // To ask for the oldest is not to forget it.
+        assert_eq!(find(&repeats, "0", 1, 2), Ok(1));
+        assert_eq!(find(&repeats, "old", 1, 30), FIRST);
+    }
+}

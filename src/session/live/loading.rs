@@ -1,0 +1,497 @@
+//! How a session gets into the CLI and out of it: created, resumed, changed, left.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::session::{Session, Stored};
+use crate::{
+    backend::{self, Link},
+    copilot::{
+        Method, Rejection,
+        event::ModelChange,
+        method::{
+            Create, Created, Delete, Detach, Done, GetMetadata, GetModel, GetSnapshot, IsProcessing,
+            ModelState, RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata,
+            UpdateOptions, ValidateTools,
+        },
+        settings::{EmptyOptions, Parameters},
+    },
+    session::{
+        blueprint::{Blueprint, Record},
+        error::Error,
+        turn::{Active, TurnCause, TurnError},
+    },
+};
+
+impl Session {
+    /// The session has another model, or thinks for longer, because another client of the CLI has seen to it, or the CLI itself. It
+    /// is to have it when it is loaded again, here or by another server.
+    pub(in crate::session) fn model_changed(self: &Arc<Self>, change: &ModelChange) {
+        if !self.has_model(change.new_model.clone(), change.reasoning_effort.clone()) {
+            return;
+        }
+        let session = self.clone();
+        self.tasks().spawn(async move {
+            let Some(link) = session.attached() else { return };
+            if let Err(error) = session.remember(&link).await {
+                debug!(session = %session.id(), %error, "a session's new model could not be stored with it");
+            }
+        });
+    }
+
+    /// Notes the model that it has, and how long it thinks, as far as they are known. Says whether that is news.
+    fn has_model(&self, model: Option<String>, effort: Option<Option<String>>) -> bool {
+        let blueprint = self.blueprint();
+        let mut changed = Blueprint::clone(&blueprint);
+        changed.settings.model = model.or(changed.settings.model);
+        changed.settings.reasoning_effort = effort.unwrap_or(changed.settings.reasoning_effort);
+        let news = changed != *blueprint;
+        if news {
+            self.redraw(changed);
+        }
+        news
+    }
+
+    /// Changes its model, how much that thinks, and its notes, while no turn runs.
+    pub(in crate::session) async fn update(
+        &self,
+        link: &Link,
+        blueprint: Blueprint,
+    ) -> Result<(), backend::Error> {
+        let before = self.blueprint();
+        let (before, now) = (&before.settings, &blueprint.settings);
+        if (&now.model, &now.reasoning_effort) != (&before.model, &before.reasoning_effort) {
+            let model_id = match &now.model {
+                Some(model) => model.clone(),
+                None => self.current_model(link).await?,
+            };
+            let reasoning_effort = now.reasoning_effort.as_deref();
+            let switch = SwitchModel { session_id: self.cli_id(), model_id: &model_id, reasoning_effort };
+            self.call(link, &switch).await?;
+        }
+        self.redraw(blueprint);
+        self.remember(link).await
+    }
+
+    /// The model that the CLI has chosen for it.
+    async fn current_model(&self, link: &Link) -> Result<String, backend::Error> {
+        let ModelState { model_id, .. } = self.call(link, &GetModel { session_id: self.cli_id() }).await?;
+        let problem = || "the session has no model".to_owned();
+        model_id.ok_or_else(|| backend::Error::Protocol { method: GetModel::NAME, problem: problem() })
+    }
+
+    /// Gives it a title. The CLI tells of it too, but not necessarily before it answers.
+    pub(in crate::session) async fn name(&self, link: &Link, title: &str) -> Result<(), backend::Error> {
+        self.call(link, &SetName { session_id: self.cli_id(), name: title }).await?;
+        title.clone_into(&mut self.lock().title);
+        Ok(())
+    }
+
+    /// Creates the session in the CLI.
+    pub(in crate::session) async fn create(self: &Arc<Self>, link: &Arc<Link>) -> Result<(), backend::Error> {
+        let blueprint = self.blueprint();
+        let created = self.call(link, &Create(self.parameters(&blueprint))).await?;
+        self.complete(link, created).await
+    }
+
+    /// Whether the caller's own tools can be declared: with one that is named like a built-in tool, every turn would fail.
+    pub(in crate::session) async fn validate_tools(&self, link: &Link) -> Result<(), backend::Error> {
+        if self.blueprint().settings.tools.iter().all(|tool| tool.overrides_builtin) {
+            return Ok(());
+        }
+        match self.call(link, &ValidateTools { session_id: self.cli_id() }).await {
+            Err(error @ backend::Error::Rejected(Rejection::InvalidParameter(_))) => Err(error),
+            // A CLI may lack it; and what else is wrong, such as a server that does not answer, is the turn's to tell.
+            _ => Ok(()),
+        }
+    }
+
+    /// Calls the CLI for this session. It may quote a secret in its refusal, which is told to the caller. Once the session is
+    /// deleted nothing is called any more: the CLI may have another one of this id.
+    pub(in crate::session) async fn call<M: Method>(
+        &self,
+        link: &Link,
+        params: &M,
+    ) -> Result<M::Output, backend::Error> {
+        self.refuse_if_deleted()?;
+        link.call(params).await.map_err(|error| self.redacted(error))
+    }
+
+    /// The same, with a time limit of its own.
+    pub(in crate::session) async fn call_within<M: Method>(
+        &self,
+        limit: Duration,
+        link: &Link,
+        params: &M,
+    ) -> Result<M::Output, backend::Error> {
+        self.refuse_if_deleted()?;
+        link.call_within(limit, params).await.map_err(|error| self.redacted(error))
+    }
+
+    fn refuse_if_deleted(&self) -> Result<(), backend::Error> {
+        if self.deleted().is_cancelled() {
+            return Err(backend::Error::Rejected(Rejection::SessionNotFound));
+        }
+        Ok(())
+    }
+
+    /// What of an error may be told.
+    pub(in crate::session) fn redacted(&self, error: backend::Error) -> backend::Error {
+        match error {
+            backend::Error::Rejected(rejection) => {
+                backend::Error::Rejected(rejection.map(|text| self.blueprint().settings.redact(&text)))
+            }
+            other => other,
+        }
+    }
+
+    /// The link that the session has, for as long as that lives, be its CLI replaced by another or not; if it has none, as
+    /// [`load`](Self::load). For who does not have the session's place: what is under way stays where it is.
+    ///
+    /// # Cancel safety
+    /// As of [`load`](Self::load).
+    pub(in crate::session) async fn reach(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
+        match self.reachable() {
+            Some(link) => Ok(link),
+            None => self.load().await,
+        }
+    }
+
+    /// A link that the session is attached to: the one it has, or a new one on which it is resumed first. If a turn is under
+    /// way, the CLI is to go on with it. A link that is lost meanwhile is no reason to fail: nothing was asked of the agent.
+    /// Where another CLI has taken the place of the one that it is in, it moves, unless too many others do so: so this is for who has
+    /// its place.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session attached without our knowing, and the next call attaches it again.
+    pub(in crate::session) async fn load(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
+        let mut tries = 0..LOAD_TRIES;
+        loop {
+            tries.next();
+            match self.load_once().await {
+                Err(TurnCause::Backend(error @ backend::Error::Lost { .. })) if !tries.is_empty() => {
+                    debug!(session = %self.id(), %error, "loading the session once more");
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
+    async fn load_once(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
+        if let Some(link) = Some(self.home().await?.connected().await?).filter(|link| self.is_attached(link))
+        {
+            return Ok(link);
+        }
+        let _loading = self.loading.lock().await;
+        let home = self.home().await?;
+        let link = home.connected().await?;
+        if self.is_attached(&link) {
+            return Ok(link);
+        }
+        // It may have been deleted while it was waited for.
+        if self.deleted().is_cancelled() {
+            return Err(TurnCause::Deleted);
+        }
+        let mut moving = None;
+        if let Some(old) = self.reachable() {
+            moving = home.begin_move();
+            if moving.is_none() {
+                return Ok(old);
+            }
+            // Two that have it loaded would write its history both (cli-protocol.md, section 10).
+            self.detach_or_log(&old).await;
+            self.unloaded();
+        }
+        debug!(session = %self.id(), "loading the session again");
+        let stored = self.lock().stored;
+        let loaded = match self.resume(&link, stored).await {
+            Ok(resumed) => self.resumed(&link, resumed).await,
+            // The CLI has not stored it, because it holds no message, or lost its first turn: a new one is the same.
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) if stored < Stored::Yes => {
+                self.nothing_is_left();
+                self.create(&link).await
+            }
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {
+                return Err(TurnCause::NotFound(self.id().clone()));
+            }
+            Err(error) => Err(error),
+        };
+        match loaded {
+            // Another server has deleted it at that moment, which the CLI complains about in many ways (observed).
+            Err(backend::Error::Rejected(_)) if stored == Stored::Yes && self.is_not_stored(&link).await => {
+                return Err(TurnCause::NotFound(self.id().clone()));
+            }
+            loaded => loaded?,
+        }
+        let went_on = self.lock().gap.is_some();
+        if went_on {
+            self.fill_gap(&link).await;
+        } else {
+            self.lock().hub.reloaded();
+        }
+        self.stop_abandoned(&link).await;
+        drop(moving);
+        Ok(link)
+    }
+
+    /// Stops an agent that goes on with a turn which was cut, because the CLI has not noticed that the link was lost, or a
+    /// compaction. To a session that does nothing it does nothing.
+    async fn stop_abandoned(&self, link: &Link) {
+        let abandoned = std::mem::take(&mut self.lock().abandoned);
+        if !abandoned {
+            return;
+        }
+        // Also what waits in the CLI's queue, which `session.abort` empties: before the compaction that it may wait for.
+        self.stop_agent(link).await;
+        if let Err(error) = self.stop_compaction(link).await {
+            debug!(session = %self.id(), %error, "a compaction that was cut could not be stopped");
+        }
+    }
+
+    /// It was loaded, as it is: with the model that it has by now, and maybe with another client's turn.
+    async fn resumed(self: &Arc<Self>, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
+        if let Some(ModelState { model_id, reasoning_effort }) = &created.model_state {
+            self.has_model(model_id.clone(), reasoning_effort.clone().map(Some));
+        }
+        self.complete(link, created).await?;
+        let ours = self.lock().current.as_deref().is_some_and(Active::is_sent);
+        if !ours {
+            self.look_at_others().await;
+        }
+        Ok(())
+    }
+
+    fn is_attached(&self, link: &Link) -> bool {
+        self.lock().is_loaded_on(link.id())
+    }
+
+    /// Leaves a CLI that is to end, if it is still in that and nobody uses it. Who reads it hears that it has to be loaded again.
+    /// Says whether it has left.
+    pub(in crate::session) async fn evacuate(&self, link: &Link) -> bool {
+        let _loading = self.loading.lock().await;
+        if self.attached().is_some_and(|attached| attached.id() == link.id()) {
+            // A turn of it may have begun there, because others were moving.
+            if link.is_used() {
+                return false;
+            }
+            self.detach_or_log(link).await;
+            self.link_lost(link.id(), "its CLI has been replaced");
+        }
+        true
+    }
+
+    /// Has the CLI close it. Where that fails, the CLI has gone, or has closed it already.
+    async fn detach_or_log(&self, link: &Link) {
+        if let Err(error) = self.detach(link).await {
+            debug!(session = %self.id(), %error, "the session could not leave a CLI that is replaced");
+        }
+    }
+
+    async fn detach(&self, link: &Link) -> Result<(), backend::Error> {
+        let session_id = self.cli_id();
+        self.call_within(RESUME_LIMIT, link, &Detach { session_id }).await.map(|_| ())
+    }
+
+    /// Why a call fails whose session could not be loaded.
+    pub(in crate::session) fn not_loaded(&self, cause: TurnCause) -> Error {
+        match cause {
+            TurnCause::NotFound(id) => Error::NotFound(id),
+            TurnCause::Deleted => Error::NotFound(self.id().clone()),
+            TurnCause::Backend(error) => error.into(),
+            cause => Error::Turn(Arc::new(TurnError::not_delivered(cause))),
+        }
+    }
+
+    fn parameters<'a>(&'a self, blueprint: &'a Blueprint) -> Parameters<'a> {
+        Parameters::new(self.cli_id(), &blueprint.settings)
+    }
+
+    /// Resumes it. Right after its last connection has left, the CLI may not find a session for a moment (observed).
+    async fn resume(&self, link: &Link, stored: Stored) -> Result<Created, backend::Error> {
+        let blueprint = self.blueprint();
+        let continue_pending_work = self.lock().current.as_deref().is_some_and(Active::is_under_way);
+        let mut tries = 0..RESUME_TRIES;
+        let mut parameters = self.parameters(&blueprint);
+        parameters.leave_model();
+        loop {
+            tries.next();
+            let resume = Resume { parameters, continue_pending_work };
+            let resumed = self.call_within(RESUME_LIMIT, link, &resume).await;
+            parameters = resume.parameters;
+            match resumed {
+                Err(backend::Error::Rejected(Rejection::SessionNotFound))
+                    if stored > Stored::No && !tries.is_empty() => {}
+                // Of a connection that was just lost, or of another server, which then offers the tools for both.
+                Err(backend::Error::Rejected(Rejection::ToolsTaken)) if !tries.is_empty() => {
+                    if tries.len() == 1 {
+                        parameters.leave_tools();
+                    }
+                }
+                resumed => return resumed,
+            }
+            sleep(RESUME_PAUSE).await;
+        }
+    }
+
+    async fn complete(self: &Arc<Self>, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
+        let options = UpdateOptions { session_id: self.cli_id(), options: EmptyOptions::default() };
+        self.call(link, &options).await?;
+        // Those who ask by a request to the client, and not by an event, would lose it with the link.
+        for event_type in self.blueprint().settings.interests() {
+            self.call(link, &RegisterInterest { session_id: self.cli_id(), event_type }).await?;
+        }
+        self.remember(link).await?;
+        let title =
+            Some(self.lock()).filter(|state| state.stored == Stored::No).map(|state| state.title.clone());
+        // A session without a message that was made anew: it had its title from its owner.
+        if let Some(title) = title.filter(|title| !title.is_empty()) {
+            self.name(link, &title).await?;
+        }
+        let mut state = self.lock();
+        if let Some(lost) = link.loss() {
+            return Err(lost);
+        }
+        state.autopilot = created.mode == "autopilot";
+        if state.create_time.is_empty() {
+            state.create_time.clone_from(&created.start_time);
+            state.update_time = created.start_time;
+        }
+        state.loaded(link);
+        drop(state);
+        self.keep();
+        Ok(())
+    }
+
+    /// Stores with the session what it takes to load it again.
+    async fn remember(&self, link: &Link) -> Result<(), backend::Error> {
+        // That it is not too long was seen to when the session was made.
+        let Some(set) = Record::of(&self.blueprint()).write() else { return Ok(()) };
+        let notes = UpdateClientMetadata { session_id: self.cli_id(), set };
+        match self.call(link, &notes).await {
+            // `missing_features` in GetServerInfo says so.
+            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => Ok(()),
+            stored => stored.map(|_| ()),
+        }
+    }
+
+    /// Puts the session into mode "autopilot", or out of it.
+    pub(in crate::session) async fn set_autopilot(
+        &self,
+        link: &Link,
+        autopilot: bool,
+    ) -> Result<(), backend::Error> {
+        if self.lock().autopilot == autopilot {
+            return Ok(());
+        }
+        let mode = if autopilot { "autopilot" } else { "interactive" };
+        self.call(link, &SetMode { session_id: self.cli_id(), mode }).await?;
+        self.lock().autopilot = autopilot;
+        Ok(())
+    }
+
+    /// Deletes it. Not while a link is attached to it: the CLI 1.0.102 then answers neither, and never (observed). What another
+    /// server attaches at that moment cannot be known; then this ends with the limit.
+    pub(in crate::session) async fn delete(&self, link: &Link) -> Result<Done, backend::Error> {
+        let _loading = self.loading.lock().await;
+        // Where it is loaded, be that a CLI that is replaced: it would write it once more.
+        let attached = self.reachable();
+        let deleted = delete_from_cli(attached.as_deref().unwrap_or(link), self.cli_id()).await?;
+        if deleted.success {
+            // While nobody can load it: what waits to do so would make it anew.
+            self.deleted().cancel();
+        }
+        Ok(deleted)
+    }
+
+    /// Leaves it, so that the CLI closes it.
+    pub(in crate::session) async fn unload(&self) -> Result<(), backend::Error> {
+        let _loading = self.loading.lock().await;
+        let Some(link) = self.reachable() else { return Ok(()) };
+        self.let_go().await;
+        self.detach(&link).await?;
+        self.unloaded();
+        Ok(())
+    }
+
+    /// Whether the CLI that has the session loaded neither has it any more nor stored it, or has another one of its id. In doubt it
+    /// has it.
+    pub(in crate::session) async fn is_gone_from_cli(&self) -> bool {
+        match self.attached() {
+            Some(link) => self.is_gone_from(&link).await,
+            None => false,
+        }
+    }
+
+    /// The same of the CLI behind a link.
+    pub(in crate::session) async fn is_gone_from(&self, link: &Link) -> bool {
+        let create_time = self.lock().create_time.clone();
+        let session_id = self.cli_id();
+        match link.call(&IsProcessing { session_id }).await {
+            Err(backend::Error::Rejected(Rejection::SessionNotFound)) => self.is_not_stored(link).await,
+            Ok(_) => {
+                let snapshot = link.call(&GetSnapshot { session_id }).await;
+                snapshot.is_ok_and(|snapshot| snapshot.start_time != create_time)
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Whether the CLI says that it has not stored it.
+    async fn is_not_stored(&self, link: &Link) -> bool {
+        let metadata = link.call(&GetMetadata { session_id: self.cli_id() }).await;
+        metadata.is_ok_and(|metadata| metadata.session.is_none())
+    }
+
+    /// It is about to be made anew.
+    fn nothing_is_left(&self) {
+        let mut state = self.lock();
+        state.stored = Stored::No;
+        state.made_anew += 1;
+    }
+
+    /// The CLI does not have the session loaded any more.
+    pub(in crate::session) fn unloaded(&self) {
+        self.lock().unloaded();
+    }
+}
+
+/// How often a session is loaded whose link is lost meanwhile.
+const LOAD_TRIES: u32 = 3;
+
+/// Deletes a session, or gives up: when a deletion meets a `session.resume` of another connection, the CLI 1.0.102 answers
+/// neither, nor anything else about the session that changes it, until it is restarted (observed). Otherwise it takes 50 ms.
+pub(in crate::session) async fn delete_from_cli(
+    link: &Link,
+    session_id: &str,
+) -> Result<Done, backend::Error> {
+    let mut tries = 0..DELETE_TRIES;
+    loop {
+        tries.next();
+        match link.call_within(DELETE_LIMIT, &Delete { session_id }).await {
+            Err(backend::Error::Rejected(rejection)) if rejection.is_half_deleted() && !tries.is_empty() => {
+                sleep(DELETE_PAUSE).await;
+            }
+            deleted => return deleted,
+        }
+    }
+}
+
+/// How often the rest of a session is deleted that was written to meanwhile, and the pause between.
+const DELETE_TRIES: u32 = 3;
+
+/// See [`DELETE_TRIES`].
+const DELETE_PAUSE: Duration = Duration::from_millis(100);
+
+/// See [`delete_from_cli`].
+const DELETE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it may take to load a session. Half of what other calls get: see [`delete_from_cli`].
+const RESUME_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a stored session is looked for, and the pause between: 0.2 s were observed to be enough.
+const RESUME_TRIES: u32 = 5;
+
+/// See [`RESUME_TRIES`].
+const RESUME_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,22 @@
+//! A session that is known here: what it hears, whose turn it is, how it gets into a CLI and out of it.
+//!
+//! Tests: `tests/integration/sessions.rs`, `tests/integration/links.rs`, `tests/integration/reborn.rs`.
+
+mod asks;
+mod at_work;
+mod explain;
+mod failover;
+mod gap;
+mod home;
+mod incoming;
+mod loading;
+mod session;
+mod turns;
+
+pub use asks::Response;
+
+pub(in crate::session) use at_work::{SMALL_CALL, Stopped, is_busy, runs_for_others, stop_whatever_runs};
+pub(in crate::session) use failover::readable;
+pub(in crate::session) use loading::delete_from_cli;
+pub(in crate::session) use session::{Home, Session};
+pub(in crate::session) use turns::Place;

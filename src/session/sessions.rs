@@ -1,0 +1,198 @@
+//! The sessions of a server: what they share, how they start and how they drain.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use super::{
+    blueprint::{Blueprint, Profiles},
+    catalogue::Shelf,
+    cleanup::Cleanup,
+    error::Error,
+    id::{SessionKey, Tenant},
+    idempotency::{Accepted, Creation, Idempotency},
+    live::{Home, Session},
+    models::Models,
+    registry::{Load, Registry},
+    roots::Roots,
+};
+use crate::{
+    backend::{self, Backend, BackendId, Pool},
+    budget::Budget,
+    copilot::{Provider, Secret, redact_line},
+};
+
+/// How much there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sessions that are known at once.
+    pub max_sessions: usize,
+    /// Turns that may wait in one session.
+    pub max_queued_turns: usize,
+    /// How many may watch one session.
+    pub max_watchers: usize,
+    /// What all readers together may hold, in bytes.
+    pub max_reader_memory: usize,
+    /// How long a turn may take that goes on without its caller.
+    pub turn_timeout: Duration,
+}
+
+/// The sessions of a server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) pool: Pool,
+    pub(super) registry: Arc<Registry>,
+    pub(super) limits: Limits,
+    /// Of what readers hold.
+    pub(super) budget: Budget,
+    /// The operator's provider, for stored sessions that were created with it.
+    pub(super) operator: Option<Arc<Provider>>,
+    /// What else must not be seen of the server's.
+    pub(super) secrets: Vec<Secret>,
+    /// Sessions that were created by requests with an id.
+    pub(super) creations: Idempotency<Creation>,
+    /// Turns that were sent by requests with an id.
+    pub(super) accepted: Idempotency<Accepted>,
+    /// What is remembered of each CLI's stored sessions.
+    pub(super) shelves: Mutex<HashMap<BackendId, Arc<Shelf>>>,
+    pub(super) profiles: Profiles,
+    /// Where the paths lead that requests name.
+    pub(super) roots: Roots,
+    pub(super) models: Models,
+    pub(super) cleanup: Mutex<Option<Cleanup>>,
+    /// Turns, and whatever else must be finished before the server may go.
+    pub(super) tasks: TaskTracker,
+    /// Cancelled when nothing new is taken on.
+    pub(super) draining: CancellationToken,
+    /// Cancelled when what still runs has to end.
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Sessions {
+    /// Sets up the sessions, and starts the backends, of which there is at least one. `operator` is the provider of sessions
+    /// that were created with the operator's default, `profiles` are what sessions may be under, `roots` where the paths lead
+    /// that requests name, `secrets` what a CLI may have printed of the server's.
+    pub fn new(
+        limits: Limits,
+        operator: Option<Arc<Provider>>,
+        profiles: Profiles,
+        roots: Roots,
+        secrets: Vec<Secret>,
+        backends: backend::Setup,
+    ) -> Self {
+        let registry = Registry::new(limits.max_sessions);
+        let sessions = registry.clone();
+        let pool = Pool::spawn(backends, move |backend| sessions.sink(backend));
+        let (draining, shutdown) = (CancellationToken::new(), CancellationToken::new());
+        Self {
+            inner: Arc::new(Inner {
+                pool,
+                registry,
+                limits,
+                budget: Budget::new(limits.max_reader_memory),
+                operator,
+                secrets,
+                creations: Idempotency::default(),
+                accepted: Idempotency::default(),
+                profiles,
+                roots,
+                models: Models::default(),
+                cleanup: Mutex::default(),
+                shelves: Mutex::default(),
+                tasks: TaskTracker::new(),
+                draining,
+                shutdown,
+            }),
+        }
+    }
+
+    /// The operator's profiles.
+    pub fn profiles(&self) -> &Profiles {
+        &self.inner.profiles
+    }
+
+    /// What readers may hold.
+    pub fn budget(&self) -> &Budget {
+        &self.inner.budget
+    }
+
+    /// Lines that a CLI has printed, about anything, without the secrets that are known here: the server's, and those of all
+    /// sessions.
+    pub fn redact(&self, lines: &[String]) -> Vec<String> {
+        if lines.is_empty() {
+            return Vec::new();
+        }
+        let blueprints: Vec<_> =
+            self.inner.registry.all(Tenant::ONLY).iter().map(|session| session.blueprint()).collect();
+        let inner = &self.inner;
+        let ours = inner.secrets.iter().chain(inner.operator.iter().flat_map(|it| it.secrets()));
+        let of_sessions = blueprints.iter().flat_map(|blueprint| blueprint.settings.secrets());
+        let secrets: Vec<_> = ours.chain(inner.profiles.secrets()).chain(of_sessions).collect();
+        lines.iter().map(|line| redact_line(line, secrets.iter().copied())).collect()
+    }
+
+    /// The CLIs behind the sessions.
+    pub fn pool(&self) -> &Pool {
+        &self.inner.pool
+    }
+
+    /// How many turns run or wait, and how many sessions are loaded.
+    pub fn load(&self) -> Load {
+        self.inner.registry.load()
+    }
+
+    /// The same of one CLI.
+    pub fn load_on(&self, backend: BackendId) -> Load {
+        self.inner.registry.load_on(backend)
+    }
+
+    pub(super) fn session(&self, key: SessionKey, blueprint: Blueprint, backend: &Backend) -> Session {
+        let Inner { limits, budget, tasks, .. } = &*self.inner;
+        let home = Home::new(self.inner.pool.clone(), backend.clone());
+        Session::new(key, blueprint, limits.max_queued_turns, budget.clone(), home, tasks.clone())
+    }
+
+    /// Takes nothing new on, and waits at most `grace` for what runs. What then still runs is stopped.
+    pub async fn drain(&self, grace: Duration) {
+        self.inner.draining.cancel();
+        self.inner.tasks.close();
+        if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {
+            warn!(
+                turns = self.load().turns,
+                "the grace period is over: the turns that still run are stopped"
+            );
+            self.inner.shutdown.cancel();
+            // To stop an agent takes milliseconds; a CLI that does not answer is ended anyway.
+            let _ = tokio::time::timeout(LAST_GRACE, self.inner.tasks.wait()).await;
+        }
+    }
+
+    /// Makes a [`drain`](Self::drain) that is under way stop what still runs.
+    pub fn hurry(&self) {
+        self.inner.shutdown.cancel();
+    }
+
+    pub(super) fn refuse_if_draining(&self) -> Result<(), Error> {
+        if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
+    }
+}
+
+/// How long a stopped agent may take to stop when the server goes.
+const LAST_GRACE: Duration = Duration::from_secs(3);
+
+impl Sessions {
+    /// Cancelled when the server takes nothing new on.
+    pub fn draining(&self) -> CancellationToken {
+        self.inner.draining.clone()
+    }
+}

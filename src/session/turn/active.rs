@@ -1,0 +1,562 @@
+//! The turn that has its session: the state machine, and the signals to the task that runs it.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    machine::{Ending, Machine},
+    outcome::{Delivery, ToolCall, TurnCause, TurnError, TurnResult},
+    queue::Ticket,
+};
+use crate::copilot::{
+    Event, Json, Schema,
+    event::{self, FinishReason},
+    method::FileChange,
+    schema::Unfit,
+};
+
+/// The turn that has its session.
+#[derive(Debug)]
+pub(in crate::session) struct Active {
+    ticket: Ticket,
+    /// When the latest event happened that was heard before it: all of its own are later, or of the same moment.
+    since: String,
+    turn: Machine,
+    /// What its answer must look like.
+    schema: Option<Schema>,
+    /// Whether its CLI follows what its tools do to files.
+    follows_files: bool,
+    /// What came of it, while there is still something to find out: see [`ToFinish`].
+    unfinished: Option<Box<TurnResult>>,
+    /// Whether the CLI may have the prompt.
+    sending: bool,
+    /// Whether the CLI has closed the session under it.
+    closed: bool,
+    /// Whether it is known how it ended.
+    concluded: bool,
+    /// How it ended, until its callers are told.
+    outcome: Option<Result<TurnResult, TurnError>>,
+    /// Set while it may go on on another connection than the one that it ran on.
+    disconnected: Option<Disconnected>,
+    /// Whether nothing more can come of it.
+    gone: bool,
+    signals: Signals,
+}
+
+/// A turn whose connection was lost.
+#[derive(Debug)]
+struct Disconnected {
+    /// What broke it.
+    problem: String,
+    /// The tools that ran then.
+    running_tools: Vec<ToolCall>,
+}
+
+/// What is to be found out of a turn that was answered.
+#[derive(Debug)]
+pub(in crate::session) struct ToFinish {
+    /// Whether the answer is of the schema.
+    pub(in crate::session) check: Option<(Schema, String)>,
+    /// What has happened to files since this event.
+    pub(in crate::session) files_since: Option<String>,
+}
+
+/// What the task that runs a turn listens to.
+#[derive(Debug, Clone, Default)]
+pub(in crate::session) struct Signals {
+    /// Fires when there is progress to look at.
+    pub(in crate::session) changed: Arc<Notify>,
+    /// Cancelled when somebody asks for the turn's end.
+    pub(in crate::session) abort: CancellationToken,
+}
+
+/// What the task that runs a turn has to know, at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::session) struct Progress {
+    /// Whether it is known how it ended.
+    pub(in crate::session) concluded: bool,
+    /// Whether the next turn may start.
+    pub(in crate::session) settled: bool,
+    /// Whether the agent is at work on it, concluded or not.
+    pub(in crate::session) agent_running: bool,
+    /// Whether a tool runs.
+    pub(in crate::session) tool_running: bool,
+    /// Whether its prompt may wait in the CLI's queue.
+    pub(in crate::session) queued: bool,
+    /// Whether an answer of the session's callers is awaited. The session knows.
+    pub(in crate::session) waiting: bool,
+    /// Whether the connection was lost that it ran on, and it may go on on another.
+    pub(in crate::session) disconnected: bool,
+    /// Whether the CLI has closed the session, and it is not known why.
+    pub(in crate::session) closed: bool,
+}
+
+impl Active {
+    pub(in crate::session) fn new(
+        ticket: Ticket,
+        schema: Option<Schema>,
+        follows_files: bool,
+        since: String,
+    ) -> Self {
+        Self {
+            ticket,
+            since,
+            turn: Machine::default(),
+            schema,
+            follows_files,
+            unfinished: None,
+            sending: false,
+            concluded: false,
+            outcome: None,
+            disconnected: None,
+            closed: false,
+            gone: false,
+            signals: Signals::default(),
+        }
+    }
+
+    pub(in crate::session) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// From when on there may be events of it.
+    pub(in crate::session) fn since(&self) -> &str {
+        &self.since
+    }
+
+    pub(in crate::session) fn signals(&self) -> &Signals {
+        &self.signals
+    }
+
+    pub(in crate::session) fn progress(&self) -> Progress {
+        Progress {
+            concluded: self.concluded,
+            settled: self.gone || self.turn.is_settled(),
+            agent_running: self.turn.is_running(),
+            tool_running: self.turn.is_tool_running(),
+            queued: self.is_queued(),
+            waiting: false,
+            disconnected: self.disconnected.is_some(),
+            closed: self.closed && !self.concluded,
+        }
+    }
+
+    /// Something happened in the session.
+    pub(in crate::session) fn hear(&mut self, event: &Arc<Event>) {
+        // What comes before the prompt was sent belongs to what was before, and is no concern of the turn.
+        if self.sending {
+            let tool_was_running = self.turn.is_tool_running();
+            let ending = self.turn.apply(event);
+            self.advance(ending);
+            if self.turn.is_tool_running() != tool_was_running {
+                self.signals.changed.notify_one();
+            }
+        }
+    }
+
+    /// How it ended, once.
+    pub(in crate::session) fn take_outcome(&mut self) -> Option<Result<TurnResult, TurnError>> {
+        self.outcome.take()
+    }
+
+    /// From here on the CLI may have the prompt.
+    pub(in crate::session) fn sending(&mut self) {
+        self.sending = true;
+    }
+
+    /// Whether the CLI may have the prompt.
+    pub(in crate::session) fn is_sent(&self) -> bool {
+        self.sending
+    }
+
+    /// Whether an event of this kind can be part of it now.
+    pub(in crate::session) fn can_have(&self, kind: &str) -> bool {
+        let agents = kind.starts_with("assistant.") || kind.starts_with("tool.") || kind == "session.idle";
+        self.sending && !self.is_over() && (self.turn.is_taken_up() || !agents)
+    }
+
+    /// Whether events of this kind have to be heard though nobody reads them: the whole text of a part that was cut.
+    pub(in crate::session) fn needs(&self, kind: &str) -> bool {
+        kind == event::MODEL_MESSAGE && self.turn.is_cut()
+    }
+
+    /// The CLI surely does not have the prompt after all.
+    pub(in crate::session) fn not_sent(&mut self) {
+        self.sending = false;
+    }
+
+    /// The prompt was taken back from the CLI's queue: nothing will come of it.
+    pub(in crate::session) fn withdrawn(&mut self, cause: TurnCause) {
+        self.not_sent();
+        self.fail(cause);
+        self.gone = true;
+        self.signals.changed.notify_one();
+    }
+
+    /// Its message's id, if it may wait in the CLI's queue.
+    pub(in crate::session) fn queued_message(&self) -> Option<&str> {
+        self.turn.message_id().filter(|_| self.is_queued())
+    }
+
+    fn is_queued(&self) -> bool {
+        self.sending && !self.gone && self.turn.is_queued()
+    }
+
+    /// The CLI has the prompt.
+    pub(in crate::session) fn accepted(&mut self, message_id: String) {
+        let ending = self.turn.accepted(message_id);
+        self.advance(ending);
+    }
+
+    /// Whether the CLI has the prompt will never be known.
+    pub(in crate::session) fn unacknowledged(&mut self) {
+        self.turn.unacknowledged();
+    }
+
+    /// The CLI says that the session does nothing.
+    pub(in crate::session) fn found_idle(&mut self) {
+        let ending = self.turn.found_idle();
+        self.advance(ending);
+    }
+
+    /// Nothing runs any more. While the prompt is on its way, the call that carries it knows better whether it arrived.
+    pub(in crate::session) fn cut(&mut self, problem: &str) {
+        if self.unfinished.is_some() {
+            // Its answer is whole.
+            self.gone = true;
+        } else if self.concluded || !self.turn.is_sending() {
+            self.fail(TurnCause::Interrupted(problem.to_owned()));
+            self.gone = true;
+            self.signals.changed.notify_one();
+        }
+    }
+
+    /// The connection that it ran on is lost, but the CLI can take it up again.
+    pub(in crate::session) fn disconnected(&mut self, problem: &str) {
+        let running_tools = self.turn.remains().running_tools;
+        self.disconnected = Some(Disconnected { problem: problem.to_owned(), running_tools });
+        self.signals.changed.notify_one();
+    }
+
+    /// The CLI has taken it up again, or not.
+    pub(in crate::session) fn reconnected(&mut self, goes_on: bool) {
+        let Some(Disconnected { problem, mut running_tools }) = self.disconnected.take() else { return };
+        if goes_on {
+            return;
+        }
+        let is_news = !self.is_over();
+        self.cut(&problem);
+        // The CLI takes calls that it finds dangling for failed. What has become of them it does not know.
+        if let Some(Err(error)) = self.outcome.as_mut().filter(|_| is_news) {
+            running_tools.retain(|call| !self.turn.has_succeeded(&call.id));
+            error.remains.running_tools = running_tools;
+        }
+    }
+
+    /// Another prompt is sent into it. False: it is too late, or too early.
+    pub(in crate::session) fn steer(&mut self) -> bool {
+        !self.is_over()
+            && self.disconnected.is_none()
+            && !self.signals.abort.is_cancelled()
+            && self.turn.steer()
+    }
+
+    /// What came of a prompt that was sent into it.
+    pub(in crate::session) fn steered(&mut self, message_id: Option<String>) {
+        let ending = self.turn.steered(message_id);
+        self.advance(ending);
+    }
+
+    /// Whether the agent may go on with it unheard, once its task has ended: it never came to rest.
+    pub(in crate::session) fn is_abandoned(&self) -> bool {
+        self.sending && !self.turn.is_settled()
+    }
+
+    /// Whether the agent may be at work on it, so that a session which is loaded now is to go on with it.
+    pub(in crate::session) fn is_under_way(&self) -> bool {
+        self.turn.is_running()
+    }
+
+    /// Whether it is the turn with this id, if one is named.
+    pub(in crate::session) fn is_turn(&self, message_id: Option<&str>) -> bool {
+        message_id.is_none_or(|id| self.turn.message_id() == Some(id))
+    }
+
+    /// Asks for its end. `None`: it is at rest already. The id is empty while the prompt is on its way.
+    pub(in crate::session) fn abort(&self) -> Option<String> {
+        if self.is_over() && (self.gone || !self.turn.is_running()) {
+            return None;
+        }
+        self.signals.abort.cancel();
+        Some(self.turn.message_id().unwrap_or_default().to_owned())
+    }
+
+    /// It has failed, unless it is known how it ended.
+    pub(in crate::session) fn fail(&mut self, cause: TurnCause) {
+        let error = self.error(cause);
+        self.conclude(Err(error));
+    }
+
+    /// What a failure would be now.
+    pub(in crate::session) fn error(&self, cause: TurnCause) -> TurnError {
+        let delivery = match &cause {
+            // Also where it was taken back.
+            _ if !self.sending => Delivery::NotDelivered,
+            _ if self.turn.message_id().is_some() => Delivery::Delivered,
+            TurnCause::Backend(error) if !error.may_have_been_delivered() => Delivery::NotDelivered,
+            _ => Delivery::Unknown,
+        };
+        TurnError { cause, delivery, remains: self.turn.remains() }
+    }
+
+    fn answered(&mut self) {
+        let result = self.turn.result();
+        // Not here: it may take its time, and this is under the session's lock.
+        if !self.concluded && (self.schema.is_some() || self.files_since().is_some()) {
+            self.unfinished = Some(Box::new(result));
+        } else {
+            self.conclude(Ok(result));
+        }
+    }
+
+    fn files_since(&self) -> Option<&str> {
+        self.turn.files_since().filter(|_| self.follows_files)
+    }
+
+    /// What is to be found out before its callers are told what came of it.
+    pub(in crate::session) fn to_finish(&self) -> Option<ToFinish> {
+        let result = self.unfinished.as_ref()?;
+        Some(ToFinish {
+            check: self.schema.clone().map(|schema| (schema, result.content.clone())),
+            files_since: self.files_since().map(str::to_owned),
+        })
+    }
+
+    /// It was found out: whether the answer is of the schema, and what has happened to files.
+    pub(in crate::session) fn finished(
+        &mut self,
+        answer: Option<Result<Json, Unfit>>,
+        files: Vec<FileChange>,
+    ) {
+        let Some(mut result) = self.unfinished.take() else { return };
+        result.files_changed = files;
+        match answer.transpose() {
+            Ok(json) => {
+                result.structured = json;
+                self.conclude(Ok(*result));
+            }
+            Err(unfit) => {
+                let why = result.finish_reason.and_then(why_cut).unwrap_or_default();
+                self.fail(TurnCause::Mismatch(format!("{unfit}{why}")));
+            }
+        }
+    }
+
+    /// Whether the agent has nothing more to do with it.
+    fn is_over(&self) -> bool {
+        self.concluded || self.unfinished.is_some() || self.closed
+    }
+
+    fn conclude(&mut self, outcome: Result<TurnResult, TurnError>) {
+        if !self.concluded {
+            self.concluded = true;
+            self.unfinished = None;
+            self.outcome = Some(outcome);
+        }
+    }
+
+    fn advance(&mut self, ending: Option<Ending>) {
+        match ending {
+            Some(Ending::Answered) => self.answered(),
+            Some(Ending::Failed(failure)) => self.fail(TurnCause::Agent(failure)),
+            Some(Ending::Aborted) => self.fail(TurnCause::Aborted),
+            Some(Ending::Shutdown) => self.closed = true,
+            None => {}
+        }
+        if self.is_over() || self.turn.is_settled() {
+            self.signals.changed.notify_one();
+        }
+    }
+}
+
+/// What an answer that is not whole is told with.
+fn why_cut(reason: FinishReason) -> Option<&'static str> {
+    match reason {
+        FinishReason::Length => Some("; the answer was cut by the model's output limit"),
+        FinishReason::ContentFilter => Some("; the answer was cut by a content filter"),
+        FinishReason::Refusal => Some("; the model refused"),
+        FinishReason::Stop | FinishReason::ToolOnly | FinishReason::Other => None,
+    }
+}
+
+/// What cut a turn whose session the CLI closed.
+pub(in crate::session) const UNLOADED: &str = "the Copilot CLI unloaded the session";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{copilot::event, session::turn::queue::Queue};
+
+    fn current(schema: Option<Schema>) -> Active {
+        Active::new(Queue::new(1).join(()).unwrap().0, schema, false, String::new())
+    }
+
+    fn hear(current: &mut Active, kind: &str, data: Value) {
+        let event = json!({"sessionId": "s", "event": {"type": kind, "id": "e", "data": data}});
+        current.hear(&Arc::new(event::parse(event.to_string().as_bytes()).unwrap()));
+    }
+
+    /// A turn that the agent has taken up.
+    fn running(schema: Option<Schema>) -> Active {
+        let mut current = current(schema);
+        current.sending();
+        current.accepted("m".into());
+        hear(&mut current, "user.message", json!({"content": "?", "messageId": "m"}));
+        current
+    }
+
+    /// A turn that the agent has answered.
+    fn answered(schema: Option<Schema>, answer: &str) -> Result<TurnResult, Box<TurnError>> {
+        let mut current = running(schema);
+        let message = json!({"messageId": "a", "content": answer, "originatingMessageId": "m"});
+        hear(&mut current, "assistant.message", message);
+        assert!(!current.progress().concluded);
+        hear(&mut current, "session.idle", json!({}));
+        if let Some((schema, answer)) = current.to_finish().and_then(|left| left.check) {
+            assert!(!current.progress().concluded && !current.steer() && current.abort().is_none());
+            current.finished(Some(schema.read(&answer)), Vec::new());
+        }
+        assert!(current.progress().concluded && current.progress().settled);
+        let outcome = current.take_outcome().unwrap();
+        assert!(current.take_outcome().is_none());
+        outcome.map_err(Box::new)
+    }
+
+    fn schema() -> Option<Schema> {
+        let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+        Some(Schema::new(&schema.into()).unwrap())
+    }
+
+    #[test]
+    fn an_answer_of_the_schema_comes_as_json_too() {
+        let result = answered(schema(), r#"{"n": 3}"#).unwrap();
+        assert_eq!(
+            (&*result.content, result.structured),
+            (r#"{"n": 3}"#, Some(Json::new(r#"{"n": 3}"#.into()).unwrap()))
+        );
+        let fenced = answered(schema(), "```json\n{\"n\": 3}\n```").unwrap();
+        assert_eq!(fenced.structured, Some(Json::new(r#"{"n": 3}"#.into()).unwrap()));
+        assert_eq!(answered(None, r#"{"n": 3}"#).unwrap().structured, None);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_of_the_schema_is_a_failure_that_keeps_its_text() {
+        for answer in ["three", "", "{}", r#"{"n": "three"}"#, "[3]", r#"{"n": 3} and that is it"#] {
+            let error = answered(schema(), answer).unwrap_err();
+            assert!(matches!(&error.cause, TurnCause::Mismatch(problem) if !problem.is_empty()), "{error:?}");
+            assert_eq!((error.delivery, &*error.remains.partial), (Delivery::Delivered, answer));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_being_checked_is_not_lost_with_its_connection() {
+        let mut current = running(schema());
+        let message = json!({"messageId": "a", "content": r#"{"n": 3}"#, "originatingMessageId": "m"});
+        hear(&mut current, "assistant.message", message);
+        hear(&mut current, "session.idle", json!({}));
+        current.cut("lost");
+        let (schema, answer) = current.to_finish().unwrap().check.unwrap();
+        current.finished(Some(schema.read(&answer)), Vec::new());
+        assert_eq!(
+            current.take_outcome().unwrap().unwrap().structured,
+            Some(Json::new(r#"{"n": 3}"#.into()).unwrap())
+        );
+        assert!(current.progress().settled);
+    }
+
+    #[test]
+    fn a_failure_of_the_agents_is_no_mismatch() {
+        let mut current = running(schema());
+        let error = json!({"errorType": "query", "message": "no", "originatingMessageId": "m"});
+        hear(&mut current, "session.error", error);
+        let outcome = current.take_outcome().unwrap();
+        assert!(matches!(outcome.unwrap_err().cause, TurnCause::Agent(_)));
+    }
+
+    #[test]
+    fn nothing_is_sent_into_a_turn_that_is_over_or_about_to_be() {
+        assert!(!current(None).steer());
+        assert!(running(None).steer());
+        let mut aborting = running(None);
+        assert_eq!(aborting.abort().as_deref(), Some("m"));
+        assert!(!aborting.steer());
+        let mut given_up = running(None);
+        given_up.fail(TurnCause::Cancelled);
+        // The agent may still be at work on it.
+        assert!(!given_up.steer() && given_up.abort().as_deref() == Some("m"));
+        let mut disconnected = running(None);
+        disconnected.disconnected("lost");
+        assert!(!disconnected.steer());
+        disconnected.reconnected(true);
+        assert!(disconnected.steer());
+    }
+
+    #[test]
+    fn a_turn_ends_with_the_news_that_nothing_was_sent_into_it_after_all() {
+        let mut current = running(None);
+        hear(
+            &mut current,
+            "assistant.message",
+            json!({"messageId": "a", "content": "hi", "originatingMessageId": "m"}),
+        );
+        assert!(current.steer());
+        hear(&mut current, "session.idle", json!({}));
+        assert!(!current.progress().concluded);
+        current.steered(None);
+        assert_eq!(current.take_outcome().unwrap().unwrap().content, "hi");
+        assert!(current.progress().settled);
+    }
+
+    #[test]
+    fn a_turn_whose_connection_is_lost_goes_on_or_is_cut() {
+        let mut current = running(None);
+        current.disconnected("lost");
+        assert!(current.progress().disconnected && !current.progress().concluded && current.is_under_way());
+        current.reconnected(true);
+        assert!(!current.progress().disconnected && !current.progress().concluded);
+        current.disconnected("lost again");
+        current.reconnected(false);
+        let error = current.take_outcome().unwrap().unwrap_err();
+        assert!(
+            matches!(&error.cause, TurnCause::Interrupted(problem) if problem == "lost again"),
+            "{error:?}"
+        );
+        assert!(current.progress().settled && !current.progress().disconnected);
+        // Of the tools that ran, none but those that have succeeded since is known to have ended.
+        let mut with_tools = running(None);
+        for call in ["a", "b"] {
+            let start = json!({"toolCallId": call, "toolName": "bash", "arguments": {}});
+            hear(&mut with_tools, "tool.execution_start", start);
+        }
+        with_tools.disconnected("lost");
+        for (call, success) in [("a", true), ("b", false)] {
+            let end = json!({"toolCallId": call, "success": success});
+            hear(&mut with_tools, "tool.execution_complete", end);
+        }
+        with_tools.reconnected(false);
+        let error = with_tools.take_outcome().unwrap().unwrap_err();
+        let tools: Vec<_> = error.remains.running_tools.iter().map(|call| &*call.id).collect();
+        assert_eq!(tools, ["b"]);
+        // One that has ended for its callers has yet to come to rest.
+        let mut concluded = running(None);
+        concluded.fail(TurnCause::Aborted);
+        concluded.disconnected("lost");
+        assert!(concluded.progress().disconnected && !concluded.progress().settled);
+        concluded.reconnected(false);
+        assert!(concluded.progress().settled);
+    }
+}
