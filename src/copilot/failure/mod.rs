@@ -43,6 +43,10 @@ pub enum Rejection {
     /// Somebody cancelled the compaction.
     #[error("the compaction was cancelled")]
     CompactionCancelled,
+    /// Another process on the same home has the session loaded (observed: a CLI that was replaced and is busy with a prompt of
+    /// megabytes, when the session is deleted in its successor).
+    #[error("another process still has the session, such as a Copilot CLI that is being replaced: try again")]
+    InUse,
     /// Another connection has the session's tools already.
     #[error("another connection to the CLI has the session's tools")]
     ToolsTaken,
@@ -67,6 +71,7 @@ impl Rejection {
             _ if says(NOT_FOUND) => Self::SessionNotFound,
             _ if says(&["Nothing to compact"]) => Self::NothingToCompact,
             _ if says(&["Compaction Cancelled"]) => Self::CompactionCancelled,
+            _ if says(&["in use by another process"]) => Self::InUse,
             _ if says(&["already registered by another connection"]) => Self::ToolsTaken,
             _ if says(&["Not authenticated", "token validation failed"]) => {
                 Self::Unauthenticated(reason.to_owned())
@@ -100,6 +105,7 @@ impl Rejection {
             | Self::NoSuchEvent
             | Self::NothingToCompact
             | Self::CompactionCancelled
+            | Self::InUse
             | Self::ToolsTaken => self,
         }
     }

@@ -31,6 +31,8 @@ fn rejections_are_told_apart_by_their_words() {
     ] {
         check(-32603, &failed(reason), Rejection::InvalidParameter(reason.into()));
     }
+    let reason = "Cannot delete session s: it is currently in use by another process.";
+    check(-32603, &failed(reason), Rejection::InUse);
     let reason = "External tool name clash: t already registered by another connection";
     check(-32603, &failed(reason), Rejection::ToolsTaken);
     let reason = "GitHub token validation failed: 401";

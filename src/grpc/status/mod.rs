@@ -423,6 +423,8 @@ fn of_backend(error: &backend::Error) -> Problem {
             }
             // The operator has to act; the log says more.
             Rejection::Connection(_) => unavailable(),
+            Rejection::InUse => Problem::new(Code::Unavailable, ErrorReason::BackendUnavailable, rejection)
+                .repeatable(RETRY_SOON),
             // Another client of the CLI cancelled it.
             Rejection::CompactionCancelled => {
                 Problem::new(Code::Aborted, ErrorReason::TurnAborted, rejection)

@@ -138,6 +138,7 @@ fn rows() -> Vec<Row> {
         ),
         rejected(Rejection::Storage(problem()), (ResourceExhausted, BackendStorage, &[])),
         rejected(Rejection::Connection(problem()), (Unavailable, BackendUnavailable, &[RETRY_INFO])),
+        rejected(Rejection::InUse, (Unavailable, BackendUnavailable, &[RETRY_INFO])),
         rejected(Rejection::Internal(problem()), (Internal, CliProtocol, &[])),
         // TurnCause
         turn(TurnCause::Aborted, (Aborted, TurnAborted, &[TURN_FAILURE])),
