@@ -42,7 +42,7 @@ ask() {
             case $event$line in
                 *toolCallAsked*'"argumentsJson": '*) respond "$ask_id" '{"tool_result":{"text":"12:34 in UTC"}}' ;;
                 # Of another command nothing is said here: whoever else watches the session may answer.
-                *permissionAsked*awaited*'"subject": "echo '*)
+                *permissionAsked*awaited*'"subject": "echo hello"'*)
                     respond "$ask_id" '{"permission":{"decision":"PERMISSION_DECISION_ALLOW"}}'
                     ;;
             esac

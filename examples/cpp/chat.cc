@@ -140,7 +140,7 @@ void Answer(api::CopilotService::Stub& service, const std::string& session, cons
   api::RespondRequest request;
   request.set_session_id(session);
   if (const auto& ask = event.permission_asked(); ask.awaits_answer()) {
-    const bool allowed = ask.subject().starts_with("echo ");
+    const bool allowed = ask.subject() == "echo hello";
     EndLine();
     std::cout << "[permission " << ask.kind() << ": " << ask.subject() << (allowed ? "] allowed\n" : "] left to others\n");
     if (!allowed) return;  // Whoever else watches the session may answer, or the ask times out.

@@ -112,7 +112,7 @@ def show(event):
             return event.tool_call_asked.ask_id, ask_pb2.AskAnswer(tool_result=ask_pb2.ToolResult(text=time))
         case "permission_asked" if event.permission_asked.awaits_answer:
             asked = event.permission_asked
-            allowed = asked.subject.startswith("echo ")
+            allowed = asked.subject == "echo hello"
             # Whoever else watches the session may answer the others. If nobody does, the ask times out.
             print(f"[permission {asked.kind}: {asked.subject}] {'allowed' if allowed else 'left to others'}")
             answer = ask_pb2.PermissionAnswer(decision=ask_pb2.PERMISSION_DECISION_ALLOW)

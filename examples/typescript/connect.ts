@@ -95,7 +95,7 @@ async function handle(sessionId: string, { payload }: SessionEvent) {
   } else if (payload.case === "permissionAsked" && payload.value.awaitsAnswer) {
     const { askId, kind, subject } = payload.value;
     // What is left open may be answered by whoever else watches the session, or it times out.
-    const allowed = subject.startsWith("echo ");
+    const allowed = subject === "echo hello";
     line(`[permission ${kind}: ${subject}] ${allowed ? "allowed" : "left to others"}`);
     const permission = { case: "permission", value: { decision: PermissionDecision.ALLOW } } as const;
     if (allowed) await copilot.respond({ sessionId, askId, answer: { answer: permission } }, { timeoutMs: 10_000 });

@@ -92,7 +92,7 @@ async function handle(sessionId: string, event: SessionEvent__Output) {
   } else if (event.permissionAsked?.awaitsAnswer) {
     const { askId, kind, subject } = event.permissionAsked;
     // What is left open may be answered by whoever else watches the session, or it times out.
-    const allowed = subject.startsWith("echo ");
+    const allowed = subject === "echo hello";
     line(`[permission ${kind}: ${subject}] ${allowed ? "allowed" : "left to others"}`);
     if (allowed) await respond({ sessionId, askId, answer: { permission: { decision: "PERMISSION_DECISION_ALLOW" } } });
   } else if (event.toolCallAsked?.name === "clock") {

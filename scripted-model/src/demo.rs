@@ -11,8 +11,8 @@ use crate::{Reply, Request};
 /// - A prompt that starts with the word `long` gets about 400 words in about 10 seconds: time to watch a
 ///   stream, to miss a deadline, to abort.
 /// - A prompt that starts with the word `tool` gets a call of a harmless tool, if the request offers one.
-/// - A prompt that starts with the word `run` gets a call of the tool `bash` with the rest of the prompt for a command: something
-///   to permit or to refuse.
+/// - The prompts `run echo hello` and `run whoami` get a call of the tool `bash` with that command: something to permit or to refuse.
+///   Other commands are not called: where the demo is tried, they may be allowed.
 /// - The result of a tool is quoted.
 /// - Any other prompt is echoed.
 pub fn demo(request: &Request) -> Reply {
@@ -22,10 +22,11 @@ pub fn demo(request: &Request) -> Reply {
     }
     let prompt = request.prompt();
     let first = prompt.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let rest = prompt[first.len()..].trim();
     match first.to_lowercase().as_str() {
         "long" => long(),
         "tool" => tool(&request.tools),
-        "run" if request.tools.iter().any(|tool| tool == "bash") => run(prompt[first.len()..].trim()),
+        "run" if COMMANDS.contains(&rest) && request.tools.iter().any(|tool| tool == "bash") => run(rest),
         _ => speak(format!(
             "You said: {prompt}. I am a demo model: I echo. Try a prompt that starts with `long` or `tool`."
         )),
@@ -42,6 +43,9 @@ fn long() -> Reply {
         (1..=40).map(|n| format!("{n}. This is sentence {n} of a rather long answer.\n")).collect();
     Reply::text(sentences.concat()).every(Duration::from_millis(25))
 }
+
+/// What does no harm.
+const COMMANDS: &[&str] = &["echo hello", "whoami"];
 
 fn run(command: &str) -> Reply {
     Reply::tool_call("bash", json!({"command": command, "description": "what the prompt says"}))

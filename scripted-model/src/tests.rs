@@ -344,10 +344,16 @@ async fn the_demo_calls_a_tool_that_is_offered_and_quotes_its_result() {
         let completion = body(&read(ask(&server, "tool", offer(names)).await).await);
         assert_eq!(completion["choices"][0]["message"]["tool_calls"][0]["function"]["name"], expected);
     }
-    let asked = body(&read(ask(&server, "run echo hi", offer(&["bash"])).await).await);
+    let asked = body(&read(ask(&server, "run echo hello", offer(&["bash"])).await).await);
     let arguments =
         asked["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"].as_str().unwrap();
-    assert!(arguments.contains(r#""command":"echo hi""#), "{arguments}");
+    assert!(arguments.contains(r#""command":"echo hello""#), "{arguments}");
+    // Where the demo is tried, the agent may run what the model calls.
+    for prompt in ["run rm -rf x", "run echo hello; whoami", "run echo $(whoami)"] {
+        let refused = body(&read(ask(&server, prompt, offer(&["bash"])).await).await);
+        let answer = refused["choices"][0]["message"]["content"].as_str().unwrap();
+        assert!(answer.contains("I echo"), "{answer}");
+    }
     for (names, expected) in [(&[][..], "`available_tools`"), (&["web_fetch"], "web_fetch")] {
         let completion = body(&read(ask(&server, "tool", offer(names)).await).await);
         let answer = completion["choices"][0]["message"]["content"].as_str().unwrap();

@@ -150,7 +150,7 @@ func stream(ctx context.Context, service pb.CopilotServiceClient, session, promp
 // answer the others; if nobody does, they time out (the session's ask_timeout).
 func decide(event *pb.SessionEvent) (string, *pb.AskAnswer) {
 	if ask := event.GetPermissionAsked(); ask.GetAwaitsAnswer() {
-		if !strings.HasPrefix(ask.Subject, "echo ") {
+		if ask.Subject != "echo hello" {
 			fmt.Printf("[permission %s: %s] left to others\n", ask.Kind, ask.Subject)
 			return "", nil
 		}

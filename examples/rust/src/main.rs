@@ -158,7 +158,7 @@ async fn on_event(
             print!("{}", delta.text);
             return std::io::stdout().flush().map_err(|error| Status::internal(error.to_string()));
         }
-        Event::PermissionAsked(ask) if ask.awaits_answer && ask.subject.starts_with("echo ") => {
+        Event::PermissionAsked(ask) if ask.awaits_answer && ask.subject == "echo hello" => {
             println!("[permission {}: {}] allowed", ask.kind, ask.subject);
             let allow = PermissionAnswer { decision: PermissionDecision::Allow.into(), ..Default::default() };
             (ask.ask_id, Answer::Permission(allow))

@@ -122,7 +122,7 @@ public final class Chat {
       case PERMISSION_ASKED -> {
         PermissionAsked ask = event.getPermissionAsked();
         if (!ask.getAwaitsAnswer()) break; // The session's policy decides.
-        boolean allow = ask.getSubject().startsWith("echo ");
+        boolean allow = ask.getSubject().equals("echo hello");
         var answer = PermissionAnswer.newBuilder().setDecision(PermissionDecision.PERMISSION_DECISION_ALLOW);
         if (allow) respond(ask.getAskId(), AskAnswer.newBuilder().setPermission(answer));
         // Whoever else watches the session may answer; if nobody does, the command is refused in the end.
