@@ -40,7 +40,7 @@ ask() {
                 *'"askId": '*) ask_id=$(field askId <<<"$line") ;;
             esac
             case $event$line in
-                *toolCallAsked*'"argumentsJson": '*) respond "$ask_id" '{"tool_result":{"text":"12:34 in UTC"}}' ;;
+                *toolCallAsked*'"argumentsJson": '*) respond "$ask_id" "{\"tool_result\":{\"text\":\"$(date -u +%H:%M) in UTC\"}}" ;;
                 # Of another command nothing is said here: whoever else watches the session may answer.
                 *permissionAsked*awaited*'"subject": "echo hello"'*)
                     respond "$ask_id" '{"permission":{"decision":"PERMISSION_DECISION_ALLOW"}}'

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <iostream>
 #include <memory>
 #include <stop_token>
@@ -150,7 +151,10 @@ void Answer(api::CopilotService::Stub& service, const std::string& session, cons
     EndLine();
     std::cout << "[tool clock " << tool.arguments_json() << "]\n";
     request.set_ask_id(tool.ask_id());
-    request.mutable_answer()->mutable_tool_result()->set_text("12:34 in UTC");
+    const std::time_t now = std::time(nullptr);
+    char time[sizeof "12:34 in UTC"];
+    std::strftime(time, sizeof time, "%H:%M in UTC", std::gmtime(&now));
+    request.mutable_answer()->mutable_tool_result()->set_text(time);
   } else {
     return;
   }

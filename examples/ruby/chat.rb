@@ -145,7 +145,7 @@ class Chat
 
       end_line
       puts "[tool clock #{ask.arguments_json}]"
-      respond(session, ask, tool_result: ToolResult.new(text: "12:34 in UTC"))
+      respond(session, ask, tool_result: ToolResult.new(text: Time.now.utc.strftime("%H:%M in UTC")))
     end
   end
 

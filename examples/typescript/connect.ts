@@ -8,7 +8,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { Code, CopilotService, DeliveryState, ErrorReason, Health, HealthCheckResponse_ServingStatus } from "copilot-grpc";
-import { PermissionDecision, PermissionEffect, readFailure, type SendAndStreamRequestSchema, type SessionEvent } from "copilot-grpc";
+import { PermissionDecision, PermissionEffect, readFailure, type RespondRequestSchema, type SendAndStreamRequestSchema, type SessionEvent } from "copilot-grpc";
 
 const [address = "127.0.0.1:50051", prompt = "hello", seconds = "60"] = process.argv.slice(2);
 // Pings notice a connection that has died in silence, which a turn of many minutes would otherwise wait on.
@@ -98,13 +98,22 @@ async function handle(sessionId: string, { payload }: SessionEvent) {
     const allowed = subject === "echo hello";
     line(`[permission ${kind}: ${subject}] ${allowed ? "allowed" : "left to others"}`);
     const permission = { case: "permission", value: { decision: PermissionDecision.ALLOW } } as const;
-    if (allowed) await copilot.respond({ sessionId, askId, answer: { answer: permission } }, { timeoutMs: 10_000 });
+    if (allowed) await respond({ sessionId, askId, answer: { answer: permission } });
   } else if (payload.case === "toolCallAsked" && payload.value.name === "clock") {
     const { askId, argumentsJson } = payload.value;
     line(`[tool clock ${argumentsJson}]`);
     const time = new Date().toISOString().slice(11, 16);
     const toolResult = { case: "toolResult", value: { content: { case: "text", value: `${time} in UTC` } } } as const;
-    await copilot.respond({ sessionId, askId, answer: { answer: toolResult } }, { timeoutMs: 10_000 });
+    await respond({ sessionId, askId, answer: { answer: toolResult } });
+  }
+}
+
+async function respond(request: MessageInitShape<typeof RespondRequestSchema>) {
+  try {
+    await copilot.respond(request, { timeoutMs: 10_000 });
+  } catch (error) {
+    // Somebody else was faster, and the turn goes on.
+    if (readFailure(error)?.reason !== ErrorReason.ASK_SETTLED) throw error;
   }
 }
 

@@ -103,8 +103,13 @@ async function handle(sessionId: string, event: SessionEvent__Output) {
   }
 }
 
-function respond(request: RespondRequest) {
-  return promise((done) => copilot.respond(request, within(10), done));
+async function respond(request: RespondRequest) {
+  try {
+    await promise((done) => copilot.respond(request, within(10), done));
+  } catch (error) {
+    // Somebody else was faster, and the turn goes on.
+    if (readFailure(error)?.reason !== ErrorReason.ASK_SETTLED) throw error;
+  }
 }
 
 /** An interceptor. From the service configuration grpc-js takes the retries, but not that calls wait for a server. */

@@ -138,6 +138,23 @@ async fn a_deletion_that_failed_is_not_said_to_have_worked() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_meets_another_process_with_the_session_may_be_tried_again() {
+    let (cli, facade) = start().await;
+    cli.manual("session.delete");
+    let mut client = facade.client();
+    let delete = tokio::spawn(async move {
+        let request = DeleteSessionRequest { session_id: "s".into(), allow_missing: true };
+        client.delete_session(request).await.unwrap_err()
+    });
+    let refusal = "Cannot delete session s: it is currently in use by another process.";
+    cli.next("session.delete").await.refuse(-32603, refusal).await;
+    let refused = soon("the refusal", delete).await.unwrap();
+    check(&refused, Code::Unavailable, ErrorReason::BackendUnavailable);
+    assert!(refused.metadata().get("grpc-retry-pushback-ms").is_some_and(|time| time != "-1"), "{refused:?}");
+    goes_on(&cli, &facade).await;
+}
+
+#[tokio::test]
 async fn a_deletion_that_was_written_into_is_done_again() {
     let (cli, facade) = start().await;
     cli.manual("session.delete");

@@ -141,7 +141,12 @@ public final class Chat {
 
   private void respond(String ask, AskAnswer.Builder answer) throws StatusException {
     var request = RespondRequest.newBuilder().setSessionId(session).setAskId(ask).setAnswer(answer).build();
-    copilot.withDeadlineAfter(Duration.ofSeconds(10)).respond(request);
+    try {
+      copilot.withDeadlineAfter(Duration.ofSeconds(10)).respond(request);
+    } catch (StatusException error) {
+      // Somebody else was faster, and the turn goes on.
+      if (CopilotFailure.of(error).reason() != ErrorReason.ERROR_REASON_ASK_SETTLED) throw error;
+    }
   }
 
   private void delete() {
