@@ -16,7 +16,7 @@ use syn::{
 
 /// The rooms, from the ground up.
 const ROOMS: &[&str] =
-    &["lock", "fnv", "seldom", "budget", "jsonrpc", "copilot", "backend", "session", "grpc", "app"];
+    &["lock", "fnv", "seldom", "budget", "jsonrpc", "copilot", "backend", "store", "session", "grpc", "app"];
 
 /// The parts of the session room, from the ground up.
 const SESSION: &[&str] = &[

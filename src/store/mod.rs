@@ -1,0 +1,33 @@
+//! Where sessions live: their records, their folders' archives, request ids and what came of them, sealed credentials.
+//!
+//! It knows SQL and nothing of turns: settings, usage, results and manifests are opaque texts and bytes here. A [`Store`] is one
+//! SQLite file, the default, or a PostgreSQL database; both have one set of tables and one set of statements. Every call has a
+//! time limit, and no call waits while a lock is held.
+
+mod connection;
+mod credentials;
+mod door;
+mod error;
+mod folders;
+mod listing;
+mod pool;
+mod postgres;
+mod record;
+mod requests;
+mod runner;
+mod schema;
+mod sessions;
+mod sqlite;
+mod statement;
+mod upkeep;
+
+#[cfg(test)]
+mod tests;
+
+pub use door::{Config, Location, Store};
+pub use error::{Error, OpenError};
+pub use record::{
+    Begun, Changes, Facts, FolderHead, FolderWrite, Incarnation, Order, Query, Range, RequestKey,
+    RequestRecord, RequestState, Scope, SessionRecord, Settling, Time, Uid,
+};
+pub use runner::{Availability, Engine};

@@ -1,0 +1,157 @@
+//! A store in a database of PostgreSQL.
+
+use std::time::Duration;
+
+use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    connection::{Connection, Target, words},
+    error::OpenError,
+    runner::{Runner, late},
+    schema,
+    statement::Statement,
+    upkeep::incarnate,
+};
+use crate::copilot::{Secret, redact};
+
+/// How long a server waits for the one before it, which may just be ending.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often it asks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How much longer than a call a statement may take, for those with much data.
+const MUCH: Duration = Duration::from_secs(60);
+
+/// The advisory lock of a database: shared by those that may be several, exclusive for one that is alone.
+const LOCK: i64 = 0x0063_7067_7270_6331;
+
+/// Reads a URL.
+pub(super) fn target(
+    url: &Secret,
+    password: Option<&Secret>,
+    time_limit: Duration,
+) -> Result<PgConnectOptions, OpenError> {
+    let bad =
+        |problem: String| OpenError::BadUrl { problem: redact(&problem, [url].into_iter().chain(password)) };
+    let text = url.expose();
+    if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
+        return Err(bad("it does not begin with postgres://".into()));
+    }
+    let options: PgConnectOptions = text.parse().map_err(|error: sqlx::Error| bad(words(&error)))?;
+    let millis = |time: Duration| time.as_millis().max(1).to_string();
+    let options = options
+        .application_name("copilot-grpc")
+        .options([
+            // So that the database gives up, too, what this server has given up.
+            ("statement_timeout", millis(time_limit + MUCH)),
+            ("lock_timeout", millis(time_limit)),
+            ("idle_in_transaction_session_timeout", millis(time_limit + MUCH)),
+        ])
+        .disable_statement_logging();
+    Ok(match password {
+        Some(password) => options.password(password.expose()),
+        None => options,
+    })
+}
+
+/// Opens a database.
+pub(super) async fn open(
+    options: PgConnectOptions,
+    node: &str,
+    time_limit: Duration,
+    alone: bool,
+) -> Result<(Runner, Claim), OpenError> {
+    let target = Target::Postgres(options);
+    let mut claim = Claim { target: target.clone(), time_limit, alone, connection: None };
+    let mut connection = in_time(time_limit, async { Ok(target.connect().await?) }).await?;
+    claim.wait().await?;
+    in_time(time_limit, schema::migrate(&mut connection)).await?;
+    let incarnation = in_time(time_limit, incarnate(&mut connection, node)).await?;
+    connection.close().await;
+    Ok((Runner::new(target, None, incarnation, time_limit, None), claim))
+}
+
+async fn in_time<T>(
+    limit: Duration,
+    act: impl Future<Output = Result<T, OpenError>>,
+) -> Result<T, OpenError> {
+    timeout(limit, act).await.unwrap_or_else(|_| Err(OpenError::Unreachable { problem: late(limit) }))
+}
+
+/// This server's right to use the database: a lock that lasts as long as its connection, which is no pool's.
+#[derive(Debug)]
+pub(super) struct Claim {
+    target: Target,
+    time_limit: Duration,
+    alone: bool,
+    connection: Option<Connection>,
+}
+
+impl Claim {
+    /// Takes the lock, at the latest when a server has ended that is just ending.
+    async fn wait(&mut self) -> Result<(), OpenError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match in_time(self.time_limit, async { Ok(self.take().await?) }).await? {
+                true => return Ok(()),
+                false if Instant::now() >= until => {
+                    return Err(OpenError::InUse { problem: self.in_use().into() });
+                }
+                false => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Looks that the lock is still held, and takes it again if its connection was lost. The error says who has it, or why
+    /// there is no connection.
+    pub(super) async fn hold(&mut self) -> Result<(), String> {
+        if let Some(connection) = &mut self.connection {
+            let look = Statement::new("SELECT 1");
+            if let Ok(Ok(_)) = timeout(self.time_limit, connection.rows(&look)).await {
+                return Ok(());
+            }
+            self.connection = None;
+        }
+        match timeout(self.time_limit, self.take()).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(self.in_use().into()),
+            Ok(Err(error)) => Err(words(&error)),
+            Err(_) => Err(late(self.time_limit)),
+        }
+    }
+
+    /// Lets go of the lock.
+    pub(super) async fn release(self) {
+        if let Some(connection) = self.connection {
+            // A store that does not answer frees it by itself once it sees the connection's end.
+            let _ = timeout(self.time_limit, connection.close()).await;
+        }
+    }
+
+    async fn take(&mut self) -> Result<bool, sqlx::Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.target.connect().await?,
+        };
+        let text = match self.alone {
+            true => "SELECT CAST(pg_try_advisory_lock($1) AS bigint)",
+            false => "SELECT CAST(pg_try_advisory_lock_shared($1) AS bigint)",
+        };
+        let rows = connection.rows(&Statement::new(text).with(LOCK)).await?;
+        let taken = rows.into_iter().next().and_then(|mut row| row.bool().ok()).unwrap_or_default();
+        self.connection = taken.then_some(connection);
+        Ok(taken)
+    }
+
+    fn in_use(&self) -> &'static str {
+        if self.alone {
+            "another copilot-grpc uses this store, and this one would keep sessions on its own disk (archive = \"off\"). Give \
+             it a database of its own, or an archive to all"
+        } else {
+            "another copilot-grpc with sessions on its own disk (archive = \"off\") uses this store. Give it a database of its \
+             own, or an archive to all"
+        }
+    }
+}

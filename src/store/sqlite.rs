@@ -1,0 +1,127 @@
+//! A store in a file of SQLite, which one server uses.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    ConnectOptions as _,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+
+use super::{
+    connection::{Connection, Target},
+    error::OpenError,
+    runner::Runner,
+    schema,
+    statement::Statement,
+    upkeep::incarnate,
+};
+
+/// `PRAGMA application_id` of this program's files.
+const APPLICATION: i64 = 0x4370_4772;
+
+/// How each SQLite file that is not empty begins.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+/// Opens a file, which is made if it is not there.
+pub(super) async fn open(path: &Path, node: &str, time_limit: Duration) -> Result<Runner, OpenError> {
+    let lock = hold(path)?;
+    let has_content = check_beginning(path)?;
+    // In WAL mode a commit is in the file's log when the process dies, but perhaps not when the machine does; the file itself
+    // stays whole in any case.
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .foreign_keys(true)
+        .busy_timeout(time_limit)
+        .synchronous(SqliteSynchronous::Normal)
+        .disable_statement_logging();
+    // Before the file is known to be whole and ours, nothing is written, not even its mode.
+    let mut connection = Target::Sqlite(options.clone()).connect().await?;
+    if has_content {
+        check(&mut connection, path).await?;
+    }
+    connection.close().await;
+    let options = options.journal_mode(SqliteJournalMode::Wal);
+    let reading = options.clone().pragma("query_only", "on");
+    let writer = Target::Sqlite(options);
+    let mut connection = writer.connect().await?;
+    schema::migrate(&mut connection).await?;
+    let incarnation = incarnate(&mut connection, node).await?;
+    connection.close().await;
+    Ok(Runner::new(writer, Some(Target::Sqlite(reading)), incarnation, time_limit, Some(lock)))
+}
+
+/// Holds the file for this process: two would each take the other's sessions for lost.
+fn hold(path: &Path) -> Result<File, OpenError> {
+    let lock = lock_of(path);
+    let file = open_file(&lock).map_err(|error| unopened(&lock, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
+            problem: format!(
+                "another server uses the store {}. Each server needs a state_dir of its own, or a store_url",
+                path.display()
+            ),
+        }),
+        Err(TryLockError::Error(error)) => Err(unopened(&lock, &error)),
+    }
+}
+
+fn lock_of(path: &Path) -> PathBuf {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    lock.into()
+}
+
+/// Opens a file to read and write, made for its owner only if it is not there.
+fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Whether there is anything in the file. SQLite takes some files that are not its own for empty ones.
+fn check_beginning(path: &Path) -> Result<bool, OpenError> {
+    let mut beginning = Vec::new();
+    let read = open_file(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut beginning));
+    read.map_err(|error| unopened(path, &error))?;
+    if beginning.is_empty() || beginning == MAGIC {
+        return Ok(!beginning.is_empty());
+    }
+    Err(OpenError::Damaged { problem: format!("{} is no file of SQLite", path.display()) })
+}
+
+fn unopened(path: &Path, error: &io::Error) -> OpenError {
+    let problem = format!("{}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            OpenError::ReadOnly { problem }
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OpenError::Full { problem },
+        _ => OpenError::Failed { problem },
+    }
+}
+
+/// Checks that the file is whole, and this program's.
+async fn check(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let damaged = |problem: String| OpenError::Damaged { problem: format!("{}: {problem}", path.display()) };
+    let found = connection.rows(&Statement::new("PRAGMA quick_check(1)")).await?;
+    let words = found.into_iter().next().map(|mut row| row.text());
+    match words {
+        Some(Ok(words)) if words == "ok" => {}
+        Some(Ok(words)) => return Err(damaged(words.lines().next().unwrap_or_default().to_owned())),
+        _ => return Err(damaged("it cannot be checked".into())),
+    }
+    let id = connection.rows(&Statement::new("PRAGMA application_id")).await?;
+    let tables = connection.rows(&Statement::new("SELECT count(*) FROM sqlite_schema")).await?;
+    let number =
+        |rows: Vec<_>| rows.into_iter().next().and_then(|mut row: super::statement::Row| row.int().ok());
+    if number(id) != Some(APPLICATION) && number(tables) != Some(0) {
+        return Err(OpenError::Foreign { problem: format!("{} is another program's", path.display()) });
+    }
+    Ok(())
+}
