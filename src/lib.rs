@@ -14,7 +14,7 @@
 //! | [`jsonrpc`] | JSON-RPC 2.0 over `Content-Length` frames; knows nothing of Copilot or gRPC |
 //! | [`copilot`] | the CLI's vocabulary: methods, events, errors. Pure |
 //! | [`backend`] | the CLIs: found or started, connected to, watched; and which of them a session belongs to |
-//! | [`store`] | where sessions live: records, folders, request ids. Knows SQL and nothing of turns |
+//! | [`store`] | where sessions live: records, folders, request ids, sealed credentials. Knows SQL and nothing of turns |
 //! | [`session`] | what the facade decides: registry, queue, turns, fan-out, policy |
 //! | [`grpc`] | the contract; the only room that knows tonic and prost |
 //! | [`app`] | configuration, telemetry, signals, the subcommands |

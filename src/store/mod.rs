@@ -16,6 +16,7 @@ mod record;
 mod requests;
 mod runner;
 mod schema;
+mod seal;
 mod sessions;
 mod sqlite;
 mod statement;
@@ -31,3 +32,4 @@ pub use record::{
     RequestRecord, RequestState, Scope, SessionRecord, Settling, Time, Uid,
 };
 pub use runner::{Availability, Engine};
+pub use seal::{BadKey, SealError, SealKey, Sealer, context};
