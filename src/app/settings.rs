@@ -89,7 +89,52 @@ const SETTINGS: &[Setting] = &[
         key: "state_dir",
         value: "DIR",
         default: Some(STATE_DIR),
-        help: "Folder in which the started CLIs keep their sessions, each in a folder of its own",
+        help: "Folder of this server: its store, and the homes of the started CLIs, each in a folder of its own",
+    },
+    Setting {
+        key: "store_url",
+        value: "URL",
+        default: None,
+        help: "PostgreSQL database in which sessions live, postgres://USER@HOST/DATABASE?sslmode=verify-full; without \
+               it, they live in an SQLite file, store.db in --state-dir",
+    },
+    Setting {
+        key: "store_password_file",
+        value: "FILE",
+        default: None,
+        help: "File with the password for --store-url; wins over COPILOT_GRPC_STORE_PASSWORD",
+    },
+    Setting {
+        key: "store_timeout",
+        value: "DURATION",
+        default: Some("5s"),
+        help: "How long each call to the store may take",
+    },
+    Setting {
+        key: "archive",
+        value: "WHEN",
+        default: None,
+        help: "When the folder of a session is copied to the store: before_answer, after_answer, or off; without it \
+               before_answer with --store-url, and off with SQLite",
+    },
+    Setting {
+        key: "max_session_size",
+        value: "BYTES",
+        default: Some("256MiB"),
+        help: "Largest folder of a session that the store takes",
+    },
+    Setting {
+        key: "max_session_file_size",
+        value: "BYTES",
+        default: Some("32MiB"),
+        help: "Largest file in the folder of a session that the store takes; larger ones are left out, with a warning",
+    },
+    Setting {
+        key: "seal_key_file",
+        value: "FILE",
+        default: None,
+        help: "File with one or two keys (openssl rand -base64 32), one on each line, to seal the credentials of \
+               sessions in the store: the first seals, both open; without it, credentials are in memory only",
     },
     Setting {
         key: "available_tools",
@@ -299,6 +344,8 @@ const PROFILES: &str = "profiles";
 const CONFIG_VARIABLE: &str = "COPILOT_GRPC_CONFIG";
 /// The variable of the clients' `--server`. It is no setting, but not unknown either: one shell may run both sides.
 pub(super) const SERVER_VARIABLE: &str = "COPILOT_GRPC_SERVER";
+/// The variable with the password of the store, which has no flag and no key: it would be where others read it.
+pub(super) const STORE_PASSWORD: &str = "COPILOT_GRPC_STORE_PASSWORD";
 
 impl Setting {
     /// The name of its flag, with the dashes.
@@ -531,7 +578,7 @@ impl<'e> Values<'e> {
             }
         }
         let mut known: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
-        known.extend([CONFIG_VARIABLE.into(), SERVER_VARIABLE.into()]);
+        known.extend([CONFIG_VARIABLE, SERVER_VARIABLE, STORE_PASSWORD].map(String::from));
         let mut names = self.env.names();
         names.sort_unstable();
         for name in names {
@@ -578,6 +625,18 @@ impl<'e> Values<'e> {
         };
         self.mistakes.push(mistake.of(&text.to_string_lossy()));
         None
+    }
+
+    /// Parses a setting that may hold a secret: no mistake shows the text, and `parse` must not quote it either.
+    pub(super) fn hidden<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let before = self.mistakes.len();
+        let value = self.read(key, parse);
+        self.mistakes[before..].iter_mut().for_each(|mistake| mistake.value = None);
+        value
     }
 
     /// The path that a setting holds, which need not be UTF-8. It has no default here.

@@ -37,7 +37,7 @@ pub use idempotency::RequestId;
 pub use live::Response;
 pub use registry::Load;
 pub use roots::Roots;
-pub use sessions::{Limits, Sessions};
+pub use sessions::{Archive, Limits, Sessions};
 pub use summary::{SessionState, Summary};
 pub use turn::{
     Deadline, Delivery, Outcome, Remains, Spent, Ticket, ToolCall, TurnCause, TurnError, TurnResult, Usage,

@@ -42,6 +42,17 @@ pub struct Limits {
     pub turn_timeout: Duration,
 }
 
+/// When what is new in a session's folder goes to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archive {
+    /// When a turn comes to rest, before its answer is given: an answer that a caller has seen is in the store.
+    BeforeAnswer,
+    /// Soon after: what was answered last may be lost with the machine.
+    AfterAnswer,
+    /// Never: the folder is on the CLI's disk only.
+    Off,
+}
+
 /// The sessions of a server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sessions {

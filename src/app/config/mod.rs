@@ -8,6 +8,7 @@
 
 mod address;
 mod profiles;
+mod store;
 mod text;
 
 use std::{
@@ -30,11 +31,13 @@ use crate::{
         recycling::{self, AtMemory},
     },
     copilot::{Provider, Secret},
-    session::{PERMISSION_KINDS, Profiles, Rules},
+    session::{Archive, PERMISSION_KINDS, Profiles, Rules},
+    store::Sealer,
 };
 
 pub use address::CliAddress;
 use profiles::AGES;
+pub use store::{StoreLocation, StoreSettings};
 use text::{
     BYTES, COUNT, DURATION, GIB, KIB, MIB, absolute_path, any, base_url, headers, list, listen_address,
     log_directives, one_of, tokens, tool, truth, within,
@@ -59,8 +62,14 @@ pub struct Config {
     pub cli_path: Option<PathBuf>,
     /// The form of the CLI to start.
     pub cli: Wanted,
-    /// The folder in which the embedded CLIs keep their sessions. It need not exist yet.
+    /// The folder of the server: its store, and the homes of its embedded CLIs. It need not exist yet.
     pub state_dir: PathBuf,
+    /// Where sessions live.
+    pub store: StoreSettings,
+    /// What is archived of sessions. `Off` with SQLite.
+    pub archive: Archive,
+    /// Seals the credentials of sessions for the store; `None`: they are in memory only.
+    pub seal: Option<Sealer>,
     /// Built-in tools of sessions whose requests name none.
     pub available_tools: Vec<String>,
     /// The folders in which requests may name paths; `None`: the one that the embedded CLIs work in.
@@ -111,8 +120,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The level of logs: directives that `tracing_subscriber::EnvFilter` accepts.
     pub log_level: String,
-    /// Secrets that must not be shown, wherever they turn up: the connection token, and those in the environment, which the
-    /// CLIs inherit.
+    /// Secrets that must not be shown, wherever they turn up: the connection token, the store's password, and those in the
+    /// environment, which the CLIs inherit.
     pub secrets: Vec<Secret>,
     /// The provider of sessions whose requests name none.
     pub provider: Option<Arc<Provider>>,
@@ -178,6 +187,9 @@ impl Config {
         let cli_path = values.path("cli_path");
         refuse_two_clis(values);
         let state_dir = state_dir(values);
+        let store = store::store(values, state_dir.as_ref());
+        let archive = store::archive(values);
+        let seal = store::sealer(values);
         let available_tools = values.read("available_tools", |text| list(text, tool));
         let roots = values.read("roots", |text| {
             list(text, absolute_path).map(|roots| roots.into_iter().map(PathBuf::from).collect())
@@ -206,7 +218,9 @@ impl Config {
         let log_format = values.read("log_format", LogFormat::from_str);
         let log_level = values.read("log_level", log_directives);
         let (provider, model) = provider(values);
-        let secrets = secrets(values.env()).chain(cli_token.clone()).collect();
+        let store = store?;
+        let secrets =
+            secrets(values.env()).chain(cli_token.clone()).chain(store.location.secrets()).collect();
         Some(Self {
             listen: listen?,
             allow_insecure_listen: allow_insecure_listen?,
@@ -217,6 +231,9 @@ impl Config {
             cli: cli?,
             cli_path,
             state_dir: state_dir?,
+            store,
+            archive: archive?,
+            seal,
             available_tools: available_tools.unwrap_or_default(),
             roots,
             allow_permissions: allow_permissions.unwrap_or_default(),

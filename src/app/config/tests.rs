@@ -34,12 +34,21 @@ impl Environment for World {
 
 const FILE: &str = "/etc/copilot-grpc.toml";
 
-/// A home, a configuration file unless it is empty, and a file with the token `s3cret`.
+const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const OTHER_KEY: &str = "/////////////////////////////////////////ws=";
+
+/// A home, a configuration file unless it is empty, and files with the token `s3cret` and with keys.
 fn world(vars: &[(&str, &str)], file: &str) -> World {
     let mut vars: BTreeMap<_, _> =
         vars.iter().map(|(name, value)| (name.to_string(), value.into())).collect();
     vars.entry("HOME".into()).or_insert("/home/me".into());
-    let mut files = BTreeMap::from([("/token".into(), " s3cret\n".into()), ("/empty".into(), "\n".into())]);
+    let mut files = BTreeMap::from([
+        ("/token".into(), " s3cret\n".into()),
+        ("/empty".into(), "\n".into()),
+        ("/key".into(), format!("{KEY}\n")),
+        ("/keys".into(), format!("{KEY}\r\n\n {OTHER_KEY}")),
+        ("/three-keys".into(), [KEY, KEY, KEY].join("\n")),
+    ]);
     if !file.is_empty() {
         vars.entry("COPILOT_GRPC_CONFIG".into()).or_insert(FILE.into());
         files.insert(FILE.into(), file.into());
@@ -116,6 +125,19 @@ const ROWS: &[Row] = &[
     row!(cli = "native", "'native'" => "Only(Native)"),
     row!(cli_path = "bin/copilot", "'bin/copilot'" => r#"Some("bin/copilot")"#),
     row!(state_dir = "/var", "'/var'" => r#""/var""#),
+    row!(store_url = "postgres://me@db/x", "'postgres://me@db/x'" => "Postgres { url: [redacted], password: None }",
+            seen |config| format!("{:?}", config.store.location)),
+    row!(store_password_file = "/token", "'/token'" => "s3cret",
+            seen |config| match &config.store.location {
+                StoreLocation::Postgres { password: Some(password), .. } => password.expose().into(),
+                _ => String::new(),
+            }, needs "--store-url=postgres://me@db/x"),
+    row!(store_timeout = "100ms", "'100ms'" => "100ms", seen |config| format!("{:?}", config.store.time_limit)),
+    row!(archive = "after_answer", "'after_answer'" => "AfterAnswer", needs "--store-url=postgres://me@db/x"),
+    row!(max_session_size = "1MiB", "'1MiB'" => "1048576", seen |config| config.store.max_session_size.to_string()),
+    row!(max_session_file_size = "64KiB", "65536" => "65536",
+            seen |config| config.store.max_session_file_size.to_string()),
+    row!(seal_key_file = "/key", "'/key'" => "true", seen |config| config.seal.is_some().to_string()),
     row!(available_tools = "bash, mcp:*,web.fetch", "['bash', 'mcp:*', 'web.fetch']" => r#"["bash", "mcp:*", "web.fetch"]"#),
     row!(roots = "/a, /b/c", "['/a', '/b/c']" => r#"Some(["/a", "/b/c"])"#),
     row!(allow_permissions = "read,custom-tool", "'read, custom-tool'" => r#"["read", "custom-tool"]"#),
@@ -313,6 +335,9 @@ fn a_wrong_value_is_refused_with_what_to_write() {
         ("--max-message-size=99999999999999999999", "from 64KiB to 256MiB"),
         ("--max-message-size=18446744073709551615GiB", "from 64KiB to 256MiB"),
         ("--max-frame-size=1025MiB", "from 1MiB to 1GiB"),
+        ("--store-timeout=99ms", "from 100ms to 1m"),
+        ("--max-session-size=1GiB", "from 1MiB to 512MiB"),
+        ("--max-session-file-size=1KiB", "from 64KiB to 512MiB"),
         ("--start-timeout=2h", "from 1ms to 1h"),
         ("--grace-period=-1s", "from 0s to 1day"),
         ("--log-format=xml", "write human or json"),
@@ -435,6 +460,106 @@ fn a_token_file_is_refused_without_its_cli_or_its_token() {
     ] {
         let told = mistakes(args, &[("COPILOT_CONNECTION_TOKEN", "other")], "");
         assert!(told.starts_with(problem) && !told.contains('\n'), "{args:?}: {told}");
+    }
+}
+
+#[test]
+fn sessions_live_in_a_file_of_the_state_directory_or_in_postgresql() {
+    let store = |args: &[&str], vars: &[(&str, &str)]| good(args, vars, "").store.location;
+    assert_eq!(store(&["--state-dir=/var"], &[]), StoreLocation::Sqlite("/var/store.db".into()));
+    let password = ("COPILOT_GRPC_STORE_PASSWORD", " s3cret ");
+    assert_eq!(store(&["--state-dir=/var"], &[password]), StoreLocation::Sqlite("/var/store.db".into()));
+    let url = "postgresql://me@[::1]:5432/x?sslmode=verify-full";
+    let expected = |password: Option<&str>| StoreLocation::Postgres {
+        url: Secret::new(url),
+        password: password.map(Secret::new),
+    };
+    let flag = format!("--store-url={url}");
+    assert_eq!(store(&[&flag], &[]), expected(None));
+    assert_eq!(store(&[&flag], &[password]), expected(Some("s3cret")));
+    let other = ("COPILOT_GRPC_STORE_PASSWORD", "other");
+    assert_eq!(store(&[&flag, "--store-password-file=/token"], &[other]), expected(Some("s3cret")));
+    // In a variable or the file a URL may hold its password; it is then a secret of the server's.
+    let whole = "postgres://me:hunter2@db/x";
+    let file = format!("store_url = '{whole}'");
+    for config in [good(&[], &[("COPILOT_GRPC_STORE_URL", whole)], ""), good(&[], &[], &file)] {
+        let location = StoreLocation::Postgres { url: Secret::new(whole), password: None };
+        assert_eq!(config.store.location, location);
+        assert!(config.secrets.contains(&Secret::new("hunter2")));
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_is_refused_without_its_password() {
+    const PASSWORD_FILE: &str = "--store-password-file=/token";
+    for (args, problem) in [
+        (&["--store-url="] as &[_], ": the value is empty"),
+        (&["--store-url=hunter2"], ": write a URL such as postgres://"),
+        (&["--store-url=mysql://me:hunter2@db/x"], ": only PostgreSQL is known: write"),
+        (&["--store-url=postgres://"], ": only PostgreSQL is known: write"),
+        (&["--store-url=postgres://db/x?password=hunt er2"], ": there is a space in it"),
+        (&["--store-url=postgres://me:hunter2@db/x"], ": everybody on this machine can see"),
+        (&["--store-url=postgres://db/x?a=b&password=hunter2"], ": everybody on this machine can see"),
+    ] {
+        let told = mistakes(args, &[], "");
+        assert!(told.starts_with(&format!("flag --store-url{problem}")), "{args:?}: {told}");
+        assert!(!told.contains("hunt") && !told.contains('\n'), "{args:?}: {told}");
+    }
+    let two = mistakes(&[PASSWORD_FILE], &[("COPILOT_GRPC_STORE_URL", "postgres://me:hunter2@db/x")], "");
+    assert!(two.contains("COPILOT_GRPC_STORE_URL: there is a password in store_password_file"), "{two}");
+    for (args, problem) in [
+        (&[PASSWORD_FILE] as &[_], ": a password is only for the database at store_url"),
+        (&["--store-url=postgres://db", "--store-password-file=/empty"], ": the file is empty"),
+        (&["--store-url=postgres://db", "--store-password-file=/hunter2"], ": the file cannot be read"),
+    ] {
+        let told = mistakes(args, &[], "");
+        assert!(told.starts_with(&format!("flag --store-password-file{problem}")), "{args:?}: {told}");
+        assert!(!told.contains("hunt") && !told.contains('\n'), "{args:?}: {told}");
+    }
+    let told = mistakes(&[], &[], "store_password = 'hunter2'");
+    assert!(told.contains("unknown key") && !told.contains("hunt"), "{told}");
+}
+
+#[test]
+fn folders_are_archived_where_the_store_is_on_another_disk() {
+    const URL: &str = "--store-url=postgres://db/x";
+    for (args, expected) in [
+        (&[] as &[_], Archive::Off),
+        (&["--archive=off"], Archive::Off),
+        (&[URL], Archive::BeforeAnswer),
+        (&[URL, "--archive=before_answer"], Archive::BeforeAnswer),
+        (&[URL, "--archive=off"], Archive::Off),
+    ] {
+        assert_eq!(good(args, &[], "").archive, expected, "{args:?}");
+    }
+    for (args, problem) in [
+        (&["--archive=before_answer"] as &[_], "without store_url the archive would be on the disk"),
+        (&["--archive=after_answer"], "without store_url the archive would be on the disk"),
+        (&["--archive=sometimes"], "write before_answer, after_answer or off"),
+        (&[URL, "--archive=on"], "write before_answer, after_answer or off"),
+    ] {
+        let told = mistakes(args, &[], "");
+        assert!(told.contains(problem) && !told.contains('\n'), "{args:?}: {told}");
+    }
+}
+
+#[test]
+fn credentials_are_sealed_with_the_first_key_of_a_file_and_opened_with_both() {
+    let sealer = |path: &str| good(&[&format!("--seal-key-file={path}")], &[], "").seal.unwrap();
+    let (one, two) = (sealer("/key"), sealer("/keys"));
+    let sealed = two.seal(b"s", b"token");
+    assert_eq!(one.open(b"s", &sealed).unwrap().as_slice(), b"token");
+    assert!(good(&[], &[], "").seal.is_none());
+    for (path, problem) in [
+        ("/none", " = \"/none\": the file cannot be read"),
+        ("/empty", " = \"/empty\": the file is empty: make a key with `openssl rand -base64 32`"),
+        ("/token", " = \"/token\": line 1 of the file: a key is 32 bytes in base64"),
+        ("/three-keys", " = \"/three-keys\": the file has 3 keys"),
+        (KEY, ": this is a key, which others may have seen"),
+    ] {
+        let told = mistakes(&[&format!("--seal-key-file={path}")], &[], "");
+        assert!(told.starts_with(&format!("flag --seal-key-file{problem}")), "{path}: {told}");
+        assert!(!told.contains("s3cret") && !told.contains(KEY) && !told.contains('\n'), "{path}: {told}");
     }
 }
 
