@@ -4,10 +4,12 @@
 //! SQLite file, the default, or a PostgreSQL database; both have one set of tables and one set of statements. Every call has a
 //! time limit, and no call waits while a lock is held.
 
+pub mod archive;
 mod connection;
 mod credentials;
 mod door;
 mod error;
+pub mod folder;
 mod folders;
 mod listing;
 mod pool;
@@ -27,6 +29,7 @@ mod tests;
 
 pub use door::{Config, Location, Store};
 pub use error::{Error, OpenError};
+pub use folder::Limits as FolderLimits;
 pub use record::{
     Begun, Changes, Facts, FolderHead, FolderWrite, Incarnation, Order, Query, Range, RequestKey,
     RequestRecord, RequestState, Scope, SessionRecord, Settling, Time, Uid,
