@@ -3,25 +3,28 @@
 //! Tests: `tests/integration/serve.rs`, `tests/integration/rolling.rs`.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     io,
     net::SocketAddr,
     num::NonZero,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use tokio::{
+    runtime::Handle,
     sync::Mutex,
-    task::JoinHandle,
+    task::{JoinHandle, spawn_blocking},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::{
-    config::{CliAddress, Config},
+    config::{CliAddress, Config, StoreLocation, StoreSettings},
     descriptors,
 };
 use crate::{
@@ -35,7 +38,8 @@ use crate::{
         },
     },
     grpc::{Defaults, listen, server},
-    session::{Limits, Policy, Roots, Sessions},
+    session::{Limits, Policy, Roots, Sessions, Storage},
+    store::{self, FolderLimits, Store},
 };
 
 /// How long the last answers may take to reach their callers after the turns have ended.
@@ -58,6 +62,9 @@ pub enum StartError {
     /// There is no CLI to run.
     #[error("{0}")]
     NoCli(#[from] discover::NotFound),
+    /// The store does not open.
+    #[error("{0}")]
+    Store(#[from] store::OpenError),
     /// The state directory cannot be used.
     #[error("cannot use the state directory {}: {problem}", .path.display())]
     State {
@@ -82,8 +89,8 @@ pub struct Facade {
     /// Cancelled when the server has ended by itself.
     failed: CancellationToken,
     server: Mutex<Option<JoinHandle<()>>>,
-    /// The lock on the CLIs' homes, held as long as they are in use.
-    _home: Option<File>,
+    /// The lock on the state directory, held as long as the store and the CLIs' homes in it are in use.
+    _lock: File,
 }
 
 impl Facade {
@@ -99,7 +106,11 @@ impl Facade {
         guard: PathBuf,
         look_up: impl Fn(&CliAddress) -> Addresses,
     ) -> Result<Self, StartError> {
-        let (backends, home) = backends(&config, &guard, look_up)?;
+        let lock = lock(&config.state_dir)?;
+        let backends = backends(&config, &guard, look_up)?;
+        // Sessions on this server's own disk are nobody else's.
+        let alone = backends.fixed.iter().any(|backend| matches!(backend.source, Source::Embedded(_)));
+        let storage = storage(&config, alone).await?;
         let roots = Roots::new(config.roots());
         let (address, listener) = listen(config.listen)
             .and_then(|listener| Ok((listener.local_addr()?, listener)))
@@ -112,8 +123,15 @@ impl Facade {
             max_reader_memory: config.max_reader_memory,
             turn_timeout: config.turn_timeout,
         };
-        let sessions =
-            Sessions::new(limits, config.provider.clone(), config.profiles, roots, config.secrets, backends);
+        let sessions = Sessions::new(
+            limits,
+            config.provider.clone(),
+            config.profiles,
+            roots,
+            config.secrets,
+            storage,
+            backends,
+        );
         sessions.keep_clean(config.cleanup);
         let setup = server::Setup {
             sessions: sessions.clone(),
@@ -150,7 +168,7 @@ impl Facade {
             hurried: CancellationToken::new(),
             failed,
             server: Mutex::new(Some(server)),
-            _home: home,
+            _lock: lock,
         })
     }
 
@@ -190,6 +208,7 @@ impl Facade {
             server.abort();
         }
         self.sessions.pool().stop().await;
+        self.sessions.store().close().await;
     }
 
     /// Makes a [`stop`](Self::stop) that is under way wait neither for callers nor for running turns any longer.
@@ -209,12 +228,55 @@ fn running_turns(form: Option<Form>) -> usize {
     thread::available_parallelism().map_or(1, NonZero::get) * of_a_core
 }
 
-/// The configuration of the CLIs. If they are embedded, their homes are locked.
+/// Opens the store.
+async fn storage(config: &Config, alone: bool) -> Result<Storage, StartError> {
+    let StoreSettings { location, time_limit, max_session_size, max_session_file_size } =
+        config.store.clone();
+    let location = match location {
+        StoreLocation::Sqlite(path) => store::Location::Sqlite(path),
+        StoreLocation::Postgres { url, password } => store::Location::Postgres { url, password },
+    };
+    let node = node(&config.state_dir)?;
+    let (setup, runtime) = (store::Config { location, node, time_limit, alone }, Handle::current());
+    // On a thread of its own, because the compiler does not see that what sqlx does here can change threads.
+    let opened = spawn_blocking(move || runtime.block_on(Store::open(setup))).await;
+    let store = opened.map_err(|error| store::OpenError::Failed { problem: error.to_string() })??;
+    Ok(Storage {
+        store,
+        archive: config.archive,
+        folder_limits: FolderLimits {
+            max_file: max_session_file_size,
+            max_bytes: max_session_size,
+            ..FolderLimits::default()
+        },
+        sealer: config.seal.clone().map(Arc::new),
+        state_dir: config.state_dir.clone(),
+    })
+}
+
+/// The id of this node, made when the state directory is first used.
+fn node(state_dir: &Path) -> Result<String, StartError> {
+    let path = state_dir.join("node");
+    let failed = |error: io::Error| StartError::State { path: state_dir.into(), problem: error.to_string() };
+    match fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        _ => {
+            let id = Uuid::new_v4().to_string();
+            // Whole or not at all: half of an id would be another node's.
+            let half = state_dir.join("node.new");
+            fs::write(&half, &id).and_then(|()| fs::rename(&half, &path)).map_err(failed)?;
+            Ok(id)
+        }
+    }
+}
+
+/// The configuration of the CLIs.
 fn backends(
     config: &Config,
     guard: &Path,
     look_up: impl Fn(&CliAddress) -> Addresses,
-) -> Result<(backend::Setup, Option<File>), StartError> {
+) -> Result<backend::Setup, StartError> {
     let backend = |name: String, form: Option<Form>, source| backend::Config {
         name,
         source,
@@ -244,7 +306,7 @@ fn backends(
         }
     }
     if !config.cli_url.is_empty() {
-        return Ok((setup, None));
+        return Ok(setup);
     }
     let path = std::env::var_os("PATH");
     let places = Places { given: config.cli_path.as_deref(), env_path: path.as_deref(), roots: &programs() };
@@ -254,7 +316,6 @@ fn backends(
     }
     let (state_dir, count) = (&config.state_dir, config.embedded_clis);
     info!(%form, cli = %cli.display(), state_dir = %state_dir.display(), count, "running CLIs of our own");
-    let lock = lock(state_dir)?;
     if state_dir.join(name(count)).exists() {
         let left_out = name(count);
         warn!(left_out, "there were more CLIs: the sessions of the others are not served (embedded_clis)");
@@ -272,7 +333,7 @@ fn backends(
         backend(name(number), Some(form), source)
     });
     setup.fixed.extend(embedded);
-    Ok((setup, Some(lock)))
+    Ok(setup)
 }
 
 /// The name of a CLI in logs and answers. Of an embedded CLI it is also the name of its home, so it must never change.
@@ -287,8 +348,8 @@ fn programs() -> Vec<PathBuf> {
     here.chain(program.ancestors().skip(1).map(Path::to_path_buf)).collect()
 }
 
-/// Locks the state directory. Two CLIs on one home would fork the histories of its sessions without a word (cli-protocol.md,
-/// section 10). One lock is for all homes: nobody else may use any of them.
+/// Locks the state directory. Two servers on one store would undo each other's work, and two CLIs on one home would fork the
+/// histories of its sessions without a word (cli-protocol.md, section 10). One lock is for all: nobody else may use any of it.
 fn lock(state_dir: &Path) -> Result<File, StartError> {
     let problem = |problem: String| StartError::State { path: state_dir.into(), problem };
     let open = || {

@@ -171,6 +171,12 @@ impl Admission {
         Ok(Entry { admission: self.clone(), ticket })
     }
 
+    /// Whether a turn would be let in at once.
+    pub fn has_room(&self) -> bool {
+        let line = lock(&self.line);
+        line.has_room() && line.waiting.is_empty()
+    }
+
     /// How many turns run.
     pub fn running(&self) -> usize {
         lock(&self.line).running.len()

@@ -1,14 +1,18 @@
 //! One CLI and its supervisor, as the rest of the service sees it.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
     sync::{SemaphorePermit, mpsc, watch},
     task::JoinHandle,
-    time::timeout_at,
+    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +41,7 @@ pub(super) struct Inner {
     name: String,
     address: Option<String>,
     form: Option<Form>,
+    home: Option<PathBuf>,
     /// Weak, because the sink leads back to this backend.
     sink: Weak<dyn Sink>,
     state: watch::Receiver<State>,
@@ -60,7 +65,8 @@ impl Backend {
         // A backend recycles one CLI at a time.
         let (orders, orders_rx) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let (name, address, form) = (config.name.clone(), config.address(), config.form());
+        let (name, address, form, home) =
+            (config.name.clone(), config.address(), config.form(), config.home());
         let shared =
             Arc::new(Shared::new(Admission::new(config.turns), Eligibility::new(&name, config.ejection)));
         let status = supervisor::Status { state: state_tx, shared: shared.clone() };
@@ -74,6 +80,7 @@ impl Backend {
                 name,
                 address,
                 form,
+                home,
                 sink: weak_sink,
                 state,
                 shared,
@@ -104,9 +111,14 @@ impl Backend {
         self.inner.form
     }
 
+    /// Its home (`COPILOT_HOME`), if this server can read and write it.
+    pub fn home(&self) -> Option<&Path> {
+        self.inner.home.as_deref()
+    }
+
     /// The name by which sessions are placed: the address, which every server in front of this CLI knows, or the backend's name
     /// if the CLI belongs to one server.
-    pub(super) fn place(&self) -> &str {
+    pub fn place(&self) -> &str {
         self.address().unwrap_or(&self.inner.name)
     }
 
@@ -143,6 +155,10 @@ impl Backend {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub async fn connected(&self) -> Result<Arc<Link>, Error> {
+        self.connected_until(|missing_since| missing_since + GRACE).await
+    }
+
+    async fn connected_until(&self, limit: impl Fn(Instant) -> Instant) -> Result<Arc<Link>, Error> {
         let (shared, mut state) = (&self.inner.shared, self.inner.state.clone());
         loop {
             match &*state.borrow_and_update() {
@@ -151,10 +167,21 @@ impl Backend {
             }
             // Again for each attempt that failed.
             shared.wanted.notify_one();
-            let limit = *lock(&shared.missing_since) + GRACE;
+            let limit = limit(*lock(&shared.missing_since));
             // The time is over, or the supervisor has ended.
             let Ok(Ok(())) = timeout_at(limit, state.changed()).await else { return self.link() };
         }
+    }
+
+    /// The link to call on; waits for one that was lost less than this long ago.
+    ///
+    /// # Errors
+    /// Those of [`link`](Self::link).
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn connected_within(&self, wait: Duration) -> Result<Arc<Link>, Error> {
+        self.connected_until(|missing_since| missing_since + wait).await
     }
 
     /// The keeper link, if it is up. Sessions are attached to it; nothing else is called on it.

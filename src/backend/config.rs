@@ -1,6 +1,6 @@
 //! The configuration of one backend.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use super::{
     admission,
@@ -57,6 +57,14 @@ impl Config {
         match &self.source {
             Source::External { .. } => None,
             Source::Embedded(spec) => Some(spec.form),
+        }
+    }
+
+    /// Its home, if this server can read and write it.
+    pub(super) fn home(&self) -> Option<PathBuf> {
+        match &self.source {
+            Source::External { .. } => None,
+            Source::Embedded(spec) => Some(spec.home.clone()),
         }
     }
 

@@ -549,7 +549,7 @@ pub struct RewindPreview {
 }
 
 /// A change of a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct FileChange {
     /// Its absolute path.

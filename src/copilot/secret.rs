@@ -4,12 +4,13 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 /// A token or key. Its memory is wiped when it is dropped, and neither `Debug` nor an error shows it.
 ///
-/// It serializes as itself, because it has to reach the CLI: nothing that holds one may be serialized to anywhere else.
+/// It serializes as itself, because it has to reach the CLI, or to be sealed: nothing that holds one may be serialized to anywhere
+/// else.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -61,6 +62,12 @@ impl fmt::Debug for Secret {
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.expose())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
     }
 }
 

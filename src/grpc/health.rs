@@ -1,11 +1,13 @@
-//! `grpc.health.v1`: the server and its service are serving while a CLI is ready; `liveness` while the process runs.
+//! `grpc.health.v1`: the server and its service are serving while a CLI is ready and the store answers; `liveness` while the process
+//! runs.
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{pb::server::copilot_service_server::CopilotServiceServer, service::Service};
-use crate::backend::Readiness;
+use crate::{backend::Readiness, store::Availability};
 
 /// The name of the health service that stands for the process alone.
 const LIVENESS: &str = "liveness";
@@ -16,10 +18,16 @@ pub(super) async fn begin(reporter: &HealthReporter) {
     report(reporter, ServingStatus::NotServing).await;
 }
 
-/// Sets the health to that of the backends, until the server drains: then it is NOT_SERVING in any case.
-pub(super) async fn follow(reporter: HealthReporter, mut backends: Readiness, draining: CancellationToken) {
+/// Sets the health to that of the backends and of the store, until the server drains: then it is NOT_SERVING in any case.
+pub(super) async fn follow(
+    reporter: HealthReporter,
+    mut backends: Readiness,
+    mut store: watch::Receiver<Availability>,
+    draining: CancellationToken,
+) {
     loop {
-        let ready = backends.is_ready() && !draining.is_cancelled();
+        let has_store = store.borrow_and_update().is_here();
+        let ready = backends.is_ready() && has_store && !draining.is_cancelled();
         report(&reporter, if ready { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
         tokio::select! {
             changes = backends.changed() => {
@@ -27,6 +35,8 @@ pub(super) async fn follow(reporter: HealthReporter, mut backends: Readiness, dr
                     return;
                 }
             }
+            // It fails when the store is closed, which is at the end.
+            Ok(()) = store.changed() => {}
             () = draining.cancelled(), if ready => {}
         }
     }

@@ -56,7 +56,12 @@ pub async fn serve(
     let budget = sessions.budget().clone();
     let (reporter, health) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
-    let follower = tokio::spawn(health::follow(reporter, sessions.pool().readiness(), draining));
+    let follower = tokio::spawn(health::follow(
+        reporter,
+        sessions.pool().readiness(),
+        sessions.store().availability(),
+        draining,
+    ));
     let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout, max_message_size })
         .max_decoding_message_size(max_message_size)
         .max_encoding_message_size(usize::MAX)

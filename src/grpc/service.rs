@@ -22,8 +22,10 @@ use crate::{
     backend::{Backend, Standing, State, process::discover::Form},
     copilot::{method::Compacted, version::Identity},
     session::{
-        Delivery, Error, SessionId, Sessions, SetBack, Tenant, Told, Turn, Watch, Watched, fanout::Filter,
+        Archive, Delivery, Error, SessionId, Sessions, SetBack, Tenant, Told, Turn, Watch, Watched,
+        fanout::Filter,
     },
+    store::{Availability, Engine},
 };
 
 /// The implementation of the service.
@@ -165,7 +167,6 @@ impl CopilotService for Service {
         Ok(Response::new(pb::ListSessionsResponse {
             sessions: page.sessions.into_iter().map(convert::session).collect(),
             next_page_token: page.next.map(|token| token.encode()).unwrap_or_default(),
-            unreachable: page.unreachable,
         }))
     }
 
@@ -433,6 +434,7 @@ impl CopilotService for Service {
             version: env!("CARGO_PKG_VERSION").into(),
             backends: self.sessions.pool().all().iter().map(|one| backend(one, &self.sessions)).collect(),
             cleanup: self.sessions.cleanup().map(convert::cleanup),
+            store: Some(store(&self.sessions)),
         };
         Ok(Response::new(info))
     }
@@ -529,6 +531,29 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
         last_output: sessions.redact(&stats.last_lines),
         cli_form: cli_form(backend.form()).into(),
         retiring_clis: count(backend.retiring()),
+    }
+}
+
+fn store(sessions: &Sessions) -> pb::Store {
+    let store = sessions.store();
+    let problem = match &*store.availability().borrow() {
+        Availability::Here => None,
+        Availability::Away { problem, .. } => Some(problem.clone()),
+    };
+    let engine = match store.engine() {
+        Engine::Sqlite => pb::StoreEngine::Sqlite,
+        Engine::Postgres => pb::StoreEngine::Postgresql,
+    };
+    let archive = match sessions.archive() {
+        Archive::BeforeAnswer => pb::StoreArchive::BeforeAnswer,
+        Archive::AfterAnswer => pb::StoreArchive::AfterAnswer,
+        Archive::Off => pb::StoreArchive::Off,
+    };
+    pb::Store {
+        engine: engine.into(),
+        available: problem.is_none(),
+        problem: problem.unwrap_or_default(),
+        archive: archive.into(),
     }
 }
 

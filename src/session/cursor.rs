@@ -3,14 +3,28 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
 
 use super::id::SessionId;
 
 /// Where a reader may go on from: after the last event up to here that is stored. Cheap to clone.
 ///
 /// For callers it is an opaque text. It names an event of a session, so it is good for as long as the event is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Cursor(Arc<str>);
+
+impl From<String> for Cursor {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<Cursor> for String {
+    fn from(cursor: Cursor) -> Self {
+        cursor.as_str().to_owned()
+    }
+}
 
 impl Cursor {
     /// The place after this event.

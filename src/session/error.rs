@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::{
     blueprint::{Excess, Missing, Unfit},
     id::SessionId,
-    turn::TurnError,
+    turn::{TurnError, lost},
 };
 use crate::{
     backend::{self, admission::Full},
     copilot::RequestKind,
+    store,
 };
 
 /// Why a call has failed.
@@ -18,6 +19,17 @@ pub enum Error {
     /// There is no such session, or it is somebody else's.
     #[error("there is no session {0}")]
     NotFound(SessionId),
+    /// The CLI that had the session has lost it.
+    #[error("{}", lost(.session, .cli))]
+    Lost {
+        /// The session.
+        session: SessionId,
+        /// The CLI.
+        cli: String,
+    },
+    /// What is stored of the session cannot be read.
+    #[error("what is stored of session {0} cannot be read: run `copilot-grpc store check`")]
+    Unreadable(SessionId),
     /// The id is taken.
     #[error("there is a session {0} already: choose another id, or leave it empty")]
     Exists(SessionId),
@@ -53,7 +65,7 @@ pub enum Error {
     CursorExpired,
     /// The session's labels and settings are too long to be stored with it.
     #[error(
-        "system message, labels, tools, agents, servers and permissions take more than 60 KiB together, more than is stored"
+        "system message, labels, tools, agents, servers and permissions take more than 1 MiB together, more than is stored"
     )]
     TooMuchToStore,
     /// There never was such an ask, or it was long ago.
@@ -135,6 +147,9 @@ pub enum Error {
     /// The CLI could not be asked, or refused.
     #[error(transparent)]
     Backend(#[from] backend::Error),
+    /// The store cannot be asked.
+    #[error(transparent)]
+    Store(#[from] store::Error),
     /// The turn has failed.
     #[error("{}", .0.cause)]
     Turn(Arc<TurnError>),

@@ -66,6 +66,11 @@ pub struct Tenant(());
 impl Tenant {
     /// The tenant of a server that authenticates nobody.
     pub const ONLY: Self = Self(());
+
+    /// Its name in the store.
+    pub fn as_str(self) -> &'static str {
+        ""
+    }
 }
 
 /// A session, of all that there are.

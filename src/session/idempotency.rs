@@ -1,6 +1,7 @@
 //! Calls that may be repeated: by their `request_id` a repetition is known, and gets what the first one gets.
 //!
-//! They are remembered in memory only, the last [`MAX_REMEMBERED`] of them for [`REMEMBERED`].
+//! The store has them for a day. Here the last [`MAX_REMEMBERED`] of them are remembered, for [`REMEMBERED`], so that a repetition
+//! joins a turn that still runs.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{OwnedMutexGuard, watch},
+    time::Instant,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -57,6 +61,7 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Idempotency<T> {
     entries: Mutex<Entries<T>>,
+    turns: Mutex<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Debug)]
@@ -68,7 +73,8 @@ struct Entries<T> {
 
 impl<T> Default for Idempotency<T> {
     fn default() -> Self {
-        Self { entries: Mutex::new(Entries { by_key: HashMap::new(), ages: VecDeque::new() }) }
+        let entries = Entries { by_key: HashMap::new(), ages: VecDeque::new() };
+        Self { entries: Mutex::new(entries), turns: Mutex::default() }
     }
 }
 
@@ -78,45 +84,64 @@ impl<T: Clone> Idempotency<T> {
         lock(&self.entries)
     }
 
-    /// What is known of this request, or from now on what `first` makes of it. One that `is_current` does not think worth
-    /// repeating is forgotten.
-    pub(super) fn find_or_insert(
+    /// Waits until no other call with this key is between looking it up and putting it in.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub(super) async fn turn(&self, key: &Key) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = lock(&self.turns);
+            match turns.get(key).and_then(Weak::upgrade) {
+                Some(turn) => turn,
+                None => {
+                    turns.retain(|_, turn| turn.strong_count() > 0);
+                    let turn = Arc::default();
+                    turns.insert(key.clone(), Arc::downgrade(&turn));
+                    turn
+                }
+            }
+        };
+        turn.lock_owned().await
+    }
+
+    /// What is known of this request. One that `is_current` does not think worth repeating is not.
+    ///
+    /// # Errors
+    /// If it is known for another content.
+    pub(super) fn find(
         &self,
-        key: Key,
+        key: &Key,
         fingerprint: u64,
         is_current: impl FnOnce(&T) -> bool,
-        first: impl FnOnce() -> Result<T, Error>,
-    ) -> Result<Found<T>, Error> {
+    ) -> Result<Option<T>, Error> {
         let mut entries = self.lock();
         entries.expire(usize::MAX);
-        match entries.by_key.get(&key) {
-            Some((known, entry)) if is_current(entry) => {
-                return match *known == fingerprint {
-                    true => Ok(Found::Repeated(entry.clone())),
-                    false => Err(Error::RequestIdTaken { field: key.field() }),
-                };
-            }
-            _ => {}
+        match entries.by_key.get(key) {
+            Some((known, entry)) if is_current(entry) => match *known == fingerprint {
+                true => Ok(Some(entry.clone())),
+                false => Err(Error::RequestIdTaken { field: key.field() }),
+            },
+            _ => Ok(None),
         }
-        let entry = first()?;
+    }
+
+    /// Remembers what has become of a request.
+    pub(super) fn insert(&self, key: Key, fingerprint: u64, entry: T) {
+        let mut entries = self.lock();
         entries.forget(&key);
         entries.expire(MAX_REMEMBERED);
         entries.ages.push_back((Instant::now(), key.clone()));
-        entries.by_key.insert(key, (fingerprint, entry.clone()));
-        Ok(Found::First(entry))
-    }
-
-    /// Forgets a request.
-    pub(super) fn forget(&self, key: &Key) {
-        self.lock().forget(key);
+        entries.by_key.insert(key, (fingerprint, entry));
     }
 }
 
-/// Whether a request is known.
-#[derive(Debug)]
-pub(super) enum Found<T> {
-    First(T),
-    Repeated(T),
+/// Whose a request is that this process does not remember.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// This process's, to be done from now on; with what a process has noted of it that has died over it.
+    Ours(Option<String>),
+    /// It is done: what came of it.
+    Ended(String),
 }
 
 impl<T> Entries<T> {
@@ -192,12 +217,12 @@ mod tests {
     }
 
     fn find(repeats: &Idempotency<u32>, id: &str, fingerprint: u64, new: u32) -> Result<u32, bool> {
-        match repeats.find_or_insert(key(id), fingerprint, |entry| *entry != 0, || Ok(new)) {
-            Ok(Found::First(entry)) => {
-                assert_eq!(entry, new);
+        match repeats.find(&key(id), fingerprint, |entry| *entry != 0) {
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) => {
+                repeats.insert(key(id), fingerprint, new);
                 Err(true)
             }
-            Ok(Found::Repeated(entry)) => Ok(entry),
             Err(error) => {
                 assert!(matches!(error, Error::RequestIdTaken { .. }));
                 Err(false)
@@ -215,8 +240,6 @@ mod tests {
         assert_eq!(find(&repeats, "a", 1, 20), Ok(10));
         assert_eq!(find(&repeats, "a", 2, 30), REFUSED);
         assert_eq!(find(&repeats, "b", 2, 40), FIRST);
-        repeats.forget(&key("a"));
-        assert_eq!(find(&repeats, "a", 2, 50), FIRST);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,19 +2,19 @@
 //! Knows neither protobuf nor sockets.
 //!
 //! [`Sessions`] is what callers use, and [`calls`] is what it does for them. A [`live`] session is one that is known here, and the
-//! [`registry`] knows them all. What stands below these is pure, but for [`roots`] and the [`catalogue`]: [`blueprint`] is what a
+//! [`registry`] knows them all. What stands below these is pure, but for [`roots`]: [`blueprint`] is what a
 //! session is made of, [`turn`] what becomes of a prompt, [`fanout`] who reads, [`asks`] what the agent asks its callers.
 
 mod asks;
 mod blueprint;
 mod calls;
-mod catalogue;
 mod cleanup;
 mod cursor;
 mod error;
 pub mod fanout;
 mod id;
 mod idempotency;
+mod listing;
 mod live;
 mod models;
 mod registry;
@@ -28,16 +28,16 @@ pub use blueprint::{
     Rule, Unfit,
 };
 pub use calls::{Change, From, HistoryPlace, Prompt, SetBack, Told, Turn, Watch, Watched};
-pub use catalogue::{Listing, Order, Page, PageToken, Selection, Span};
 pub use cleanup::{Cleanup, Rules};
 pub use cursor::Cursor;
 pub use error::{Error, Settlement};
 pub use id::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
 pub use idempotency::RequestId;
-pub use live::Response;
+pub use listing::{Listing, ORDERS, Page, PageToken, Selection};
+pub use live::{Archive, Response};
 pub use registry::Load;
 pub use roots::Roots;
-pub use sessions::{Archive, Limits, Sessions};
+pub use sessions::{Limits, Sessions, Storage};
 pub use summary::{SessionState, Summary};
 pub use turn::{
     Deadline, Delivery, Outcome, Remains, Spent, Ticket, ToolCall, TurnCause, TurnError, TurnResult, Usage,

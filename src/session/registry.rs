@@ -7,6 +7,7 @@ use std::{
 
 use foldhash::quality::RandomState;
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use tracing::warn;
 
 use super::{
     error::Error,
@@ -33,7 +34,7 @@ struct Slot {
     session: Arc<Session>,
     /// Whether it is still being created: it hears its events, and nobody finds it.
     reserved: bool,
-    /// Whether it is there only so that nobody takes up what is about to be deleted. It is reserved, too.
+    /// Whether it is there only so that nobody takes up what is about to be deleted or moved. It is reserved, too.
     held: bool,
 }
 
@@ -78,14 +79,11 @@ impl Registry {
         Some(Reservation { registry: self.clone(), session: blank, kept: false })
     }
 
-    /// Takes a stored session up. If another call was faster, it is that one's.
-    pub(super) fn adopt(&self, session: Session) -> Result<Arc<Session>, Error> {
+    /// Takes a stored session up. If another call was faster, it is that one's. `None`: it is held.
+    pub(super) fn adopt(&self, session: Session) -> Result<Option<Arc<Session>>, Error> {
         let mut sessions = self.lock();
         if let Some(slot) = sessions.get(session.cli_id()) {
-            if slot.held {
-                return Err(Error::NotFound(session.id().clone()));
-            }
-            return Ok(slot.session.clone());
+            return Ok((!slot.held).then(|| slot.session.clone()));
         }
         if sessions.len() >= self.max_sessions {
             return Err(Error::TooManySessions { limit: self.max_sessions });
@@ -93,7 +91,7 @@ impl Registry {
         let session = Arc::new(session);
         let slot = Slot { session: session.clone(), reserved: false, held: false };
         sessions.insert(session.key().shared_cli_id(), slot);
-        Ok(session)
+        Ok(Some(session))
     }
 
     pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
@@ -191,6 +189,9 @@ impl Incoming {
         session.tasks().clone().spawn(async move {
             if registry.find(session.key()).is_some() && look(session.clone()).await {
                 registry.forget(&session);
+                if let Err(error) = session.erase().await {
+                    warn!(session = %session.id(), %error, "a session that another client has deleted is still in the store");
+                }
             }
         });
     }

@@ -1,7 +1,7 @@
 //! The sessions of a server: what they share, how they start and how they drain.
 
 use std::{
-    collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,12 +11,11 @@ use tracing::warn;
 
 use super::{
     blueprint::{Blueprint, Profiles},
-    catalogue::Shelf,
     cleanup::Cleanup,
     error::Error,
     id::{SessionKey, Tenant},
     idempotency::{Accepted, Creation, Idempotency},
-    live::{Home, Session},
+    live::{Archive, Home, Means, Session},
     models::Models,
     registry::{Load, Registry},
     roots::Roots,
@@ -25,6 +24,7 @@ use crate::{
     backend::{self, Backend, BackendId, Pool},
     budget::Budget,
     copilot::{Provider, Secret, redact_line},
+    store::{FolderLimits, Sealer, SessionRecord, Store},
 };
 
 /// How much there may be.
@@ -42,15 +42,19 @@ pub struct Limits {
     pub turn_timeout: Duration,
 }
 
-/// When what is new in a session's folder goes to the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Archive {
-    /// When a turn comes to rest, before its answer is given: an answer that a caller has seen is in the store.
-    BeforeAnswer,
-    /// Soon after: what was answered last may be lost with the machine.
-    AfterAnswer,
-    /// Never: the folder is on the CLI's disk only.
-    Off,
+/// Where sessions live.
+#[derive(Debug)]
+pub struct Storage {
+    /// Their records.
+    pub store: Store,
+    /// When their folders are written to it.
+    pub archive: Archive,
+    /// How much of a session's folder.
+    pub folder_limits: FolderLimits,
+    /// Seals their credentials.
+    pub sealer: Option<Arc<Sealer>>,
+    /// Where the homes of embedded CLIs are.
+    pub state_dir: PathBuf,
 }
 
 /// The sessions of a server. Cheap to clone.
@@ -61,11 +65,9 @@ pub struct Sessions {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) pool: Pool,
+    pub(super) means: Arc<Means>,
     pub(super) registry: Arc<Registry>,
     pub(super) limits: Limits,
-    /// Of what readers hold.
-    pub(super) budget: Budget,
     /// The operator's provider, for stored sessions that were created with it.
     pub(super) operator: Option<Arc<Provider>>,
     /// What else must not be seen of the server's.
@@ -74,15 +76,11 @@ pub(super) struct Inner {
     pub(super) creations: Idempotency<Creation>,
     /// Turns that were sent by requests with an id.
     pub(super) accepted: Idempotency<Accepted>,
-    /// What is remembered of each CLI's stored sessions.
-    pub(super) shelves: Mutex<HashMap<BackendId, Arc<Shelf>>>,
     pub(super) profiles: Profiles,
     /// Where the paths lead that requests name.
     pub(super) roots: Roots,
     pub(super) models: Models,
     pub(super) cleanup: Mutex<Option<Cleanup>>,
-    /// Turns, and whatever else must be finished before the server may go.
-    pub(super) tasks: TaskTracker,
     /// Cancelled when nothing new is taken on.
     pub(super) draining: CancellationToken,
     /// Cancelled when what still runs has to end.
@@ -99,18 +97,30 @@ impl Sessions {
         profiles: Profiles,
         roots: Roots,
         secrets: Vec<Secret>,
+        storage: Storage,
         backends: backend::Setup,
     ) -> Self {
         let registry = Registry::new(limits.max_sessions);
         let sessions = registry.clone();
         let pool = Pool::spawn(backends, move |backend| sessions.sink(backend));
         let (draining, shutdown) = (CancellationToken::new(), CancellationToken::new());
+        let Storage { store, archive, folder_limits, sealer, state_dir } = storage;
+        let means = Means {
+            pool,
+            store,
+            archive,
+            folder_limits,
+            sealer,
+            state_dir,
+            max_queued_turns: limits.max_queued_turns,
+            budget: Budget::new(limits.max_reader_memory),
+            tasks: TaskTracker::new(),
+        };
         Self {
             inner: Arc::new(Inner {
-                pool,
+                means: means.into(),
                 registry,
                 limits,
-                budget: Budget::new(limits.max_reader_memory),
                 operator,
                 secrets,
                 creations: Idempotency::default(),
@@ -119,8 +129,6 @@ impl Sessions {
                 roots,
                 models: Models::default(),
                 cleanup: Mutex::default(),
-                shelves: Mutex::default(),
-                tasks: TaskTracker::new(),
                 draining,
                 shutdown,
             }),
@@ -134,7 +142,7 @@ impl Sessions {
 
     /// What readers may hold.
     pub fn budget(&self) -> &Budget {
-        &self.inner.budget
+        &self.inner.means.budget
     }
 
     /// Lines that a CLI has printed, about anything, without the secrets that are known here: the server's, and those of all
@@ -154,7 +162,17 @@ impl Sessions {
 
     /// The CLIs behind the sessions.
     pub fn pool(&self) -> &Pool {
-        &self.inner.pool
+        &self.inner.means.pool
+    }
+
+    /// When their folders are written to the store.
+    pub fn archive(&self) -> Archive {
+        self.inner.means.archive
+    }
+
+    /// Where they live.
+    pub fn store(&self) -> &Store {
+        &self.inner.means.store
     }
 
     /// How many turns run or wait, and how many sessions are loaded.
@@ -167,24 +185,43 @@ impl Sessions {
         self.inner.registry.load_on(backend)
     }
 
-    pub(super) fn session(&self, key: SessionKey, blueprint: Blueprint, backend: &Backend) -> Session {
-        let Inner { limits, budget, tasks, .. } = &*self.inner;
-        let home = Home::new(self.inner.pool.clone(), backend.clone());
-        Session::new(key, blueprint, limits.max_queued_turns, budget.clone(), home, tasks.clone())
+    /// A session that is new to this CLI.
+    pub(super) fn session(&self, key: SessionKey, blueprint: Blueprint, backend: Backend) -> Session {
+        let home = Home::new(backend, String::new(), String::new());
+        Session::new(key, blueprint, home, self.inner.means.clone())
+    }
+
+    /// A session that is in the store. If its CLI has left, it is in any.
+    ///
+    /// # Errors
+    /// If there is no CLI.
+    pub(super) fn session_of(
+        &self,
+        key: SessionKey,
+        blueprint: Blueprint,
+        record: &SessionRecord,
+    ) -> Result<Session, Error> {
+        let (pool, facts) = (self.pool(), &record.facts);
+        let backend = match pool.at(&facts.home) {
+            Some(backend) => backend,
+            None => pool.for_new(key.cli_id())?,
+        };
+        let home = Home::new(backend, facts.home.clone(), facts.home_node.clone());
+        Ok(Session::new(key, blueprint, home, self.inner.means.clone()).of_record(record))
     }
 
     /// Takes nothing new on, and waits at most `grace` for what runs. What then still runs is stopped.
     pub async fn drain(&self, grace: Duration) {
         self.inner.draining.cancel();
-        self.inner.tasks.close();
-        if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {
+        self.inner.means.tasks.close();
+        if tokio::time::timeout(grace, self.inner.means.tasks.wait()).await.is_err() {
             warn!(
                 turns = self.load().turns,
                 "the grace period is over: the turns that still run are stopped"
             );
             self.inner.shutdown.cancel();
             // To stop an agent takes milliseconds; a CLI that does not answer is ended anyway.
-            let _ = tokio::time::timeout(LAST_GRACE, self.inner.tasks.wait()).await;
+            let _ = tokio::time::timeout(LAST_GRACE, self.inner.means.tasks.wait()).await;
         }
     }
 

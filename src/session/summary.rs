@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::id::SessionId;
+use crate::store::{SessionRecord, Time};
 
 /// What is told of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +22,10 @@ pub struct Summary {
     pub owner: String,
     /// Its title.
     pub title: String,
-    /// When it was created; RFC 3339.
-    pub create_time: String,
-    /// When it last changed; RFC 3339.
-    pub update_time: String,
+    /// When it was created.
+    pub create_time: Time,
+    /// When it last changed: when its last turn came to rest, or something else was changed in it.
+    pub update_time: Time,
     /// Where it works.
     pub working_directory: String,
     /// The operator's profile that it is under; empty if none.
@@ -41,31 +42,29 @@ impl Summary {
             &self.reasoning_effort,
             &self.owner,
             &self.title,
-            &self.create_time,
-            &self.update_time,
             &self.working_directory,
             &self.profile,
         ];
-        labels.sum::<usize>() + texts.iter().map(|text| text.len() + PER_FIELD).sum::<usize>()
+        2 * PER_TIME + labels.sum::<usize>() + texts.iter().map(|text| text.len() + PER_FIELD).sum::<usize>()
     }
 
-    pub(super) fn outline(&self) -> Outline<'_> {
-        Outline {
-            id: self.id.as_str(),
-            state: self.state,
-            create_time: &self.create_time,
-            update_time: &self.update_time,
-        }
+    /// What is told of a session by its record; `None` if its id cannot be one of ours.
+    pub(super) fn of(record: SessionRecord) -> Option<Self> {
+        let SessionRecord { id, facts, create_time, update_time, .. } = record;
+        Some(Self {
+            id: SessionId::parse(&id).ok()?,
+            model: facts.model,
+            reasoning_effort: facts.reasoning_effort,
+            state: SessionState::Unloaded,
+            labels: facts.labels,
+            owner: facts.owner,
+            title: facts.title,
+            create_time,
+            update_time,
+            working_directory: facts.working_directory,
+            profile: facts.profile,
+        })
     }
-}
-
-/// What tells a session's place in a list. Lent: of most sessions nothing else is looked at.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Outline<'a> {
-    pub(super) id: &'a str,
-    pub(super) state: SessionState,
-    pub(super) create_time: &'a str,
-    pub(super) update_time: &'a str,
 }
 
 /// What a session is doing.
@@ -94,3 +93,6 @@ impl SessionState {
 
 /// What a field takes in a message beside its text, those around it included.
 const PER_FIELD: usize = 12;
+
+/// What a time takes in a message at most.
+const PER_TIME: usize = 24;

@@ -19,6 +19,16 @@ impl Time {
         SystemTime::now().into()
     }
 
+    /// How long it has been since an earlier time; nothing, if that is yet to come.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
+    }
+
+    /// The time that was so long before.
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// The time in UTC by RFC 3339, always with six digits after the second. What it cannot write is written as the nearest
     /// that it can.
     pub fn rfc3339(self) -> String {

@@ -17,15 +17,21 @@ use super::{
 pub(super) const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Store {
-    /// Begins a request, as this process's, unless it is known already. Of several that begin one at once, one is first.
-    pub async fn begin(&self, key: &RequestKey, fingerprint: i64) -> Result<Begun, Error> {
+    /// Begins a request, as this process's, unless it is known already. Of several that begin one at once, one is first. `note` is
+    /// its result as long as it has none.
+    pub async fn begin(
+        &self,
+        key: &RequestKey,
+        fingerprint: i64,
+        note: Option<&str>,
+    ) -> Result<Begun, Error> {
         let (engine, incarnation) = (self.runner.engine, self.runner.incarnation.clone());
         let insert = engine
             .timed(
                 "INSERT INTO requests (scope, tenant, id, fingerprint, state, node, incarnation, result, update_time) \
-                 VALUES ($1, $2, $3, $4, 0, $5, $6, NULL, {now}) \
+                 VALUES ($1, $2, $3, $4, 0, $5, $6, $8, {now}) \
                  ON CONFLICT (scope, tenant, id) DO UPDATE SET fingerprint = excluded.fingerprint, state = 0, \
-                 node = excluded.node, incarnation = excluded.incarnation, result = NULL, update_time = excluded.update_time \
+                 node = excluded.node, incarnation = excluded.incarnation, result = excluded.result, update_time = excluded.update_time \
                  WHERE requests.update_time < {now} - $7",
             )
             .with(scope(key))
@@ -34,7 +40,8 @@ impl Store {
             .with(fingerprint)
             .with(incarnation.node.as_str())
             .with(incarnation.number)
-            .with(micros(RETENTION));
+            .with(micros(RETENTION))
+            .with(note);
         let select = selection(engine, key);
         self.runner
             .write(0, async move |mut work| {
@@ -63,6 +70,25 @@ impl Store {
         let update = keyed(update, key)
             .with(own.node.as_str())
             .with(own.number)
+            .with(from.node.as_str())
+            .with(from.number);
+        self.runner.write(0, async move |mut work| Ok(work.execute(&update).await? > 0)).await
+    }
+
+    /// Closes a request that its process has left behind after it was sent. False: it has ended, or is not that process's any more.
+    pub async fn close_left(
+        &self,
+        key: &RequestKey,
+        from: &Incarnation,
+        result: &str,
+    ) -> Result<bool, Error> {
+        let update = self.runner.engine.timed(
+            "UPDATE requests SET state = $4, result = $5, update_time = {now} \
+             WHERE scope = $1 AND tenant = $2 AND id = $3 AND node = $6 AND incarnation = $7 AND state = 1",
+        );
+        let update = keyed(update, key)
+            .with(number(RequestState::Failed))
+            .with(result)
             .with(from.node.as_str())
             .with(from.number);
         self.runner.write(0, async move |mut work| Ok(work.execute(&update).await? > 0)).await

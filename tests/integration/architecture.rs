@@ -31,7 +31,7 @@ const SESSION: &[&str] = &[
     "cleanup",
     "roots",
     "models",
-    "catalogue",
+    "listing",
     "live",
     "registry",
     "idempotency",

@@ -168,6 +168,18 @@ impl Pool {
         order.into_iter().map(|number| members.backends[number].clone()).collect()
     }
 
+    /// The CLI of this place: see [`Backend::place`].
+    pub fn at(&self, place: &str) -> Option<Backend> {
+        self.members().backends.iter().find(|backend| backend.place() == place).cloned()
+    }
+
+    /// The first CLI in the session's order of placement that is ready, gets new sessions, and `will_do`.
+    pub fn ready_for(&self, session: &str, will_do: impl Fn(&Backend) -> bool) -> Option<Backend> {
+        self.members().first(session, |backend| {
+            backend.standing() == Standing::Open && backend.is_ready() && will_do(backend)
+        })
+    }
+
     /// The CLI that a session belongs to, ready or not.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::lenient::{self, Fields, Lenient};
@@ -280,7 +280,7 @@ impl Lenient for Nothing {
 
 /// Why the model ended its answer, in the CLI's words. It uses OpenAI's words for all providers, and reports a refusal by a
 /// model of Anthropic's as `content_filter` (observed).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// It had finished its answer.

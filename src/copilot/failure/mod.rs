@@ -5,7 +5,7 @@
 //!
 //! Tests: `failure/tests.rs`, `tests/integration/providers.rs`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::event::SessionError;
@@ -138,7 +138,7 @@ const INVALID: &[&str] = &[
 ];
 
 /// A failure of the agent in a turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentFailure {
     /// The cause, which decides what to do.
     pub cause: AgentCause,
@@ -151,7 +151,7 @@ pub struct AgentFailure {
 }
 
 /// The cause of a failed turn, by who has to act.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AgentCause {
     /// The provider refused the credentials.
     Auth,

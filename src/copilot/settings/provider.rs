@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::copilot::Secret;
 
 /// A model provider: its address, credentials and model.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Provider {
     /// `openai`, `azure` or `anthropic`.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
@@ -28,7 +28,7 @@ pub struct Provider {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<Secret>,
     /// Azure's API version.
-    #[serde(rename = "azure", serialize_with = "azure", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "azure", with = "azure", skip_serializing_if = "Option::is_none")]
     pub azure_api_version: Option<String>,
     /// Extra HTTP headers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -54,18 +54,33 @@ impl Provider {
     }
 }
 
-fn azure<S: serde::Serializer>(api_version: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
+/// Azure's API version, as the CLI wants it: in an object of its own.
+mod azure {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Azure<'a> {
-        api_version: &'a Option<String>,
+    struct Azure<T> {
+        api_version: T,
     }
-    Azure { api_version }.serialize(serializer)
+
+    pub(super) fn serialize<S: Serializer>(
+        api_version: &Option<String>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        Azure { api_version }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<String>, D::Error> {
+        Azure::deserialize(deserializer).map(|azure| azure.api_version)
+    }
 }
 
 /// One of several providers of a session. Its models are [`ProviderModel`](super::ProviderModel)s.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct NamedProvider {
     /// The name by which its models refer to it.
     pub name: String,

@@ -49,7 +49,7 @@ impl Serialize for Declaration<'_> {
 
 /// An MCP server (Model Context Protocol), which provides tools.
 ///
-/// A stored server is read back without secrets: [`Self::has_secrets`] says which must not be stored.
+/// [`Self::has_secrets`] says which must not be stored but sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct McpServer {
@@ -76,7 +76,7 @@ pub enum McpTransport {
         #[serde(default)]
         args: Vec<String>,
         /// Environment variables, beside the CLI's own.
-        #[serde(skip_deserializing)]
+        #[serde(default)]
         env: BTreeMap<String, Secret>,
         /// Its working directory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,7 +94,7 @@ pub struct Remote {
     /// The URL.
     pub url: String,
     /// Extra HTTP headers.
-    #[serde(skip_deserializing)]
+    #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
 }
 
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_mcp_server_goes_to_the_cli_whole_and_is_read_back_without_its_secrets() {
+    fn an_mcp_server_goes_to_the_cli_whole_and_is_read_back_as_it_was() {
         let secrets = || BTreeMap::from([("KEY".to_owned(), Secret::new("hunter2"))]);
         let stdio = |env| McpServer {
             transport: McpTransport::Stdio {
@@ -163,7 +163,7 @@ mod tests {
         let check = |with: McpServer, without: McpServer, expected: Value| {
             let text = serde_json::to_value(&with).unwrap();
             assert_eq!(text, expected);
-            assert_eq!(serde_json::from_value::<McpServer>(text).unwrap(), without);
+            assert_eq!(serde_json::from_value::<McpServer>(text).unwrap(), with);
             assert_eq!((with.has_secrets(), without.has_secrets()), (true, false));
             assert!(!format!("{with:?}").contains("hunter2"));
         };

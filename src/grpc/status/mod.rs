@@ -27,6 +27,7 @@ use crate::{
         Cursor, Delivery, Error, Excess, Remains, SessionId, Sessions, Settlement, Tenant, TurnCause,
         TurnError,
     },
+    store,
 };
 
 /// `google.rpc.ErrorInfo.domain` of all errors of this service.
@@ -224,6 +225,9 @@ pub(super) fn too_many_calls() -> Status {
 pub(super) fn of(error: &Error) -> Status {
     match error {
         Error::NotFound(id) => not_found(error, id),
+        Error::Lost { session, .. } => not_found(error, session),
+        Error::Unreadable(id) => Problem::new(Code::Internal, ErrorReason::StoreCorrupt, error).session(id),
+        Error::Store(error) => of_store(error),
         Error::Exists(id) => Problem::new(Code::AlreadyExists, ErrorReason::SessionExists, error).session(id),
         Error::NotLoaded { session, .. } => {
             Problem::new(Code::FailedPrecondition, ErrorReason::SessionNotLoaded, error).session(session)
@@ -303,6 +307,20 @@ fn draining(message: impl ToString) -> Problem {
     Problem::new(Code::Unavailable, ErrorReason::Draining, message).repeatable(RETRY_SOON)
 }
 
+/// The error for a store that does not do what it is asked.
+fn of_store(error: &store::Error) -> Problem {
+    match error {
+        // What has gone or was written by another process is as it is when it is looked at again.
+        store::Error::Unavailable { .. }
+        | store::Error::Exists
+        | store::Error::Gone
+        | store::Error::Conflict => {
+            Problem::new(Code::Unavailable, ErrorReason::StoreUnavailable, error).repeatable(RETRY_SOON)
+        }
+        store::Error::Corrupt { .. } => Problem::new(Code::Internal, ErrorReason::StoreCorrupt, error),
+    }
+}
+
 /// The status for a turn that failed.
 pub(super) fn of_turn(error: &TurnError) -> Status {
     let message = &error.cause;
@@ -321,6 +339,8 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
         TurnCause::Mismatch(_) => Problem::new(Code::Internal, ErrorReason::ResponseMismatch, message),
         TurnCause::Draining => draining(message),
         TurnCause::NotFound(id) => not_found(message, id),
+        TurnCause::Lost { session, .. } => not_found(message, session),
+        TurnCause::Store(error) => of_store(error),
         // Once the prompt may have been sent, a lost CLI is another error than one that was not there.
         TurnCause::Backend(
             cause @ (backend::Error::Lost { written: true, .. } | backend::Error::Timeout { .. }),

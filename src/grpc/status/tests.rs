@@ -538,6 +538,8 @@ fn the_worst_failure_of_a_turn_fits_into_the_headers_that_clients_take() {
         ("interrupted", TurnCause::Interrupted(long("漢"))),
         ("rejected", TurnCause::Backend(Cli::Rejected(Rejection::Internal(long("漢"))))),
         ("not found", TurnCause::NotFound(longest_id())),
+        ("lost", TurnCause::Lost { session: longest_id(), cli: long("c") }),
+        ("store", TurnCause::Store(store::Error::Unavailable { problem: long("漢") })),
     ];
     let sizes = causes
         .map(|(name, cause)| (name, header_size(of_turn(&TurnError { remains: much(), ..failed(cause) }))));

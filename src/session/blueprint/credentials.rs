@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
 use crate::copilot::{McpServer, NamedProvider, Provider, Secret};
 
-/// The part of a session that is never stored.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The part of a session that is never stored but sealed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// A provider, with its key.
     pub provider: Option<Arc<Provider>>,
@@ -46,6 +49,26 @@ pub struct Unfit {
 }
 
 impl Credentials {
+    /// As they are sealed. It is the only place where they are written.
+    pub(in crate::session) fn write(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// What was sealed; `None`: it is nothing of ours.
+    pub(in crate::session) fn read(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
+    }
+
+    /// These, and where there are others of their kind, those.
+    pub(in crate::session) fn with(mut self, others: Self) -> Self {
+        self.provider = others.provider.or(self.provider);
+        self.github_token = others.github_token.or(self.github_token);
+        self.providers.retain(|own| others.providers.iter().all(|other| other.name != own.name));
+        self.providers.extend(others.providers);
+        self.mcp_servers.extend(others.mcp_servers);
+        self
+    }
+
     /// The CLI does not mix one provider for all with several for some (observed).
     pub(super) fn fit(&self, several_providers: bool) -> Result<(), Unfit> {
         if several_providers && self.provider.is_some() {

@@ -1,8 +1,7 @@
-//! The part of a blueprint that is stored with the session in the CLI. Pure.
+//! The part of a blueprint that is stored as it is. Pure.
 //!
-//! The CLI keeps a client's own notes with a session (`session.metadata.updateClientMetadata`). The facade notes there all
-//! that it needs to load the session again after a restart, except for credentials: those are kept in memory only, and
-//! where the session has some of its own, its owner has to bring them again.
+//! It is all that it takes to load the session again after a restart, except for credentials: those are kept in memory, and sealed in
+//! the store where the operator has given a key. Otherwise their owner has to bring them again.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,18 +12,25 @@ use super::{
     credentials::{Credentials, Missing, Unfit},
     policy::Policy,
 };
-use crate::copilot::{McpServer, Options, Provider, ProviderModel, Settings, Skills, SystemMessage, Tool};
+use crate::{
+    copilot::{McpServer, Options, Provider, ProviderModel, Settings, Skills, SystemMessage, Tool},
+    store::Facts,
+};
 
-/// What is stored with a session in the CLI.
+/// What is stored of what a session is made of.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(in crate::session) struct Record {
+    /// This and the next four have columns of their own.
+    #[serde(skip)]
     pub(in crate::session) labels: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip)]
     pub(in crate::session) owner: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip)]
     pub(in crate::session) profile: String,
+    #[serde(skip)]
     pub(in crate::session) model: Option<String>,
+    #[serde(skip)]
     pub(in crate::session) reasoning_effort: Option<String>,
     system_message: SystemMessage,
     available_tools: Vec<String>,
@@ -64,12 +70,8 @@ enum ProviderOf {
 }
 
 impl Record {
-    /// The names under which its pieces are stored. Another form of it gets other names.
-    pub(in crate::session) const KEYS: [&str; 4] =
-        ["copilot-grpc.v1", "copilot-grpc.v1.2", "copilot-grpc.v1.3", "copilot-grpc.v1.4"];
-
-    /// The longest piece: the CLI stores 16 KiB under one name, and 64 KiB in all (observed).
-    const PIECE: usize = 15 * 1024;
+    /// The longest one, in bytes.
+    pub(in crate::session) const MAX: usize = 1024 * 1024;
 
     pub(in crate::session) fn of(blueprint: &Blueprint) -> Self {
         let Blueprint { settings, policy, labels, owner, operators_provider, ask_timeout, profile } =
@@ -107,23 +109,40 @@ impl Record {
         }
     }
 
-    /// What to store, one piece for each of [`Self::KEYS`]; `None` if it is too long.
-    pub(in crate::session) fn write(&self) -> Option<BTreeMap<&'static str, String>> {
-        let text = serde_json::to_string(self).ok()?;
-        let mut rest = text.as_str();
-        let pieces = Self::KEYS.into_iter().map(|key| {
-            let (piece, after) = rest.split_at(rest.floor_char_boundary(Self::PIECE));
-            rest = after;
-            (key, piece.to_owned())
-        });
-        let pieces = pieces.collect();
-        rest.is_empty().then_some(pieces)
+    /// The facts that are stored of it; the others stay as they are. `None` if it is longer than [`Self::MAX`].
+    pub(in crate::session) fn write(self, facts: &mut Facts) -> Option<()> {
+        let settings = serde_json::to_string(&self).ok()?;
+        let length =
+            settings.len() + self.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if length > Self::MAX {
+            return None;
+        }
+        facts.settings = settings;
+        facts.labels = self.labels;
+        facts.owner = self.owner;
+        facts.profile = self.profile;
+        facts.model = self.model.unwrap_or_default();
+        facts.reasoning_effort = self.reasoning_effort.unwrap_or_default();
+        Some(())
+    }
+
+    /// Whether what a session would be made of is not too much to store.
+    pub(in crate::session) fn fits(blueprint: &Blueprint) -> bool {
+        Self::of(blueprint).write(&mut Facts::default()).is_some()
     }
 
     /// Reads what was stored; `None` if it is no record.
-    pub(in crate::session) fn read(pieces: &BTreeMap<String, String>) -> Option<Self> {
-        let text: String = Self::KEYS.iter().filter_map(|key| pieces.get(*key)).map(String::as_str).collect();
-        serde_json::from_str(&text).ok()
+    pub(in crate::session) fn read(facts: &Facts) -> Option<Self> {
+        let chosen = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let record: Self = serde_json::from_str(&facts.settings).ok()?;
+        Some(Self {
+            labels: facts.labels.clone(),
+            owner: facts.owner.clone(),
+            profile: facts.profile.clone(),
+            model: chosen(&facts.model),
+            reasoning_effort: chosen(&facts.reasoning_effort),
+            ..record
+        })
     }
 
     /// Whether its provider is that of its profile.
@@ -304,12 +323,13 @@ mod tests {
         }
     }
 
-    fn read(pieces: &BTreeMap<&'static str, String>) -> Option<Record> {
-        Record::read(&pieces.iter().map(|(key, piece)| ((*key).to_owned(), piece.clone())).collect())
+    fn facts(blueprint: &Blueprint) -> Option<Facts> {
+        let mut facts = Facts::default();
+        Record::of(blueprint).write(&mut facts).map(|()| facts)
     }
 
     fn stored(blueprint: &Blueprint) -> Record {
-        read(&Record::of(blueprint).write().unwrap()).unwrap()
+        Record::read(&facts(blueprint).unwrap()).unwrap()
     }
 
     #[test]
@@ -397,31 +417,23 @@ mod tests {
     fn no_credential_is_ever_stored() {
         let one = blueprint(Some(provider("sk-hidden")), false, Some("ghu_hidden"));
         for blueprint in [one, with_several("hidden")] {
-            let text = format!("{:?}", Record::of(&blueprint).write().unwrap());
+            let text = format!("{:?}", facts(&blueprint).unwrap());
             assert!(!text.contains("hidden") && !text.contains("127.0.0.1"), "{text}");
         }
     }
 
     #[test]
-    fn a_long_record_is_stored_in_pieces_that_the_cli_takes() {
-        let mut large = blueprint(None, false, None);
-        large.settings.system_message = SystemMessage::Replace { content: "é".repeat(25_000) };
-        let pieces = Record::of(&large).write().unwrap();
-        assert!(pieces.values().all(|piece| piece.len() <= 16 * 1024));
-        assert_eq!(read(&pieces), Some(Record::of(&large)));
-        // A shorter one takes the place of all pieces of a longer one.
-        assert_eq!(Record::of(&Blueprint::default()).write().unwrap().len(), pieces.len());
-    }
-
-    #[test]
     fn a_record_that_is_too_long_is_not_written_and_nonsense_is_not_read() {
         let mut large = blueprint(None, false, None);
-        large.labels.insert("note".into(), "x".repeat(60 * 1024));
-        assert_eq!(Record::of(&large).write(), None);
-        let check =
-            |text: &str, expected| assert_eq!(read(&[(Record::KEYS[0], text.to_owned())].into()), expected);
+        large.settings.system_message = SystemMessage::Replace { content: "é".repeat(25_000) };
+        assert_eq!(stored(&large), Record::of(&large));
+        large.labels.insert("note".into(), "x".repeat(Record::MAX));
+        assert_eq!(facts(&large), None);
+        let check = |settings: &str, expected| {
+            assert_eq!(Record::read(&Facts { settings: settings.into(), ..Facts::default() }), expected);
+        };
         check("nonsense", None);
+        check("", None);
         check("{}", Some(Record::default()));
-        assert_eq!(read(&BTreeMap::new()), None);
     }
 }

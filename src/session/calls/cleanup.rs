@@ -3,35 +3,35 @@
 //! [`decide`] knows the rules. What it decides is looked at once more with the session's queue in hand, so that no turn that runs or
 //! waits is ever cut; a session of which anything is in doubt is left for the next run.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use super::list::Found;
 use crate::{
-    backend::Backend,
     lock::lock,
     session::{
         blueprint::Blueprint,
-        catalogue::stored_in,
         cleanup::{Act, Cleanup, Facts, Rules, decide, has_ages},
         error::Error,
-        id::{SessionKey, Tenant},
+        id::{SessionId, SessionKey, Tenant},
         live::{Session, is_busy},
         sessions::Sessions,
     },
+    store::{Order, Query, Range, SessionRecord, Time},
 };
 
 /// A session that is looked at.
 struct Candidate {
     key: SessionKey,
-    /// The CLI that has it.
-    backend: Backend,
     /// It, if this process knows it.
     session: Option<Arc<Session>>,
     /// When it last changed, to see whether it does meanwhile.
-    update_time: String,
+    update_time: Time,
     facts: Facts,
 }
 
@@ -43,7 +43,7 @@ impl Sessions {
         }
         *lock(&self.inner.cleanup) = Some(Cleanup { dry_run: rules.dry_run, ..Cleanup::default() });
         let this = self.clone();
-        self.inner.tasks.spawn(async move {
+        self.inner.means.tasks.spawn(async move {
             let mut ticks = interval(rules.interval);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let looking = async {
@@ -63,14 +63,14 @@ impl Sessions {
     }
 
     async fn clean_up(&self, rules: &Rules) {
-        let candidates = match self.candidates(rules).await {
-            Ok(candidates) => candidates,
-            // While the CLI is away there is nothing to clear up.
+        let (candidates, count) = match self.candidates(rules).await {
+            Ok(found) => found,
+            // While the store is away there is nothing to clear up.
             Err(error) => return debug!(%error, "the sessions to clear up could not be looked at"),
         };
         let facts: Vec<_> = candidates.iter().map(|candidate| candidate.facts).collect();
         let (mut closed, mut deleted, mut failed) = (0, 0, 0);
-        for (n, act) in decide(rules, &facts) {
+        for (n, act) in decide(rules, &facts, count) {
             let candidate = &candidates[n];
             let done = match rules.dry_run {
                 true => {
@@ -103,52 +103,102 @@ impl Sessions {
         }
     }
 
-    async fn candidates(&self, rules: &Rules) -> Result<Vec<Candidate>, Error> {
-        let now = SystemTime::now();
+    /// The sessions to which something may be to do: those that are known here, and of the others those that the store finds to be too
+    /// old, too idle or too many.
+    async fn candidates(&self, rules: &Rules) -> Result<(Vec<Candidate>, usize), Error> {
+        let now = Time::now();
         let mut candidates = Vec::new();
         for session in self.inner.registry.all(Tenant::ONLY) {
             let blueprint = session.blueprint();
             let (summary, rest) = (session.summary(), session.rest());
             let facts = Facts {
                 loaded: rest.loaded,
-                stored: rest.stored,
                 busy: rest.busy,
-                ..Facts::of(&summary, now, blueprint.profile.as_deref())
+                ..Facts::of(summary.create_time, summary.update_time, now, blueprint.profile.as_deref())
             };
             let facts = Facts { idle: facts.idle.min(rest.silent), ..facts };
-            let (key, backend) = (session.key().clone(), session.backend());
             let update_time = summary.update_time;
-            candidates.push(Candidate { key, backend, session: Some(session), update_time, facts });
+            candidates.push(Candidate {
+                key: session.key().clone(),
+                session: Some(session),
+                update_time,
+                facts,
+            });
         }
-        let profiles_count = self.inner.profiles.all().any(has_ages);
-        if rules.delete_anything() || profiles_count {
-            let stored = self.stored_sessions(Tenant::ONLY, profiles_count).await?.into_iter();
-            let each = |(backend, sessions): Found| {
-                sessions.into_iter().map(move |session| (backend.clone(), session))
-            };
-            for (backend, summary) in stored.flat_map(each) {
-                let key = SessionKey::new(Tenant::ONLY, summary.id.clone());
-                if self.inner.registry.find(&key).is_none() {
-                    let profile = self.inner.profiles.named(&summary.profile);
-                    let facts = Facts { stored: true, ..Facts::of(&summary, now, profile.as_deref()) };
-                    let update_time = summary.update_time;
-                    candidates.push(Candidate { key, backend, session: None, update_time, facts });
+        let known: HashSet<_> = candidates.iter().map(|known| known.key.clone()).collect();
+        let count = match rules.max_stored {
+            Some(_) => {
+                usize::try_from(self.store().count(Tenant::ONLY.as_str()).await?).unwrap_or(usize::MAX)
+            }
+            None => 0,
+        };
+        let mut seen = HashSet::new();
+        for query in self.queries(rules, now, count, known.len()) {
+            for record in self.all_of(query).await? {
+                let Ok(id) = SessionId::parse(&record.id) else { continue };
+                let key = SessionKey::new(Tenant::ONLY, id);
+                if known.contains(&key) || !seen.insert(record.uid) {
+                    continue;
                 }
+                let profile = self.inner.profiles.named(&record.facts.profile);
+                let facts = Facts::of(record.create_time, record.update_time, now, profile.as_deref());
+                candidates.push(Candidate { key, session: None, update_time: record.update_time, facts });
             }
         }
-        Ok(candidates)
+        Ok((candidates, count))
+    }
+
+    /// The questions to the store for sessions that the rules may concern.
+    fn queries(&self, rules: &Rules, now: Time, count: usize, known: usize) -> Vec<Query> {
+        let tenant = Tenant::ONLY.as_str();
+        let before = |limit: Duration| Range { from: None, until: Some(now.before(limit)) };
+        let all = Query { tenant: tenant.into(), order: Order::EarliestChange, ..Query::default() };
+        let mut queries = Vec::new();
+        queries.extend(rules.delete_idle_after.map(|limit| Query { updated: before(limit), ..all.clone() }));
+        queries.extend(rules.delete_after_age.map(|limit| Query { created: before(limit), ..all.clone() }));
+        for profile in self.inner.profiles.all() {
+            let of = Query { profile: Some(profile.name.clone()), ..all.clone() };
+            queries
+                .extend(profile.max_session_idle.map(|limit| Query { updated: before(limit), ..of.clone() }));
+            queries
+                .extend(profile.max_session_age.map(|limit| Query { created: before(limit), ..of.clone() }));
+        }
+        if let Some(excess) =
+            rules.max_stored.and_then(|max| count.checked_sub(max)).filter(|excess| *excess > 0)
+        {
+            // Those that are known here may be among them.
+            queries.push(Query { limit: excess.saturating_add(known), ..all });
+        }
+        queries
+    }
+
+    /// All that the store has of a question, which has a limit or none.
+    async fn all_of(&self, mut query: Query) -> Result<Vec<SessionRecord>, Error> {
+        let mut left = if query.limit == 0 { usize::MAX } else { query.limit };
+        let mut found = Vec::new();
+        loop {
+            query.limit = left.min(PAGE);
+            let page = self.store().list(&query).await?;
+            let is_end = page.len() < query.limit;
+            left -= page.len();
+            query.after = page.last().map(|last| (last.update_time, last.id.clone()));
+            found.extend(page);
+            if is_end || left == 0 {
+                return Ok(found);
+            }
+        }
     }
 
     /// Does it, unless something has happened in the session meanwhile.
     async fn carry_out(&self, candidate: &Candidate, act: Act) -> Result<bool, Error> {
-        let Candidate { key, backend, session, update_time, facts } = candidate;
+        let Candidate { key, session, update_time, facts } = candidate;
         let Some(session) = session else {
+            let Some(record) = self.record(key).await? else { return Ok(false) };
+            let blank = Arc::new(self.session_of(key.clone(), Blueprint::default(), &record)?);
             // Nobody can take it up while it is held.
-            let blank = Arc::new(self.session(key.clone(), Blueprint::default(), backend));
-            let Some(_held) = self.inner.registry.hold(blank) else { return Ok(false) };
-            let entry = stored_in(backend, key).await?;
-            let unchanged = entry.is_some_and(|entry| entry.modified_time == *update_time);
-            return Ok(unchanged && self.delete_idle(backend, key).await?);
+            let Some(_held) = self.inner.registry.hold(blank.clone()) else { return Ok(false) };
+            let unchanged = self.record(key).await?.is_some_and(|record| record.update_time == *update_time);
+            return Ok(unchanged && self.delete_idle(&blank).await?);
         };
         // From here on turns wait; one that waits or runs already has kept the session busy.
         let Some(_place) = session.try_place() else { return Ok(false) };
@@ -159,16 +209,22 @@ impl Sessions {
         }
         match act {
             Act::Close => session.unload().await.map(|()| true).map_err(Error::from),
-            Act::Delete(_) => self.delete_idle(backend, key).await,
+            Act::Delete(_) => self.delete_idle(session).await,
         }
     }
 
-    /// Deletes a session that does nothing, also not for another server on the same CLI.
-    async fn delete_idle(&self, backend: &Backend, key: &SessionKey) -> Result<bool, Error> {
-        let idle = !is_busy(&*backend.connected().await?, key.cli_id()).await?;
+    /// Deletes a session that does nothing, also not for another client of its CLI. What that says it is not asked where it is down.
+    async fn delete_idle(&self, session: &Arc<Session>) -> Result<bool, Error> {
+        let idle = match session.backend().link() {
+            Ok(link) => !is_busy(&link, session.cli_id()).await?,
+            Err(_) => true,
+        };
         if idle {
-            self.delete_in(backend, key).await?;
+            self.delete_known(session).await?;
         }
         Ok(idle)
     }
 }
+
+/// How many sessions the store is asked for at once.
+const PAGE: usize = 1000;

@@ -58,7 +58,7 @@ impl Sessions {
         let shutdown = self.inner.shutdown.clone();
         let compaction = Compaction { session, link, deadline, aborted, caller_gone, shutdown };
         let (told, outcome) = oneshot::channel();
-        self.inner.tasks.spawn(async move {
+        self.inner.means.tasks.spawn(async move {
             compaction.run(told).await;
             drop(place);
         });

@@ -2,26 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
 use tracing::{debug, info, warn};
 
 use crate::{
-    backend::{self, Backend},
+    backend::{self, Link},
     copilot::{
         Rejection,
         method::{GetMetadata, IsProcessing},
     },
     session::{
-        blueprint::{Blueprint, Record},
+        blueprint::Blueprint,
         error::Error,
         id::{SessionId, SessionKey, Tenant},
-        idempotency::{Creation, Found, Key, RequestId},
+        idempotency::{Claim, Creation, Key, RequestId},
         live::Session,
         roots,
         sessions::Sessions,
         summary::Summary,
         turn::{Deadline, TurnError},
     },
+    store::{RequestKey, RequestState, Scope},
 };
 
 /// How long to wait for a session that another call is creating or about to delete, before looking again.
@@ -89,45 +89,80 @@ impl Sessions {
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
         self.inner.roots.admit(roots::in_settings(&blueprint.settings)).await?;
-        Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
-        let begin = || self.begin_creation(tenant, id, blueprint, request.is_some());
-        let Some(RequestId { id: request, fingerprint }) = &request else { return finished(begin()?).await };
-        let key = Key::Create(tenant, request.clone());
-        let is_current = |creation: &Creation| !matches!(&*creation.borrow(), Some(Err(_)));
-        match self.inner.creations.find_or_insert(key.clone(), *fingerprint, is_current, begin)? {
-            Found::First(creation) => finished(creation).await,
-            Found::Repeated(creation) => {
-                let created = finished(creation).await?;
-                // It may have been deleted since.
-                self.get(tenant, &created.id).await.inspect_err(|_| self.inner.creations.forget(&key))
-            }
+        let wanted = Wanted { id: id.clone().unwrap_or_else(SessionId::random), is_chosen: id.is_some() };
+        match request {
+            None => finished(self.begin_creation(tenant, wanted, blueprint, None)?).await,
+            Some(request) => self.create_once(tenant, wanted, blueprint, request).await,
         }
     }
 
-    /// Begins to create a session. `wanted`: also if nobody waits for it.
+    /// Creates the session of a request that may be repeated.
+    async fn create_once(
+        &self,
+        tenant: Tenant,
+        wanted: Wanted,
+        blueprint: Blueprint,
+        request: RequestId,
+    ) -> Result<Summary, Error> {
+        let key = Key::Create(tenant, request.id.clone());
+        // One at a time; the store knows of those that other processes have.
+        let turn = self.inner.creations.turn(&key).await;
+        if let Some(creation) = self.inner.creations.find(&key, request.fingerprint, is_worth_repeating)? {
+            drop(turn);
+            return self.created_before(tenant, finished(creation).await?.id).await;
+        }
+        let stored = RequestKey { tenant: tenant.as_str().into(), scope: Scope::Create, id: request.id };
+        let wanted = match self.begun(&stored, request.fingerprint, Some(wanted.id.as_str())).await? {
+            Claim::Ours(None) => wanted,
+            // The process that began it has died. It may have made the session.
+            Claim::Ours(Some(id)) | Claim::Ended(id) => {
+                let id = SessionId::parse(&id).map_err(|_| Error::Unreadable(wanted.id.clone()))?;
+                match self.created_before(tenant, id.clone()).await {
+                    Err(Error::NotFound(_)) => {
+                        self.store().forget(&stored).await?;
+                        self.begun(&stored, request.fingerprint, Some(wanted.id.as_str())).await?;
+                        wanted
+                    }
+                    found => return found,
+                }
+            }
+        };
+        let creation = self.begin_creation(tenant, wanted, blueprint, Some(stored))?;
+        self.inner.creations.insert(key, request.fingerprint, creation.clone());
+        drop(turn);
+        finished(creation).await
+    }
+
+    /// The session of an earlier request, if it is still there.
+    async fn created_before(&self, tenant: Tenant, id: SessionId) -> Result<Summary, Error> {
+        self.get(tenant, &id).await
+    }
+
+    /// Begins to create a session. With a `request` it is created also if nobody waits for it.
     fn begin_creation(
         &self,
         tenant: Tenant,
-        id: Option<SessionId>,
+        wanted: Wanted,
         blueprint: Blueprint,
-        wanted: bool,
+        request: Option<RequestKey>,
     ) -> Result<Creation, Error> {
-        let chosen = id.is_some();
-        let key = SessionKey::new(tenant, id.unwrap_or_else(SessionId::random));
-        // A chosen id is looked for, and so its session is where it is looked for first.
-        let pool = self.pool();
-        let backend = if chosen { pool.home(key.cli_id()) } else { pool.for_new(key.cli_id()) }?;
-        let session = Arc::new(self.session(key, blueprint, &backend));
+        let Wanted { id, is_chosen } = wanted;
+        let key = SessionKey::new(tenant, id);
+        let backend = self.pool().for_new(key.cli_id())?;
+        let session = Arc::new(self.session(key, blueprint, backend));
         let reserved = self.inner.registry.reserve(session.clone())?;
         let (created, answer) = tokio::sync::watch::channel(None);
         let this = self.clone();
         // On a task of its own, because a session that was half made when its caller left could not be found again.
-        self.inner.tasks.spawn(async move {
-            let result = this.create_in_cli(&session, chosen).await.map(|()| {
+        self.inner.means.tasks.spawn(async move {
+            let result = this.create_in_cli(&session, is_chosen).await.map(|()| {
                 reserved.keep();
                 session.summary()
             });
-            let unwanted = result.is_ok() && !wanted && created.is_closed();
+            if let Some(request) = &request {
+                this.end_creation(request, &result).await;
+            }
+            let unwanted = result.is_ok() && request.is_none() && created.is_closed();
             created.send_replace(Some(result));
             if unwanted {
                 info!(session = %session.id(), "the caller left while the session was created");
@@ -140,52 +175,54 @@ impl Sessions {
     }
 
     async fn create_in_cli(&self, session: &Arc<Session>, chosen: bool) -> Result<(), Error> {
-        if chosen {
-            self.refuse_if_it_exists(session).await?;
-        }
         let link = session.home().await?.connected().await?;
-        let mut created = session.create(&link).await;
+        // On an id that exists the CLI would silently attach, or glue two histories together.
+        if chosen && has(&link, session.cli_id()).await? {
+            return Err(Error::Exists(session.id().clone()));
+        }
+        session.enter().await?;
+        let mut created = session.create(&link).await.map_err(Error::from);
         if created.is_ok() {
-            created = session.validate_tools(&link).await;
+            created = session.validate_tools(&link).await.map_err(Error::from);
         }
         if created.is_err() {
             // Where the second half has failed, the first must not stay.
-            let undone = session.delete(&link).await;
-            debug!(session = %session.id(), ok = undone.is_ok(), "a session could not be created");
+            let undone = session.delete().await;
+            let erased = session.erase().await;
+            let ok = undone.is_ok() && erased.is_ok();
+            debug!(session = %session.id(), ok, "a session could not be created");
         }
-        Ok(created?)
+        created
     }
 
-    /// On an id that exists the CLI would silently attach, or glue two histories together. Another CLI may have it: one that
-    /// is down is not waited for, as long as the id's own, where sessions of chosen ids are made, says that it has not.
-    async fn refuse_if_it_exists(&self, session: &Session) -> Result<(), Error> {
-        let order = self.inner.pool.in_order(session.cli_id());
-        // Also those before it, which get no new sessions: they may have had it.
-        let own = order.iter().position(|backend| session.is_in(backend.id()));
-        let must_say = |place: usize| own.is_none_or(|own| place <= own);
-        let asked = order.into_iter().enumerate();
-        let asked: Vec<_> = asked.filter(|(place, backend)| must_say(*place) || backend.is_ready()).collect();
-        let answers = join_all(asked.iter().map(|(_, backend)| has(backend, session.cli_id()))).await;
-        if answers.iter().any(|answer| matches!(answer, Ok(true))) {
-            return Err(Error::Exists(session.id().clone()));
+    /// Records what came of a request. One that failed may be tried again.
+    async fn end_creation(&self, request: &RequestKey, result: &Result<Summary, Error>) {
+        let store = self.store();
+        let recorded = match result {
+            Ok(session) => store.end(request, RequestState::Succeeded, Some(session.id.as_str())).await,
+            Err(_) => store.forget(request).await,
+        };
+        if let Err(error) = recorded {
+            debug!(%error, "what came of a request could not be recorded");
         }
-        for ((place, _), answer) in asked.into_iter().zip(answers) {
-            match answer {
-                Err(error) if must_say(place) => return Err(error.into()),
-                Err(error) => {
-                    warn!(session = %session.id(), %error, "a CLI cannot be asked for a session's id")
-                }
-                Ok(_) => {}
-            }
-        }
-        Ok(())
     }
+}
+
+/// The id of a session that is to be created.
+struct Wanted {
+    id: SessionId,
+    /// Whether the caller has chosen it.
+    is_chosen: bool,
+}
+
+/// Whether a creation counts for repetitions: one that failed is tried again.
+fn is_worth_repeating(creation: &Creation) -> bool {
+    !matches!(&*creation.borrow(), Some(Err(_)))
 }
 
 /// Whether a CLI has a session of this id. A stored one shows in its metadata; a loaded one without a message does not, but
 /// answers.
-async fn has(backend: &Backend, session_id: &str) -> Result<bool, backend::Error> {
-    let link = backend.connected().await?;
+async fn has(link: &Link, session_id: &str) -> Result<bool, backend::Error> {
     if link.call(&GetMetadata { session_id }).await?.session.is_some() {
         return Ok(true);
     }

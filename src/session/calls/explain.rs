@@ -20,7 +20,7 @@ impl Sessions {
         let Some(rejection) = rejection(&error) else { return error };
         let key = SessionKey::new(tenant, id.clone());
         let Some(session) = self.inner.registry.find(&key) else {
-            let gone = matches!(self.stored(&key).await, Ok(None));
+            let gone = matches!(self.record(&key).await, Ok(None));
             return if gone { Error::NotFound(id.clone()) } else { error };
         };
         match rejection {

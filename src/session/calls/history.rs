@@ -44,12 +44,8 @@ impl Sessions {
         max: usize,
     ) -> Result<(Vec<(Event, HistoryPlace)>, Option<HistoryPlace>), Error> {
         let key = SessionKey::new(tenant, id.clone());
-        let known = self.inner.registry.find(&key);
-        let backend = match &known {
-            Some(session) => session.home().await?,
-            None => self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?.backend,
-        };
-        let link = backend.connected().await?;
+        let reading = self.readable(&key).await?;
+        let link = reading.session.link_to_read().await?;
         let history = History { link: &link, session_id: key.cli_id() };
         let page = match history.page(after, max).await {
             // Before the first message there is no history.
@@ -58,9 +54,9 @@ impl Sessions {
             }
             page => page?,
         };
-        let settings = match known {
-            Some(session) => session.blueprint().settings.clone(),
-            None => Settings { provider: self.inner.operator.clone(), ..Settings::default() },
+        let settings = match reading.is_known {
+            true => reading.session.blueprint().settings.clone(),
+            false => Settings { provider: self.inner.operator.clone(), ..Settings::default() },
         };
         let redact = |text: &str| self.inner.profiles.redact(&settings.redact(text));
         let events = page.events.iter().filter_map(|raw| readable(raw.get(), redact));

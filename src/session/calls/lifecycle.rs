@@ -2,20 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use tokio::time::sleep;
 use tracing::debug;
 
+use super::known::HELD_PAUSE;
 use crate::{
-    backend::{self, Backend, Link},
-    copilot::{
-        Rejection,
-        method::{Delete, Fork, Forked, Method},
-    },
+    backend::{self, Link},
+    copilot::method::{Delete, Fork, Forked, GetMetadata, Method},
     session::{
         blueprint::{Blueprint, Credentials, Record},
-        catalogue::{Stored, records, stored_in, stored_summary},
         error::Error,
         id::{SessionId, SessionKey, Tenant},
-        live::{Session, delete_from_cli, runs_for_others},
+        live::{Session, runs_for_others},
         roots,
         sessions::Sessions,
         summary::{SessionState, Summary},
@@ -40,20 +38,23 @@ impl Sessions {
     /// What there is to know of a session.
     pub async fn get(&self, tenant: Tenant, id: &SessionId) -> Result<Summary, Error> {
         let key = SessionKey::new(tenant, id.clone());
+        let gone = || Error::NotFound(id.clone());
         let (mut summary, backend) = match self.inner.registry.find(&key) {
             Some(session) => {
                 session.check_others().await;
-                (session.summary(), session.backend())
+                (session.summary(), Some(session.backend()))
             }
             None => {
-                let Stored { backend, entry } =
-                    self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
-                let record = records(&backend, &[key.cli_id()]).await?.remove(key.cli_id());
-                (stored_summary(&key, entry, record), backend)
+                let record = self.record(&key).await?.ok_or_else(gone)?;
+                let backend = self.pool().at(&record.facts.home);
+                (Summary::of(record).ok_or_else(gone)?, backend)
             }
         };
         // What is not loaded for us may be for another client of the CLI.
-        if summary.state == SessionState::Unloaded && runs_for_others(&backend, key.cli_id()).await {
+        if summary.state == SessionState::Unloaded
+            && let Some(backend) = backend
+            && runs_for_others(&backend, key.cli_id()).await
+        {
             summary.state = SessionState::Running;
         }
         Ok(summary)
@@ -104,12 +105,17 @@ impl Sessions {
             drop(place);
             return Ok(session.summary());
         }
-        Record::of(&changed).write().ok_or(Error::TooMuchToStore)?;
+        if !Record::fits(&changed) {
+            return Err(Error::TooMuchToStore);
+        }
         let was_loaded = session.is_loaded();
         // Only while no turn runs: it takes the session off its link.
         let trial = Trial::begin(session, changed);
         match self.load_within(deadline, session).await {
-            Ok(_) => trial.keep(),
+            Ok(_) => {
+                trial.keep();
+                session.save_credentials().await?;
+            }
             Err(error) => {
                 drop(trial);
                 if was_loaded && let Err(problem) = self.load_within(deadline, session).await {
@@ -151,12 +157,16 @@ impl Sessions {
         if change.reasoning_effort.is_some() {
             blueprint.settings.reasoning_effort = change.reasoning_effort;
         }
-        Record::of(&blueprint).write().ok_or(Error::TooMuchToStore)?;
+        if !Record::fits(&blueprint) {
+            return Err(Error::TooMuchToStore);
+        }
         let link = self.load_within(deadline, &session).await?;
         session.update(&link, blueprint).await?;
         if let Some(title) = change.title {
             session.name(&link, &title).await?;
         }
+        session.touch();
+        session.save(None).await?;
         drop(place);
         Ok(session.summary())
     }
@@ -183,16 +193,25 @@ impl Sessions {
             |problem: &str| backend::Error::Protocol { method: Fork::NAME, problem: problem.into() };
         let key = SessionKey::from_cli_id(&session_id)
             .ok_or_else(|| protocol("the copy's id cannot be one of ours"))?;
-        // The copy is where the original is, wherever its own id belongs.
-        let backend = &session.backend();
-        let entry = stored_in(backend, &key).await?.ok_or_else(|| protocol("the copy is not there"))?;
-        let copy = self.session(key, Blueprint::clone(&session.blueprint()), backend).found(entry);
-        let adopted = self.inner.registry.adopt(copy);
-        if adopted.is_err() {
+        let metadata = link.call(&GetMetadata { session_id: &session_id }).await?;
+        let entry = metadata.session.ok_or_else(|| protocol("the copy is not there"))?;
+        let entered = self.enter_copy(session.copy(key, entry)).await;
+        if entered.is_err() {
             // The caller would not know of it.
             link.call(&Delete { session_id: &session_id }).await?;
         }
-        Ok(adopted?.summary())
+        entered
+    }
+
+    /// Makes the record of a copy.
+    async fn enter_copy(&self, copy: Session) -> Result<Summary, Error> {
+        let copy = Arc::new(copy);
+        let reserved = self.inner.registry.reserve(copy.clone())?;
+        copy.enter().await?;
+        // With an archive, its folder.
+        copy.save(None).await?;
+        reserved.keep();
+        Ok(copy.summary())
     }
 
     /// Loads a session whose queue the caller has a place in.
@@ -223,7 +242,7 @@ impl Sessions {
                 let _place = session.place(deadline).await?;
                 Ok(session.unload().await?)
             }
-            None => self.stored(&key).await?.map(|_| ()).ok_or_else(|| Error::NotFound(id.clone())),
+            None => self.record(&key).await?.map(|_| ()).ok_or_else(|| Error::NotFound(id.clone())),
         }
     }
 
@@ -233,32 +252,26 @@ impl Sessions {
     /// Dropping it may leave the session deleted or not.
     pub async fn delete(&self, tenant: Tenant, id: &SessionId) -> Result<(), Error> {
         let key = SessionKey::new(tenant, id.clone());
-        let backend = match self.inner.registry.find(&key) {
-            Some(session) => session.home().await?,
-            None => self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?.backend,
-        };
-        self.delete_in(&backend, &key).await
-    }
-
-    /// Deletes a session that this CLI has.
-    pub(super) async fn delete_in(&self, backend: &Backend, key: &SessionKey) -> Result<(), Error> {
-        let known = self.inner.registry.find(key).filter(|session| session.is_in(backend.id()));
-        let link = backend.connected().await?;
-        let deleted = match &known {
-            Some(session) => session.delete(&link).await?,
-            None => delete_from_cli(&link, key.cli_id()).await?,
-        };
-        if !deleted.success {
-            // A failure inside a success. That there was nothing to delete is as good as a deletion.
-            match Rejection::new(Delete::NAME, 0, &deleted.error.unwrap_or_default()) {
-                Rejection::SessionNotFound => {}
-                failure => return Err(backend::Error::Rejected(failure).into()),
+        loop {
+            if let Some(session) = self.inner.registry.find(&key) {
+                return self.delete_known(&session).await;
+            }
+            let record = self.record(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+            let session = self.session_of(key.clone(), Blueprint::default(), &record)?;
+            let session = Arc::new(session);
+            // Nobody can take it up while it is held. If somebody has, it is known; if somebody else deletes it, it is soon gone.
+            match self.inner.registry.hold(session.clone()) {
+                Some(_held) => return self.delete_known(&session).await,
+                None => sleep(HELD_PAUSE).await,
             }
         }
-        self.strike_off(backend, key);
-        if let Some(session) = known {
-            self.inner.registry.forget(&session);
-        }
+    }
+
+    /// Deletes a session, from its CLI and from the store.
+    pub(super) async fn delete_known(&self, session: &Arc<Session>) -> Result<(), Error> {
+        session.delete().await?;
+        session.erase().await?;
+        self.inner.registry.forget(session);
         Ok(())
     }
 }

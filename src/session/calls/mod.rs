@@ -11,6 +11,7 @@ mod known;
 mod lifecycle;
 mod list;
 mod models;
+mod once;
 mod rewind;
 mod runner;
 mod send;

@@ -45,7 +45,7 @@ impl Sessions {
 
     async fn models_of_github(&self, token: Option<Secret>) -> Result<Arc<Vec<Model>>, Error> {
         // GitHub tells each of them the same: whose models they are, the token decides, or the login that they share.
-        let (link, now) = (self.inner.pool.any()?.connected().await?, Instant::now());
+        let (link, now) = (self.inner.means.pool.any()?.connected().await?, Instant::now());
         let account = self.inner.models.account(link.id(), token.as_ref());
         if let Some(models) = self.inner.models.find(account, now) {
             return Ok(models);

@@ -20,10 +20,14 @@ use crate::{
         method::{Send, Sent},
     },
     session::{
-        live::{Place, SMALL_CALL, Session, Stopped},
+        live::{Archive, Owed, Place, SMALL_CALL, Session, Stopped},
         registry::Registry,
-        turn::{Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, schema},
+        turn::{
+            Delivery, Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, TurnError, TurnResult,
+            recorded, schema,
+        },
     },
+    store::{self, RequestKey, RequestState, Store},
 };
 
 /// After so much silence the CLI is asked whether it is still busy: its `session.idle` may have been lost.
@@ -38,6 +42,12 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// The pause before a session whose agent goes on is tried to be loaded again.
 const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 
+/// How often what is new in a session's folder goes into the archive while a turn runs.
+const ARCHIVE_EVERY: Duration = Duration::from_secs(5);
+
+/// The pause before an answer is recorded once more.
+const STORE_PAUSE: Duration = Duration::from_millis(200);
+
 /// How long the caller of a turn that is given up before its deadline waits for its prompt to be withdrawn.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
 
@@ -47,6 +57,8 @@ pub(super) struct Runner {
     pub(super) session: Arc<Session>,
     /// Its part in what the CLI does at once, to be held until the session has come to rest.
     pub(super) entry: Entry,
+    /// What the store knows it by, if it may be repeated.
+    pub(super) request: Option<RequestKey>,
     pub(super) message: Message,
     /// Whether the agent goes on by itself until it has done what it was told.
     pub(super) autopilot: bool,
@@ -68,13 +80,18 @@ impl Runner {
     /// Runs the turn that holds `ticket`, whose time comes when `granted` fires.
     pub(super) async fn run(self, ticket: Ticket, granted: oneshot::Receiver<()>) {
         let _place = Place::new(self.session.clone(), ticket);
+        self.run_in_its_time(ticket, granted).await;
+        self.record_failure(ticket).await;
+    }
+
+    async fn run_in_its_time(&self, ticket: Ticket, granted: oneshot::Receiver<()>) {
         // Only the turn that has the session can be asked to end; until then nobody knows of these.
         let waiting = Signals::default();
         if let Err(cause) = self.unless_stopped(&waiting, async { drop(granted.await) }).await {
             return self.session.give_up(ticket, cause);
         }
         // It has its session while it waits for the CLI, so that it can be stopped like one that runs.
-        let turn = self.session.begin(ticket, self.schema.clone());
+        let turn = self.session.begin(ticket, self.schema.clone(), self.request.is_some());
         if let Err(cause) = self.unless_stopped(&turn, self.entry.admitted()).await {
             return self.session.conclude(cause);
         }
@@ -133,6 +150,10 @@ impl Runner {
                     break;
                 }
             };
+            if let Err(cause) = self.unless_stopped(turn, self.note_sending()).await.flatten() {
+                self.session.conclude(cause);
+                break;
+            }
             match self.send(&link, turn).await {
                 Ok(Sent { message_id }) => {
                     self.session.accepted(message_id, link.id());
@@ -170,6 +191,69 @@ impl Runner {
         Ok(link)
     }
 
+    /// Notes in the store that the CLI may have the prompt from now on, so that it is never sent again.
+    async fn note_sending(&self) -> Result<(), TurnCause> {
+        match &self.request {
+            Some(request) => self.store().sent(request).await.map_err(TurnCause::Store),
+            None => Ok(()),
+        }
+    }
+
+    fn store(&self) -> &Store {
+        &self.session.means.store
+    }
+
+    /// Records an answer before its callers are told. With `before_answer` the archive is waited for as long as there is time: what a
+    /// caller has seen is not to be lost. Otherwise a store that is away gets it when it is back.
+    async fn record(&self, answer: TurnResult) -> Result<(), TurnCause> {
+        let ended = self
+            .request
+            .clone()
+            .map(|request| (request, RequestState::Succeeded, Some(recorded::write(&Ok(Arc::new(answer))))));
+        let error = loop {
+            let recorded = tokio::select! {
+                biased;
+                recorded = self.session.save(ended.clone()) => recorded,
+                _ = self.deadline.passed() => Err(store::Error::Unavailable { problem: "it does not answer".into() }),
+            };
+            match recorded {
+                Ok(()) | Err(store::Error::Gone) => return Ok(()),
+                Err(error) if self.session.means.archive != Archive::BeforeAnswer => {
+                    warn!(session = %self.session.id(), %error, "an answer is recorded when the store is back");
+                    ended.into_iter().for_each(|ended| self.session.owe(Owed::End(ended)));
+                    return Ok(());
+                }
+                Err(error) if Instant::now() >= self.deadline.get().at() => break error,
+                Err(error) => {
+                    debug!(session = %self.session.id(), %error, "an answer is not in the archive yet")
+                }
+            }
+            sleep(STORE_PAUSE).await;
+        };
+        ended.into_iter().for_each(|ended| self.session.owe(Owed::End(ended)));
+        Err(TurnCause::Store(error))
+    }
+
+    /// Records how a turn has failed, if it may be repeated. One that never reached the CLI, or that its caller has left, is done anew.
+    async fn record_failure(&self, ticket: Ticket) {
+        let Some(request) = &self.request else { return };
+        let owed = match self.session.told(ticket) {
+            Some(Ok(_)) => return,
+            // The answer is owed.
+            Some(Err(error))
+                if matches!(error.cause, TurnCause::Store(_)) && error.delivery != Delivery::NotDelivered =>
+            {
+                return;
+            }
+            Some(Err(error)) if is_worth_repeating(&error) => {
+                let result = Some(recorded::write(&Err(error)));
+                Owed::End((request.clone(), RequestState::Failed, result))
+            }
+            Some(Err(_)) | None => Owed::Forget(request.clone()),
+        };
+        self.session.owe(owed);
+    }
+
     /// A prompt that is on its way cannot be called back: if the turn is given up meanwhile, its caller hears at once,
     /// but whether there is an agent to stop is known only when the CLI has answered.
     async fn send(&self, link: &Link, turn: &Signals) -> Result<Sent, backend::Error> {
@@ -188,6 +272,8 @@ impl Runner {
     /// Resolves when the turn is concluded; with an error if it should be, because the agent is silent for too long.
     async fn agent_ends(&self, link: &mut Arc<Link>, turn: &Signals) -> Result<(), TurnCause> {
         let mut checked = Instant::now();
+        let (archives, mut archive_at) =
+            (self.session.means.archive != Archive::Off, Instant::now() + ARCHIVE_EVERY);
         loop {
             let Some((progress, last_heard)) = self.session.progress().filter(|(now, _)| !now.concluded)
             else {
@@ -207,6 +293,11 @@ impl Runner {
                     None => None,
                 };
                 self.session.finished(answer, files);
+                continue;
+            }
+            if let Some(answer) = self.session.to_record() {
+                let recorded = self.record(answer).await;
+                self.session.recorded(recorded);
                 continue;
             }
             if progress.closed {
@@ -239,6 +330,10 @@ impl Runner {
                 patience.map(|patience| last_heard + patience).into_iter().chain(withdraw_at).min();
             tokio::select! {
                 () = turn.changed.notified() => {}
+                () = sleep_until(archive_at), if archives => {
+                    archive_at = Instant::now() + ARCHIVE_EVERY;
+                    self.session.record_changed();
+                }
                 () = sleep_until(give_up_at.unwrap_or(check_at)), if give_up_at.is_some() => {}
                 () = sleep_until(check_at) => {
                     checked = Instant::now();
@@ -348,6 +443,12 @@ impl Runner {
             }
         }
     }
+}
+
+/// Whether a repetition of a turn that failed so gets the same failure. Otherwise it is done anew: nothing was sent, or its caller had
+/// it stopped by leaving.
+fn is_worth_repeating(error: &TurnError) -> bool {
+    error.delivery != Delivery::NotDelivered && !matches!(error.cause, TurnCause::Cancelled)
 }
 
 /// Whether the CLI had unloaded the session without a word, or the link was lost before the prompt was written.

@@ -17,16 +17,16 @@ use crate::{
     },
     session::{
         blueprint::Credentials,
-        catalogue::Stored,
         error::Error,
         fanout::{Filter, Scope, Subscriber},
         id::{SessionId, SessionKey, Tenant},
-        idempotency::{Accepted, Found, Key, RequestId, Share},
+        idempotency::{Accepted, Claim, Key, RequestId, Share},
         live::{Response, Session, stop_whatever_runs},
         roots,
         sessions::Sessions,
-        turn::{Deadline, SharedDeadline, Spent, TurnCause, TurnError},
+        turn::{Deadline, SharedDeadline, Spent, TurnCause, TurnError, recorded},
     },
+    store::{self, RequestKey},
 };
 
 /// A prompt, and what its caller expects.
@@ -66,40 +66,75 @@ impl Sessions {
         {
             return Ok(turn);
         }
-        let Some(RequestId { id: request, fingerprint }) = prompt.request.clone() else {
-            return self.accept(session, prompt).map(|(turn, _)| turn);
-        };
-        let key = Key::Send(key, request);
+        match prompt.request.clone() {
+            None => self.accept(session, prompt, None).map(|(turn, _)| turn),
+            Some(request) => self.send_once(session, request, prompt).await,
+        }
+    }
+
+    /// Accepts a prompt that may be repeated, or joins the turn of the first one.
+    async fn send_once(
+        &self,
+        session: Arc<Session>,
+        request: RequestId,
+        prompt: Prompt,
+    ) -> Result<Turn, Error> {
+        let RequestId { id, fingerprint } = request;
+        let key = Key::Send(session.key().clone(), id.clone());
         let (deadline, filter) = (prompt.deadline, prompt.filter.clone());
-        let mut first = None;
+        // One at a time; the store knows of those that other processes have.
+        let turn = self.inner.accepted.turn(&key).await;
         // What an earlier session of this id was sent is none of this one's.
-        let now = session.clone();
-        let mut share = None;
+        let (now, mut share) = (session.clone(), None);
         let is_current = |accepted: &Accepted| {
             share = accepted.hold().filter(|_| Arc::ptr_eq(&accepted.session, &now));
             share.is_some()
         };
-        let accept = || {
-            let (turn, accepted) = self.accept(session, prompt)?;
-            first = Some(turn);
-            Ok(accepted)
-        };
-        let found = self.inner.accepted.find_or_insert(key, fingerprint, is_current, accept)?;
-        match (found, first) {
-            (Found::First(_), Some(turn)) => Ok(turn),
-            (Found::First(accepted), None) | (Found::Repeated(accepted), _) => {
-                Ok(join(&accepted, share.flatten(), deadline, filter))
-            }
+        if let Some(accepted) = self.inner.accepted.find(&key, fingerprint, is_current)? {
+            return Ok(join(&accepted, share.flatten(), deadline, filter));
         }
+        let Some(uid) = session.uid() else { return Err(Error::NotFound(session.id().clone())) };
+        let stored = RequestKey {
+            tenant: session.key().tenant().as_str().into(),
+            scope: store::Scope::Session(uid),
+            id,
+        };
+        let begun = tokio::select! {
+            begun = self.begun(&stored, fingerprint, None) => begun?,
+            cause = deadline.passed() => return Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
+        };
+        if let Claim::Ended(outcome) = begun {
+            let outcome = recorded::read(&outcome).ok_or_else(|| Error::Unreadable(session.id().clone()))?;
+            return Ok(Turn::ended(session, outcome, deadline));
+        }
+        let accepted = self.accept(session, prompt, Some(stored.clone()));
+        if accepted.is_err() {
+            self.store().forget(&stored).await?;
+        }
+        let (accepted_turn, accepted) = accepted?;
+        self.inner.accepted.insert(key, fingerprint, accepted);
+        drop(turn);
+        Ok(accepted_turn)
     }
 
     /// Accepts a prompt into the session's queue.
-    fn accept(&self, session: Arc<Session>, prompt: Prompt) -> Result<(Turn, Accepted), Error> {
+    fn accept(
+        &self,
+        session: Arc<Session>,
+        prompt: Prompt,
+        stored: Option<RequestKey>,
+    ) -> Result<(Turn, Accepted), Error> {
         let Prompt { mut message, autopilot, schema, deadline, inactivity, detached, filter, request } =
             prompt;
         // Only into a turn that runs; now there is none.
         message.steering = false;
-        let entry = session.backend().admission().take().map_err(Error::Overloaded)?;
+        let entry = match session.backend().admission().take() {
+            Ok(entry) => entry,
+            Err(full) => {
+                let other = session.go_where_there_is_room().ok_or(Error::Overloaded(full))?;
+                other.admission().take().map_err(Error::Overloaded)?
+            }
+        };
         let (ticket, granted) = session.join()?;
         let repeatable = request.is_some();
         let (subscriber, ending) = {
@@ -115,6 +150,7 @@ impl Sessions {
             registry: self.inner.registry.clone(),
             session: session.clone(),
             entry,
+            request: stored,
             message,
             autopilot,
             schema,
@@ -124,7 +160,7 @@ impl Sessions {
             shutdown: self.inner.shutdown.clone(),
             delivered: delivered.clone(),
         };
-        self.inner.tasks.spawn(runner.run(ticket, granted));
+        self.inner.means.tasks.spawn(runner.run(ticket, granted));
         let gone = (!detached).then(|| Arc::new(caller_gone.drop_guard()));
         // Somebody who has more time may join.
         let keeps_deadline = !detached && !repeatable;
@@ -146,7 +182,7 @@ impl Sessions {
         let (said, sent) = oneshot::channel();
         let (task, message) = (session.clone(), prompt.message.clone());
         // On a task of its own: the turn has to hear what came of it.
-        self.inner.tasks.spawn(async move {
+        self.inner.means.tasks.spawn(async move {
             let send = Send { session_id: task.cli_id(), message: &message };
             let sent = task.call(&link, &send).await;
             task.steered(ticket, sent.as_ref().ok().map(|Sent { message_id }| message_id.clone()));
@@ -182,11 +218,10 @@ impl Sessions {
     ) -> Result<Option<String>, Error> {
         let key = SessionKey::new(tenant, id.clone());
         let Some(session) = self.inner.registry.find(&key) else {
-            let Stored { backend, .. } =
-                self.stored(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
-            if only.is_some() {
+            let record = self.record(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+            let Some(backend) = self.pool().at(&record.facts.home).filter(|_| only.is_none()) else {
                 return Ok(None);
-            }
+            };
             let link = backend.connected().await?;
             return Ok(stop_whatever_runs(&link, key.cli_id()).await?.then(String::new));
         };
@@ -201,7 +236,7 @@ impl Sessions {
         }
     }
 
-    /// What a session has cost since it was first heard here; `None`: nothing was heard of it.
+    /// What a session has cost; `None`: nothing yet.
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.
@@ -209,8 +244,10 @@ impl Sessions {
         let key = SessionKey::new(tenant, id.clone());
         match self.inner.registry.find(&key) {
             Some(session) => Ok(session.lock().spent.as_deref().cloned()),
-            None if self.stored(&key).await?.is_some() => Ok(None),
-            None => Err(Error::NotFound(id.clone())),
+            None => {
+                let record = self.record(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+                Ok(Spent::read(&record.facts.usage))
+            }
         }
     }
 
@@ -228,7 +265,7 @@ impl Sessions {
         let key = SessionKey::new(tenant, id.clone());
         match self.inner.registry.find(&key) {
             Some(session) => session.respond(request_id, response).await,
-            None if self.stored(&key).await?.is_some() => {
+            None if self.record(&key).await?.is_some() => {
                 Err(Error::NoSuchAsk { session: id.clone(), ask: request_id.to_owned() })
             }
             None => Err(Error::NotFound(id.clone())),

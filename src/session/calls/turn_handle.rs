@@ -40,6 +40,14 @@ pub enum Told {
 }
 
 impl Turn {
+    /// One that had ended before it was asked for.
+    pub(super) fn ended(session: Arc<Session>, outcome: Outcome, deadline: Deadline) -> Self {
+        let (ticket, delivered) = (Ticket::PAST, CancellationToken::new());
+        delivered.cancel();
+        let subscriber = Some(Subscriber::ended(ticket, outcome));
+        Self { session, ticket, subscriber, deadline, keeps_deadline: false, gone: None, delivered }
+    }
+
     /// Which of the session's turns it is.
     pub fn ticket(&self) -> Ticket {
         self.ticket

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::session::{blueprint::Profile, summary::Summary};
+use crate::{session::blueprint::Profile, store::Time};
 
 /// When sessions are closed and deleted. Nothing is, where nothing is said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,6 @@ pub(in crate::session) struct Facts {
     /// How long nothing has happened in it.
     pub(in crate::session) idle: Duration,
     pub(in crate::session) loaded: bool,
-    pub(in crate::session) stored: bool,
     /// Whether a turn runs or waits.
     pub(in crate::session) busy: bool,
     /// Of its profile.
@@ -68,8 +67,9 @@ pub(in crate::session) enum Why {
     Number,
 }
 
-/// What to do with which of these sessions, by their places.
-pub(in crate::session) fn decide(rules: &Rules, sessions: &[Facts]) -> Vec<(usize, Act)> {
+/// What to do with which of these sessions, by their places. `count`: how many there are in all, those included to which nothing is to
+/// do.
+pub(in crate::session) fn decide(rules: &Rules, sessions: &[Facts], count: usize) -> Vec<(usize, Act)> {
     let over = |time: Duration, limits: [Option<Duration>; 2]| {
         limits.into_iter().flatten().any(|limit| time >= limit)
     };
@@ -86,9 +86,10 @@ pub(in crate::session) fn decide(rules: &Rules, sessions: &[Facts]) -> Vec<(usiz
     };
     let mut acts: Vec<_> = sessions.iter().map(single).collect();
     if let Some(max) = rules.max_stored {
-        let stays = |n: &usize| sessions[*n].stored && !matches!(acts[*n], Some(Act::Delete(_)));
+        let stays = |n: &usize| !matches!(acts[*n], Some(Act::Delete(_)));
         let mut stored: Vec<_> = (0..sessions.len()).filter(stays).collect();
-        let excess = stored.len().saturating_sub(max);
+        let going = acts.iter().filter(|act| matches!(act, Some(Act::Delete(_)))).count();
+        let excess = count.saturating_sub(going).saturating_sub(max);
         stored.retain(|n| !sessions[*n].busy);
         stored.sort_by_key(|n| std::cmp::Reverse(sessions[*n].idle));
         for n in stored.into_iter().take(excess) {
@@ -114,15 +115,11 @@ impl Rules {
 }
 
 impl Facts {
-    /// A session whose times make no sense is taken for new.
-    pub(in crate::session) fn of(summary: &Summary, now: SystemTime, profile: Option<&Profile>) -> Self {
-        let since = |time: &str| {
-            let then = humantime::parse_rfc3339(time).ok();
-            then.and_then(|then| now.duration_since(then).ok()).unwrap_or_default()
-        };
+    /// A session whose times are yet to come is taken for new.
+    pub(in crate::session) fn of(created: Time, updated: Time, now: Time, profile: Option<&Profile>) -> Self {
         Self {
-            age: since(&summary.create_time),
-            idle: since(&summary.update_time),
+            age: now.since(created),
+            idle: now.since(updated),
             max_age: profile.and_then(|profile| profile.max_session_age),
             max_idle: profile.and_then(|profile| profile.max_session_idle),
             ..Self::default()
@@ -134,15 +131,14 @@ impl Facts {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::session) struct Rest {
     pub(in crate::session) loaded: bool,
-    pub(in crate::session) stored: bool,
     pub(in crate::session) busy: bool,
     /// How long nothing was heard of it here.
     pub(in crate::session) silent: Duration,
 }
 
 impl Rest {
-    pub(in crate::session) fn since(heard: Instant, loaded: bool, stored: bool, busy: bool) -> Self {
-        Self { loaded, stored, busy, silent: heard.elapsed() }
+    pub(in crate::session) fn since(heard: Instant, loaded: bool, busy: bool) -> Self {
+        Self { loaded, busy, silent: heard.elapsed() }
     }
 }
 
@@ -164,7 +160,7 @@ mod tests {
     }
 
     fn session(age: u64, idle: u64) -> Facts {
-        Facts { age: hours(age), idle: hours(idle), loaded: true, stored: true, ..Facts::default() }
+        Facts { age: hours(age), idle: hours(idle), loaded: true, ..Facts::default() }
     }
 
     #[test]
@@ -176,7 +172,7 @@ mod tests {
             ..RULES
         };
         let check = |facts: Facts, expected: Option<Act>| {
-            let acts: Vec<_> = decide(&rules, &[facts]).into_iter().map(|(_, act)| act).collect();
+            let acts: Vec<_> = decide(&rules, &[facts], 1).into_iter().map(|(_, act)| act).collect();
             assert_eq!(acts, Vec::from_iter(expected), "{facts:?}");
         };
         check(session(0, 0), None);
@@ -195,22 +191,15 @@ mod tests {
 
     #[test]
     fn without_rules_nothing_is_done() {
-        assert_eq!(decide(&RULES, &[session(1_000_000, 1_000_000)]), []);
+        assert_eq!(decide(&RULES, &[session(1_000_000, 1_000_000)], 1), []);
     }
 
     #[test]
     fn of_too_many_those_go_that_have_been_idle_longest_and_do_nothing() {
         let rules = |max| Rules { max_stored: Some(max), ..RULES };
-        let sessions = [
-            session(9, 1),
-            session(9, 5),
-            Facts { busy: true, ..session(9, 9) },
-            session(9, 3),
-            // It is not stored, and so not counted.
-            Facts { stored: false, ..session(9, 9) },
-        ];
+        let sessions = [session(9, 1), session(9, 5), Facts { busy: true, ..session(9, 9) }, session(9, 3)];
         let check = |max, expected: &[usize]| {
-            let acts = decide(&rules(max), &sessions);
+            let acts = decide(&rules(max), &sessions, 4);
             assert!(acts.iter().all(|(_, act)| *act == Act::Delete(Why::Number)));
             assert_eq!(acts.into_iter().map(|(n, _)| n).collect::<Vec<_>>(), expected, "{max}");
         };
@@ -220,33 +209,22 @@ mod tests {
         check(1, &[0, 1, 3]);
         // What goes for another reason makes room.
         let old = Rules { delete_idle_after: Some(hours(5)), ..rules(3) };
-        let acts = decide(&old, &sessions[..4]);
+        let acts = decide(&old, &sessions, 4);
         assert_eq!(acts, [(1, Act::Delete(Why::Idle))]);
+        // Others there are, to which nothing is to do.
+        let acts = decide(&rules(6), &sessions[..2], 7);
+        assert_eq!(acts, [(1, Act::Delete(Why::Number))]);
     }
 
     #[test]
-    fn a_session_whose_times_make_no_sense_is_taken_for_new() {
-        let now = humantime::parse_rfc3339("2026-11-23T12:00:00Z").unwrap();
+    fn a_session_whose_times_are_yet_to_come_is_taken_for_new() {
+        let now = Time::parse("2026-11-23T12:00:00Z").unwrap();
         let check = |time: &str, expected| {
-            let summary = Summary {
-                id: crate::session::SessionId::parse("s").unwrap(),
-                model: String::new(),
-                reasoning_effort: String::new(),
-                state: crate::session::SessionState::Unloaded,
-                labels: Default::default(),
-                title: String::new(),
-                create_time: time.into(),
-                update_time: time.into(),
-                working_directory: String::new(),
-                owner: String::new(),
-                profile: String::new(),
-            };
-            let facts = Facts::of(&summary, now, None);
+            let time = Time::parse(time).unwrap();
+            let facts = Facts::of(time, time, now, None);
             assert_eq!((facts.age, facts.idle), (expected, expected), "{time}");
         };
         check("2026-11-23T11:00:00.000Z", hours(1));
-        check("", Duration::ZERO);
-        check("yesterday", Duration::ZERO);
         check("2026-11-24T12:00:00Z", Duration::ZERO);
     }
 }

@@ -23,6 +23,7 @@ use crate::{
         id::SessionId,
         turn::{Active, Outcome, Spent, TurnError},
     },
+    store::Time,
 };
 
 impl Session {
@@ -79,8 +80,14 @@ impl Session {
         let (rest, event) = state.dedup.admit(event);
         for event in rest.into_iter().chain(event) {
             state.note(&event);
-            if let Payload::SessionModelChange(change) = &event.payload {
-                self.model_changed(change);
+            match &event.payload {
+                Payload::SessionModelChange(change) => self.model_changed(change),
+                Payload::SessionTitleChanged(_) => self.record_changed(),
+                // A turn that is recorded before it is answered brings this along.
+                Payload::SessionIdle(_) if !state.current.as_deref().is_some_and(Active::is_promised) => {
+                    self.record_changed();
+                }
+                _ => {}
             }
             let warning = state.unstarted_server(&event);
             let was_waiting = state.asks.is_waiting();
@@ -145,7 +152,8 @@ impl State {
         // That somebody attached to it is no news of the conversation.
         let is_news = !matches!(event.payload, Payload::SessionResume(_));
         if is_news && !event.ephemeral && !event.timestamp.is_empty() {
-            self.update_time.clone_from(&event.timestamp);
+            self.update_time =
+                Time::parse(&event.timestamp).map_or(self.update_time, |time| time.max(self.update_time));
         }
         match &event.payload {
             Payload::SessionStart(start) => {
@@ -220,7 +228,7 @@ impl State {
     }
 
     /// Tells of a warning of ours. It is for everybody: a server may not start before the agent has taken the prompt up.
-    fn warn(&self, warning: Arc<Event>) {
+    pub(super) fn warn(&self, warning: Arc<Event>) {
         self.hub.publish(&Update::new(warning, self.cursor.clone()), Audience::Everybody);
     }
 
@@ -251,6 +259,9 @@ impl State {
         };
         self.asks.withdraw_all();
         self.hub.turn_ended(ticket, &outcome);
+        if let Some(current) = self.current.as_mut().filter(|current| current.is_promised()) {
+            current.told(outcome);
+        }
     }
 
     /// Adds what the turn does not know.

@@ -5,21 +5,23 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::session::{Session, Stored};
+use super::{
+    home::OWN_CLI_WAIT,
+    session::{Session, Stored},
+};
 use crate::{
-    backend::{self, Link},
+    backend::{self, Backend, Link},
     copilot::{
         Method, Rejection,
         event::ModelChange,
         method::{
-            Create, Created, Delete, Detach, Done, GetMetadata, GetModel, GetSnapshot, IsProcessing,
-            ModelState, RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateClientMetadata,
-            UpdateOptions, ValidateTools,
+            Create, Created, Delete, Detach, GetMetadata, GetModel, GetSnapshot, IsProcessing, ModelState,
+            RegisterInterest, Resume, SetMode, SetName, SwitchModel, UpdateOptions, ValidateTools,
         },
         settings::{EmptyOptions, Parameters},
     },
     session::{
-        blueprint::{Blueprint, Record},
+        blueprint::Blueprint,
         error::Error,
         turn::{Active, TurnCause, TurnError},
     },
@@ -27,18 +29,11 @@ use crate::{
 
 impl Session {
     /// The session has another model, or thinks for longer, because another client of the CLI has seen to it, or the CLI itself. It
-    /// is to have it when it is loaded again, here or by another server.
+    /// is to have it when it is loaded again.
     pub(in crate::session) fn model_changed(self: &Arc<Self>, change: &ModelChange) {
-        if !self.has_model(change.new_model.clone(), change.reasoning_effort.clone()) {
-            return;
+        if self.has_model(change.new_model.clone(), change.reasoning_effort.clone()) {
+            self.record_changed();
         }
-        let session = self.clone();
-        self.tasks().spawn(async move {
-            let Some(link) = session.attached() else { return };
-            if let Err(error) = session.remember(&link).await {
-                debug!(session = %session.id(), %error, "a session's new model could not be stored with it");
-            }
-        });
     }
 
     /// Notes the model that it has, and how long it thinks, as far as they are known. Says whether that is news.
@@ -54,7 +49,7 @@ impl Session {
         news
     }
 
-    /// Changes its model, how much that thinks, and its notes, while no turn runs.
+    /// Changes its model, and how much that thinks, while no turn runs.
     pub(in crate::session) async fn update(
         &self,
         link: &Link,
@@ -72,7 +67,7 @@ impl Session {
             self.call(link, &switch).await?;
         }
         self.redraw(blueprint);
-        self.remember(link).await
+        Ok(())
     }
 
     /// The model that the CLI has chosen for it.
@@ -180,11 +175,19 @@ impl Session {
     }
 
     async fn load_once(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
-        if let Some(link) = Some(self.home().await?.connected().await?).filter(|link| self.is_attached(link))
-        {
-            return Ok(link);
+        if !self.is_to_leave() {
+            let link = self.home().await?.connected().await?;
+            if self.is_attached(&link) {
+                return Ok(link);
+            }
         }
         let _loading = self.loading.lock().await;
+        if self.is_to_leave()
+            && let Some(old) = self.reachable()
+        {
+            self.detach_or_log(&old).await;
+            self.unloaded();
+        }
         let home = self.home().await?;
         let link = home.connected().await?;
         if self.is_attached(&link) {
@@ -205,6 +208,7 @@ impl Session {
             self.unloaded();
         }
         debug!(session = %self.id(), "loading the session again");
+        self.bring_to(&home).await?;
         let stored = self.lock().stored;
         let loaded = match self.resume(&link, stored).await {
             Ok(resumed) => self.resumed(&link, resumed).await,
@@ -214,14 +218,14 @@ impl Session {
                 self.create(&link).await
             }
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) => {
-                return Err(TurnCause::NotFound(self.id().clone()));
+                return Err(self.why_lost(&home).await);
             }
             Err(error) => Err(error),
         };
         match loaded {
             // Another server has deleted it at that moment, which the CLI complains about in many ways (observed).
             Err(backend::Error::Rejected(_)) if stored == Stored::Yes && self.is_not_stored(&link).await => {
-                return Err(TurnCause::NotFound(self.id().clone()));
+                return Err(self.why_lost(&home).await);
             }
             loaded => loaded?,
         }
@@ -234,6 +238,19 @@ impl Session {
         self.stop_abandoned(&link).await;
         drop(moving);
         Ok(link)
+    }
+
+    /// Why its CLI does not have it: another server has deleted it, or it is lost. The record of a lost one stays, because the CLI may
+    /// get its files back.
+    async fn why_lost(&self, home: &Backend) -> TurnCause {
+        let session = self.id().clone();
+        match self.means.store.find(self.key.tenant().as_str(), session.as_str()).await {
+            Ok(Some(record)) if Some(record.uid) == self.uid() => {
+                TurnCause::Lost { session, cli: home.name().to_owned() }
+            }
+            Ok(_) => TurnCause::NotFound(session),
+            Err(error) => TurnCause::Store(error),
+        }
     }
 
     /// Stops an agent that goes on with a turn which was cut, because the CLI has not noticed that the link was lost, or a
@@ -298,6 +315,8 @@ impl Session {
     pub(in crate::session) fn not_loaded(&self, cause: TurnCause) -> Error {
         match cause {
             TurnCause::NotFound(id) => Error::NotFound(id),
+            TurnCause::Lost { session, cli } => Error::Lost { session, cli },
+            TurnCause::Store(error) => error.into(),
             TurnCause::Deleted => Error::NotFound(self.id().clone()),
             TurnCause::Backend(error) => error.into(),
             cause => Error::Turn(Arc::new(TurnError::not_delivered(cause))),
@@ -342,7 +361,6 @@ impl Session {
         for event_type in self.blueprint().settings.interests() {
             self.call(link, &RegisterInterest { session_id: self.cli_id(), event_type }).await?;
         }
-        self.remember(link).await?;
         let title =
             Some(self.lock()).filter(|state| state.stored == Stored::No).map(|state| state.title.clone());
         // A session without a message that was made anew: it had its title from its owner.
@@ -354,26 +372,11 @@ impl Session {
             return Err(lost);
         }
         state.autopilot = created.mode == "autopilot";
-        if state.create_time.is_empty() {
-            state.create_time.clone_from(&created.start_time);
-            state.update_time = created.start_time;
-        }
+        state.start_time = created.start_time;
         state.loaded(link);
         drop(state);
         self.keep();
         Ok(())
-    }
-
-    /// Stores with the session what it takes to load it again.
-    async fn remember(&self, link: &Link) -> Result<(), backend::Error> {
-        // That it is not too long was seen to when the session was made.
-        let Some(set) = Record::of(&self.blueprint()).write() else { return Ok(()) };
-        let notes = UpdateClientMetadata { session_id: self.cli_id(), set };
-        match self.call(link, &notes).await {
-            // `missing_features` in GetServerInfo says so.
-            Err(backend::Error::Rejected(Rejection::MethodMissing(_))) => Ok(()),
-            stored => stored.map(|_| ()),
-        }
     }
 
     /// Puts the session into mode "autopilot", or out of it.
@@ -391,18 +394,33 @@ impl Session {
         Ok(())
     }
 
-    /// Deletes it. Not while a link is attached to it: the CLI 1.0.102 then answers neither, and never (observed). What another
-    /// server attaches at that moment cannot be known; then this ends with the limit.
-    pub(in crate::session) async fn delete(&self, link: &Link) -> Result<Done, backend::Error> {
+    /// Deletes it from the CLI that has it, or from its home while that CLI is down. Not while a link is attached to it: the CLI
+    /// 1.0.102 then answers neither, and never (observed). What another server attaches at that moment cannot be known; then
+    /// this ends with the limit.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the session deleted or not.
+    pub(in crate::session) async fn delete(&self) -> Result<(), Error> {
         let _loading = self.loading.lock().await;
         // Where it is loaded, be that a CLI that is replaced: it would write it once more.
-        let attached = self.reachable();
-        let deleted = delete_from_cli(attached.as_deref().unwrap_or(link), self.cli_id()).await?;
-        if deleted.success {
-            // While nobody can load it: what waits to do so would make it anew.
-            self.deleted().cancel();
+        match self.reachable() {
+            Some(link) => delete_from_cli(&link, self.cli_id()).await?,
+            None => self.delete_unloaded().await?,
         }
-        Ok(deleted)
+        // While nobody can load it: what waits to do so would make it anew.
+        self.deleted().cancel();
+        Ok(())
+    }
+
+    async fn delete_unloaded(&self) -> Result<(), Error> {
+        let backend = self.backend();
+        match backend.connected_within(OWN_CLI_WAIT).await {
+            Ok(link) => Ok(delete_from_cli(&link, self.cli_id()).await?),
+            // What nothing is stored of, or not here, is nowhere else.
+            Err(_) if self.has_nothing_in(&backend) => Ok(()),
+            Err(_) if self.folder().is_some() => self.remove_folder().await,
+            Err(_) => Ok(delete_from_cli(&*backend.connected().await?, self.cli_id()).await?),
+        }
     }
 
     /// Leaves it, so that the CLI closes it.
@@ -426,13 +444,13 @@ impl Session {
 
     /// The same of the CLI behind a link.
     pub(in crate::session) async fn is_gone_from(&self, link: &Link) -> bool {
-        let create_time = self.lock().create_time.clone();
+        let start_time = self.lock().start_time.clone();
         let session_id = self.cli_id();
         match link.call(&IsProcessing { session_id }).await {
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) => self.is_not_stored(link).await,
             Ok(_) => {
                 let snapshot = link.call(&GetSnapshot { session_id }).await;
-                snapshot.is_ok_and(|snapshot| snapshot.start_time != create_time)
+                snapshot.is_ok_and(|snapshot| !start_time.is_empty() && snapshot.start_time != start_time)
             }
             Err(_) => false,
         }
@@ -462,19 +480,24 @@ const LOAD_TRIES: u32 = 3;
 
 /// Deletes a session, or gives up: when a deletion meets a `session.resume` of another connection, the CLI 1.0.102 answers
 /// neither, nor anything else about the session that changes it, until it is restarted (observed). Otherwise it takes 50 ms.
-pub(in crate::session) async fn delete_from_cli(
-    link: &Link,
-    session_id: &str,
-) -> Result<Done, backend::Error> {
+async fn delete_from_cli(link: &Link, session_id: &str) -> Result<(), backend::Error> {
     let mut tries = 0..DELETE_TRIES;
-    loop {
+    let deleted = loop {
         tries.next();
         match link.call_within(DELETE_LIMIT, &Delete { session_id }).await {
             Err(backend::Error::Rejected(rejection)) if rejection.is_half_deleted() && !tries.is_empty() => {
                 sleep(DELETE_PAUSE).await;
             }
-            deleted => return deleted,
+            deleted => break deleted?,
         }
+    };
+    if deleted.success {
+        return Ok(());
+    }
+    // A failure inside a success. That there was nothing to delete is as good as a deletion.
+    match Rejection::new(Delete::NAME, 0, &deleted.error.unwrap_or_default()) {
+        Rejection::SessionNotFound => Ok(()),
+        failure => Err(backend::Error::Rejected(failure)),
     }
 }
 

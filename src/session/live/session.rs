@@ -11,11 +11,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::gap::Gap;
+use super::{gap::Gap, means::Means, place::Home, row::Row};
 use crate::{
-    backend::{Backend, Link, LinkId, Pool},
-    budget::Budget,
-    copilot::{AgentFailure, method::Entry},
+    backend::{Link, LinkId},
+    copilot::AgentFailure,
     lock::lock,
     session::{
         asks::{Approvals, Asks},
@@ -23,9 +22,10 @@ use crate::{
         cursor::Cursor,
         fanout::{Dedup, Hub},
         id::{SessionId, SessionKey},
-        summary::{Outline, SessionState, Summary},
+        summary::{SessionState, Summary},
         turn::{Active, Outcome, Queue, Spent},
     },
+    store::Time,
 };
 
 /// A session that the facade knows. [`loading`](super::loading) is how it gets into the CLI, and
@@ -33,13 +33,13 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::session) struct Session {
     pub(super) key: SessionKey,
-    pub(in crate::session) home: Home,
+    pub(in crate::session) means: Arc<Means>,
+    pub(super) home: Home,
+    pub(super) row: Row,
     /// What it is made of. Its credentials may change; the rest does not.
     pub(super) blueprint: Mutex<Arc<Blueprint>>,
     /// Cancelled when the session is deleted.
     pub(super) deleted: CancellationToken,
-    /// Where the answers to the CLI's requests are given.
-    pub(super) tasks: TaskTracker,
     /// Held while links are attached to the session or leave it, and while it is deleted: one at a time.
     pub(in crate::session) loading: tokio::sync::Mutex<()>,
     /// Held while a keeper link is to be attached to it after it was loaded.
@@ -53,8 +53,10 @@ pub(in crate::session) struct State {
     pub(in crate::session) link: Option<Link>,
     /// Whether it is to be loaded anew all the same, because it is made of something else by now.
     pub(super) stale: bool,
-    pub(in crate::session) create_time: String,
-    pub(in crate::session) update_time: String,
+    pub(in crate::session) create_time: Time,
+    pub(in crate::session) update_time: Time,
+    /// When the CLI says that it began: another session of its id has another time.
+    pub(in crate::session) start_time: String,
     pub(in crate::session) title: String,
     pub(super) working_directory: String,
     pub(in crate::session) stored: Stored,
@@ -155,18 +157,16 @@ impl Session {
     pub(in crate::session) fn new(
         key: SessionKey,
         blueprint: Blueprint,
-        max_queued: usize,
-        budget: Budget,
         home: Home,
-        tasks: TaskTracker,
+        means: Arc<Means>,
     ) -> Self {
         let working_directory = blueprint.settings.working_directory.clone().unwrap_or_default();
         Self {
             key,
             home,
+            row: Row::default(),
             blueprint: Mutex::new(Arc::new(blueprint)),
             deleted: CancellationToken::new(),
-            tasks,
             loading: tokio::sync::Mutex::default(),
             keeping: Arc::default(),
             state: Mutex::new(State {
@@ -175,8 +175,9 @@ impl Session {
                 spent: None,
                 loaded_at: None,
                 stale: false,
-                create_time: String::new(),
-                update_time: String::new(),
+                create_time: Time::default(),
+                update_time: Time::default(),
+                start_time: String::new(),
                 title: String::new(),
                 working_directory,
                 stored: Stored::No,
@@ -185,11 +186,11 @@ impl Session {
                 autopilot: false,
                 last_heard: Instant::now(),
                 dedup: Dedup::default(),
-                queue: Queue::new(max_queued),
+                queue: Queue::new(means.max_queued_turns),
                 current: None,
                 at_work_on: None,
                 compaction: None,
-                hub: Hub::new(budget),
+                hub: Hub::new(means.budget.clone()),
                 asks: Asks::default(),
                 unstarted: Vec::new(),
                 approvals: Approvals::default(),
@@ -199,21 +200,8 @@ impl Session {
                 kept: None,
                 gap: None,
             }),
+            means,
         }
-    }
-
-    /// One that the CLI has stored, and that has been found again.
-    pub(in crate::session) fn found(self, entry: Entry) -> Self {
-        let mut state = self.lock();
-        state.stored = if entry.unstored { Stored::No } else { Stored::Yes };
-        state.create_time = entry.start_time;
-        state.update_time = entry.modified_time;
-        state.title = entry.summary.unwrap_or_default();
-        if let Some(cwd) = entry.context.and_then(|context| context.cwd) {
-            state.working_directory = cwd;
-        }
-        drop(state);
-        self
     }
 
     /// What it is made of.
@@ -254,23 +242,12 @@ impl Session {
 
     /// Where its tasks run.
     pub(in crate::session) fn tasks(&self) -> &TaskTracker {
-        &self.tasks
+        &self.means.tasks
     }
 
     pub(in crate::session) fn summary(&self) -> Summary {
-        self.summary_of(&self.lock())
-    }
-
-    /// The same, if it is wanted by what tells its place in a list.
-    pub(in crate::session) fn summary_if(&self, wanted: impl FnOnce(Outline<'_>) -> bool) -> Option<Summary> {
-        let state = self.lock();
-        let (create_time, update_time) = (&*state.create_time, &*state.update_time);
-        let outline = Outline { id: self.id().as_str(), state: state.doing(), create_time, update_time };
-        wanted(outline).then(|| self.summary_of(&state))
-    }
-
-    fn summary_of(&self, state: &State) -> Summary {
         let blueprint = self.blueprint();
+        let state = self.lock();
         Summary {
             id: self.id().clone(),
             model: blueprint.settings.model.clone().unwrap_or_default(),
@@ -279,8 +256,8 @@ impl Session {
             owner: blueprint.owner.clone(),
             state: state.doing(),
             title: state.title.clone(),
-            create_time: state.create_time.clone(),
-            update_time: state.update_time.clone(),
+            create_time: state.create_time,
+            update_time: state.update_time,
             working_directory: state.working_directory.clone(),
             profile: blueprint.profile.as_ref().map(|profile| profile.name.clone()).unwrap_or_default(),
         }
@@ -314,22 +291,5 @@ impl Session {
     /// How many turns are in the queue, the running one included.
     pub(in crate::session) fn queued(&self) -> usize {
         self.lock().queue.count()
-    }
-}
-
-/// Where a session is, and where it could be.
-#[derive(Debug)]
-pub(in crate::session) struct Home {
-    pub(super) pool: Pool,
-    backend: Mutex<Backend>,
-}
-
-impl Home {
-    pub(in crate::session) fn new(pool: Pool, backend: Backend) -> Self {
-        Self { pool, backend: Mutex::new(backend) }
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, Backend> {
-        lock(&self.backend)
     }
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::session::{Session, Stored};
+use super::{
+    means::Archive,
+    session::{Session, Stored},
+};
 use crate::{
     backend::{Link, LinkId},
     copilot::{Json, Schema, method::FileChange, schema::Unfit},
@@ -14,7 +17,8 @@ use crate::{
         error::Error,
         fanout::{Filter, Scope, Subscriber},
         turn::{
-            Active, Deadline, Outcome, Progress, Signals, Ticket, ToFinish, TurnCause, TurnError, UNLOADED,
+            Active, Deadline, Outcome, Progress, Signals, Ticket, ToFinish, TurnCause, TurnError, TurnResult,
+            UNLOADED,
         },
     },
 };
@@ -53,7 +57,7 @@ impl Session {
     /// How it rests.
     pub(in crate::session) fn rest(&self) -> Rest {
         let state = self.lock();
-        Rest::since(state.last_heard, state.link.is_some(), state.stored != Stored::No, state.queue.is_busy())
+        Rest::since(state.last_heard, state.link.is_some(), state.queue.is_busy())
     }
 
     /// Joins the queue. The receiver fires when it is this turn's time.
@@ -90,10 +94,16 @@ impl Session {
     }
 
     /// The session now belongs to this turn.
-    pub(in crate::session) fn begin(&self, ticket: Ticket, schema: Option<Schema>) -> Signals {
+    pub(in crate::session) fn begin(
+        &self,
+        ticket: Ticket,
+        schema: Option<Schema>,
+        repeatable: bool,
+    ) -> Signals {
+        let promised = repeatable || self.means.archive == Archive::BeforeAnswer;
         let follows_files = self.blueprint().settings.may_change_files();
         let mut state = self.lock();
-        let current = Active::new(ticket, schema, follows_files, state.last_event.clone());
+        let current = Active::new(ticket, schema, follows_files, promised, state.last_event.clone());
         let signals = current.signals().clone();
         state.last_heard = Instant::now();
         state.current = Some(Box::new(current));
@@ -203,6 +213,23 @@ impl Session {
     /// It was found out.
     pub(in crate::session) fn finished(&self, answer: Option<Result<Json, Unfit>>, files: Vec<FileChange>) {
         self.with_current(|current| current.finished(answer, files));
+    }
+
+    /// The answer of the running turn that is to be recorded before its callers are told.
+    pub(in crate::session) fn to_record(&self) -> Option<TurnResult> {
+        let state = self.lock();
+        let answer = state.current.as_deref()?.to_record()?;
+        Some(TurnResult { cursor: state.cursor.clone(), ..answer.clone() })
+    }
+
+    /// It was recorded, or could not be.
+    pub(in crate::session) fn recorded(&self, recorded: Result<(), TurnCause>) {
+        self.with_current(|current| current.recorded(recorded));
+    }
+
+    /// What the callers of a turn were told that is promised to outlast this process.
+    pub(in crate::session) fn told(&self, ticket: Ticket) -> Option<Outcome> {
+        self.lock().current.as_mut().filter(|current| current.ticket() == ticket)?.take_told()
     }
 
     /// The turn whose connection was lost goes on, or not.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     machine::{Ending, Machine},
-    outcome::{Delivery, ToolCall, TurnCause, TurnError, TurnResult},
+    outcome::{Delivery, Outcome, ToolCall, TurnCause, TurnError, TurnResult},
     queue::Ticket,
 };
 use crate::copilot::{
@@ -28,8 +28,14 @@ pub(in crate::session) struct Active {
     schema: Option<Schema>,
     /// Whether its CLI follows what its tools do to files.
     follows_files: bool,
+    /// Whether what comes of it is recorded, so that it outlasts this process: an answer before its callers are told.
+    promised: bool,
     /// What came of it, while there is still something to find out: see [`ToFinish`].
     unfinished: Option<Box<TurnResult>>,
+    /// What came of it, while it is still to be recorded.
+    unrecorded: Option<Box<TurnResult>>,
+    /// What its callers were told, if it is promised.
+    told: Option<Outcome>,
     /// Whether the CLI may have the prompt.
     sending: bool,
     /// Whether the CLI has closed the session under it.
@@ -98,6 +104,7 @@ impl Active {
         ticket: Ticket,
         schema: Option<Schema>,
         follows_files: bool,
+        promised: bool,
         since: String,
     ) -> Self {
         Self {
@@ -106,7 +113,10 @@ impl Active {
             turn: Machine::default(),
             schema,
             follows_files,
+            promised,
             unfinished: None,
+            unrecorded: None,
+            told: None,
             sending: false,
             concluded: false,
             outcome: None,
@@ -223,7 +233,7 @@ impl Active {
 
     /// Nothing runs any more. While the prompt is on its way, the call that carries it knows better whether it arrived.
     pub(in crate::session) fn cut(&mut self, problem: &str) {
-        if self.unfinished.is_some() {
+        if self.is_answered() {
             // Its answer is whole.
             self.gone = true;
         } else if self.concluded || !self.turn.is_sending() {
@@ -317,7 +327,7 @@ impl Active {
         if !self.concluded && (self.schema.is_some() || self.files_since().is_some()) {
             self.unfinished = Some(Box::new(result));
         } else {
-            self.conclude(Ok(result));
+            self.record_or_conclude(Box::new(result));
         }
     }
 
@@ -345,7 +355,7 @@ impl Active {
         match answer.transpose() {
             Ok(json) => {
                 result.structured = json;
-                self.conclude(Ok(*result));
+                self.record_or_conclude(result);
             }
             Err(unfit) => {
                 let why = result.finish_reason.and_then(why_cut).unwrap_or_default();
@@ -354,15 +364,58 @@ impl Active {
         }
     }
 
+    fn record_or_conclude(&mut self, result: Box<TurnResult>) {
+        if self.promised && !self.concluded {
+            self.unrecorded = Some(result);
+        } else {
+            self.conclude(Ok(*result));
+        }
+    }
+
+    /// Whether what comes of it is recorded.
+    pub(in crate::session) fn is_promised(&self) -> bool {
+        self.promised
+    }
+
+    /// What is to be recorded before its callers are told.
+    pub(in crate::session) fn to_record(&self) -> Option<&TurnResult> {
+        self.unrecorded.as_deref()
+    }
+
+    /// It was recorded, or could not be.
+    pub(in crate::session) fn recorded(&mut self, recorded: Result<(), TurnCause>) {
+        let Some(result) = self.unrecorded.take() else { return };
+        match recorded {
+            Ok(()) => self.conclude(Ok(*result)),
+            Err(cause) => self.fail(cause),
+        }
+    }
+
+    /// Its callers were told this.
+    pub(in crate::session) fn told(&mut self, outcome: Outcome) {
+        self.told = Some(outcome);
+    }
+
+    /// What its callers were told, if it is promised.
+    pub(in crate::session) fn take_told(&mut self) -> Option<Outcome> {
+        self.told.take()
+    }
+
+    /// Whether it has an answer, of which its callers have not been told yet.
+    fn is_answered(&self) -> bool {
+        self.unfinished.is_some() || self.unrecorded.is_some()
+    }
+
     /// Whether the agent has nothing more to do with it.
     fn is_over(&self) -> bool {
-        self.concluded || self.unfinished.is_some() || self.closed
+        self.concluded || self.is_answered() || self.closed
     }
 
     fn conclude(&mut self, outcome: Result<TurnResult, TurnError>) {
         if !self.concluded {
             self.concluded = true;
             self.unfinished = None;
+            self.unrecorded = None;
             self.outcome = Some(outcome);
         }
     }
@@ -402,7 +455,7 @@ mod tests {
     use crate::{copilot::event, session::turn::queue::Queue};
 
     fn current(schema: Option<Schema>) -> Active {
-        Active::new(Queue::new(1).join(()).unwrap().0, schema, false, String::new())
+        Active::new(Queue::new(1).join(()).unwrap().0, schema, false, false, String::new())
     }
 
     fn hear(current: &mut Active, kind: &str, data: Value) {

@@ -7,6 +7,7 @@ mod deadline;
 mod machine;
 mod outcome;
 mod queue;
+pub(in crate::session) mod recorded;
 pub(in crate::session) mod schema;
 mod spent;
 mod writing;
@@ -19,3 +20,4 @@ pub use spent::Spent;
 
 pub(in crate::session) use active::{Active, Progress, Signals, ToFinish, UNLOADED};
 pub(in crate::session) use deadline::SharedDeadline;
+pub(in crate::session) use outcome::lost;

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     backend,
     copilot::{
@@ -10,10 +12,11 @@ use crate::{
         method::FileChange,
     },
     session::{cursor::Cursor, id::SessionId},
+    store,
 };
 
 /// What came of a turn that was answered.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TurnResult {
     /// The turn's id.
     pub message_id: String,
@@ -36,7 +39,7 @@ pub struct TurnResult {
 }
 
 /// What there is of a turn that has no answer.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Remains {
     /// The turn's id, if it is known.
     pub message_id: Option<String>,
@@ -55,7 +58,8 @@ pub struct Remains {
 }
 
 /// What the model calls of a turn cost, sub-agents included.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the fields are those of the CLI's assistant.usage, summed")]
 pub struct Usage {
     pub input_tokens: i64,
@@ -100,7 +104,7 @@ impl Usage {
 }
 
 /// One call of a tool.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ToolCall {
     /// Its id.
     pub id: String,
@@ -131,7 +135,7 @@ impl TurnError {
 }
 
 /// Whether the agent got a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivery {
     /// Surely not: sending it again is safe.
     NotDelivered,
@@ -174,9 +178,28 @@ pub enum TurnCause {
     /// The session is gone.
     #[error("there is no session {0}")]
     NotFound(SessionId),
+    /// The CLI that had the session has lost it.
+    #[error("{}", lost(.session, .cli))]
+    Lost {
+        /// The session.
+        session: SessionId,
+        /// The CLI.
+        cli: String,
+    },
+    /// What was promised of it cannot be recorded.
+    #[error(transparent)]
+    Store(store::Error),
     /// The prompt could not be sent.
     #[error(transparent)]
     Backend(#[from] backend::Error),
+}
+
+/// What is said of a session that its CLI has lost.
+pub(in crate::session) fn lost(session: &SessionId, cli: &str) -> String {
+    format!(
+        "the Copilot CLI {cli} does not have session {session} any more: DeleteSession removes what is left of it, and it is there \
+         again if the CLI gets its files back"
+    )
 }
 
 /// How a turn ended.

@@ -19,6 +19,11 @@ pub struct Queue<W> {
     limit: usize,
 }
 
+impl Ticket {
+    /// That of a turn which ended before this process.
+    pub(in crate::session) const PAST: Self = Self(u64::MAX);
+}
+
 impl<W> Queue<W> {
     /// An empty queue in which at most `limit` may wait beside the one that runs.
     pub fn new(limit: usize) -> Self {

@@ -5,11 +5,13 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::outcome::Usage;
 use crate::copilot::{Event, event::Payload};
 
 /// What a session has cost.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spent {
     /// Since when it was counted.
     pub since: SystemTime,
@@ -39,6 +41,16 @@ impl Spent {
             }
             _ => {}
         }
+    }
+
+    /// As it is stored.
+    pub(in crate::session) fn write(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// What was stored, if anything.
+    pub(in crate::session) fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
     }
 
     /// What all models have cost together.

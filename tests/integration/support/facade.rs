@@ -1,6 +1,6 @@
 //! The facade, in this process, in front of a CLI of the test's choice, and clients of it.
 
-use std::{collections::HashMap, ffi::OsString, io, path::Path, time::Duration};
+use std::{collections::HashMap, ffi::OsString, io, path::Path, sync::Arc, time::Duration};
 
 use copilot_grpc::{
     app::{
@@ -18,7 +18,9 @@ use copilot_grpc::{
         copilot_service_client::CopilotServiceClient, send_and_stream_response::Payload, session_event,
         watch_session_response,
     },
+    store::{Facts, Time},
 };
+use tempfile::TempDir;
 use tonic::{Request, Status, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -30,6 +32,19 @@ use super::soon;
 pub(crate) struct TestFacade {
     pub(crate) facade: Facade,
     channel: Channel,
+    /// Kept while it runs.
+    _state: Arc<State>,
+}
+
+/// Where facades keep what they have: one after the other, they have the same sessions.
+pub(crate) struct State {
+    dir: TempDir,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
 }
 
 /// Where a CLI is, and how the facade is configured for it.
@@ -40,6 +55,8 @@ pub(crate) struct Setup {
     pub(crate) flags: Vec<String>,
     /// The environment: nothing of the machine's gets in.
     pub(crate) variables: HashMap<String, String>,
+    /// Where it keeps what it has.
+    pub(crate) state: Arc<State>,
 }
 
 impl Setup {
@@ -69,8 +86,11 @@ impl Setup {
     pub(crate) async fn start_where(mut self, look_up: impl Fn(&CliAddress) -> Addresses) -> TestFacade {
         // Most tests have folders of their own, and other things to show.
         self.variables.entry("COPILOT_GRPC_ROOTS".into()).or_insert_with(|| "/".into());
-        let args =
-            ["copilot-grpc", "--listen=127.0.0.1:0", "--state-dir=/nonexistent", "--cli-url", &self.cli_url];
+        let state = self.state;
+        // It makes it itself, for its eyes only.
+        let dir = state.dir.path().join("state");
+        let dir = dir.to_str().unwrap();
+        let args = ["copilot-grpc", "--listen=127.0.0.1:0", "--state-dir", dir, "--cli-url", &self.cli_url];
         let args = args.into_iter().map(OsString::from).chain(self.flags.iter().map(OsString::from));
         let config = match parse(args, &TestEnvironment(self.variables)) {
             Ok(Command::Serve(config)) => *config,
@@ -80,7 +100,7 @@ impl Setup {
         let facade = Facade::start_with(config, guard, look_up).await.unwrap();
         let url = format!("http://{}", facade.address());
         let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
-        TestFacade { facade, channel }
+        TestFacade { facade, channel, _state: state }
     }
 }
 
@@ -179,6 +199,18 @@ impl TestFacade {
         let answer = Some(AskAnswer { answer: Some(answer) });
         let request = RespondRequest { session_id: id.into(), ask_id: ask_id.into(), answer };
         self.connect().await.respond(request).await.map(|_| ())
+    }
+
+    /// Has a session in its store, as if it had been made before, in the CLI of this place. Gives it this owner.
+    pub(crate) async fn has(&self, id: &str, place: &str, owner: &str) {
+        let facts = Facts {
+            settings: "{}".into(),
+            has_message: true,
+            home: place.into(),
+            owner: owner.into(),
+            ..Facts::default()
+        };
+        self.facade.sessions().store().create("", id, &facts, Time::now()).await.unwrap();
     }
 
     /// Waits until nothing runs or waits in any session.

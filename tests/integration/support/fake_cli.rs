@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    facade::{Setup, TestFacade},
+    facade::{self, Setup, TestFacade},
     soon,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct FakeCli {
     shared: Arc<Shared>,
     port: u16,
     listening: AbortHandle,
+    /// What the facades in front of it have, one after the other.
+    state: Arc<facade::State>,
 }
 
 /// What kind of CLI it is.
@@ -127,7 +129,7 @@ impl FakeCli {
         let state = State { manual, ..State::default() };
         let shared = Arc::new(Shared { options, state: Mutex::new(state), changed: Notify::new() });
         let listening = tokio::spawn(shared.clone().listen(listener)).abort_handle();
-        Self { shared, port, listening }
+        Self { shared, port, listening, state: Arc::default() }
     }
 
     /// Where it listens.
@@ -138,7 +140,8 @@ impl FakeCli {
     /// How a facade reaches it.
     pub(crate) fn setup(&self) -> Setup {
         // A test leads its dialogue on one connection, unless it says otherwise.
-        let setup = Setup { cli_url: self.address(), ..Setup::default() }.flag("--keeper-link=false");
+        let setup = Setup { cli_url: self.address(), state: self.state.clone(), ..Setup::default() };
+        let setup = setup.flag("--keeper-link=false");
         match self.shared.options.token {
             Some(token) => setup.variable("COPILOT_CONNECTION_TOKEN", token),
             None => setup,

@@ -5,6 +5,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    facade::{Setup, TestFacade},
+    facade::{Setup, State, TestFacade},
     soon,
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct RealCli {
     pub(crate) model: ModelServer,
     home: TempDir,
     guarded: Guarded,
+    /// What the facades in front of it have, one after the other.
+    state: Arc<State>,
 }
 
 impl RealCli {
@@ -41,12 +44,13 @@ impl RealCli {
         let model = ModelServer::start(script).await.unwrap();
         let home = tempfile::tempdir().unwrap();
         let guarded = Guarded::start(&home, &model).await;
-        Self { model, home, guarded }
+        Self { model, home, guarded, state: Arc::default() }
     }
 
     /// How the facade reaches it. Sessions have the scripted model by the operator's default.
     pub(crate) fn setup(&self) -> Setup {
-        let setup = Setup { cli_url: format!("127.0.0.1:{}", self.guarded.port), ..Setup::default() }
+        let cli_url = format!("127.0.0.1:{}", self.guarded.port);
+        let setup = Setup { cli_url, state: self.state.clone(), ..Setup::default() }
             .variable("COPILOT_CONNECTION_TOKEN", TOKEN);
         offline(&self.model).into_iter().fold(setup, |setup, (name, value)| setup.variable(name, value))
     }
@@ -133,6 +137,8 @@ pub(crate) struct LastingCli {
     pub(crate) port: u16,
     home: TempDir,
     child: Mutex<Child>,
+    /// What the facades in front of it have, one after the other.
+    state: Arc<State>,
 }
 
 impl LastingCli {
@@ -149,12 +155,13 @@ impl LastingCli {
             }
         })
         .await;
-        Self { model, port, home, child }
+        Self { model, port, home, child, state: Arc::default() }
     }
 
     /// How a facade reaches it, on whatever port it is let through.
     pub(crate) fn setup(&self, port: u16) -> Setup {
-        let setup = Setup { cli_url: format!("127.0.0.1:{port}"), ..Setup::default() }
+        let cli_url = format!("127.0.0.1:{port}");
+        let setup = Setup { cli_url, state: self.state.clone(), ..Setup::default() }
             .variable("COPILOT_CONNECTION_TOKEN", TOKEN);
         offline(&self.model).into_iter().fold(setup, |setup, (name, value)| setup.variable(name, value))
     }

@@ -6,6 +6,7 @@ use copilot_grpc::grpc::pb::{
     Backend, BackendState, GetServerInfoRequest, copilot_service_client::CopilotServiceClient,
 };
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
     time::{sleep, timeout},
@@ -18,20 +19,25 @@ use super::{memory::Peak, real_cli::LastingCli, soon};
 pub(crate) struct Service {
     pub(crate) port: u16,
     flags: &'static [&'static str],
+    state: TempDir,
     child: Child,
 }
 
 impl Service {
     pub(crate) fn start(cli: &LastingCli, flags: &'static [&'static str]) -> Self {
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        Self { port, flags, child: Self::spawn(port, cli, flags) }
+        let state = tempfile::tempdir().unwrap();
+        let child = Self::spawn(port, cli, flags, &state);
+        Self { port, flags, state, child }
     }
 
-    fn spawn(port: u16, cli: &LastingCli, flags: &[&str]) -> Child {
+    fn spawn(port: u16, cli: &LastingCli, flags: &[&str], state: &TempDir) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_copilot-grpc"));
         command
             .arg("--log-level=error")
             .args(flags)
+            .arg("--state-dir")
+            .arg(state.path().join("state"))
             .arg(format!("--listen=127.0.0.1:{port}"))
             .arg(format!("--cli-url=127.0.0.1:{}", cli.port))
             .envs(cli.setup(cli.port).variables)
@@ -59,7 +65,7 @@ impl Service {
         kill_process(pid, Signal::TERM).unwrap();
         let status = soon("its end", self.child.wait()).await.unwrap();
         assert!(status.success(), "{status}");
-        self.child = Self::spawn(self.port, cli, self.flags);
+        self.child = Self::spawn(self.port, cli, self.flags, &self.state);
     }
 
     /// How its CLI is, if it answers.

@@ -23,6 +23,7 @@ use crate::{
         Cleanup, Cursor, Delivery, HistoryPlace, Remains, SessionId, SessionState, Spent, Summary, ToolCall,
         TurnError, TurnResult, Usage,
     },
+    store::Time,
 };
 
 pub(in crate::grpc) use event::{session_event, stored_event};
@@ -64,8 +65,8 @@ pub(in crate::grpc) fn session(summary: Summary) -> pb::Session {
         labels: summary.labels.into_iter().collect(),
         state: state.into(),
         title: summary.title,
-        create_time: timestamp(&summary.create_time),
-        update_time: timestamp(&summary.update_time),
+        create_time: Some(time(summary.create_time)),
+        update_time: Some(time(summary.update_time)),
         working_directory: summary.working_directory,
         owner: summary.owner,
         profile: summary.profile,
@@ -249,6 +250,10 @@ pub(in crate::grpc) fn file_change(change: &FileChange) -> pb::FileChange {
 pub(in crate::grpc) fn milliseconds(milliseconds: f64) -> prost_types::Duration {
     let duration = Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or_default();
     prost_types::Duration::try_from(duration).unwrap_or_default()
+}
+
+fn time(time: Time) -> Timestamp {
+    Timestamp { seconds: time.0.div_euclid(1_000_000), nanos: (time.0.rem_euclid(1_000_000) * 1_000) as i32 }
 }
 
 pub(in crate::grpc) fn timestamp(text: &str) -> Option<Timestamp> {

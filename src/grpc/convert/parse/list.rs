@@ -8,9 +8,8 @@ use prost_types::Timestamp;
 use super::{Checks, non_empty};
 use crate::{
     grpc::pb,
-    session::{
-        Cursor, From, HistoryPlace, Listing, Order, PageToken, Selection, SessionId, SessionState, Span,
-    },
+    session::{Cursor, From, HistoryPlace, Listing, ORDERS, PageToken, Selection, SessionId, SessionState},
+    store::{Order, Range, Time},
 };
 
 /// The longest `page_size`.
@@ -81,8 +80,8 @@ impl Checks {
     pub(in crate::grpc) fn listing(&mut self, request: pb::ListSessionsRequest) -> Listing {
         let size = self.page_size(request.page_size);
         let order = self.order(request.order_by.trim());
-        let created = self.span("created", request.created_after, request.created_before);
-        let updated = self.span("updated", request.updated_after, request.updated_before);
+        let created = self.range("created", request.created_after, request.created_before);
+        let updated = self.range("updated", request.updated_after, request.updated_before);
         let wanted = Selection {
             labels: self.labels(request.labels),
             states: self.states(request.states),
@@ -117,24 +116,25 @@ impl Checks {
         if name.is_empty() {
             return Order::default();
         }
-        let known = Order::NAMES.into_iter().find(|(known, _)| *known == name);
+        let known = ORDERS.into_iter().find(|(known, _)| *known == name);
         known.map(|(_, order)| order).unwrap_or_else(|| {
-            let names = Order::NAMES.map(|(name, _)| format!("`{name}`")).join(", ");
+            let names = ORDERS.map(|(name, _)| format!("`{name}`")).join(", ");
             self.wrong("order_by", format!("must be one of {names}, or empty"));
             Order::default()
         })
     }
 
-    fn span(&mut self, what: &str, from: Option<Timestamp>, until: Option<Timestamp>) -> Span {
+    fn range(&mut self, what: &str, from: Option<Timestamp>, until: Option<Timestamp>) -> Range {
         let mut end = |name: &str, time: Option<Timestamp>| {
             let time = time?;
             let is_time = YEARS_1_TO_9999.contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos);
             if !is_time {
                 self.wrong(format!("{what}_{name}"), "is not a time of the years 1 to 9999");
             }
-            is_time.then(|| time.to_string())
+            // The first microsecond that is not before it: the store has no finer ones.
+            is_time.then(|| Time(time.seconds * 1_000_000 + (i64::from(time.nanos) + 999) / 1_000))
         };
-        Span { from: end("after", from), until: end("before", until) }
+        Range { from: end("after", from), until: end("before", until) }
     }
 
     fn states(&mut self, states: Vec<i32>) -> Vec<SessionState> {

@@ -14,6 +14,7 @@ use crate::{
         Cursor, Delivery, Remains, SessionState, Summary, ToolCall, TurnCause, TurnError, TurnResult, Usage,
         fanout::Update,
     },
+    store::Time,
 };
 
 fn told(event: Event) -> pb::SessionEvent {
@@ -561,8 +562,8 @@ fn a_session_is_told_as_it_is() {
         labels: BTreeMap::from([("team".into(), "blue".into())]),
         state,
         title: "Files".into(),
-        create_time: "1970-01-01T00:00:01Z".into(),
-        update_time: String::new(),
+        create_time: Time(1_000_000),
+        update_time: Time(2_500_001),
         working_directory: "/w".into(),
         owner: "alice".into(),
         profile: "team".into(),
@@ -576,7 +577,7 @@ fn a_session_is_told_as_it_is() {
             title: "Files".into(),
             labels: BTreeMap::from([("team".into(), "blue".into())]),
             create_time: Some(Timestamp { seconds: 1, nanos: 0 }),
-            update_time: None,
+            update_time: Some(Timestamp { seconds: 2, nanos: 500_001_000 }),
             working_directory: "/w".into(),
             owner: "alice".into(),
             profile: "team".into(),

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
 use super::{super::encode::history_token, *};
 use crate::{
     grpc::pb,
-    session::{Cursor, From, HistoryPlace, Listing, Order, Selection, SessionState, Span, Summary},
+    session::{Cursor, From, HistoryPlace, PageToken, Selection, SessionState},
+    store::{Order, Range, Time},
 };
 
 #[test]
@@ -45,11 +48,11 @@ fn sessions_are_selected_by_times_that_can_be_and_ordered_in_known_ways() {
         assert_eq!(parsed, expected.map_err(str::to_owned));
     };
     let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
-    let span = |from: &str, until: &str| Span { from: Some(from.into()), until: Some(until.into()) };
+    let range = |from: &str, until: &str| Range { from: Time::parse(from), until: Time::parse(until) };
     let request = pb::ListSessionsRequest {
         owner: "ann".into(),
         created_after: time(0, 0),
-        created_before: time(1, 500_000_000),
+        created_before: time(1, 500_000_001),
         updated_after: time(-62_135_596_800, 0),
         updated_before: time(253_402_300_799, 0),
         order_by: "update_time desc".into(),
@@ -57,8 +60,8 @@ fn sessions_are_selected_by_times_that_can_be_and_ordered_in_known_ways() {
     };
     let wanted = Selection {
         owner: Some("ann".into()),
-        created: span("1970-01-01T00:00:00Z", "1970-01-01T00:00:01.500Z"),
-        updated: span("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"),
+        created: range("1970-01-01T00:00:00Z", "1970-01-01T00:00:01.500001Z"),
+        updated: Range { from: Some(Time(-62_135_596_800_000_000)), ..range("", "9999-12-31T23:59:59Z") },
         ..Selection::default()
     };
     check(request, Ok((wanted, Order::LatestChange)));
@@ -91,20 +94,8 @@ fn a_page_token_is_one_of_ours_or_empty() {
     let request = |token: &str| pb::ListSessionsRequest { page_token: token.into(), ..Default::default() };
     let token_of = |request| asked(|checks| checks.listing(request).after);
     assert_eq!(token_of(request("")), Ok(None));
-    let last = Summary {
-        id: SessionId::parse("a").unwrap(),
-        model: String::new(),
-        reasoning_effort: String::new(),
-        labels: BTreeMap::new(),
-        state: SessionState::Idle,
-        title: String::new(),
-        create_time: "2026-11-23T14:28:56.393Z".into(),
-        update_time: String::new(),
-        working_directory: String::new(),
-        owner: String::new(),
-        profile: String::new(),
-    };
-    let token = Listing::default().token(&last);
+    let token =
+        PageToken::decode(&URL_SAFE_NO_PAD.encode("4 C cbf29ce484222325 1763909336393000 a")).unwrap();
     let encoded = token.encode();
     assert_eq!(token_of(request(&encoded)), Ok(Some(token)));
     for bad in ["x", "!!!", " ", &encoded[1..]] {

@@ -1,0 +1,76 @@
+//! Requests that are done once, by whichever process: the store knows who has them.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::{
+    session::{
+        error::Error,
+        idempotency::Claim,
+        sessions::Sessions,
+        turn::{Delivery, Outcome, Remains, TurnCause, TurnError, recorded},
+    },
+    store::{Begun, RequestKey, RequestRecord, RequestState, Scope},
+};
+
+/// How often it is looked whether another process has come to an end with a request.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+impl Sessions {
+    /// Takes a request on, unless it is done. One that another process has in hand is waited for; one that a process has left behind is
+    /// taken over if it was never sent, and else is closed as what it is: a turn that was cut. `note` is kept with it while it is not
+    /// done.
+    ///
+    /// # Errors
+    /// If the id stands for another request.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave the request taken on; after this process it is taken over.
+    pub(super) async fn begun(
+        &self,
+        key: &RequestKey,
+        fingerprint: u64,
+        note: Option<&str>,
+    ) -> Result<Claim, Error> {
+        let (store, fingerprint) = (self.store(), fingerprint.cast_signed());
+        loop {
+            let known = match store.begin(key, fingerprint, note).await? {
+                Begun::First => return Ok(Claim::Ours(None)),
+                Begun::Known(known) if known.fingerprint != fingerprint => {
+                    return Err(Error::RequestIdTaken { field: field(key.scope) });
+                }
+                Begun::Known(known) => known,
+            };
+            match known {
+                RequestRecord { state, result, .. } if state.is_ended() => {
+                    return Ok(Claim::Ended(result.unwrap_or_default()));
+                }
+                RequestRecord { is_alive: true, .. } => sleep(LOOK_AGAIN).await,
+                RequestRecord { state: RequestState::Accepted, owner, result, .. } => {
+                    // Another process may be faster.
+                    if store.take_over(key, &owner).await? {
+                        return Ok(Claim::Ours(result));
+                    }
+                }
+                RequestRecord { owner, .. } => {
+                    store.close_left(key, &owner, &recorded::write(&left_behind())).await?;
+                }
+            }
+        }
+    }
+}
+
+/// How a turn ended whose process died over it.
+fn left_behind() -> Outcome {
+    let cause = TurnCause::Interrupted("the server that ran it has ended".into());
+    Err(Arc::new(TurnError { cause, delivery: Delivery::Unknown, remains: Remains::default() }))
+}
+
+/// The field of the request that has the id.
+fn field(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Create => "request_id",
+        Scope::Session(_) => "prompt.request_id",
+    }
+}

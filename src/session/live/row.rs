@@ -1,0 +1,42 @@
+//! A session's record in the store, as this process knows it. Pure.
+
+use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
+
+use super::archived::Archived;
+use crate::{
+    session::blueprint::Blueprint,
+    store::{RequestKey, RequestState, Uid},
+};
+
+/// A session's record in the store, as this process knows it.
+#[derive(Debug, Default)]
+pub(in crate::session) struct Row {
+    /// Set when the record is made or found.
+    pub(super) uid: OnceLock<Uid>,
+    /// What the store has. Held while it is written to, so that nothing older comes after something newer.
+    pub(super) saved: tokio::sync::Mutex<Saved>,
+    /// Whether a task is about to write.
+    pub(super) is_owed: AtomicBool,
+    /// What came of requests, and could not be written.
+    pub(super) requests: Mutex<Vec<Owed>>,
+}
+
+/// What is owed to the store of a request.
+#[derive(Debug, Clone)]
+pub(in crate::session) enum Owed {
+    /// It has ended.
+    End(Ended),
+    /// It is as if it had never been made.
+    Forget(RequestKey),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Saved {
+    /// What the session was made of when it was written.
+    pub(super) blueprint: Option<Arc<Blueprint>>,
+    /// What is in the archive. Boxed, because without one there is none.
+    pub(super) archived: Option<Box<Archived>>,
+}
+
+/// How a request has ended: its key, how, and what came of it.
+pub(in crate::session) type Ended = (RequestKey, RequestState, Option<String>);

@@ -1,0 +1,38 @@
+//! The credentials of sessions, sealed in the store where the operator has given a key.
+
+use super::{means::Means, session::Session};
+use crate::{
+    session::{blueprint::Credentials, error::Error, id::SessionKey},
+    store::Uid,
+};
+
+impl Session {
+    /// Stores the credentials that it has, so that they outlast this process. Without a key they are in memory only.
+    ///
+    /// # Errors
+    /// If the store is away: they cannot be promised.
+    pub(in crate::session) async fn save_credentials(&self) -> Result<(), Error> {
+        let (Some(sealer), Some(uid)) = (&self.means.sealer, self.uid()) else { return Ok(()) };
+        let credentials = self.blueprint().credentials();
+        let sealed = (credentials != Credentials::default())
+            .then(|| sealer.seal(self.key.cli_id().as_bytes(), &credentials.write()));
+        Ok(self.means.store.set_credentials(uid, sealed.as_deref()).await?)
+    }
+}
+
+/// The credentials of a session that are sealed in the store; none, where there is no key that opens them.
+pub(in crate::session) async fn unsealed(
+    means: &Means,
+    key: &SessionKey,
+    uid: Uid,
+) -> Result<Credentials, Error> {
+    let Some(sealer) = &means.sealer else { return Ok(Credentials::default()) };
+    let Some(sealed) = means.store.credentials(uid).await? else { return Ok(Credentials::default()) };
+    match sealer.open(key.cli_id().as_bytes(), &sealed) {
+        Ok(credentials) => Ok(Credentials::read(&credentials).unwrap_or_default()),
+        Err(error) => {
+            tracing::warn!(session = %key.id(), %error, "the credentials of a session cannot be opened: they have to be brought again");
+            Ok(Credentials::default())
+        }
+    }
+}
