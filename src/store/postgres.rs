@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MUCH: Duration = Duration::from_secs(60);
 
 /// The advisory lock of a database: shared by those that may be several, exclusive for one that is alone.
-const LOCK: i64 = 0x0063_7067_7270_6331;
+pub(super) const LOCK: i64 = 0x0063_7067_7270_6331;
 
 /// Reads a URL.
 pub(super) fn target(
@@ -136,8 +136,8 @@ impl Claim {
             None => self.target.connect().await?,
         };
         let text = match self.alone {
-            true => "SELECT CAST(pg_try_advisory_lock($1) AS bigint)",
-            false => "SELECT CAST(pg_try_advisory_lock_shared($1) AS bigint)",
+            true => "SELECT CASE WHEN pg_try_advisory_lock($1) THEN 1 ELSE 0 END",
+            false => "SELECT CASE WHEN pg_try_advisory_lock_shared($1) THEN 1 ELSE 0 END",
         };
         let rows = connection.rows(&Statement::new(text).with(LOCK)).await?;
         let taken = rows.into_iter().next().and_then(|mut row| row.bool().ok()).unwrap_or_default();

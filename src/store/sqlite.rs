@@ -1,7 +1,7 @@
 //! A store in a file of SQLite, which one server uses.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -18,14 +18,17 @@ use super::{
     error::OpenError,
     runner::Runner,
     schema,
-    statement::Statement,
+    statement::{Row, Statement},
     upkeep::incarnate,
 };
 
 /// `PRAGMA application_id` of this program's files.
 const APPLICATION: i64 = 0x4370_4772;
 
-/// How each SQLite file that is not empty begins.
+/// The size of the header of an SQLite file: <https://www.sqlite.org/fileformat.html#the_database_header>.
+const HEADER: usize = 100;
+
+/// How it begins.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// Opens a file, which is made if it is not there.
@@ -59,7 +62,7 @@ pub(super) async fn open(path: &Path, node: &str, time_limit: Duration) -> Resul
 
 /// Holds the file for this process: two would each take the other's sessions for lost.
 fn hold(path: &Path) -> Result<File, OpenError> {
-    let lock = lock_of(path);
+    let lock = beside(path, ".lock");
     let file = open_file(&lock).map_err(|error| unopened(&lock, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -73,10 +76,10 @@ fn hold(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn lock_of(path: &Path) -> PathBuf {
-    let mut lock = path.as_os_str().to_owned();
-    lock.push(".lock");
-    lock.into()
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Opens a file to read and write, made for its owner only if it is not there.
@@ -84,15 +87,32 @@ fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Whether there is anything in the file. SQLite takes some files that are not its own for empty ones.
+/// Whether there is anything in the file. SQLite takes some files that are not whole for empty ones, and reads what is missing
+/// of a page as zeros.
 fn check_beginning(path: &Path) -> Result<bool, OpenError> {
-    let mut beginning = Vec::new();
-    let read = open_file(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut beginning));
-    read.map_err(|error| unopened(path, &error))?;
-    if beginning.is_empty() || beginning == MAGIC {
-        return Ok(!beginning.is_empty());
+    let damaged = |what: &str| OpenError::Damaged { problem: format!("{} {what}", path.display()) };
+    let unopened = |error| unopened(path, &error);
+    let mut file = open_file(path).map_err(unopened)?;
+    let size = file.metadata().map_err(unopened)?.len();
+    if size == 0 {
+        return Ok(false);
     }
-    Err(OpenError::Damaged { problem: format!("{} is no file of SQLite", path.display()) })
+    let mut header = [0; HEADER];
+    match file.read_exact(&mut header) {
+        Ok(()) if header.starts_with(MAGIC) => {}
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(unopened(error)),
+        _ => return Err(damaged("is no file of SQLite, or only the beginning of one")),
+    }
+    let page = match u64::from(u16::from_be_bytes([header[16], header[17]])) {
+        1 => 65_536,
+        page => page,
+    };
+    // A server that was killed may have left the rest of a page in the log.
+    let has_log = fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
+    if !has_log && (page == 0 || size % page != 0) {
+        return Err(damaged("is cut off"));
+    }
+    Ok(true)
 }
 
 fn unopened(path: &Path, error: &io::Error) -> OpenError {
@@ -118,8 +138,7 @@ async fn check(connection: &mut Connection, path: &Path) -> Result<(), OpenError
     }
     let id = connection.rows(&Statement::new("PRAGMA application_id")).await?;
     let tables = connection.rows(&Statement::new("SELECT count(*) FROM sqlite_schema")).await?;
-    let number =
-        |rows: Vec<_>| rows.into_iter().next().and_then(|mut row: super::statement::Row| row.int().ok());
+    let number = |rows: Vec<_>| rows.into_iter().next().and_then(|mut row: Row| row.int().ok());
     if number(id) != Some(APPLICATION) && number(tables) != Some(0) {
         return Err(OpenError::Foreign { problem: format!("{} is another program's", path.display()) });
     }

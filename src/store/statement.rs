@@ -110,6 +110,7 @@ impl Row {
     where
         R: sqlx::Row,
         usize: ColumnIndex<R>,
+        i32: sqlx::Decode<'r, R::Database> + Type<R::Database>,
         i64: sqlx::Decode<'r, R::Database> + Type<R::Database>,
         String: sqlx::Decode<'r, R::Database> + Type<R::Database>,
         Vec<u8>: sqlx::Decode<'r, R::Database> + Type<R::Database>,
@@ -122,6 +123,7 @@ impl Row {
             Ok(match raw.type_info().name() {
                 "TEXT" | "VARCHAR" => Value::Text(Some(row.try_get(at)?)),
                 "BLOB" | "BYTEA" => Value::Bytes(Some(row.try_get(at)?)),
+                "INT4" => Value::Int(Some(row.try_get::<i32, _>(at)?.into())),
                 _ => Value::Int(Some(row.try_get(at)?)),
             })
         };
