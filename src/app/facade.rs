@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, future::ready, stream};
 use tokio::{
     runtime::Handle,
     sync::Mutex,
@@ -29,8 +30,8 @@ use super::{
 };
 use crate::{
     backend::{
-        self, Source, admission,
-        pool::addresses::{Addresses, look_up},
+        self, Names, Source, Target, admission,
+        pool::addresses::{self, Addresses},
         process::{
             Spec,
             discover::{self, Form, Found, Places},
@@ -97,7 +98,7 @@ impl Facade {
     /// Starts the service. The CLIs come up in the background; health says when one has. `guard` is the copilot-grpc binary,
     /// whose `guard` subcommand runs embedded CLIs.
     pub async fn start(config: Config, guard: PathBuf) -> Result<Self, StartError> {
-        Self::start_with(config, guard, |name| look_up(name.host.clone(), name.port)).await
+        Self::start_with(config, guard, |address| look_up(&Names::default(), address)).await
     }
 
     /// [`start`](Self::start) with another way of looking names up.
@@ -218,6 +219,17 @@ impl Facade {
     }
 }
 
+/// The CLIs that an address leads to, as they change.
+pub fn look_up(names: &Names, address: &CliAddress) -> Addresses {
+    match address.clone() {
+        CliAddress::One { host, port } => {
+            stream::once(ready([Target { host, port, names: None }].into())).boxed()
+        }
+        CliAddress::Addresses { host, port } => addresses::look_up(names.clone(), host, port),
+        CliAddress::Targets { name } => addresses::look_up_targets(names.clone(), name),
+    }
+}
+
 /// How many turns a CLI can run at once, as far as is known: an external one may be of either form, and on a machine of its
 /// own.
 fn running_turns(form: Option<Form>) -> usize {
@@ -294,15 +306,24 @@ fn backends(
         drain_file: config.drain_file.clone(),
     };
     for (number, address) in config.cli_url.iter().enumerate() {
-        let CliAddress { host, port, each } = address.clone();
-        let (token, keeper) = (config.cli_token.clone(), config.keeper_link);
-        let source = Source::External { host, port, token, keeper };
-        if each {
-            let (name, addresses) = (address.to_string(), look_up(address));
-            let backend = backend(name.clone(), None, source);
-            setup.groups.push(backend::Group { name, addresses, backend });
-        } else {
-            setup.fixed.push(backend(name(number), None, source));
+        let source = |host, port| Source::External {
+            host,
+            port,
+            names: None,
+            token: config.cli_token.clone(),
+            keeper: config.keeper_link,
+            home: config.cli_home.get(number).map(PathBuf::from),
+        };
+        match address {
+            CliAddress::One { host, port } => {
+                setup.fixed.push(backend(name(number), None, source(host.clone(), *port)));
+            }
+            CliAddress::Addresses { .. } | CliAddress::Targets { .. } => {
+                let (name, addresses) = (address.to_string(), look_up(address));
+                // Each CLI gets an address of its own.
+                let backend = backend(name.clone(), None, source(String::new(), 0));
+                setup.groups.push(backend::Group { name, addresses, backend });
+            }
         }
     }
     if !config.cli_url.is_empty() {

@@ -20,7 +20,7 @@ use std::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 
-pub use facade::{Facade, StartError};
+pub use facade::{Facade, StartError, look_up};
 pub use outcome::Result;
 
 use command::Failure;

@@ -52,13 +52,21 @@ const SETTINGS: &[Setting] = &[
         value: ADDRESSES,
         default: None,
         help: "Addresses of Copilot CLIs that already run (copilot --headless --port PORT), or dns:///HOST:PORT for \
-               one CLI at each address of a name; without it, the service starts its own",
+               one CLI at each address of a name, or srv:///NAME for one at each target of its SRV records; without \
+               it, the service starts its own",
     },
     Setting {
         key: "cli_token_file",
         value: "FILE",
         default: None,
         help: "File with the connection token of the CLIs at --cli-url; wins over COPILOT_CONNECTION_TOKEN",
+    },
+    Setting {
+        key: "cli_home",
+        value: FOLDERS,
+        default: None,
+        help: "COPILOT_HOME of each CLI at --cli-url as this server sees it, in their order, so that their sessions can \
+               be archived and move; {name} stands for the first label of a target of srv:///NAME",
     },
     Setting {
         key: "drain_file",
@@ -331,6 +339,8 @@ const SETTINGS: &[Setting] = &[
 const LIST: &str = "LIST";
 /// The placeholder of settings that take several addresses, in the ways of [`LIST`].
 const ADDRESSES: &str = "ADDRESS,...";
+/// The placeholder of settings that take several folders, in the ways of [`LIST`].
+const FOLDERS: &str = "DIR,...";
 /// The placeholder of settings that are true as a flag without a value.
 const BOOL: &str = "BOOL";
 /// The default of `state_dir` in `--help`; the one default that is computed (in `config`) instead of parsed.
@@ -371,7 +381,7 @@ impl Setting {
             .value_parser(ValueParser::os_string())
             .help(format!("{}\n{default} [env: {}]", self.help, self.variable()));
         match self.value {
-            LIST | ADDRESSES => arg.action(ArgAction::Append),
+            LIST | ADDRESSES | FOLDERS => arg.action(ArgAction::Append),
             // With `=` alone: `--allow-insecure-listen serve` must not take `serve` for its value.
             BOOL => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
             _ => arg,
@@ -737,7 +747,7 @@ fn text_of(setting: &Setting, value: toml::Value) -> Result<OsString, String> {
         toml::Value::String(text) => Ok(text.into()),
         toml::Value::Integer(number) => Ok(number.to_string().into()),
         toml::Value::Boolean(truth) => Ok(truth.to_string().into()),
-        toml::Value::Array(items) if [LIST, ADDRESSES].contains(&setting.value) => {
+        toml::Value::Array(items) if [LIST, ADDRESSES, FOLDERS].contains(&setting.value) => {
             let texts: Option<Vec<_>> = items.iter().map(toml::Value::as_str).collect();
             texts.map(|texts| texts.join(",").into()).ok_or_else(|| "every entry must be a string".into())
         }

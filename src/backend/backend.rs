@@ -65,8 +65,8 @@ impl Backend {
         // A backend recycles one CLI at a time.
         let (orders, orders_rx) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let (name, address, form, home) =
-            (config.name.clone(), config.address(), config.form(), config.home());
+        let (name, address, form) = (config.name.clone(), config.address(), config.form());
+        let home = config.home().map(Path::to_owned);
         let shared =
             Arc::new(Shared::new(Admission::new(config.turns), Eligibility::new(&name, config.ejection)));
         let status = supervisor::Status { state: state_tx, shared: shared.clone() };
@@ -111,7 +111,8 @@ impl Backend {
         self.inner.form
     }
 
-    /// Its home (`COPILOT_HOME`), if this server can read and write it.
+    /// Its `COPILOT_HOME`, in which its sessions' folders are, if this process can read and write it: that of an embedded CLI,
+    /// or of an external one by `cli_home`.
     pub fn home(&self) -> Option<&Path> {
         self.inner.home.as_deref()
     }

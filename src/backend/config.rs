@@ -1,10 +1,11 @@
 //! The configuration of one backend.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::{
     admission,
     health::Ejection,
+    names::{Names, Target},
     process::{Spec, discover::Form},
 };
 use crate::copilot::Secret;
@@ -18,10 +19,14 @@ pub enum Source {
         host: String,
         /// The port.
         port: u16,
+        /// How the host is looked up; `None`: as the system does.
+        names: Option<Names>,
         /// The connection token, if the CLI has one.
         token: Option<Secret>,
         /// Whether to open a keeper link too, so that running turns outlive the loss of the main link.
         keeper: bool,
+        /// Its `COPILOT_HOME`, if this process can read and write it.
+        home: Option<PathBuf>,
     },
     /// The supervisor runs it. It has one link, the process's standard input and output, which is lost only with the process.
     Embedded(Spec),
@@ -60,21 +65,28 @@ impl Config {
         }
     }
 
-    /// Its home, if this server can read and write it.
-    pub(super) fn home(&self) -> Option<PathBuf> {
+    /// Its `COPILOT_HOME`, if this process can read and write it.
+    pub(super) fn home(&self) -> Option<&Path> {
         match &self.source {
-            Source::External { .. } => None,
-            Source::Embedded(spec) => Some(spec.home.clone()),
+            Source::External { home, .. } => home.as_deref(),
+            Source::Embedded(spec) => Some(&spec.home),
         }
     }
 
-    /// A copy of this configuration for another address, which also becomes the name.
-    pub(super) fn at(&self, address: SocketAddr) -> Self {
-        let (token, keeper) = match &self.source {
-            Source::External { token, keeper, .. } => (token.clone(), *keeper),
-            Source::Embedded(_) => (None, false),
+    /// A copy of this configuration for a CLI that a name leads to, whose address also becomes the name.
+    pub(super) fn at(&self, target: &Target) -> Self {
+        let (token, keeper, homes) = match &self.source {
+            Source::External { token, keeper, home, .. } => (token.clone(), *keeper, home.as_deref()),
+            Source::Embedded(_) => (None, false, None),
         };
-        let source = Source::External { host: address.ip().to_string(), port: address.port(), token, keeper };
-        Self { name: address.to_string(), source, ..self.clone() }
+        let source = Source::External {
+            host: target.host.clone(),
+            port: target.port,
+            names: target.names.clone(),
+            token,
+            keeper,
+            home: homes.map(|homes| target.home(homes)),
+        };
+        Self { name: target.to_string(), source, ..self.clone() }
     }
 }

@@ -3,7 +3,8 @@
 //! Tests: `tests/integration/faults/handshake.rs`, `tests/integration/links.rs`.
 
 use std::{
-    fmt,
+    fmt, io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +22,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::{error::Error, health::Eligibility};
+use super::{error::Error, health::Eligibility, names::Names};
 use crate::{
     copilot::{
         Method, Rejection, Secret,
@@ -84,16 +85,16 @@ pub(super) struct Ends<H> {
 }
 
 impl Link {
-    /// Connects and shakes hands.
+    /// Connects and shakes hands. The host is looked up as the system does, unless there are `names`.
     pub(super) async fn connect<H: jsonrpc::Handler>(
         (host, port): (&str, u16),
+        names: Option<&Names>,
         token: Option<&Secret>,
         ends: Ends<H>,
     ) -> Result<Self, OpenError> {
         let open = async {
-            let socket = TcpStream::connect((host, port))
-                .await
-                .map_err(|error| OpenError::Connect(error.to_string()))?;
+            let socket =
+                connect((host, port), names).await.map_err(|error| OpenError::Connect(error.to_string()))?;
             tune(&socket);
             Self::open(socket, token, ends).await
         };
@@ -270,6 +271,14 @@ fn refusal(method: &'static str, error: jsonrpc::Error) -> Error {
 /// short of CPU does not count as gone.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNCONFIRMED: Duration = Duration::from_secs(8);
+
+/// Connects to the first address of a host that can be connected to.
+async fn connect((host, port): (&str, u16), names: Option<&Names>) -> io::Result<TcpStream> {
+    let Some(names) = names else { return TcpStream::connect((host, port)).await };
+    let found = names.addresses(host).await?.found.into_iter();
+    let addresses: Vec<_> = found.map(|ip| SocketAddr::from((ip, port))).collect();
+    TcpStream::connect(&*addresses).await
+}
 
 /// Sets socket options: deltas are small and are sent at once, and a machine that vanished without a word is noticed within
 /// seconds, also on a link whose pings are given much time.

@@ -43,6 +43,7 @@ const SESSION: &[&str] = &[
 const PRIVATE: &[(&[&str], &[&str])] = &[
     (&["tonic", "prost"], &["grpc"]),
     (&["tokio::net", "std::net", "socket2"], &["backend", "grpc", "app"]),
+    (&["hickory_resolver"], &["backend"]),
     (&["clap", "toml", "tracing_subscriber"], &["app"]),
 ];
 

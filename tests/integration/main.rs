@@ -31,6 +31,7 @@ mod links;
 mod listing;
 mod models;
 mod modes;
+mod names;
 mod neighbours;
 mod newer;
 mod oddities;

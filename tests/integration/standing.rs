@@ -8,7 +8,7 @@ use std::{
 };
 
 use copilot_grpc::{
-    backend::pool::addresses::Addresses,
+    backend::{Target, pool::addresses::Addresses},
     grpc::pb::{BackendStanding, BackendState, CreateSessionRequest, ErrorReason, TurnResult, session_event},
 };
 use futures_util::{StreamExt as _, stream};
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Tells where a name leads.
-struct Name(mpsc::Sender<BTreeSet<SocketAddr>>);
+struct Name(mpsc::Sender<BTreeSet<Target>>);
 
 impl Name {
     /// A server in front of a name that leads nowhere yet.
@@ -48,7 +48,8 @@ impl Name {
 
     /// From now on it leads to these.
     async fn leads_to(&self, addresses: &[String]) {
-        let addresses: BTreeSet<_> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let address = |address: &String| address.parse::<SocketAddr>().unwrap().into();
+        let addresses: BTreeSet<_> = addresses.iter().map(address).collect();
         soon("it is heard", self.0.send(addresses)).await.unwrap();
     }
 }

@@ -14,7 +14,7 @@ mod text;
 use std::{
     net::SocketAddr,
     ops::RangeInclusive,
-    path::{self, PathBuf},
+    path::{self, Path, PathBuf},
     str::FromStr,
     sync::Arc,
     time::Duration,
@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use super::settings::{ConfigError, Environment, Values};
 use crate::{
     backend::{
-        Ejection,
+        CLI_NAME, Ejection,
         process::discover::Wanted,
         recycling::{self, AtMemory},
     },
@@ -52,6 +52,9 @@ pub struct Config {
     pub allow_insecure_listen: bool,
     /// The external CLIs, each once; if there are none, embedded ones are started. Never together with `cli_path`.
     pub cli_url: Vec<CliAddress>,
+    /// The homes of the CLIs at `cli_url`, one for each in their order; empty: this server does not see them. The home of an
+    /// `srv:///` name has [`CLI_NAME`] in it.
+    pub cli_home: Vec<String>,
     /// The connection token of the CLIs at `cli_url`; `None` if there are none.
     pub cli_token: Option<Secret>,
     /// The file with the CLIs that get no new sessions. It need not exist.
@@ -180,6 +183,7 @@ impl Config {
         let listen =
             values.read("listen", |text| listen_address(text, allow_insecure_listen.unwrap_or(true)));
         let cli_url = values.read("cli_url", cli_addresses);
+        let cli_home = cli_home(values, cli_url.as_deref());
         let cli_token = cli_token(values);
         let drain_file = values.path("drain_file");
         let embedded_clis = values.read("embedded_clis", within(EMBEDDED_CLIS, COUNT));
@@ -225,6 +229,7 @@ impl Config {
             listen: listen?,
             allow_insecure_listen: allow_insecure_listen?,
             cli_url: cli_url.unwrap_or_default(),
+            cli_home: cli_home.unwrap_or_default(),
             cli_token,
             drain_file,
             embedded_clis: embedded_clis?,
@@ -422,6 +427,50 @@ fn cli_addresses(text: &str) -> Result<Vec<CliAddress>, String> {
         addresses.push(address);
     }
     Ok(addresses)
+}
+
+/// The homes of external CLIs. `urls` is `None` if `cli_url` is unset, or wrong, which has been noted.
+///
+/// Two CLIs must never share a home: each would write its own continuation of a session. So those that an address name leads to
+/// can have none: which of them is which is not known.
+fn cli_home(values: &mut Values<'_>, urls: Option<&[CliAddress]>) -> Option<Vec<String>> {
+    const KEY: &str = "cli_home";
+    if values.origin("cli_url").is_none() && values.origin(KEY).is_some() {
+        values
+            .refuse(KEY, "the homes of CLIs that are started are in state_dir: this is for those at cli_url");
+        return None;
+    }
+    let check = |homes: Vec<String>, urls: &[CliAddress]| {
+        if homes.len() != urls.len() {
+            let (homes, urls) = (homes.len(), urls.len());
+            return Err(format!("there are {urls} entries in cli_url and {homes} here: write one for each"));
+        }
+        for (index, (home, url)) in homes.iter().zip(urls).enumerate() {
+            match (url, home.contains(CLI_NAME)) {
+                (CliAddress::One { .. }, false) | (CliAddress::Targets { .. }, true) => {}
+                (CliAddress::One { .. }, true) => {
+                    return Err(format!("{url} is one CLI: {CLI_NAME} is for the targets of srv:///NAME"));
+                }
+                (CliAddress::Targets { .. }, false) => {
+                    let problem = "leads to several CLIs, which must not share a home";
+                    return Err(format!("{url} {problem}: write {CLI_NAME} where the name of each stands"));
+                }
+                (CliAddress::Addresses { .. }, _) => {
+                    let problem = "leads to addresses, from which no home follows";
+                    return Err(format!("{url} {problem}: use srv:///NAME, or a list of addresses"));
+                }
+            }
+            if homes[..index].iter().any(|other| Path::new(other) == Path::new(home)) {
+                return Err(format!("two CLIs must not share a home, and {home} is named twice"));
+            }
+        }
+        Ok(homes)
+    };
+    values.read(KEY, |text| {
+        let homes = list(text, absolute_path)?;
+        // Without addresses, which are wrong, nothing can be said about their homes.
+        urls.map_or(Ok(Vec::new()), |urls| check(homes, urls))
+    })
 }
 
 /// The state directory. Relative paths in the variables are ignored, as the XDG Base Directory Specification says.

@@ -118,6 +118,8 @@ const ROWS: &[Row] = &[
     row!(allow_insecure_listen = "true", "true" => "true"),
     row!(cli_url = "cli:1, [::1]:2", "['cli:1', '[::1]:2']" => "cli:1 [::1]:2",
             seen |config| config.cli_url.iter().map(CliAddress::to_string).collect::<Vec<_>>().join(" ")),
+    row!(cli_home = "/a, /b/{name}", "['/a', '/b/{name}']" => r#"["/a", "/b/{name}"]"#,
+            needs "--cli-url=cli:1,srv:///_cli._tcp.cli"),
     row!(drain_file = "/etc/drains", "'/etc/drains'" => r#"Some("/etc/drains")"#),
     row!(embedded_clis = "16", "16" => "16"),
     row!(cli_token_file = "/token", "'/token'" => "Some(\"s3cret\")",
@@ -259,7 +261,7 @@ fn a_list_flag_may_be_repeated() {
     let config = good(&["--available-tools=a,b", "--available-tools", "c"], &[], "");
     assert_eq!(config.available_tools, ["a", "b", "c"]);
     let config = good(&["--cli-url=b:1", "--cli-url", "a:1,c:1"], &[], "cli_url = 'd:1'");
-    assert_eq!(config.cli_url.iter().map(|address| &address.host).collect::<Vec<_>>(), ["b", "a", "c"]);
+    assert_eq!(config.cli_url.iter().map(CliAddress::to_string).collect::<Vec<_>>(), ["b:1", "a:1", "c:1"]);
 }
 
 #[test]
@@ -320,6 +322,13 @@ fn a_wrong_value_is_refused_with_what_to_write() {
         ("--cli-url=", "the value is empty"),
         ("--cli-url=cli:1,", "the port is missing"),
         ("--cli-url=cli:1,http://cli:1/", "cli:1 is named twice"),
+        ("--cli-url=dns:///cli", "write dns:///NAME:PORT"),
+        ("--cli-url=dns:///10.0.0.1:1", "write dns:///NAME:PORT"),
+        ("--cli-url=dns:///dns:///cli:1", "write dns:///NAME:PORT"),
+        ("--cli-url=srv:///", "write srv:///NAME without a port"),
+        ("--cli-url=srv:///_cli._tcp.cli:1", "write srv:///NAME without a port"),
+        ("--cli-url=srv:///10.0.0.1", "write srv:///NAME without a port"),
+        ("--cli-home=/a", "the homes of CLIs that are started are in state_dir"),
         ("--embedded-clis=0", "from 1 to 16"),
         ("--embedded-clis=17", "from 1 to 16"),
         ("--cli-path=", "the value is empty"),
@@ -408,10 +417,11 @@ fn addresses_are_accepted_in_every_usual_form() {
         ("http://cli.example:4321/", "cli.example:4321"),
         ("[::1]:4321", "[::1]:4321"),
         ("dns:///cli.default.svc:4321", "dns:///cli.default.svc:4321"),
+        ("srv:///_copilot._tcp.cli.default.svc", "srv:///_copilot._tcp.cli.default.svc"),
     ] {
         let address = good(&["--cli-url", text], &[], "").cli_url.remove(0);
         assert_eq!(address.to_string(), expected);
-        assert!(!address.host.contains('['));
+        assert!(!matches!(address, CliAddress::One { host, .. } if host.contains('[')));
     }
 }
 
@@ -561,6 +571,36 @@ fn credentials_are_sealed_with_the_first_key_of_a_file_and_opened_with_both() {
         assert!(told.starts_with(&format!("flag --seal-key-file{problem}")), "{path}: {told}");
         assert!(!told.contains("s3cret") && !told.contains(KEY) && !told.contains('\n'), "{path}: {told}");
     }
+}
+
+#[test]
+fn each_external_cli_has_a_home_of_its_own() {
+    for (url, home) in [
+        ("a:1", "/a"),
+        ("a:1,b:1", "/a,/b"),
+        ("srv:///_cli._tcp.cli", "/homes/{name}"),
+        ("a:1,srv:///_cli._tcp.cli", "/a,/homes/{name}/copilot"),
+    ] {
+        let config = good(&["--cli-url", url, "--cli-home", home], &[], "");
+        assert_eq!(config.cli_home.join(","), home);
+    }
+    assert!(good(&["--cli-url=a:1"], &[], "").cli_home.is_empty());
+    for (url, home, problem) in [
+        ("a:1,b:1", "/a", "there are 2 entries in cli_url and 1 here"),
+        ("a:1", "", "the value is empty"),
+        ("a:1", "a", "write absolute paths"),
+        ("a:1", "/a/../b", "write absolute paths"),
+        ("a:1,b:1", "/a,/a", "two CLIs must not share a home, and /a is named twice"),
+        ("a:1", "/{name}", "a:1 is one CLI"),
+        ("srv:///_cli._tcp.cli", "/a", "srv:///_cli._tcp.cli leads to several CLIs"),
+        ("dns:///cli:1", "/{name}", "dns:///cli:1 leads to addresses"),
+    ] {
+        let told = mistakes(&["--cli-url", url, "--cli-home", home], &[], "");
+        assert!(told.starts_with("flag --cli-home") && told.contains(problem), "{url} {home}: {told}");
+        assert!(!told.contains('\n'), "{told}");
+    }
+    let told = mistakes(&["--cli-url=cli", "--cli-home=/a,/b"], &[], "");
+    assert!(told.starts_with("flag --cli-url") && !told.contains('\n'), "{told}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! The addresses of a DNS name as they change; each address is a CLI.
+//! The CLIs that a DNS name leads to, as they change.
 //!
-//! A headless service of Kubernetes publishes its pods this way. A lookup that fails or finds nothing is ignored: a failing
-//! name server is more likely than all CLIs gone at once, and a CLI that has gone is noticed anyway.
+//! Each address of the name is a CLI, as a headless service of Kubernetes publishes its pods; or each target of its SRV records,
+//! as the same service publishes those of a StatefulSet: these have names that stay when a pod comes back with another address.
+//! A lookup that fails or finds nothing is ignored: a failing name server is more likely than all CLIs gone at once, and a CLI
+//! that has gone is noticed anyway.
 
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
@@ -9,70 +11,80 @@ use futures_util::{
     Stream, StreamExt as _,
     stream::{self, BoxStream},
 };
-use tokio::{
-    net::lookup_host,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::sleep;
 use tracing::warn;
 
-/// How often a name is looked up: answers of the cluster's name server hold for as long (CoreDNS, plugin "kubernetes", `ttl`).
-const INTERVAL: Duration = Duration::from_secs(5);
+use crate::backend::names::{Answer, Names, Target};
 
-/// A stream of complete sets of addresses. It must repeat a set that has not changed.
-pub type Addresses = BoxStream<'static, BTreeSet<SocketAddr>>;
+/// The longest time for which an answer is believed, whatever it says: a CLI that joins is not kept waiting for an hour.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The addresses of a name, looked up at once and then every 5 s.
-pub fn look_up(host: String, port: u16) -> Addresses {
-    let mut ticks = interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let answers = stream::unfold((host, ticks), move |(host, mut ticks)| async move {
-        ticks.tick().await;
-        let answer = lookup_host((host.as_str(), port)).await.map(|found| one_family(found.collect()));
-        Some(((host.clone(), answer), (host, ticks)))
+/// A stream of complete sets of CLIs. It must repeat a set that has not changed.
+pub type Addresses = BoxStream<'static, BTreeSet<Target>>;
+
+/// The addresses of a name, looked up at once and then whenever the answer holds no longer.
+pub fn look_up(names: Names, host: String, port: u16) -> Addresses {
+    let pause = names.shortest_pause;
+    follow(host, pause, move |host| {
+        let names = names.clone();
+        async move {
+            let Answer { found, holds_for } = names.addresses(&host).await?;
+            let found = found.into_iter().map(|ip| SocketAddr::from((ip, port)).into()).collect();
+            Ok(Answer { found, holds_for })
+        }
+    })
+}
+
+/// The targets of a name's SRV records, in the same way.
+pub fn look_up_targets(names: Names, name: String) -> Addresses {
+    let pause = names.shortest_pause;
+    follow(name, pause, move |name| {
+        let names = names.clone();
+        async move { names.targets(&name).await }
+    })
+}
+
+/// What is found by asking again and again, and usable.
+fn follow<F>(name: String, shortest: Duration, ask: impl Fn(String) -> F + Send + 'static) -> Addresses
+where
+    F: Future<Output = io::Result<Answer<Target>>> + Send + 'static,
+{
+    let begin = (name, ask, Duration::ZERO);
+    let answers = stream::unfold(begin, move |(name, ask, pause)| async move {
+        sleep(pause).await;
+        let answer = ask(name.clone()).await;
+        let holds_for = answer.as_ref().map_or(Duration::ZERO, |answer| answer.holds_for);
+        let pause = holds_for.clamp(shortest, shortest.max(LONGEST_PAUSE));
+        Some(((name.clone(), answer.map(|answer| answer.found)), (name, ask, pause)))
     });
     told(answers).boxed()
 }
 
 /// The answers that are usable. The first failure after a success is logged.
 fn told(
-    answers: impl Stream<Item = (String, io::Result<BTreeSet<SocketAddr>>)> + Send + 'static,
-) -> impl Stream<Item = BTreeSet<SocketAddr>> + Send {
+    answers: impl Stream<Item = (String, io::Result<BTreeSet<Target>>)> + Send + 'static,
+) -> impl Stream<Item = BTreeSet<Target>> + Send {
     let mut was_well = true;
-    answers.filter_map(move |(host, answer)| {
+    answers.filter_map(move |(name, answer)| {
         let problem = match &answer {
-            Ok(found) if found.is_empty() => Some("it has no address".to_owned()),
+            Ok(found) if found.is_empty() => Some("it leads nowhere".to_owned()),
             Ok(_) => None,
             Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = problem.as_ref().filter(|_| was_well) {
-            warn!(host, problem, "a name of CLIs cannot be looked up: those that are known stay");
+            warn!(name, problem, "a name of CLIs cannot be looked up: those that are known stay");
         }
         was_well = problem.is_none();
         std::future::ready(answer.ok().filter(|_| was_well))
     })
 }
 
-/// The IPv4 addresses, or the IPv6 ones if there are no others. In a dual-stack cluster each pod has one of each, and is one
-/// CLI.
-fn one_family(addresses: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
-    let has_v4 = addresses.iter().any(SocketAddr::is_ipv4);
-    addresses.into_iter().filter(|address| address.is_ipv4() == has_v4).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn set(addresses: &[&str]) -> BTreeSet<SocketAddr> {
-        addresses.iter().map(|address| address.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn a_pod_with_two_addresses_is_one_cli() {
-        let check = |found, expected| assert_eq!(one_family(set(found)), set(expected));
-        check(&["10.0.0.1:1", "[fd00::1]:1", "10.0.0.2:1"], &["10.0.0.1:1", "10.0.0.2:1"]);
-        check(&["[fd00::1]:1", "[fd00::2]:1"], &["[fd00::1]:1", "[fd00::2]:1"]);
-        check(&[], &[]);
+    fn set(addresses: &[&str]) -> BTreeSet<Target> {
+        addresses.iter().map(|address| address.parse::<SocketAddr>().unwrap().into()).collect()
     }
 
     #[tokio::test]
@@ -84,13 +96,29 @@ mod tests {
         assert_eq!(told(answers).collect::<Vec<_>>().await, [one, two]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_name_is_looked_up_at_once_and_every_5_seconds() {
+    /// Checks how long a name is left alone after an answer that holds for so many seconds.
+    async fn check(holds_for: Option<u64>, pause: u64) {
         let began = tokio::time::Instant::now();
-        let mut addresses = look_up("127.0.0.1".into(), 7);
-        for seconds in [0, 5, 10] {
-            assert_eq!(addresses.next().await, Some(set(&["127.0.0.1:7"])));
-            assert_eq!(began.elapsed().as_secs(), seconds);
+        let mut found = follow("cli".into(), Duration::from_secs(5), move |_| {
+            let failed = || io::Error::other("no such host");
+            // One that fails is not told: so it is every second one.
+            let fails = holds_for.is_none() && began.elapsed().as_secs() % (2 * pause) != 0;
+            let holds_for = Duration::from_secs(holds_for.unwrap_or(pause));
+            let answer = Answer { found: set(&["10.0.0.1:1"]), holds_for };
+            std::future::ready(if fails { Err(failed()) } else { Ok(answer) })
+        });
+        let each = if holds_for.is_none() { 2 * pause } else { pause };
+        for seconds in [0, each, 2 * each] {
+            assert_eq!(found.next().await, Some(set(&["10.0.0.1:1"])));
+            assert_eq!(began.elapsed().as_secs(), seconds, "{holds_for:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_looked_up_at_once_and_again_when_the_answer_holds_no_longer() {
+        check(Some(0), 5).await;
+        check(Some(30), 30).await;
+        check(Some(86_400), 60).await;
+        check(None, 5).await;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It knows where a session belongs, not where it is: a session stays where it was made when CLIs come and go.
 //!
-//! Fixed CLIs are there from start to end. The others are the addresses of a DNS name, a [`Group`]: a new address joins, and
+//! Fixed CLIs are there from start to end. The others are what a DNS name leads to, a [`Group`]: a new address joins, and
 //! one that has gone *leaves*. A CLI that leaves gets no new sessions, and is dropped when no turn runs or waits on it any
 //! more.
 //!
@@ -15,7 +15,6 @@ pub mod placement;
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -36,6 +35,7 @@ use super::{
     config::Config,
     error::Error,
     health::Standing,
+    names::Target,
     recycling,
     sink::Sink,
     state::State,
@@ -58,13 +58,14 @@ pub struct Setup {
     pub drain_file: Option<PathBuf>,
 }
 
-/// The CLIs at the addresses of one DNS name.
+/// The CLIs that one DNS name leads to.
 pub struct Group {
     /// The name, in logs.
     pub name: String,
-    /// The addresses of the name, as they change.
+    /// What the name leads to, as it changes.
     pub addresses: Addresses,
-    /// The configuration of each CLI, apart from its name and address. Its source is external.
+    /// The configuration of each CLI, apart from its name and address. Its source is external; its home has
+    /// [`CLI_NAME`](super::CLI_NAME) in it.
     pub backend: Config,
 }
 
@@ -254,7 +255,7 @@ impl Inner {
 
     /// Lets CLIs join and leave as their addresses do.
     async fn follow(&self, mut group: Group, sink: &SinkOf) {
-        let mut joined = HashMap::<SocketAddr, Backend>::new();
+        let mut joined = HashMap::<Target, Backend>::new();
         while let Some(found) = group.addresses.next().await {
             for (address, backend) in &joined {
                 backend.inner.shared.eligibility.leave(!found.contains(address));
@@ -269,7 +270,7 @@ impl Inner {
             for address in found {
                 // It may be in the pool under another name.
                 if self.members.borrow().backends.iter().all(|other| other.place() != address.to_string()) {
-                    let backend = Backend::spawn(group.backend.at(address), sink);
+                    let backend = Backend::spawn(group.backend.at(&address), sink);
                     info!(backend = backend.name(), name = group.name, "a CLI has joined");
                     joined.insert(address, backend.clone());
                     self.join(backend);

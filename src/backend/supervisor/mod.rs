@@ -31,6 +31,7 @@ use super::{
     config::{Config, Source},
     error::Error,
     link::{Ends, Link, LinkId, OpenError},
+    names::Names,
     sink::{Listener, Sink},
     state::{GRACE, Shared, State},
 };
@@ -178,6 +179,7 @@ enum Ended {
 struct Address<'a> {
     host: &'a str,
     port: u16,
+    names: Option<&'a Names>,
     token: Option<&'a Secret>,
 }
 
@@ -219,8 +221,8 @@ impl Connect<'_> {
     /// Starts the CLI or connects to it, and serves it until it is lost.
     async fn attempt(&self, orders: &mut mpsc::Receiver<Order>) -> Ended {
         match &self.config.source {
-            Source::External { host, port, token, keeper } => {
-                let address = Address { host, port: *port, token: token.as_ref() };
+            Source::External { host, port, names, token, keeper, home: _ } => {
+                let address = Address { host, port: *port, names: names.as_ref(), token: token.as_ref() };
                 self.external(&address, *keeper).await
             }
             Source::Embedded(spec) => self.embedded(spec, orders).await,
@@ -260,10 +262,10 @@ impl Connect<'_> {
         sink: Arc<dyn Sink>,
         read_pause: Duration,
     ) -> Result<Option<Arc<Link>>, OpenError> {
-        let Address { host, port, token } = *address;
+        let Address { host, port, names, token } = *address;
         tokio::select! {
             () = self.stop.cancelled() => Ok(None),
-            opened = Link::connect((host, port), token, self.ends(sink, read_pause)) => {
+            opened = Link::connect((host, port), names, token, self.ends(sink, read_pause)) => {
                 opened.map(|link| Some(Arc::new(link)))
             }
         }

@@ -7,9 +7,10 @@ use copilot_grpc::{
         Facade,
         command::{Command, parse},
         config::CliAddress,
+        look_up,
         settings::Environment,
     },
-    backend::pool::addresses::{Addresses, look_up},
+    backend::{Names, pool::addresses::Addresses},
     grpc::pb::{
         AbortTurnRequest, AskAnswer, CreateSessionRequest, GetSessionRequest, PermissionAnswer,
         PermissionDecision, PermissionEffect, PermissionPolicy, PermissionRule, Prompt, RespondRequest,
@@ -79,7 +80,7 @@ impl Setup {
 
     /// Starts the facade.
     pub(crate) async fn start_unready(self) -> TestFacade {
-        self.start_where(|name| look_up(name.host.clone(), name.port)).await
+        self.start_where(|address| look_up(&Names::default(), address)).await
     }
 
     /// The same, where names lead to what the test says.

@@ -1,6 +1,7 @@
 //! What the tests stand on: the server in this process or its own, the real CLI and a FakeCli, and what breaks between them.
 
 pub(crate) mod dice;
+pub(crate) mod dns;
 pub(crate) mod facade;
 pub(crate) mod fake_cli;
 pub(crate) mod http2;
