@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(config)) => app::run(app::serve(*config)),
         Ok(Command::Chat(chat)) => app::run(app::chat::chat(chat)),
         Ok(Command::Health { server, service }) => app::run(app::health::check(server, service)),
+        Ok(Command::Store(config, action)) => app::run(app::store::run(*config, action)),
         Ok(Command::Protoset) => app::run(app::protoset()),
         // Not async: it outlives whatever happens to the facade, and a runtime would be more that can go wrong.
         Ok(Command::Guard { args }) => guard::run(args.into_iter()),

@@ -1,13 +1,14 @@
 //! The command line, parsed.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Arg, ArgMatches, builder::ValueParser};
+use clap::{Arg, ArgAction, ArgMatches, builder::ValueParser};
 
 use super::{
     chat::Chat,
     config::Config,
     settings::{self, ConfigError, Environment, Mistake, Origin},
+    store,
 };
 
 /// A command with its arguments.
@@ -26,6 +27,8 @@ pub enum Command {
     },
     /// Print the contract's descriptor set.
     Protoset,
+    /// Look after the store.
+    Store(Box<Config>, store::Action),
     /// Run a program that must not outlive this one (internal).
     Guard {
         /// The program and its arguments; at least the program.
@@ -65,6 +68,23 @@ pub fn parse(args: impl Iterator<Item = OsString>, env: &impl Environment) -> Re
             Command::Health { server: server(args, env)?, service: text(args, "service").unwrap_or_default() }
         }
         Some(("protoset", _)) => Command::Protoset,
+        Some(("store", args)) => {
+            // clap takes none without one of them.
+            let (name, args) = args.subcommand().unwrap_or(("check", args));
+            let file = || args.get_one::<PathBuf>("file").cloned().unwrap_or_default();
+            let action = match name {
+                "export" => {
+                    store::Action::Export { session: text(args, "session").unwrap_or_default(), file: file() }
+                }
+                "import" => store::Action::Import {
+                    file: file(),
+                    id: text(args, "as"),
+                    replace: args.get_flag("replace"),
+                },
+                _ => store::Action::Check,
+            };
+            Command::Store(Box::new(Config::load(args, env)?), action)
+        }
         Some(("guard", args)) => {
             Command::Guard { args: args.get_many("args").into_iter().flatten().cloned().collect() }
         }
@@ -114,12 +134,53 @@ fn command_line() -> clap::Command {
         .args_conflicts_with_subcommands(true)
         .args(settings::args())
         .subcommands(
-            [serve.after_help(SOURCES), chat, health, protoset, guard]
+            [serve.after_help(SOURCES), chat, health, protoset, store_command(), guard]
                 .map(|command| command.next_line_help(true)),
         )
         .next_line_help(true)
         .after_help(SOURCES)
 }
+
+fn store_command() -> clap::Command {
+    let file = |help: &'static str| {
+        Arg::new("file").value_name("FILE").required(true).value_parser(ValueParser::path_buf()).help(help)
+    };
+    let check = clap::Command::new("check").about("Look for what does not fit together").after_help(CHECKED);
+    let export = clap::Command::new("export").about("Write a session to a file").after_help(EXPORTED).args([
+        Arg::new("session").value_name("SESSION_ID").required(true).help("The session"),
+        file("The file, which must not exist; - for standard output"),
+    ]);
+    let import =
+        clap::Command::new("import").about("Make a session from a file").after_help(IMPORTED).args([
+            file("The file that export has written; - for standard input"),
+            Arg::new("as").long("as").value_name("ID").help("Its id here\n[default: the one that it had]"),
+            Arg::new("replace")
+                .long("replace")
+                .action(ArgAction::SetTrue)
+                .help("Replace the session that has this id, if there is one"),
+        ]);
+    let commands = [check, export, import].map(|command| command.args(settings::args()).next_line_help(true));
+    clap::Command::new("store")
+        .about("Check the store, or take a session out of it or into it")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(commands)
+}
+
+const CHECKED: &str = "\
+    Give it the settings of the server. It reads every record, checks that each archived folder can be made whole, and that \
+    folders on this disk and records belong together. Each problem is a line, and there is exit code 1 if there are any. \
+    SQLite has one user at a time, so end the server first. Beside a server on PostgreSQL, a session that changes meanwhile may be \
+    told as a problem.";
+
+const EXPORTED: &str = "\
+    Give it the settings of the server. The file has the session's record and its folder, with the whole conversation, and can \
+    be read by its owner only. It has no credentials: whoever resumes the session elsewhere gives them anew. SQLite has one user at a time, \
+    so end the server first.";
+
+const IMPORTED: &str = "\
+    Give it the settings of the server. The folder goes into the archive, or without one into the home of the first CLI that the \
+    server starts; end the server first.";
 
 const SOURCES: &str = "\
     A setting is taken from its flag, else from its environment variable, else from the TOML file \

@@ -8,6 +8,7 @@ mod facade;
 pub mod health;
 mod outcome;
 pub mod settings;
+pub mod store;
 mod telemetry;
 
 use std::{

@@ -14,6 +14,12 @@ impl Store {
         let rows = self.runner.read(statement(query)).await?;
         rows.into_iter().map(record).collect()
     }
+
+    /// All tenants that have sessions, in no order.
+    pub async fn tenants(&self) -> Result<Vec<String>, Error> {
+        let rows = self.runner.read(Statement::new("SELECT DISTINCT tenant FROM sessions")).await?;
+        rows.into_iter().map(|mut row| row.text()).collect()
+    }
 }
 
 /// The statement of a query. It asks one index for a page in order: that of the sessions by time or owner, or that of the first

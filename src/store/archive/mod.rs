@@ -12,7 +12,7 @@ mod tests;
 #[cfg(any(test, fuzzing))]
 pub use chunk::forged;
 pub use chunk::{Corrupt, MAX_BYTES, decode, encode};
-pub use restore::{RestoreError, restore};
+pub use restore::{RestoreError, restore, verify};
 
 /// How many chunks a folder may be in before it is to be written as a snapshot.
 const MAX_CHUNKS: u64 = 64;

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write as _,
+    io::{self, Write as _},
     path::Path,
 };
 
 use sha2::{Digest as _, Sha256};
 
 use super::chunk::{Corrupt, MAX_BYTES, decode};
-use crate::store::folder::{self, Entry, Manifest, Op, RelativePath, Staged, fill};
+use crate::store::folder::{self, Directory, Entry, Manifest, Op, RelativePath, Staged, fill};
 
 /// Why a folder cannot be made from its archive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,11 +51,36 @@ pub fn restore(
     archived: Option<&Manifest>,
     to: &Path,
 ) -> Result<Manifest, RestoreError> {
-    if chunks.is_empty() {
-        return Err(RestoreError::Empty);
-    }
-    fill(to, |staged| {
-        let mut growing = Growing { staged, files: BTreeMap::new(), folders: BTreeSet::new(), bytes: 0 };
+    fill(to, |staged| Growing::grow(chunks, archived, Some(staged)))
+}
+
+/// Checks that a folder can be made from its chunks, and makes none. Blocks.
+///
+/// # Errors
+/// Those of [`restore`] that are not the disk's.
+pub fn verify(chunks: &[impl AsRef<[u8]>], archived: Option<&Manifest>) -> Result<Manifest, RestoreError> {
+    Growing::grow(chunks, archived, None)
+}
+
+/// A folder as far as it is written, or would be.
+struct Growing<'a> {
+    staged: Option<&'a Staged>,
+    files: BTreeMap<RelativePath, (u64, Sha256)>,
+    folders: BTreeSet<RelativePath>,
+    /// All that was written, also what was removed again.
+    bytes: u64,
+}
+
+impl<'a> Growing<'a> {
+    fn grow(
+        chunks: &[impl AsRef<[u8]>],
+        archived: Option<&Manifest>,
+        staged: Option<&'a Staged>,
+    ) -> Result<Manifest, RestoreError> {
+        if chunks.is_empty() {
+            return Err(RestoreError::Empty);
+        }
+        let mut growing = Self { staged, files: BTreeMap::new(), folders: BTreeSet::new(), bytes: 0 };
         for (chunk, bytes) in chunks.iter().enumerate() {
             let corrupt = |problem| RestoreError::Corrupt { chunk, problem };
             for op in decode(bytes.as_ref()).map_err(corrupt)? {
@@ -64,30 +89,19 @@ pub fn restore(
         }
         let made = growing.into_manifest();
         if archived.is_some_and(|archived| *archived != made) { Err(RestoreError::Differs) } else { Ok(made) }
-    })
-}
+    }
 
-/// A folder as far as it is written.
-struct Growing<'a> {
-    staged: &'a Staged,
-    files: BTreeMap<RelativePath, (u64, Sha256)>,
-    folders: BTreeSet<RelativePath>,
-    /// All that was written, also what was removed again.
-    bytes: u64,
-}
-
-impl Growing<'_> {
     fn apply(&mut self, op: Op, chunk: usize) -> Result<(), RestoreError> {
-        let Staged { directory, path: top } = self.staged;
-        let failed = |path| folder::Error::at("write", top, path);
         match op {
             Op::Put { path, data } => {
                 self.count(data.len(), chunk)?;
-                if self.files.remove(&path).is_some() {
-                    directory.remove_file(&path).map_err(failed(&path))?;
-                }
-                let mut file = directory.create(&path).map_err(failed(&path))?;
-                file.write_all(&data).map_err(failed(&path))?;
+                let is_there = self.files.remove(&path).is_some();
+                self.on_disk(&path, |directory| {
+                    if is_there {
+                        directory.remove_file(&path)?;
+                    }
+                    directory.create(&path)?.write_all(&data)
+                })?;
                 self.files.insert(path, (data.len() as u64, Sha256::new().chain_update(&data)));
             }
             Op::Append { path, from, data } => {
@@ -95,24 +109,32 @@ impl Growing<'_> {
                 let Some((len, hasher)) = self.files.get_mut(&path).filter(|(len, _)| *len == from) else {
                     return Err(RestoreError::Gap { chunk, path });
                 };
-                let mut file = directory.append(&path).map_err(failed(&path))?;
-                file.write_all(&data).map_err(failed(&path))?;
                 *len += data.len() as u64;
                 hasher.update(&data);
+                self.on_disk(&path, |directory| directory.append(&path)?.write_all(&data))?;
             }
             Op::Folder { path } => {
-                directory.make_all(&path).map_err(failed(&path))?;
+                self.on_disk(&path, |directory| directory.make_all(&path))?;
                 self.folders.insert(path);
             }
             Op::Remove { path } if self.files.remove(&path).is_some() => {
-                directory.remove_file(&path).map_err(failed(&path))?;
+                self.on_disk(&path, |directory| directory.remove_file(&path))?;
             }
             Op::Remove { path } if self.folders.remove(&path) => {
-                directory.remove_directory(&path).map_err(failed(&path))?;
+                self.on_disk(&path, |directory| directory.remove_directory(&path))?;
             }
             Op::Remove { path } => return Err(RestoreError::Gap { chunk, path }),
         }
         Ok(())
+    }
+
+    fn on_disk(
+        &self,
+        path: &RelativePath,
+        write: impl FnOnce(&Directory) -> io::Result<()>,
+    ) -> Result<(), RestoreError> {
+        let Some(Staged { directory, path: top }) = self.staged else { return Ok(()) };
+        Ok(write(directory).map_err(folder::Error::at("write", top, path))?)
     }
 
     /// Bounds what is written in all.

@@ -181,6 +181,7 @@ fn with_history() -> Session {
 fn a_folder_comes_back_from_its_chunks() {
     let session = with_history();
     let archived = session.tracker.manifest();
+    assert_eq!(verify(&session.chunks, Some(&archived)), Ok(archived.clone()));
     assert_eq!(restore(&session.chunks, Some(&archived), &session.target()), Ok(archived));
     assert_eq!(tree(&session.target()), tree(session.tracker.folder()));
 }
@@ -195,6 +196,7 @@ fn an_archive_that_is_not_whole_leaves_the_folder_as_it_was() {
     let refused = |chunks: &[Vec<u8>]| {
         let error = restore(chunks, Some(&archived), &session.target()).unwrap_err();
         assert_eq!(tree(&session.target()), before);
+        assert_eq!(verify(chunks, Some(&archived)), Err(error.clone()));
         error
     };
     let [first, second, third] = &session.chunks[..] else { panic!() };

@@ -19,6 +19,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::store) use directory::Directory;
 pub use error::Error;
 pub use limits::{LeftOut, Limits, Why};
 pub use manifest::{Entry, Manifest, Unreadable};

@@ -1,0 +1,152 @@
+//! `store import`: a session from a file.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
+use tokio::task::spawn_blocking;
+
+use super::{
+    file::{Exported, Record},
+    homes::{First, Homes},
+    run::TENANT,
+};
+use crate::{
+    app::outcome::Result,
+    session::{Archive, SessionId},
+    store::{
+        Changes, Facts, FolderWrite, Settling, Store, Time, Uid, archive,
+        folder::{self, Manifest},
+    },
+};
+
+/// The largest file, in bytes. The store takes no larger session.
+const MAX_FILE: u64 = 2 * archive::MAX_BYTES;
+
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes a session from a file, or from standard input for `-`.
+pub(super) async fn import(
+    store: &Store,
+    homes: &Homes,
+    archive: Archive,
+    file: &Path,
+    id: Option<String>,
+    replace: bool,
+) -> Result {
+    let Exported { record, manifest, chunks } = read(file)?;
+    let id = id.unwrap_or_else(|| record.id.clone());
+    SessionId::parse(&id).map_err(|error| format!("{id:?} is no session id: {error}"))?;
+    let has_folder = !chunks.is_empty();
+    // All that can be wrong with the file is found before anything is changed.
+    let known = Manifest::decode(&manifest).ok();
+    if has_folder {
+        archive::verify(&chunks, Some(known.as_ref().ok_or("the file is damaged")?))?;
+    }
+    let (facts, created, updated) = facts(record)?;
+    let there = store.find(TENANT, &id).await?;
+    if there.is_some() && !replace {
+        let advice = "replace it (--replace), or import this one as another (--as ID)";
+        return Err(format!("session {id} is there already: {advice}").into());
+    }
+    let place = if has_folder && archive == Archive::Off { Some(homes.first(&id)?) } else { None };
+    if let Some(First { folder, .. }) = &place
+        && there.is_none()
+        && folder.try_exists()?
+        && !replace
+    {
+        let problem = format!("{} is there already, of a session that is not in the store", folder.display());
+        return Err(
+            format!("{problem}: replace it (--replace), or import this one as another (--as ID)").into()
+        );
+    }
+    if let Some(there) = there {
+        store.delete(there.uid).await?;
+        if let Some(folder) = homes.folder(&there) {
+            spawn_blocking(move || folder::remove(&folder)).await??;
+        }
+    }
+    let uid = store.create(TENANT, &id, &facts, created).await?;
+    let done = match &place {
+        Some(place) => to_disk(store, uid, place, chunks, known, updated).await,
+        None => to_archive(store, uid, chunks, manifest, updated).await,
+    };
+    if done.is_err() {
+        // Half a session is none.
+        store.delete(uid).await?;
+    }
+    done
+}
+
+async fn to_disk(
+    store: &Store,
+    uid: Uid,
+    place: &First,
+    chunks: Vec<Vec<u8>>,
+    manifest: Option<Manifest>,
+    updated: Time,
+) -> Result {
+    let folder = place.folder.clone();
+    spawn_blocking(move || archive::restore(&chunks, manifest.as_ref(), &folder)).await??;
+    let changes = Changes {
+        home: Some(place.home.clone()),
+        home_node: Some(place.node.clone()),
+        update_time: Some(updated),
+        ..Changes::default()
+    };
+    Ok(store.change(uid, &changes).await?)
+}
+
+async fn to_archive(
+    store: &Store,
+    uid: Uid,
+    chunks: Vec<Vec<u8>>,
+    manifest: Vec<u8>,
+    updated: Time,
+) -> Result {
+    let bytes = Manifest::decode(&manifest).ok().and_then(|manifest| i64::try_from(manifest.bytes()).ok());
+    let mut after = None;
+    for data in chunks {
+        let write = FolderWrite { after, data, manifest: manifest.clone(), is_snapshot: after.is_none() };
+        store.settle(uid, &Settling { folder: Some(write), ..Settling::default() }).await?;
+        after = store.folder_head(uid).await?.map(|head| head.seq);
+    }
+    let changes = Changes { bytes, update_time: Some(updated), ..Changes::default() };
+    Ok(store.change(uid, &changes).await?)
+}
+
+fn read(file: &Path) -> std::result::Result<Exported, Boxed> {
+    let mut bytes = Vec::new();
+    let read = if file == Path::new("-") {
+        io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut bytes)
+    } else {
+        File::open(file).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("{} is larger than any session", file.display()).into());
+    }
+    Ok(Exported::read(&bytes)?)
+}
+
+/// What the record says, when it was made, and when it last changed.
+fn facts(record: Record) -> std::result::Result<(Facts, Time, Time), Boxed> {
+    let time = |text: &str| Time::parse(text).ok_or_else(|| format!("{text:?} is no time"));
+    let (created, updated) = (time(&record.create_time)?, time(&record.update_time)?);
+    let facts = Facts {
+        owner: record.owner,
+        profile: record.profile,
+        model: record.model,
+        reasoning_effort: record.reasoning_effort,
+        title: record.title,
+        working_directory: record.working_directory,
+        labels: record.labels,
+        settings: record.settings,
+        has_message: record.has_message,
+        usage: record.usage,
+        ..Facts::default()
+    };
+    Ok((facts, created, updated))
+}

@@ -1,0 +1,80 @@
+//! What the command does, and with which store.
+
+use std::{io, path::PathBuf};
+
+use uuid::Uuid;
+
+use super::{check::check, export::export, homes::Homes, import::import};
+use crate::{
+    app::{
+        config::{Config, StoreLocation},
+        outcome::Result,
+    },
+    backend::process::private,
+    store::{self, Location, Store},
+};
+
+/// The tenant of a server that authenticates nobody.
+pub(super) const TENANT: &str = "";
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Look for what does not fit together.
+    Check,
+    /// Take a session out.
+    Export {
+        /// Its id.
+        session: String,
+        /// Where to; `-`: standard output.
+        file: PathBuf,
+    },
+    /// Take a session in.
+    Import {
+        /// From where; `-`: standard input.
+        file: PathBuf,
+        /// Its id here, if that is to be another.
+        id: Option<String>,
+        /// Whether it may replace a session that is there.
+        replace: bool,
+    },
+}
+
+/// Does it.
+pub async fn run(config: Config, action: Action) -> Result {
+    let store = open(&config, matches!(action, Action::Import { .. })).await?;
+    let homes = Homes::new(&config);
+    let done = match action {
+        Action::Check => check(&store, &homes, config.seal.as_ref()).await,
+        Action::Export { session, file } => export(&store, &homes, &session, &file).await,
+        Action::Import { file, id, replace } => {
+            import(&store, &homes, config.archive, &file, id, replace).await
+        }
+    };
+    store.close().await;
+    done
+}
+
+/// Opens the store; makes one only where something is to be put into it.
+async fn open(
+    config: &Config,
+    make: bool,
+) -> std::result::Result<Store, Box<dyn std::error::Error + Send + Sync>> {
+    let location = match config.store.location.clone() {
+        StoreLocation::Sqlite(path) => {
+            if make {
+                private::create(&config.state_dir)?;
+            } else if !path.try_exists()? {
+                let problem = format!("there is no store at {}: is --state-dir right?", path.display());
+                return Err(io::Error::new(io::ErrorKind::NotFound, problem).into());
+            }
+            Location::Sqlite(path)
+        }
+        StoreLocation::Postgres { url, password } => Location::Postgres { url, password },
+    };
+    // Not the server's own id: to the store a server that runs would look like one that has been replaced.
+    let node = format!("command-{}", Uuid::new_v4());
+    // Beside servers, whose sessions it leaves alone.
+    let config = store::Config { location, node, time_limit: config.store.time_limit, alone: false };
+    Ok(Store::open(config).await?)
+}
