@@ -31,7 +31,7 @@ async fn say(server: &Server, prompt: &str) -> String {
 #[tokio::test]
 async fn a_session_of_one_form_goes_on_on_the_other_and_back_also_after_kill() {
     let model = ModelServer::start(script).await.unwrap();
-    let mut folder = tempfile::tempdir().unwrap();
+    let mut folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
     let mut turns = 0;
     for (form, end) in [
         (Form::Native, Signal::TERM),

@@ -55,6 +55,7 @@ mod settings;
 mod standing;
 mod stdio;
 mod stopping;
+mod store;
 mod store_command;
 mod support;
 mod turns;

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    sync::Arc,
 };
 
 use copilot_grpc::grpc::pb::copilot_service_client::CopilotServiceClient;
@@ -24,7 +25,7 @@ pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) logs: watch::Receiver<Vec<String>>,
     pub(crate) url: String,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Server {
@@ -68,25 +69,35 @@ impl Server {
     pub(crate) async fn in_front_of(cli: &FakeCli, flags: &[&str]) -> Self {
         let mut program = Command::new(PROGRAM);
         program.args(["--keeper-link=false", "--cli-url", &cli.address()]).args(flags);
-        let mut server = Self::watch(clean(program), tempfile::tempdir().unwrap()).await;
+        let mut server = Self::watch(clean(program), tempfile::tempdir().unwrap().into()).await;
         value_in(&mut server.logs, "the CLI is ready", "version").await;
         server
     }
 
     /// One whose CLIs go on with what those of another have left in this folder, which is moved there; see
     /// [`stop`](Self::stop).
-    pub(crate) async fn start_on(folder: TempDir, model: &ModelServer, cli: &Path) -> Self {
-        let mut server = Self::spawn_on(folder, Command::new(PROGRAM), model, cli, &[]).await;
+    pub(crate) async fn start_on(folder: impl Into<Arc<TempDir>>, model: &ModelServer, cli: &Path) -> Self {
+        let mut server = Self::start_on_unready(folder, model, cli, &[]).await;
         value_in(&mut server.logs, "the CLI is ready", "version").await;
         server
     }
 
+    /// The same with these flags, and not waiting for the CLIs. The folder may also be left to whoever shares it.
+    pub(crate) async fn start_on_unready(
+        folder: impl Into<Arc<TempDir>>,
+        model: &ModelServer,
+        cli: &Path,
+        flags: &[&str],
+    ) -> Self {
+        Self::spawn_on(folder.into(), Command::new(PROGRAM), model, cli, flags).await
+    }
+
     async fn spawn(program: Command, model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
-        Self::spawn_on(tempfile::tempdir().unwrap(), program, model, cli, flags).await
+        Self::spawn_on(tempfile::tempdir().unwrap().into(), program, model, cli, flags).await
     }
 
     async fn spawn_on(
-        folder: TempDir,
+        folder: Arc<TempDir>,
         program: Command,
         model: &ModelServer,
         cli: &Path,
@@ -102,13 +113,13 @@ impl Server {
     }
 
     /// Ends it with this signal, and gives back what it has left.
-    pub(crate) async fn stop(mut self, signal: Signal) -> TempDir {
+    pub(crate) async fn stop(mut self, signal: Signal) -> Arc<TempDir> {
         self.signal(signal);
         soon("the server's end", self.child.wait()).await.unwrap();
         self.folder
     }
 
-    async fn watch(mut program: Command, folder: TempDir) -> Self {
+    async fn watch(mut program: Command, folder: Arc<TempDir>) -> Self {
         program.args(["--listen=127.0.0.1:0", "--log-format=json"]);
         let mut child = program.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

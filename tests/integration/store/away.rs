@@ -1,0 +1,92 @@
+//! PostgreSQL goes away and comes back: what can go on goes on, and what cannot be promised is not.
+
+use copilot_grpc::grpc::pb::{CreateSessionRequest, ErrorReason};
+use rustix::process::Signal;
+use tonic::Code;
+
+use super::installation::{
+    Engine, Installation, create, create_with, get, history, script, send, send_named,
+};
+use crate::support::{check, reason_of, soon, until};
+
+#[tokio::test]
+async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_written_later() {
+    let installation = Installation::new(Engine::Postgres, script).await.flag("--archive=after_answer");
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    create(&mut client, "s").await;
+    send(&mut client, "s", "one").await.unwrap();
+    installation.stop_store().await;
+    soon("not well", async { while server.is_serving().await {} }).await;
+    assert_eq!(send(&mut client, "s", "two").await.unwrap().content, "prompts: one, two");
+    let request = CreateSessionRequest { session_id: "other".into(), ..Default::default() };
+    let refused = create_with(&mut client, request).await.unwrap_err();
+    assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    let refused = get(&mut client, "unknown").await.unwrap_err();
+    assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    installation.start_store().await;
+    soon("well again", async { while !server.is_serving().await {} }).await;
+    create(&mut client, "other").await;
+    assert_eq!(send(&mut client, "s", "three").await.unwrap().content, "prompts: one, two, three");
+    // Its end is the time by which all is written that is owed.
+    server.stop(Signal::TERM).await;
+    installation.wipe();
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    let told = history(&mut client, "s").await.unwrap();
+    assert_eq!(
+        told.iter().filter(|line| line.starts_with("> ")).collect::<Vec<_>>(),
+        ["> one", "> two", "> three"]
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_archived_is_not_given_until_it_is() {
+    let installation = Installation::new(Engine::Postgres, script).await.flag("--store-timeout=1s");
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    create(&mut client, "s").await;
+    send(&mut client, "s", "one").await.unwrap();
+    let mut sender = client.clone();
+    let slow = tokio::spawn(async move { send_named(&mut sender, "s", "r", "slow").await });
+    soon("the turn", installation.model.wait_for(|calls| calls.len() == 2)).await;
+    installation.stop_store().await;
+    let unsure = slow.await.unwrap().unwrap_err();
+    assert_eq!((unsure.code(), reason_of(&unsure).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    installation.start_store().await;
+    soon("well again", async { while !server.is_serving().await {} }).await;
+    let answer = soon("the answer", async {
+        loop {
+            match send_named(&mut client, "s", "r", "slow").await {
+                Ok(answer) => return answer,
+                Err(status) => assert_eq!(reason_of(&status), "STORE_UNAVAILABLE", "{status:?}"),
+            }
+        }
+    })
+    .await;
+    assert_eq!((answer.content.as_str(), installation.model.calls().len()), ("prompts: one, slow", 2));
+    server.stop(Signal::KILL).await;
+    installation.wipe();
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    assert_eq!(send_named(&mut client, "s", "r", "slow").await.unwrap(), answer);
+    assert_eq!(send(&mut client, "s", "two").await.unwrap().content, "prompts: one, slow, two");
+}
+
+#[tokio::test]
+async fn a_server_that_starts_before_its_store_says_what_is_wrong() {
+    let installation = Installation::new(Engine::Postgres, script).await;
+    installation.stop_store().await;
+    let (status, said) = installation.fail_to_start().await;
+    assert!(!status.success());
+    assert!(said.contains("store_url"), "{said}");
+    installation.start_store().await;
+    let server = installation.start().await;
+    create(&mut server.client().await, "s").await;
+    until("nothing is logged twice", || true).await;
+    check(
+        &get(&mut server.client().await, "unknown").await.unwrap_err(),
+        Code::NotFound,
+        ErrorReason::SessionNotFound,
+    );
+}

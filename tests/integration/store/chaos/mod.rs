@@ -1,0 +1,10 @@
+//! The chaos run: callers that note what they were told, faults at random, and at the end all that was told is there.
+//!
+//! Each run prints its seed. `CHAOS_SECONDS` and `CHAOS_SEED` make it longer, and choose the faults; `make chaos` runs it for ten minutes
+//! on each engine.
+
+mod caller;
+mod faults;
+mod ledger;
+mod runs;
+mod script;

@@ -1,0 +1,109 @@
+//! A session moves to another CLI of its server when its own is lost, with all that was said in it.
+
+use std::time::Duration;
+
+use copilot_grpc::grpc::pb::{CreateSessionRequest, ErrorReason};
+use rustix::process::{Signal, kill_process};
+use tokio::time::{Instant, sleep};
+use tonic::Status;
+
+use super::installation::{
+    Client, all_ready, create, create_with, history, loaded_in, on_both, script, send,
+};
+use crate::support::{reason_of, soon};
+
+/// How long a session may be out of reach when its CLI is lost.
+const MOVE: Duration = Duration::from_secs(2);
+
+/// Sends a prompt as a caller does, who repeats what was surely not delivered.
+async fn insist(client: &mut Client, id: &str, text: &str) -> String {
+    let unavailable = ErrorReason::BackendUnavailable.as_str_name().trim_start_matches("ERROR_REASON_");
+    let is_repeated = |status: &Status| reason_of(status) == unavailable;
+    soon("an answer", async {
+        loop {
+            match send(client, id, text).await {
+                Ok(result) => return result.content,
+                Err(status) if is_repeated(&status) => sleep(Duration::from_millis(20)).await,
+                Err(status) => panic!("{status:?}"),
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_session_whose_cli_is_killed_answers_on_another_within_two_seconds() {
+    on_both(script, async |installation| {
+        let server = installation.start().await;
+        let mut client = server.client().await;
+        create(&mut client, "s").await;
+        let mut said = vec!["0".to_owned()];
+        send(&mut client, "s", "0").await.unwrap();
+        let mut fastest = Duration::MAX;
+        // A busy machine can be slow once.
+        for n in 1..4 {
+            let lost = loaded_in(&mut client).await;
+            installation.keep_down();
+            kill_process(server.pid_of(&lost), Signal::KILL).unwrap();
+            let began = Instant::now();
+            said.push(n.to_string());
+            let answer = insist(&mut client, "s", &n.to_string()).await;
+            fastest = fastest.min(began.elapsed());
+            assert_eq!(answer, format!("prompts: {}", said.join(", ")));
+            assert_ne!(loaded_in(&mut client).await, lost);
+            installation.let_up();
+            all_ready(&mut client).await;
+        }
+        assert!(fastest < MOVE, "{:?}: it took {fastest:?} at best", installation.engine);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_without_a_message_is_made_on_another_cli_when_its_own_is_lost() {
+    on_both(script, async |installation| {
+        let server = installation.start().await;
+        let mut client = server.client().await;
+        let request =
+            CreateSessionRequest { session_id: "s".into(), model: "mine".into(), ..Default::default() };
+        create_with(&mut client, request).await.unwrap();
+        let lost = loaded_in(&mut client).await;
+        installation.keep_down();
+        kill_process(server.pid_of(&lost), Signal::KILL).unwrap();
+        assert_eq!(insist(&mut client, "s", "first").await, "prompts: first");
+        assert_eq!(installation.model.calls().pop().unwrap().request.model, "mine");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cli_that_comes_back_with_an_older_folder_gets_the_newer() {
+    on_both(script, async |installation| {
+        let server = installation.start().await;
+        let mut client = server.client().await;
+        create(&mut client, "s").await;
+        let (mut said, mut homes) = (Vec::new(), Vec::new());
+        // Three CLIs: after so many losses it has been in one of them twice.
+        for n in 0..5 {
+            said.push(n.to_string());
+            let answer = insist(&mut client, "s", &n.to_string()).await;
+            assert_eq!(answer, format!("prompts: {}", said.join(", ")), "in {homes:?}");
+            all_ready(&mut client).await;
+            homes.push(loaded_in(&mut client).await);
+            installation.keep_down();
+            kill_process(server.pid_of(homes.last().unwrap()), Signal::KILL).unwrap();
+            // It has to move before its own is back.
+            said.push(format!("{n} more"));
+            insist(&mut client, "s", &format!("{n} more")).await;
+            homes.push(loaded_in(&mut client).await);
+            installation.let_up();
+        }
+        homes.dedup();
+        let again = (0..homes.len()).any(|place| homes[..place].contains(&homes[place]));
+        assert!(again, "it has never come back: {homes:?}");
+        let told = history(&mut client, "s").await.unwrap();
+        let prompts: Vec<_> = told.iter().filter_map(|line| line.strip_prefix("> ")).collect();
+        assert_eq!(prompts, said);
+    })
+    .await;
+}

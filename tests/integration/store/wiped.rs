@@ -1,0 +1,105 @@
+//! With PostgreSQL, the disk of a server may be lost: what was answered is in the archive.
+
+use copilot_grpc::grpc::pb::{ErrorReason, ForkSessionRequest};
+use rustix::process::{Signal, kill_process};
+use tonic::Code;
+
+use super::installation::{Engine, Installation, create, get, history, listed, loaded_in, script, send};
+use crate::support::check;
+
+#[tokio::test]
+async fn histories_outlive_the_disk_and_turns_go_on_with_the_whole_conversation() {
+    let installation = Installation::new(Engine::Postgres, script).await;
+    let mut said: Vec<String> = Vec::new();
+    let ids = ["a", "b", "c", "silent"];
+    for life in 0..3 {
+        let server = installation.start().await;
+        let mut client = server.client().await;
+        if life == 0 {
+            for id in ids {
+                create(&mut client, id).await;
+            }
+        }
+        for n in 0..3 {
+            said.push(format!("{life}.{n}"));
+            for id in &ids[..3] {
+                let answer = send(&mut client, id, said.last().unwrap()).await.unwrap();
+                assert_eq!(answer.content, format!("prompts: {}", said.join(", ")));
+            }
+        }
+        server.stop(Signal::KILL).await;
+        installation.wipe();
+    }
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    assert_eq!(listed(&mut client).await, ids);
+    for id in &ids[..3] {
+        let told = history(&mut client, id).await.unwrap();
+        let prompts: Vec<_> = told.iter().filter_map(|line| line.strip_prefix("> ")).collect();
+        assert_eq!((prompts, told.len()), (said.iter().map(String::as_str).collect(), 2 * said.len()));
+    }
+    assert_eq!(history(&mut client, "silent").await.unwrap(), Vec::<String>::new());
+    assert_eq!(send(&mut client, "silent", "first").await.unwrap().content, "prompts: first");
+}
+
+#[tokio::test]
+async fn a_fork_that_nobody_has_spoken_in_outlives_the_disk() {
+    let installation = Installation::new(Engine::Postgres, script).await;
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    create(&mut client, "s").await;
+    send(&mut client, "s", "one").await.unwrap();
+    let request = ForkSessionRequest { session_id: "s".into(), ..Default::default() };
+    let copy = client.fork_session(request).await.unwrap().into_inner().session.unwrap().session_id;
+    server.stop(Signal::KILL).await;
+    installation.wipe();
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    assert_eq!(history(&mut client, &copy).await.unwrap(), ["> one", "prompts: one"]);
+    assert_eq!(send(&mut client, &copy, "two").await.unwrap().content, "prompts: one, two");
+}
+
+#[tokio::test]
+async fn what_moved_between_clis_before_the_disk_was_lost_is_there_too() {
+    let installation = Installation::new(Engine::Postgres, script).await;
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    create(&mut client, "s").await;
+    send(&mut client, "s", "one").await.unwrap();
+    client
+        .close_session(copilot_grpc::grpc::pb::CloseSessionRequest { session_id: "s".into() })
+        .await
+        .unwrap();
+    send(&mut client, "s", "two").await.unwrap();
+    let home = loaded_in(&mut client).await;
+    installation.keep_down();
+    kill_process(server.pid_of(&home), Signal::KILL).unwrap();
+    crate::support::until("the loss", || {
+        server.times("the CLI has ended") > 0 || server.times("the CLI is lost") > 0
+    })
+    .await;
+    assert_eq!(send(&mut client, "s", "three").await.unwrap().content, "prompts: one, two, three");
+    server.stop(Signal::KILL).await;
+    installation.let_up();
+    installation.wipe();
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    assert_eq!(send(&mut client, "s", "four").await.unwrap().content, "prompts: one, two, three, four");
+}
+
+#[tokio::test]
+async fn without_an_archive_a_lost_disk_is_told_and_nothing_is_made_up() {
+    let installation = Installation::new(Engine::Postgres, script).await.flag("--archive=off");
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    create(&mut client, "s").await;
+    send(&mut client, "s", "one").await.unwrap();
+    server.stop(Signal::KILL).await;
+    installation.wipe();
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    assert_eq!(get(&mut client, "s").await.unwrap().session_id, "s");
+    let lost = send(&mut client, "s", "two").await.unwrap_err();
+    // It is known, and yet it cannot go on: it must not begin anew as if nothing had been said.
+    check(&lost, Code::FailedPrecondition, ErrorReason::SessionNotLoaded);
+}
