@@ -13,6 +13,7 @@
 //! measured is not the CLI.
 
 pub mod clock;
+pub mod disk;
 pub mod frames;
 pub mod job;
 pub mod proc;

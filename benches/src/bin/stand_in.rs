@@ -10,7 +10,7 @@
 //! session whose id ends with `events-1000` has so many events in its history. A line on standard input cuts all connections.
 //!
 //! With `--stdio` it is a CLI of the service's own: it prints nothing, and its only connection is its standard input and output, which
-//! have to be one end of a pair of sockets.
+//! have to be one end of a pair of sockets. Then each turn adds to the session's history on its disk.
 
 use std::{
     collections::HashMap,
@@ -27,6 +27,7 @@ use std::{
 
 use copilot_grpc_bench::{
     clock,
+    disk::{self, Disk},
     frames::{self, Message, Reader},
     recording::{Recording, Values},
 };
@@ -49,6 +50,8 @@ struct StandIn {
     recording: Recording,
     sessions: Mutex<HashMap<String, Session>>,
     turns: AtomicU64,
+    /// Where its sessions are, if it has a home.
+    disk: Option<Disk>,
     /// Fires when the connections are to be cut.
     cut: Arc<Notify>,
 }
@@ -72,7 +75,8 @@ struct Connection {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     if std::env::args().any(|arg| arg == "--stdio") {
-        return Arc::new(StandIn::new(0, Arc::default())).serve_stdio().await;
+        let stand_in = StandIn { disk: Disk::of_env(), ..StandIn::new(0, Arc::default()) };
+        return Arc::new(stand_in).serve_stdio().await;
     }
     let mut args = std::env::args().skip(1);
     let mut count = |usual| args.next().map_or(usual, |count| count.parse().expect("a count"));
@@ -107,6 +111,7 @@ impl StandIn {
             recording: Recording::load(),
             sessions: Mutex::new(stored.collect()),
             turns: AtomicU64::new(1),
+            disk: None,
             cut,
         }
     }
@@ -215,6 +220,8 @@ impl StandIn {
             "session.create" | "session.resume" => {
                 let mut sessions = self.sessions();
                 let session = sessions.entry(session_id.clone()).or_default();
+                // Also one that was put there.
+                session.stored |= self.disk.as_ref().is_some_and(|disk| disk.has(&session_id));
                 if session.attached.iter().all(|one| one.number != connection.number) {
                     session.attached.push(connection.clone());
                 }
@@ -271,6 +278,9 @@ impl StandIn {
             }
             "session.delete" => {
                 self.sessions().remove(&session_id);
+                if let Some(disk) = &self.disk {
+                    disk.remove(&session_id);
+                }
                 json!({"success": true})
             }
             "session.abort" => {
@@ -328,6 +338,11 @@ impl StandIn {
                     if out.len() >= CHUNK {
                         flush(&mut out, &listeners).await;
                     }
+                }
+                if let Some(Err(error)) =
+                    self.disk.as_ref().map(|disk| disk.add(&play.session, turn, disk::TURN))
+                {
+                    eprintln!("stand-in: {error}");
                 }
                 let _ = write!(answer, "{} {} ", play.received, clock::now());
                 answer.extend(std::iter::repeat_n('x', play.answer.saturating_sub(answer.len())));

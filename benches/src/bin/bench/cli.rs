@@ -1,10 +1,14 @@
 //! Beside the real CLI, in both its forms: how many turns it does, what share of their CPU time is the service's, and what of memory
 //! is left behind.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use copilot_grpc::backend::process::discover::Form;
 use copilot_grpc_bench::{job::Job, proc};
+use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply};
 use tempfile::TempDir;
 
@@ -113,7 +117,7 @@ struct Cost {
 pub(crate) struct Pair {
     pub(crate) address: String,
     facade: Program,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Pair {
@@ -123,7 +127,35 @@ impl Pair {
         model: &ModelServer,
         flags: &[&str],
     ) -> Result<Self> {
-        let (address, folder) = (format!("127.0.0.1:{}", free_port()?), tempfile::tempdir()?);
+        Self::start_on(bench, form, model, flags, tempfile::tempdir()?).await
+    }
+
+    /// Ends it, and starts another on what it has left on its disk, or on an empty one.
+    pub(crate) async fn restart(
+        self,
+        bench: &Bench,
+        form: Form,
+        model: &ModelServer,
+        flags: &[&str],
+        is_empty: bool,
+    ) -> Result<Self> {
+        let Self { facade, folder, .. } = self;
+        let state = folder.path().join("state");
+        facade.kill().await?;
+        if is_empty {
+            fs::remove_dir_all(state)?;
+        }
+        Self::start_on(bench, form, model, flags, folder).await
+    }
+
+    async fn start_on(
+        bench: &Bench,
+        form: Form,
+        model: &ModelServer,
+        flags: &[&str],
+        folder: TempDir,
+    ) -> Result<Self> {
+        let address = format!("127.0.0.1:{}", free_port()?);
         let cli: PathBuf = bench.cli(form)?;
         let mut command = bench.embedding_command(&address, &cli, folder.path());
         // What the CLI needs no account and no network with.
@@ -133,7 +165,7 @@ impl Pair {
             .env("COPILOT_MODEL", "scripted");
         let facade = Program::start(command.args(flags))?;
         serving(&address).await?;
-        Ok(Self { address, facade, _folder: folder })
+        Ok(Self { address, facade, folder })
     }
 
     /// The processes of its CLIs, each behind its guard.
@@ -144,6 +176,27 @@ impl Pair {
             clis.extend(proc::children(guard).unwrap_or_default().first());
         }
         Ok(clis)
+    }
+
+    /// Kills the CLI of this name.
+    pub(crate) fn kill(&self, name: &str) -> Result<()> {
+        let home = format!("COPILOT_HOME={}", self.folder.path().join("state").join(name).display());
+        let is_it = |pid: &u32| {
+            let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            variables.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes())
+        };
+        let pid = self.clis()?.into_iter().find(is_it).ok_or_else(|| format!("there is no CLI {name}"))?;
+        let pid = Pid::from_raw(pid.cast_signed()).ok_or("no process")?;
+        Ok(kill_process(pid, Signal::KILL)?)
+    }
+
+    /// How large the folder of a session is, in bytes, where it is largest.
+    pub(crate) fn session_size(&self, session: &str) -> Result<u64> {
+        let mut largest = 0;
+        for home in fs::read_dir(self.folder.path().join("state"))? {
+            largest = largest.max(size(&home?.path().join("session-state").join(session)));
+        }
+        Ok(largest)
     }
 
     /// What they hold, in bytes.
@@ -183,4 +236,15 @@ impl Pair {
             p99: outcome.whole.p99 as f64 / 1e6,
         })
     }
+}
+
+/// The size of all files below a folder, in bytes; of none if there is none.
+fn size(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
 }

@@ -2,11 +2,12 @@
 //! [--seconds N] [PART...]`. With `--alone` without the peers. How far it is, it tells on standard error.
 //!
 //! Parts: `turns`, `streams`, `bulk`, `latency`, `json`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
-//! `growth`, `long`, `curve`, `several`, `wear` and `soak`. See docs/operate/benchmarks.md.
+//! `growth`, `long`, `curve`, `several`, `store`, `wear` and `soak`. See docs/operate/benchmarks.md.
 //!
 //! `bench plot FILE FOLDER` draws pictures of the tables in a Markdown file: those that were printed, or of that page.
 
 mod cli;
+mod database;
 mod growth;
 mod instructions;
 mod peers;
@@ -17,6 +18,7 @@ mod progress;
 mod rest;
 mod soak;
 mod start;
+mod store;
 mod table;
 mod wear;
 
@@ -82,6 +84,7 @@ enum Part {
     Instructions,
     Growth,
     Long,
+    Store,
     Wear,
     Soak,
 }
@@ -97,6 +100,7 @@ impl Part {
             "instructions" => Self::Instructions,
             "growth" => Self::Growth,
             "long" => Self::Long,
+            "store" => Self::Store,
             "wear" => Self::Wear,
             "soak" => Self::Soak,
             _ => Self::Compare(SCENARIOS.iter().find(|scenario| scenario.part == name)?),
@@ -113,6 +117,7 @@ impl Part {
             Self::Instructions => instructions::STEPS,
             Self::Growth => growth::STEPS,
             Self::Long => growth::LONG_STEPS,
+            Self::Store => store::steps(plan.runs),
             Self::Wear => wear::steps(plan.duration),
             Self::Soak => soak::STEPS,
         }
@@ -127,6 +132,7 @@ impl Part {
             Self::Instructions => instructions::measure(bench, progress).await,
             Self::Growth => growth::measure(bench, progress).await,
             Self::Long => growth::long(bench, progress).await,
+            Self::Store => store::measure(bench, progress, plan.runs).await,
             Self::Wear => wear::measure(bench, progress, plan.duration).await,
             Self::Soak => soak::measure(bench, progress, plan.duration).await,
         }

@@ -3,6 +3,10 @@
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,6 +15,7 @@ use copilot_grpc_bench::{
     job::{Job, Outcome},
     proc,
 };
+use tempfile::TempDir;
 use tokio::{net::TcpStream, process::Command};
 
 use crate::{
@@ -55,6 +60,7 @@ impl Peer {
 }
 
 /// Where everything is.
+#[derive(Clone)]
 pub(crate) struct Bench {
     /// The programs of this crate.
     programs: PathBuf,
@@ -62,6 +68,8 @@ pub(crate) struct Bench {
     root: PathBuf,
     /// The service.
     pub(crate) facade: PathBuf,
+    /// The state directories of services in front of CLIs, one each, as a service that runs has it for itself.
+    scratch: Arc<(TempDir, AtomicUsize)>,
 }
 
 /// What a job cost.
@@ -121,7 +129,18 @@ impl Bench {
         let root: PathBuf = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no folder")?.into();
         let facade = std::env::var_os("COPILOT_GRPC").map(PathBuf::from);
         let facade = facade.unwrap_or_else(|| root.join("target/release/copilot-grpc"));
-        Ok(Self { programs, root, facade })
+        let scratch = Arc::new((tempfile::tempdir()?, AtomicUsize::new(0)));
+        Ok(Self { programs, root, facade, scratch })
+    }
+
+    /// The same with another service.
+    pub(crate) fn with(&self, facade: PathBuf) -> Self {
+        Self { facade, ..self.clone() }
+    }
+
+    /// The stand-in, as a CLI of the service's own.
+    pub(crate) fn stand_in_path(&self) -> PathBuf {
+        self.programs.join("stand_in")
     }
 
     pub(crate) fn program(&self, name: &str) -> Command {
@@ -158,7 +177,12 @@ impl Bench {
 
     pub(crate) fn facade_command(&self, address: &str, clis: &[u16]) -> Command {
         let mut command = self.bare_command(address);
-        command.args(clis.iter().map(|port| format!("--cli-url=127.0.0.1:{port}")));
+        let (folder, used) = &*self.scratch;
+        let number = used.fetch_add(1, Ordering::Relaxed);
+        command
+            .args(clis.iter().map(|port| format!("--cli-url=127.0.0.1:{port}")))
+            .arg("--state-dir")
+            .arg(folder.path().join(number.to_string()));
         command
     }
 
@@ -184,7 +208,7 @@ impl Bench {
     pub(crate) async fn measure(&self, peer: Peer, job: Job) -> Result<Measured> {
         if peer == Peer::Facade {
             let (address, state) = (format!("127.0.0.1:{}", free_port()?), tempfile::tempdir()?);
-            let stand_in = self.programs.join("stand_in");
+            let stand_in = self.stand_in_path();
             let facade = Program::start(&mut self.embedding_command(&address, &stand_in, state.path()))?;
             serving(&address).await?;
             return self.through(&facade, Job { address, ..job }).await;
@@ -222,7 +246,7 @@ impl Bench {
     }
 
     /// A server that is measured, under load by another process.
-    async fn through(&self, server: &Program, job: Job) -> Result<Measured> {
+    pub(crate) async fn through(&self, server: &Program, job: Job) -> Result<Measured> {
         // What is slow the first time is not what is measured, above all where code is compiled as it runs.
         let warm_up = Job { prefix: format!("{}-warm", job.prefix), turns: job.turns.min(5), ..job.clone() };
         let warm_up = Job { deltas: warm_up.deltas.min(100), pace: 0, ..warm_up };

@@ -43,6 +43,12 @@ impl Program {
         Ok(())
     }
 
+    /// Ends it with SIGKILL.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        self.child.kill().await?;
+        Ok(())
+    }
+
     /// Tells it to go on.
     pub(crate) async fn go(&mut self) -> Result<()> {
         self.child.stdin.as_mut().ok_or("no input")?.write_all(b"\n").await?;
