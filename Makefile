@@ -61,6 +61,9 @@ drift: tools ## say what is used of the CLI and gone from the newest on npm, and
 abuse: tools ## run the tests of callers that mean ill, those that take long or want the machine for themselves included
 	cargo test --locked --test integration abuse:: -- --include-ignored --test-threads=1 --nocapture
 
+chaos: tools ## kill CLIs, servers and PostgreSQL at random for ten minutes on each engine: nothing that was answered is lost
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --locked --test integration store::chaos:: -- --nocapture --test-threads=1
+
 fuzz: ## run each fuzz target for a minute; needs nightly and cargo-fuzz
 	@scripts/fuzz
 

@@ -7,11 +7,11 @@ use tonic::Code;
 use super::installation::{
     Engine, Installation, create, create_with, get, history, script, send, send_named,
 };
-use crate::support::{check, reason_of, soon, until};
+use crate::support::{check, reason_of, soon};
 
 #[tokio::test]
 async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_written_later() {
-    let installation = Installation::new(Engine::Postgres, script).await.flag("--archive=after_answer");
+    let installation = Installation::with_own_store(Engine::Postgres, script).await.flag("--archive=after_answer");
     let server = installation.start().await;
     let mut client = server.client().await;
     create(&mut client, "s").await;
@@ -42,7 +42,7 @@ async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_writt
 
 #[tokio::test]
 async fn an_answer_that_cannot_be_archived_is_not_given_until_it_is() {
-    let installation = Installation::new(Engine::Postgres, script).await.flag("--store-timeout=1s");
+    let installation = Installation::with_own_store(Engine::Postgres, script).await.flag("--store-timeout=1s");
     let server = installation.start().await;
     let mut client = server.client().await;
     create(&mut client, "s").await;
@@ -75,7 +75,7 @@ async fn an_answer_that_cannot_be_archived_is_not_given_until_it_is() {
 
 #[tokio::test]
 async fn a_server_that_starts_before_its_store_says_what_is_wrong() {
-    let installation = Installation::new(Engine::Postgres, script).await;
+    let installation = Installation::with_own_store(Engine::Postgres, script).await;
     installation.stop_store().await;
     let (status, said) = installation.fail_to_start().await;
     assert!(!status.success());
@@ -83,7 +83,6 @@ async fn a_server_that_starts_before_its_store_says_what_is_wrong() {
     installation.start_store().await;
     let server = installation.start().await;
     create(&mut server.client().await, "s").await;
-    until("nothing is logged twice", || true).await;
     check(
         &get(&mut server.client().await, "unknown").await.unwrap_err(),
         Code::NotFound,

@@ -11,7 +11,8 @@ use copilot_grpc::grpc::pb::{
 };
 use scripted_model::{ModelServer, Reply, Request};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use test_postgres::{Options, Postgres};
+use tokio::{task::spawn_blocking, time::sleep};
 use tonic::{Status, transport::Channel};
 
 use crate::support::{
@@ -38,6 +39,8 @@ pub(crate) struct Installation {
     pub(crate) model: ModelServer,
     folder: Arc<TempDir>,
     flags: Vec<String>,
+    /// If it is not the one that all tests share.
+    postgres: Option<Arc<Postgres>>,
 }
 
 impl Installation {
@@ -48,8 +51,29 @@ impl Installation {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let model = ModelServer::start(script).await.unwrap();
         let flags = vec![format!("--embedded-clis={CLIS}")];
-        let installation = Self { engine, model, folder, flags };
+        let installation = Self { engine, model, folder, flags, postgres: None };
         installation.make_cli();
+        match engine {
+            Engine::Sqlite => installation,
+            Engine::Postgres => {
+                let postgres = spawn_blocking(test_postgres::shared).await.unwrap();
+                installation.flag(format!("--store-url={}", postgres.database().await))
+            }
+        }
+    }
+
+    /// The same with a PostgreSQL of its own, which may go away.
+    pub(crate) async fn with_own_store(
+        engine: Engine,
+        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let mut installation = Self::new(Engine::Sqlite, script).await;
+        if engine == Engine::Postgres {
+            let postgres = Arc::new(spawn_blocking(|| Postgres::start(Options::Fast)).await.unwrap());
+            let url = postgres.database().await;
+            (installation.engine, installation.postgres) = (engine, Some(postgres));
+            installation = installation.flag(format!("--store-url={url}"));
+        }
         installation
     }
 
@@ -123,14 +147,19 @@ impl Installation {
         found
     }
 
-    /// PostgreSQL goes away.
+    /// PostgreSQL goes away, as in a crash.
     pub(crate) async fn stop_store(&self) {
-        unimplemented!()
+        self.postgres(|postgres| postgres.stop()).await;
     }
 
     /// It comes back.
     pub(crate) async fn start_store(&self) {
-        unimplemented!()
+        self.postgres(|postgres| postgres.start_again()).await;
+    }
+
+    async fn postgres(&self, act: impl FnOnce(&Postgres) + Send + 'static) {
+        let postgres = self.postgres.clone().expect("it has one of its own");
+        spawn_blocking(move || act(&postgres)).await.unwrap();
     }
 
     /// It is away for so long.

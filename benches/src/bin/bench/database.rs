@@ -1,17 +1,20 @@
-//! A PostgreSQL of the bench's own, that writes to its disk as one in use does.
+//! A PostgreSQL of the bench's own, which writes to its disk as one in use does.
+
+use test_postgres::{Options, Postgres};
+use tokio::task::spawn_blocking;
 
 use crate::Result;
 
 /// A PostgreSQL that runs for as long as this.
-pub(crate) struct Database;
+pub(crate) struct Database(Postgres);
 
 impl Database {
     pub(crate) async fn start() -> Result<Self> {
-        Ok(Self)
+        Ok(Self(spawn_blocking(|| Postgres::start(Options::Durable)).await?))
     }
 
     /// The URL of an empty database.
-    pub(crate) async fn fresh(&self) -> Result<String> {
-        Err("no PostgreSQL yet".into())
+    pub(crate) async fn fresh(&self) -> String {
+        self.0.database().await
     }
 }

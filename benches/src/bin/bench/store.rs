@@ -67,13 +67,13 @@ impl Kept {
     }
 
     /// The flags for it, with a database of its own if it needs one.
-    async fn flags(self, database: &Database) -> Result<Vec<String>> {
-        Ok(match self {
+    async fn flags(self, database: &Database) -> Vec<String> {
+        match self {
             Self::Before | Self::Sqlite => Vec::new(),
             Self::Postgres(archive) => {
-                vec![format!("--store-url={}", database.fresh().await?), format!("--archive={archive}")]
+                vec![format!("--store-url={}", database.fresh().await), format!("--archive={archive}")]
             }
-        })
+        }
     }
 }
 
@@ -98,7 +98,7 @@ struct Service {
 
 impl Service {
     async fn start(bench: &Bench, kept: Kept, database: &Database) -> Result<Self> {
-        let flags = kept.flags(database).await?;
+        let flags = kept.flags(database).await;
         let before = std::env::var_os("COPILOT_GRPC_BEFORE").map(PathBuf::from);
         let facade = match kept {
             Kept::Before => before.ok_or("COPILOT_GRPC_BEFORE is not set")?,
@@ -290,7 +290,7 @@ async fn moves(bench: &Bench, database: &Database, progress: &mut Progress, runs
     for (size, prompts, length) in SIZES {
         for kept in [Kept::Sqlite, Kept::Postgres("before_answer")] {
             progress.step(format_args!("store, moves, {size}, {}", kept.name()));
-            let mut flags = kept.flags(database).await?;
+            let mut flags = kept.flags(database).await;
             flags.push("--embedded-clis=2".into());
             let flags: Vec<_> = flags.iter().map(String::as_str).collect();
             let mut pair = Pair::start(bench, Form::Native, &model, &flags).await?;

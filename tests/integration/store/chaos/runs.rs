@@ -51,7 +51,7 @@ async fn run(engine: Engine) {
     println!("{engine:?}: CHAOS_SEED={seed} CHAOS_SECONDS={}", time.as_secs());
     let asked = Asked::default();
     let installation =
-        Installation::new(engine, |_| unreachable!("each server has a model of its own")).await;
+        Installation::with_own_store(engine, |_| unreachable!("each server has a model of its own")).await;
     let subject = Subject::start(installation, asked.clone(), seed).await;
     let goes_on = watch::Sender::new(true);
     let callers = (0..SESSIONS).map(|n| Caller::new(n, seed, subject.url(), goes_on.subscribe()).run());
