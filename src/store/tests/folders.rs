@@ -51,7 +51,7 @@ async fn a_turn_is_settled_as_a_whole(place: Place) {
     let store = place.open().await;
     let uid = make(&store, "s").await;
     let key = RequestKey { tenant: "t".into(), scope: Scope::Session(uid), id: "r".into() };
-    store.begin(&key, 1).await.unwrap();
+    store.begin(&key, 1, None).await.unwrap();
     let mut settling = chunk(None, b"a", true);
     settling.changes.title = Some("new".into());
     settling.changes.labels = Some(labels([("a", "b")]));
@@ -72,7 +72,7 @@ async fn a_turn_of_another_process_is_not_settled(place: Place) {
     let store = place.open().await;
     let uid = make(&store, "s").await;
     let key = RequestKey { tenant: "t".into(), scope: Scope::Session(uid), id: "r".into() };
-    store.begin(&key, 1).await.unwrap();
+    store.begin(&key, 1, None).await.unwrap();
     store.close().await;
     let store = place.open().await;
     let mut settling = chunk(None, b"a", true);

@@ -18,7 +18,7 @@ fn key(scope: Scope, id: &str) -> RequestKey {
 }
 
 async fn known(store: &Store, key: &RequestKey) -> RequestRecord {
-    match store.begin(key, 99).await.unwrap() {
+    match store.begin(key, 99, None).await.unwrap() {
         Begun::Known(record) => record,
         Begun::First => panic!("it is not known"),
     }
@@ -27,7 +27,7 @@ async fn known(store: &Store, key: &RequestKey) -> RequestRecord {
 async fn a_request_is_begun_once(place: Place) {
     let store = place.open().await;
     let key = key(Scope::Create, "r");
-    assert_eq!(store.begin(&key, -7).await, Ok(Begun::First));
+    assert_eq!(store.begin(&key, -7, None).await, Ok(Begun::First));
     let record = known(&store, &key).await;
     assert_eq!(record.fingerprint, -7);
     assert_eq!(record.state, RequestState::Accepted);
@@ -38,17 +38,17 @@ async fn a_request_is_begun_once(place: Place) {
     assert_eq!(store.request(&key).await, Ok(Some(record)));
     store.forget(&key).await.unwrap();
     assert_eq!(store.request(&key).await, Ok(None));
-    assert_eq!(store.begin(&key, 8).await, Ok(Begun::First));
+    assert_eq!(store.begin(&key, 8, None).await, Ok(Begun::First));
 }
 
 async fn a_request_is_known_in_its_scope_and_tenant(place: Place) {
     let store = place.open().await;
     let (one, two) = (make(&store, "one").await, make(&store, "two").await);
     for scope in [Scope::Create, Scope::Session(one), Scope::Session(two)] {
-        assert_eq!(store.begin(&key(scope, "r"), 1).await, Ok(Begun::First));
+        assert_eq!(store.begin(&key(scope, "r"), 1, None).await, Ok(Begun::First));
         let other = RequestKey { tenant: "other".into(), ..key(scope, "r") };
-        assert_eq!(store.begin(&other, 1).await, Ok(Begun::First));
-        assert_eq!(store.begin(&key(scope, "R"), 1).await, Ok(Begun::First));
+        assert_eq!(store.begin(&other, 1, None).await, Ok(Begun::First));
+        assert_eq!(store.begin(&key(scope, "R"), 1, None).await, Ok(Begun::First));
     }
 }
 
@@ -56,7 +56,7 @@ async fn a_request_goes_on_to_its_end_and_no_further(place: Place) {
     let store = place.open().await;
     let key = key(Scope::Create, "r");
     assert_eq!(store.sent(&key).await, Err(Error::Gone));
-    store.begin(&key, 1).await.unwrap();
+    store.begin(&key, 1, None).await.unwrap();
     store.sent(&key).await.unwrap();
     assert_eq!(known(&store, &key).await.state, RequestState::Sent);
     store.end(&key, RequestState::Failed, Some("why")).await.unwrap();
@@ -73,7 +73,7 @@ async fn a_request_that_its_process_left_behind_is_taken_over_once(place: Place)
     let first = place.open().await;
     let (key, ended) = (key(Scope::Create, "r"), key(Scope::Create, "ended"));
     for key in [&key, &ended] {
-        first.begin(key, 1).await.unwrap();
+        first.begin(key, 1, None).await.unwrap();
         first.sent(key).await.unwrap();
     }
     first.end(&ended, RequestState::Succeeded, None).await.unwrap();
@@ -96,7 +96,7 @@ async fn a_request_is_forgotten_after_a_day(place: Place) {
     let store = place.open().await;
     let (old, new) = (key(Scope::Create, "old"), key(Scope::Create, "new"));
     for key in [&old, &new] {
-        store.begin(key, 1).await.unwrap();
+        store.begin(key, 1, None).await.unwrap();
         store.end(key, RequestState::Succeeded, Some("then")).await.unwrap();
     }
     let age = "UPDATE requests SET update_time = update_time - 86400000000 WHERE id = 'old'";
@@ -112,7 +112,7 @@ async fn a_request_is_forgotten_after_a_day(place: Place) {
         }
     }
     assert_eq!(store.request(&old).await, Ok(None));
-    assert_eq!(store.begin(&old, 2).await, Ok(Begun::First));
+    assert_eq!(store.begin(&old, 2, None).await, Ok(Begun::First));
     let record = known(&store, &old).await;
     assert_eq!((record.fingerprint, record.result), (2, None));
     assert_eq!(known(&store, &new).await.result.as_deref(), Some("then"));
@@ -121,7 +121,7 @@ async fn a_request_is_forgotten_after_a_day(place: Place) {
 async fn of_many_that_begin_one_request_one_is_first(place: Place) {
     let store = place.open().await;
     let key = key(Scope::Create, "r");
-    let many = (0..20).map(|_| store.begin(&key, 1));
+    let many = (0..20).map(|_| store.begin(&key, 1, None));
     let results = futures_util::future::join_all(many).await;
     assert_eq!(results.iter().filter(|result| **result == Ok(Begun::First)).count(), 1);
 }
@@ -131,7 +131,7 @@ async fn a_process_of_another_node_lives_as_long_as_its_lease_and_no_longer_than
     let place = Place::postgres().await;
     let (here, there) = (place.open_as("here").await, place.open_as("there").await);
     let key = key(Scope::Create, "r");
-    there.begin(&key, 1).await.unwrap();
+    there.begin(&key, 1, None).await.unwrap();
     let record = known(&here, &key).await;
     assert_eq!((record.is_ours, record.is_alive), (false, true));
     assert_eq!(record.owner.node, "there");

@@ -123,7 +123,7 @@ async fn a_deleted_session_leaves_nothing_behind(place: Place) {
     let key = |uid| RequestKey { tenant: "t".into(), scope: Scope::Session(uid), id: "r".into() };
     let folder = FolderWrite { after: None, data: vec![1], manifest: vec![2], is_snapshot: true };
     for uid in [uid, other] {
-        store.begin(&key(uid), 1).await.unwrap();
+        store.begin(&key(uid), 1, None).await.unwrap();
         store.set_credentials(uid, Some(b"sealed")).await.unwrap();
         let settling = Settling { folder: Some(folder.clone()), ..Settling::default() };
         store.settle(uid, &settling).await.unwrap();
