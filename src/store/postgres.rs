@@ -46,7 +46,8 @@ pub(super) fn target(
         .options([
             // So that the database gives up, too, what this server has given up.
             ("statement_timeout", millis(time_limit + MUCH)),
-            ("lock_timeout", millis(time_limit)),
+            // Before the call is late, so that it is known what it waits for.
+            ("lock_timeout", millis(time_limit / 2)),
             ("idle_in_transaction_session_timeout", millis(time_limit + MUCH)),
         ])
         .disable_statement_logging();

@@ -222,7 +222,9 @@ async fn a_server_that_speaks_otherwise_is_refused() {
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
         stream
     };
-    let (error, _stream) = tokio::join!(place.refusal(), answer);
+    let config = Config { time_limit: Duration::from_millis(200), ..place.config("node") };
+    let (opened, _stream) = tokio::join!(Store::open(config), answer);
+    let error = opened.unwrap_err();
     assert!(matches!(error, OpenError::Unreachable { .. }), "{error:?}");
 }
 
