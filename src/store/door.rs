@@ -34,7 +34,7 @@ pub struct Config {
 }
 
 /// Where a store is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// A file of SQLite, made if it is not there. Its folder is.
     Sqlite(PathBuf),

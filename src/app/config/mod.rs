@@ -224,7 +224,7 @@ impl Config {
         let (provider, model) = provider(values);
         let store = store?;
         let secrets =
-            secrets(values.env()).chain(cli_token.clone()).chain(store.location.secrets()).collect();
+            secrets(values.env()).chain(cli_token.clone()).chain(store::secrets(&store.location)).collect();
         Some(Self {
             listen: listen?,
             allow_insecure_listen: allow_insecure_listen?,

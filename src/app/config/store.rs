@@ -12,6 +12,8 @@ use crate::{
     store::{SealKey, Sealer},
 };
 
+pub use crate::store::Location as StoreLocation;
+
 /// Where sessions live, and in which bounds.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
@@ -23,20 +25,6 @@ pub struct StoreSettings {
     pub max_session_size: u64,
     /// The largest file of a session's folder that is stored, in bytes.
     pub max_session_file_size: u64,
-}
-
-/// Where a store is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreLocation {
-    /// A file in the state directory. It need not exist yet.
-    Sqlite(PathBuf),
-    /// A PostgreSQL database.
-    Postgres {
-        /// Its URL, which may hold a password.
-        url: Secret,
-        /// The password, if the URL holds none.
-        password: Option<Secret>,
-    },
 }
 
 /// A shorter limit than a network needs would fail every call; who waits for a minute has given up.
@@ -196,14 +184,12 @@ fn keys(text: &str) -> Result<Sealer, String> {
     }
 }
 
-impl StoreLocation {
-    /// What must not be shown of it.
-    pub(super) fn secrets(&self) -> Vec<Secret> {
-        match self {
-            Self::Sqlite(_) => Vec::new(),
-            Self::Postgres { url, password } => {
-                password_in(url.expose()).map(Secret::new).into_iter().chain(password.clone()).collect()
-            }
+/// What must not be shown of where the store is.
+pub(super) fn secrets(location: &StoreLocation) -> Vec<Secret> {
+    match location {
+        StoreLocation::Sqlite(_) => Vec::new(),
+        StoreLocation::Postgres { url, password } => {
+            password_in(url.expose()).map(Secret::new).into_iter().chain(password.clone()).collect()
         }
     }
 }
