@@ -18,7 +18,7 @@ use tokio::{
     runtime::Handle,
     sync::Mutex,
     task::{JoinHandle, spawn_blocking},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -66,6 +66,15 @@ pub enum StartError {
     /// The store does not open.
     #[error("{0}")]
     Store(#[from] store::OpenError),
+    /// Another server uses the state directory.
+    #[error(
+        "cannot use the state directory {}: another copilot-grpc uses it; end that one, or choose another with --state-dir",
+        .path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The state directory cannot be used.
     #[error("cannot use the state directory {}: {problem}", .path.display())]
     State {
@@ -107,7 +116,7 @@ impl Facade {
         guard: PathBuf,
         look_up: impl Fn(&CliAddress) -> Addresses,
     ) -> Result<Self, StartError> {
-        let lock = lock(&config.state_dir)?;
+        let lock = lock_soon(&config.state_dir).await?;
         let backends = backends(&config, &guard, look_up)?;
         // Sessions on this server's own disk are nobody else's.
         let alone = backends.fixed.iter().any(|backend| matches!(backend.source, Source::Embedded(_)));
@@ -369,6 +378,22 @@ fn programs() -> Vec<PathBuf> {
     here.chain(program.ancestors().skip(1).map(Path::to_path_buf)).collect()
 }
 
+/// How long a server that is just ending may take to let go of the state directory.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// Locks the state directory, for which a server that is just ending is waited for.
+async fn lock_soon(state_dir: &Path) -> Result<File, StartError> {
+    let give_up = Instant::now() + LOCK_WAIT;
+    loop {
+        match lock(state_dir) {
+            Err(StartError::InUse { .. }) if Instant::now() < give_up => {
+                sleep(Duration::from_millis(100)).await
+            }
+            locked => return locked,
+        }
+    }
+}
+
 /// Locks the state directory. Two servers on one store would undo each other's work, and two CLIs on one home would fork the
 /// histories of its sessions without a word (cli-protocol.md, section 10). One lock is for all: nobody else may use any of it.
 fn lock(state_dir: &Path) -> Result<File, StartError> {
@@ -380,9 +405,7 @@ fn lock(state_dir: &Path) -> Result<File, StartError> {
     let file = open().map_err(|error| problem(error.to_string()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(problem(
-            "another copilot-grpc uses it; end that one, or choose another with --state-dir".into(),
-        )),
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse { path: state_dir.into() }),
         Err(TryLockError::Error(error)) => {
             warn!(%error, "the state directory cannot be locked: make sure that nobody else uses it");
             Ok(file)

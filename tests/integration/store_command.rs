@@ -10,8 +10,8 @@ use std::{
 };
 
 use copilot_grpc::store::{
-    Config, Facts, FolderWrite, Location, SealKey, Sealer, SessionRecord, Settling, Store, Time, Uid, archive,
-    context,
+    Config, Facts, FolderWrite, Location, SealKey, Sealer, SessionRecord, Settling, Store, Time, Uid,
+    archive, context,
     folder::{Limits, Tracker},
 };
 use tempfile::TempDir;
@@ -133,8 +133,10 @@ async fn archive_folder(store: &Store, uid: Uid, folder: &Path) {
 
 fn files(folder: &Path) -> BTreeMap<String, String> {
     let read = |name: &str| (name.to_owned(), fs::read_to_string(folder.join(name)).unwrap());
-    let mut names: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     assert_eq!(names, ["events.jsonl", "files"]);
     ["events.jsonl", "files/notes"].map(read).into()

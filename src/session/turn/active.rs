@@ -1,4 +1,13 @@
-//! The turn that has its session: the state machine, and the signals to the task that runs it.
+//! The turn that has its session: what its callers are told of the state machine, and the signals to the task that runs it.
+//!
+//! | how far it is known how it ended | the agent has answered | it was checked | it was recorded | it failed |
+//! |---|---|---|---|---|
+//! | Open | Unchecked, if there is something to find out; else Unrecorded, if it is promised; else Known | | | Known |
+//! | Unchecked | | Unrecorded, if it is promised; else Known | | Known |
+//! | Unrecorded | | | Known | Known |
+//! | Known | | | | |
+//!
+//! The first end that is Known counts, and is told once.
 
 use std::sync::Arc;
 
@@ -30,25 +39,31 @@ pub(in crate::session) struct Active {
     follows_files: bool,
     /// Whether what comes of it is recorded, so that it outlasts this process: an answer before its callers are told.
     promised: bool,
-    /// What came of it, while there is still something to find out: see [`ToFinish`].
-    unfinished: Option<Box<TurnResult>>,
-    /// What came of it, while it is still to be recorded.
-    unrecorded: Option<Box<TurnResult>>,
+    end: End,
     /// What its callers were told, if it is promised.
     told: Option<Outcome>,
     /// Whether the CLI may have the prompt.
     sending: bool,
     /// Whether the CLI has closed the session under it.
     closed: bool,
-    /// Whether it is known how it ended.
-    concluded: bool,
-    /// How it ended, until its callers are told.
-    outcome: Option<Result<TurnResult, TurnError>>,
     /// Set while it may go on on another connection than the one that it ran on.
     disconnected: Option<Disconnected>,
     /// Whether nothing more can come of it.
     gone: bool,
     signals: Signals,
+}
+
+/// How far it is known how a turn ended.
+#[derive(Debug)]
+enum End {
+    /// Not at all.
+    Open,
+    /// The agent has answered, and there is still something to find out: see [`ToFinish`].
+    Unchecked(Box<TurnResult>),
+    /// The answer is still to be recorded.
+    Unrecorded(Box<TurnResult>),
+    /// It is known; with the outcome, until its callers are told.
+    Known(Option<Box<Result<TurnResult, TurnError>>>),
 }
 
 /// A turn whose connection was lost.
@@ -114,12 +129,9 @@ impl Active {
             schema,
             follows_files,
             promised,
-            unfinished: None,
-            unrecorded: None,
+            end: End::Open,
             told: None,
             sending: false,
-            concluded: false,
-            outcome: None,
             disconnected: None,
             closed: false,
             gone: false,
@@ -142,14 +154,14 @@ impl Active {
 
     pub(in crate::session) fn progress(&self) -> Progress {
         Progress {
-            concluded: self.concluded,
+            concluded: self.is_known(),
             settled: self.gone || self.turn.is_settled(),
             agent_running: self.turn.is_running(),
             tool_running: self.turn.is_tool_running(),
             queued: self.is_queued(),
             waiting: false,
             disconnected: self.disconnected.is_some(),
-            closed: self.closed && !self.concluded,
+            closed: self.closed && !self.is_known(),
         }
     }
 
@@ -168,7 +180,10 @@ impl Active {
 
     /// How it ended, once.
     pub(in crate::session) fn take_outcome(&mut self) -> Option<Result<TurnResult, TurnError>> {
-        self.outcome.take()
+        match &mut self.end {
+            End::Known(outcome) => outcome.take().map(|outcome| *outcome),
+            End::Open | End::Unchecked(_) | End::Unrecorded(_) => None,
+        }
     }
 
     /// From here on the CLI may have the prompt.
@@ -236,7 +251,7 @@ impl Active {
         if self.is_answered() {
             // Its answer is whole.
             self.gone = true;
-        } else if self.concluded || !self.turn.is_sending() {
+        } else if self.is_known() || !self.turn.is_sending() {
             self.fail(TurnCause::Interrupted(problem.to_owned()));
             self.gone = true;
             self.signals.changed.notify_one();
@@ -259,7 +274,10 @@ impl Active {
         let is_news = !self.is_over();
         self.cut(&problem);
         // The CLI takes calls that it finds dangling for failed. What has become of them it does not know.
-        if let Some(Err(error)) = self.outcome.as_mut().filter(|_| is_news) {
+        if let End::Known(Some(outcome)) = &mut self.end
+            && let Err(error) = &mut **outcome
+            && is_news
+        {
             running_tools.retain(|call| !self.turn.has_succeeded(&call.id));
             error.remains.running_tools = running_tools;
         }
@@ -322,12 +340,15 @@ impl Active {
     }
 
     fn answered(&mut self) {
-        let result = self.turn.result();
+        if self.is_known() {
+            return;
+        }
+        let result = Box::new(self.turn.result());
         // Not here: it may take its time, and this is under the session's lock.
-        if !self.concluded && (self.schema.is_some() || self.files_since().is_some()) {
-            self.unfinished = Some(Box::new(result));
+        if self.schema.is_some() || self.files_since().is_some() {
+            self.end = End::Unchecked(result);
         } else {
-            self.record_or_conclude(Box::new(result));
+            self.checked(result);
         }
     }
 
@@ -337,7 +358,7 @@ impl Active {
 
     /// What is to be found out before its callers are told what came of it.
     pub(in crate::session) fn to_finish(&self) -> Option<ToFinish> {
-        let result = self.unfinished.as_ref()?;
+        let End::Unchecked(result) = &self.end else { return None };
         Some(ToFinish {
             check: self.schema.clone().map(|schema| (schema, result.content.clone())),
             files_since: self.files_since().map(str::to_owned),
@@ -350,12 +371,18 @@ impl Active {
         answer: Option<Result<Json, Unfit>>,
         files: Vec<FileChange>,
     ) {
-        let Some(mut result) = self.unfinished.take() else { return };
+        let mut result = match std::mem::replace(&mut self.end, End::Open) {
+            End::Unchecked(result) => result,
+            end => {
+                self.end = end;
+                return;
+            }
+        };
         result.files_changed = files;
         match answer.transpose() {
             Ok(json) => {
                 result.structured = json;
-                self.record_or_conclude(result);
+                self.checked(result);
             }
             Err(unfit) => {
                 let why = result.finish_reason.and_then(why_cut).unwrap_or_default();
@@ -364,12 +391,16 @@ impl Active {
         }
     }
 
-    fn record_or_conclude(&mut self, result: Box<TurnResult>) {
-        if self.promised && !self.concluded {
-            self.unrecorded = Some(result);
+    fn checked(&mut self, result: Box<TurnResult>) {
+        if self.promised {
+            self.end = End::Unrecorded(result);
         } else {
             self.conclude(Ok(*result));
         }
+    }
+
+    fn is_known(&self) -> bool {
+        matches!(self.end, End::Known(_))
     }
 
     /// Whether what comes of it is recorded.
@@ -379,15 +410,18 @@ impl Active {
 
     /// What is to be recorded before its callers are told.
     pub(in crate::session) fn to_record(&self) -> Option<&TurnResult> {
-        self.unrecorded.as_deref()
+        match &self.end {
+            End::Unrecorded(result) => Some(result),
+            End::Open | End::Unchecked(_) | End::Known(_) => None,
+        }
     }
 
     /// It was recorded, or could not be.
     pub(in crate::session) fn recorded(&mut self, recorded: Result<(), TurnCause>) {
-        let Some(result) = self.unrecorded.take() else { return };
-        match recorded {
-            Ok(()) => self.conclude(Ok(*result)),
-            Err(cause) => self.fail(cause),
+        match (recorded, std::mem::replace(&mut self.end, End::Open)) {
+            (Ok(()), End::Unrecorded(result)) => self.conclude(Ok(*result)),
+            (Err(cause), End::Unrecorded(_)) => self.fail(cause),
+            (_, end) => self.end = end,
         }
     }
 
@@ -403,20 +437,17 @@ impl Active {
 
     /// Whether it has an answer, of which its callers have not been told yet.
     fn is_answered(&self) -> bool {
-        self.unfinished.is_some() || self.unrecorded.is_some()
+        matches!(self.end, End::Unchecked(_) | End::Unrecorded(_))
     }
 
     /// Whether the agent has nothing more to do with it.
     fn is_over(&self) -> bool {
-        self.concluded || self.is_answered() || self.closed
+        !matches!(self.end, End::Open) || self.closed
     }
 
     fn conclude(&mut self, outcome: Result<TurnResult, TurnError>) {
-        if !self.concluded {
-            self.concluded = true;
-            self.unfinished = None;
-            self.unrecorded = None;
-            self.outcome = Some(outcome);
+        if !self.is_known() {
+            self.end = End::Known(Some(Box::new(outcome)));
         }
     }
 

@@ -11,7 +11,8 @@ use crate::support::{check, reason_of, soon};
 
 #[tokio::test]
 async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_written_later() {
-    let installation = Installation::with_own_store(Engine::Postgres, script).await.flag("--archive=after_answer");
+    let installation =
+        Installation::with_own_store(Engine::Postgres, script).await.flag("--archive=after_answer");
     let server = installation.start().await;
     let mut client = server.client().await;
     create(&mut client, "s").await;
@@ -42,7 +43,8 @@ async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_writt
 
 #[tokio::test]
 async fn an_answer_that_cannot_be_archived_is_not_given_until_it_is() {
-    let installation = Installation::with_own_store(Engine::Postgres, script).await.flag("--store-timeout=1s");
+    let installation =
+        Installation::with_own_store(Engine::Postgres, script).await.flag("--store-timeout=1s");
     let server = installation.start().await;
     let mut client = server.client().await;
     create(&mut client, "s").await;

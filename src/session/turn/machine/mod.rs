@@ -6,6 +6,18 @@
 //!
 //! The answer to `session.send` is not ordered against events (cli-protocol.md, trap 1), so events that come before it
 //! are kept until the id is known.
+//!
+//! | phase | the CLI takes the prompt | its `user.message` | `session.error` | `session.idle` | `session.shutdown` | the CLI says that it is idle |
+//! |---|---|---|---|---|---|---|
+//! | Sending | Queued, and what came early is applied | kept | kept | kept | Settled: Shutdown | |
+//! | Queued | | Running | Settling: Failed | of what ran before; after an `abort` Settled: Aborted | Settled: Shutdown | Settled: Aborted |
+//! | Running | | | Settling: Failed | Settled: Answered, Failed or Aborted | Settled: Shutdown | Settled: Answered or Failed |
+//! | Settling | | noted | | Settled | Settled | Settled |
+//! | Settled | | | | | | |
+//!
+//! A `session.error` that does not say which message it is about fails the turn only if no answer follows. Where other prompts were
+//! sent into the turn, its idle is that after the last of them. A prompt of which it is never known whether the CLI took it leads
+//! from Sending to Settling.
 
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
@@ -34,17 +46,11 @@ const MAX_TOOL_CALLS: usize = 1_000;
 pub struct Machine {
     phase: Phase,
     message_id: Option<String>,
-    /// Whether its `user.message` was seen.
-    started: bool,
-    /// Whether a `user.message` was seen that may be its own, while its id is not known.
-    perhaps_started: bool,
     /// Whether an `abort` was seen, which may come before the `user.message`.
     aborting: bool,
     /// Whether the agent said that it does not go on by itself.
     autopilot_stopped: bool,
     steering: Steering,
-    /// Whether the session came to rest while a prompt that was sent into the turn was awaited.
-    rested: bool,
     writing: Writing,
     /// An error that did not say which message it is about: it counts if no answer follows.
     loose_failure: Option<AgentFailure>,
@@ -62,13 +68,21 @@ pub struct Machine {
 #[derive(Debug)]
 enum Phase {
     /// The prompt is on its way; its id is not known yet.
-    Sending { early: VecDeque<Arc<Event>> },
-    /// The agent has the prompt.
+    Sending {
+        early: VecDeque<Arc<Event>>,
+        /// Whether a `user.message` was seen that may be its own.
+        perhaps_taken_up: bool,
+    },
+    /// The CLI has the prompt, and the agent has not taken it up.
+    Queued,
+    /// The agent has taken it up: its `user.message` was seen.
     Running,
     /// The outcome is known, and the `session.idle` that belongs to it has not come.
     Settling {
         /// Whether the agent goes on regardless, and has to be stopped.
         at_work: bool,
+        /// Whether the agent has taken the prompt up.
+        taken_up: bool,
     },
     /// The session is at rest.
     Settled,
@@ -76,7 +90,7 @@ enum Phase {
 
 impl Default for Phase {
     fn default() -> Self {
-        Self::Sending { early: VecDeque::new() }
+        Self::Sending { early: VecDeque::new(), perhaps_taken_up: false }
     }
 }
 
@@ -90,6 +104,8 @@ struct Steering {
     accepted: Vec<(String, bool)>,
     /// Prompts that the agent took up while some were on their way: they may be these.
     taken_up: Vec<String>,
+    /// Whether the session came to rest while one was awaited.
+    rested: bool,
 }
 
 impl Steering {
@@ -136,9 +152,9 @@ impl Machine {
     /// Returns how the turn ended, if the events that came earlier say so.
     pub fn accepted(&mut self, message_id: String) -> Option<Ending> {
         self.message_id = Some(message_id);
-        let Phase::Sending { early } = &mut self.phase else { return None };
+        let Phase::Sending { early, .. } = &mut self.phase else { return None };
         let early = std::mem::take(early);
-        self.phase = Phase::Running;
+        self.phase = Phase::Queued;
         // All of them: events after the one that ended the turn settle it.
         early.iter().fold(None, |ending, event| self.advance(event).or(ending))
     }
@@ -146,13 +162,13 @@ impl Machine {
     /// Whether the CLI took the prompt will never be known: if it did, the agent is at work on it.
     pub fn unacknowledged(&mut self) {
         if let Phase::Sending { .. } = self.phase {
-            self.phase = Phase::Settling { at_work: true };
+            self.phase = Phase::Settling { at_work: true, taken_up: false };
         }
     }
 
     /// Another prompt is sent into it, as long as it runs. False: it is too late.
     pub fn steer(&mut self) -> bool {
-        let running = matches!(self.phase, Phase::Running);
+        let running = matches!(self.phase, Phase::Queued | Phase::Running);
         self.steering.on_their_way += usize::from(running);
         running
     }
@@ -165,21 +181,21 @@ impl Machine {
         if let Some(id) = message_id {
             self.steering.accepted(id);
         }
-        if self.rested && !self.steering.is_awaited() { self.rest(false) } else { None }
+        if self.steering.rested && !self.steering.is_awaited() { self.rest(false) } else { None }
     }
 
     /// Something happened in the session. Returns how the turn ended, once, with the event that ended it.
     pub fn apply(&mut self, event: &Arc<Event>) -> Option<Ending> {
         self.last_event = Some(event.kind.clone());
         match &mut self.phase {
-            Phase::Sending { early } => {
+            Phase::Sending { early, perhaps_taken_up } => {
                 match event.payload {
                     Payload::SessionShutdown(_) => return self.end(Ending::Shutdown),
-                    Payload::UserMessage(_) if event.agent_id.is_none() => self.perhaps_started = true,
+                    Payload::UserMessage(_) if event.agent_id.is_none() => *perhaps_taken_up = true,
                     _ => {}
                 }
                 if early.len() == MAX_EARLY_EVENTS {
-                    self.phase = Phase::Settling { at_work: true };
+                    self.phase = Phase::Settling { at_work: true, taken_up: false };
                     return Some(Ending::Failed(AgentFailure::other(
                         "the Copilot CLI sent events of a turn without acknowledging its prompt",
                     )));
@@ -187,7 +203,7 @@ impl Machine {
                 early.push_back(event.clone());
                 None
             }
-            Phase::Running | Phase::Settling { .. } | Phase::Settled => self.advance(event),
+            Phase::Queued | Phase::Running | Phase::Settling { .. } | Phase::Settled => self.advance(event),
         }
     }
 
@@ -196,11 +212,11 @@ impl Machine {
         match self.phase {
             Phase::Sending { .. } => None,
             // It has left the CLI's queue without having been taken up: somebody has taken it out.
-            Phase::Running if self.was_passed_over() => {
+            Phase::Queued if self.was_passed_over() => {
                 self.phase = Phase::Settled;
                 Some(Ending::Aborted)
             }
-            Phase::Running => {
+            Phase::Queued | Phase::Running => {
                 let ending = self.resting_place(false, "the agent stopped without an answer");
                 self.phase = Phase::Settled;
                 Some(ending)
@@ -212,10 +228,10 @@ impl Machine {
         }
     }
 
-    /// Whether nothing tells that the agent has ever seen the prompt that the CLI took.
+    /// Whether nothing tells that the agent has ever seen the prompt, which is queued.
     fn was_passed_over(&self) -> bool {
         let said = self.writing.spoke() || self.writing.answer().is_some();
-        self.message_id.is_some() && !self.started && !said && self.loose_failure.is_none()
+        !said && self.loose_failure.is_none()
     }
 
     /// Whether the next turn may start: nothing that still comes from the CLI belongs to this one.
@@ -225,20 +241,29 @@ impl Machine {
 
     /// Whether the agent is, or may be, at work on it.
     pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running | Phase::Settling { at_work: true })
+        matches!(self.phase, Phase::Queued | Phase::Running | Phase::Settling { at_work: true, .. })
     }
 
     /// Whether the agent has taken the prompt up: what it says before belongs to what ran before, a turn that was cut or that
     /// another server sent.
     pub fn is_taken_up(&self) -> bool {
-        self.started || self.is_sending() && self.perhaps_started
+        self.has_begun() || matches!(self.phase, Phase::Sending { perhaps_taken_up: true, .. })
     }
 
     /// Whether the CLI has the prompt and the agent has not taken it up: it may wait in the CLI's queue, behind what another
     /// client of the CLI has running, or behind a compaction.
     pub fn is_queued(&self) -> bool {
-        let accepted = matches!(self.phase, Phase::Running | Phase::Settling { .. });
-        accepted && self.message_id.is_some() && !self.started
+        matches!(self.phase, Phase::Queued | Phase::Settling { taken_up: false, .. })
+            && self.message_id.is_some()
+    }
+
+    /// Whether the agent is known to have taken the prompt up.
+    fn has_begun(&self) -> bool {
+        match self.phase {
+            Phase::Sending { .. } | Phase::Queued => false,
+            Phase::Running | Phase::Settled => true,
+            Phase::Settling { taken_up, .. } => taken_up,
+        }
     }
 
     /// Whether the prompt is on its way.
@@ -302,10 +327,10 @@ impl Machine {
 
     fn advance(&mut self, event: &Event) -> Option<Ending> {
         match &event.payload {
-            Payload::ToolExecutionComplete(_) if self.started && event.agent_id.is_some() => {
+            Payload::ToolExecutionComplete(_) if self.has_begun() && event.agent_id.is_some() => {
                 self.tools_ran = true;
             }
-            Payload::AssistantUsage(usage) if self.started => {
+            Payload::AssistantUsage(usage) if self.has_begun() => {
                 self.usage.add(usage);
                 if event.agent_id.is_none() {
                     self.writing.model_call(usage);
@@ -315,10 +340,10 @@ impl Machine {
             Payload::SessionShutdown(_) => return self.end(Ending::Shutdown),
             Payload::UserMessage(message) => self.user_message(&event.id, message),
             Payload::AssistantMessage(message) => self.assistant_message(message),
-            Payload::AssistantMessageDelta(delta) if self.started => self.writing.delta(delta),
-            Payload::AssistantTurnEnd(_) if self.started => self.writing.round_ended(),
+            Payload::AssistantMessageDelta(delta) if self.has_begun() => self.writing.delta(delta),
+            Payload::AssistantTurnEnd(_) if self.has_begun() => self.writing.round_ended(),
             Payload::Other(_) if event.kind == event::MODEL_MESSAGE => self.cut_part(event),
-            Payload::ToolExecutionStart(tool) if self.started => self.tool_started(tool),
+            Payload::ToolExecutionStart(tool) if self.has_begun() => self.tool_started(tool),
             Payload::ToolExecutionComplete(tool) => self.tool_ended(tool),
             Payload::Abort(_) => self.aborting = true,
             Payload::SessionTaskComplete(done) => self.task_complete(done),
@@ -336,13 +361,17 @@ impl Machine {
     }
 
     fn user_message(&mut self, event_id: &str, message: &event::UserMessage) {
-        self.rested = false;
+        self.steering.rested = false;
         if let Some(id) = &message.message_id {
             self.steering.taken_up(id);
         }
         self.writing.prompted();
         if self.is_mine(message.message_id.as_ref()) {
-            self.started = true;
+            match &mut self.phase {
+                Phase::Queued => self.phase = Phase::Running,
+                Phase::Settling { taken_up, .. } => *taken_up = true,
+                Phase::Sending { .. } | Phase::Running | Phase::Settled => {}
+            }
             self.prompt_event.get_or_insert_with(|| event_id.to_owned());
         }
     }
@@ -390,7 +419,7 @@ impl Machine {
     }
 
     fn tool_ended(&mut self, tool: &event::ToolComplete) {
-        self.tools_ran |= self.started;
+        self.tools_ran |= self.has_begun();
         if let Some(call) = self.tool_calls.iter_mut().rev().find(|call| call.id == tool.tool_call_id) {
             call.success = Some(tool.success);
         }
@@ -421,7 +450,7 @@ impl Machine {
             return None;
         }
         if !idle.aborted && self.steering.is_awaited() {
-            self.rested = true;
+            self.steering.rested = true;
             return None;
         }
         self.rest(idle.aborted)
@@ -430,13 +459,13 @@ impl Machine {
     /// The session has come to rest.
     fn rest(&mut self, aborted: bool) -> Option<Ending> {
         match self.phase {
-            Phase::Running if self.started || self.aborting || self.loose_failure.is_some() => {
+            // Left over from what ran before us: where somebody stops a turn before it starts, an `abort` comes first.
+            Phase::Queued if !self.aborting && self.loose_failure.is_none() => None,
+            Phase::Queued | Phase::Running => {
                 let ending = self.resting_place(aborted, "the agent ended the turn without an answer");
                 self.phase = Phase::Settled;
                 Some(ending)
             }
-            // Left over from what ran before us: where somebody stops a turn before it starts, an `abort` comes first.
-            Phase::Running => None,
             Phase::Sending { .. } | Phase::Settling { .. } | Phase::Settled => {
                 self.phase = Phase::Settled;
                 None
@@ -457,9 +486,9 @@ impl Machine {
 
     fn end(&mut self, ending: Ending) -> Option<Ending> {
         match self.phase {
-            Phase::Sending { .. } | Phase::Running => {
-                let gone = ending == Ending::Shutdown;
-                self.phase = if gone { Phase::Settled } else { Phase::Settling { at_work: false } };
+            Phase::Sending { .. } | Phase::Queued | Phase::Running => {
+                let (gone, taken_up) = (ending == Ending::Shutdown, self.has_begun());
+                self.phase = if gone { Phase::Settled } else { Phase::Settling { at_work: false, taken_up } };
                 Some(ending)
             }
             Phase::Settling { .. } if ending == Ending::Shutdown => {

@@ -665,7 +665,7 @@ fn a_cli_that_never_acknowledges_the_prompt_cannot_fill_the_memory() {
     check(early.take(MAX_EARLY_EVENTS), &[], Waiting);
     // The early events are let go, and the agent, which is at work, is to be stopped.
     let run = check(early.take(MAX_EARLY_EVENTS + 100), &[expected], Running);
-    assert!(matches!(run.turn.phase, Phase::Settling { at_work: true }));
+    assert!(matches!(run.turn.phase, Phase::Settling { at_work: true, .. }));
 }
 
 #[test]
