@@ -1,5 +1,7 @@
 //! One connection to the store, to either engine, and what its errors mean.
 
+use std::fmt;
+
 use sqlx::{
     Connection as _, Executor as _, PgConnection, SqliteConnection,
     postgres::{PgConnectOptions, Postgres},
@@ -12,10 +14,20 @@ use super::{
 };
 
 /// Where connections lead to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Target {
     Sqlite(SqliteConnectOptions),
     Postgres(PgConnectOptions),
+}
+
+/// It does not show a password.
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sqlite(_) => "Sqlite",
+            Self::Postgres(_) => "Postgres",
+        })
+    }
 }
 
 impl Target {

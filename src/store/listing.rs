@@ -48,8 +48,10 @@ fn statement(query: &Query) -> Statement {
     for (name, value) in labels {
         let name = conditions.statement.push(name.as_str());
         let value = conditions.statement.push(value.as_str());
+        // By the primary key of labels, before the session is read.
         conditions.add(&format!(
-            "EXISTS (SELECT 1 FROM labels x WHERE x.uid = s.uid AND x.name = ${name} AND x.value = ${value})"
+            "EXISTS (SELECT 1 FROM labels x WHERE x.tenant = l.tenant AND x.name = ${name} AND x.value = ${value} \
+             AND x.create_time = l.create_time AND x.id = l.id)"
         ));
     }
     if let Some(owner) = &query.owner {

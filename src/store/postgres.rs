@@ -15,6 +15,9 @@ use super::{
 };
 use crate::copilot::{Secret, redact};
 
+/// How long each step of opening may take at least: nobody waits for it as for a call.
+const OPENING: Duration = Duration::from_secs(5);
+
 /// How long a server waits for the one before it, which may just be ending.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -26,6 +29,27 @@ const MUCH: Duration = Duration::from_secs(60);
 
 /// The advisory lock of a database: shared by those that may be several, exclusive for one that is alone.
 pub(super) const LOCK: i64 = 0x0063_7067_7270_6331;
+
+/// The parameters of a URL. sqlx passes over one that it does not know, with its value in the log: a slip in `sslmode` would
+/// be a connection without TLS, and one in `password` would show it.
+const PARAMETERS: [&str; 11] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "options",
+];
+
+fn is_known(parameter: &str) -> bool {
+    let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+    PARAMETERS.contains(&name)
+}
 
 /// Reads a URL.
 pub(super) fn target(
@@ -39,6 +63,14 @@ pub(super) fn target(
     if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
         return Err(bad("it does not begin with postgres://".into()));
     }
+    if let Some((_, parameters)) = text.split_once('?')
+        && !parameters.split('&').all(is_known)
+    {
+        return Err(bad(format!(
+            "it has a parameter that is not known. Known are {}",
+            PARAMETERS.join(", ")
+        )));
+    }
     let options: PgConnectOptions = text.parse().map_err(|error: sqlx::Error| bad(words(&error)))?;
     let millis = |time: Duration| time.as_millis().max(1).to_string();
     let options = options
@@ -49,6 +81,12 @@ pub(super) fn target(
             // Before the call is late, so that it is known what it waits for.
             ("lock_timeout", millis(time_limit / 2)),
             ("idle_in_transaction_session_timeout", millis(time_limit + MUCH)),
+            // Each statement has one good plan, by an index in order. For a table that has grown since it was last looked at,
+            // PostgreSQL would think of others.
+            ("plan_cache_mode", "force_generic_plan".into()),
+            ("enable_bitmapscan", "off".into()),
+            // Else sqlx's log tells at each start that a table is there already.
+            ("client_min_messages", "warning".into()),
         ])
         .disable_statement_logging();
     Ok(match password {
@@ -65,11 +103,12 @@ pub(super) async fn open(
     alone: bool,
 ) -> Result<(Runner, Claim), OpenError> {
     let target = Target::Postgres(options);
+    let limit = time_limit.max(OPENING);
     let mut claim = Claim { target: target.clone(), time_limit, alone, connection: None };
-    let mut connection = in_time(time_limit, async { Ok(target.connect().await?) }).await?;
-    claim.wait().await?;
-    in_time(time_limit, schema::migrate(&mut connection)).await?;
-    let incarnation = in_time(time_limit, incarnate(&mut connection, node)).await?;
+    let mut connection = in_time(limit, async { Ok(target.connect().await?) }).await?;
+    claim.wait(limit).await?;
+    in_time(limit, schema::migrate(&mut connection)).await?;
+    let incarnation = in_time(limit, incarnate(&mut connection, node)).await?;
     connection.close().await;
     Ok((Runner::new(target, None, incarnation, time_limit, None), claim))
 }
@@ -92,10 +131,10 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Takes the lock, at the latest when a server has ended that is just ending.
-    async fn wait(&mut self) -> Result<(), OpenError> {
+    async fn wait(&mut self, limit: Duration) -> Result<(), OpenError> {
         let until = Instant::now() + PATIENCE;
         loop {
-            match in_time(self.time_limit, async { Ok(self.take().await?) }).await? {
+            match in_time(limit, async { Ok(self.take().await?) }).await? {
                 true => return Ok(()),
                 false if Instant::now() >= until => {
                     return Err(OpenError::InUse { problem: self.in_use().into() });

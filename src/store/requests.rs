@@ -163,7 +163,7 @@ pub(super) fn advance(
     result: Option<&str>,
 ) -> Statement {
     let update = engine.timed(
-        "UPDATE requests SET state = $4, result = $5, update_time = {now} \
+        "UPDATE requests SET state = $4, result = CASE WHEN $4 = 1 THEN result ELSE $5 END, update_time = {now} \
          WHERE scope = $1 AND tenant = $2 AND id = $3 AND node = $6 AND incarnation = $7 AND state < 2",
     );
     let update = keyed(update, key).with(number(state)).with(result);

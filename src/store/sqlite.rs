@@ -31,6 +31,9 @@ const HEADER: usize = 100;
 /// How it begins.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
+/// How many rows a reader hands over without waiting: those of a page.
+const ROWS: usize = 1_024;
+
 /// Opens a file, which is made if it is not there.
 pub(super) async fn open(path: &Path, node: &str, time_limit: Duration) -> Result<Runner, OpenError> {
     let lock = hold(path)?;
@@ -51,7 +54,7 @@ pub(super) async fn open(path: &Path, node: &str, time_limit: Duration) -> Resul
     }
     connection.close().await;
     let options = options.journal_mode(SqliteJournalMode::Wal);
-    let reading = options.clone().pragma("query_only", "on");
+    let reading = options.clone().pragma("query_only", "on").row_buffer_size(ROWS);
     let writer = Target::Sqlite(options);
     let mut connection = writer.connect().await?;
     schema::migrate(&mut connection).await?;

@@ -7,14 +7,14 @@ use sqlx::{Column as _, ColumnIndex, Database, Encode, Type, TypeInfo as _, Valu
 use super::error::Error;
 
 /// A statement and the values of its parameters, `$1` and on.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Statement {
     text: Cow<'static, str>,
     values: Vec<Value>,
 }
 
 /// A parameter, or a column of a row. What may be null has a type too, which PostgreSQL asks for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Value {
     Int(Option<i64>),
     Text(Option<String>),
@@ -101,7 +101,6 @@ impl From<Vec<u8>> for Value {
 }
 
 /// A row: its columns are taken one after the other.
-#[derive(Debug)]
 pub(super) struct Row(vec::IntoIter<Value>);
 
 impl Row {
