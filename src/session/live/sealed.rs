@@ -3,7 +3,7 @@
 use super::{means::Means, session::Session};
 use crate::{
     session::{blueprint::Credentials, error::Error, id::SessionKey},
-    store::Uid,
+    store::{self, Uid},
 };
 
 impl Session {
@@ -15,7 +15,7 @@ impl Session {
         let (Some(sealer), Some(uid)) = (&self.means.sealer, self.uid()) else { return Ok(()) };
         let credentials = self.blueprint().credentials();
         let sealed = (credentials != Credentials::default())
-            .then(|| sealer.seal(self.key.cli_id().as_bytes(), &credentials.write()));
+            .then(|| sealer.seal(&context(&self.key), &credentials.write()));
         Ok(self.means.store.set_credentials(uid, sealed.as_deref()).await?)
     }
 }
@@ -28,11 +28,16 @@ pub(in crate::session) async fn unsealed(
 ) -> Result<Credentials, Error> {
     let Some(sealer) = &means.sealer else { return Ok(Credentials::default()) };
     let Some(sealed) = means.store.credentials(uid).await? else { return Ok(Credentials::default()) };
-    match sealer.open(key.cli_id().as_bytes(), &sealed) {
+    match sealer.open(&context(key), &sealed) {
         Ok(credentials) => Ok(Credentials::read(&credentials).unwrap_or_default()),
         Err(error) => {
             tracing::warn!(session = %key.id(), %error, "the credentials of a session cannot be opened: they have to be brought again");
             Ok(Credentials::default())
         }
     }
+}
+
+/// What sealed credentials are bound to, so that they are of no use in another session.
+fn context(key: &SessionKey) -> Vec<u8> {
+    store::context(key.tenant().as_str(), key.id().as_str())
 }

@@ -9,6 +9,7 @@ use copilot_grpc::grpc::pb::{
     ListSessionsRequest, Prompt, SendAndWaitRequest, Session, TurnResult,
     copilot_service_client::CopilotServiceClient, session_event::Payload,
 };
+use rustix::process::{Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
 use tempfile::TempDir;
 use test_postgres::{Options, Postgres};
@@ -39,6 +40,8 @@ pub(crate) struct Installation {
     pub(crate) model: ModelServer,
     folder: Arc<TempDir>,
     flags: Vec<String>,
+    /// Whether its CLIs are started by a program of the test's own; then the server takes any for the Node CLI.
+    can_keep_down: bool,
     /// If it is not the one that all tests share.
     postgres: Option<Arc<Postgres>>,
 }
@@ -51,7 +54,7 @@ impl Installation {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let model = ModelServer::start(script).await.unwrap();
         let flags = vec![format!("--embedded-clis={CLIS}")];
-        let installation = Self { engine, model, folder, flags, postgres: None };
+        let installation = Self { engine, model, folder, flags, can_keep_down: true, postgres: None };
         installation.make_cli();
         match engine {
             Engine::Sqlite => installation,
@@ -81,6 +84,11 @@ impl Installation {
     pub(crate) fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
         self
+    }
+
+    /// With the CLI itself, which nothing keeps down.
+    pub(crate) fn with_plain_clis(self) -> Self {
+        Self { can_keep_down: false, ..self }
     }
 
     /// Starts a server on what is there, and waits until all its CLIs are ready.
@@ -174,7 +182,10 @@ impl Installation {
     }
 
     fn cli(&self) -> PathBuf {
-        self.folder.path().join("copilot")
+        match self.can_keep_down {
+            true => self.folder.path().join("copilot"),
+            false => real_cli::path(),
+        }
     }
 
     /// The real one, which is not started while there is an obstacle.
@@ -233,6 +244,23 @@ pub(crate) async fn loaded_in(client: &mut Client) -> String {
     let found = loaded.next().expect("a session is loaded").name;
     assert!(loaded.next().is_none(), "sessions are loaded in several CLIs");
     found
+}
+
+/// Kills a CLI, and waits until the server knows. A prompt that was on its way to it would be cut.
+pub(crate) async fn lose(server: &Server, client: &mut Client, name: &str) {
+    kill_process(server.pid_of(name), Signal::KILL).unwrap();
+    soon("the loss of a CLI", async {
+        loop {
+            let backends =
+                client.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner().backends;
+            let lost = backends.into_iter().find(|backend| backend.name == name).unwrap();
+            if lost.state() != BackendState::Ready {
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 pub(crate) async fn create(client: &mut Client, id: &str) -> Session {

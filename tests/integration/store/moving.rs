@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use copilot_grpc::grpc::pb::{CreateSessionRequest, ErrorReason};
-use rustix::process::{Signal, kill_process};
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::installation::{
-    Client, all_ready, create, create_with, history, loaded_in, on_both, script, send,
+    Client, all_ready, create, create_with, history, loaded_in, lose, on_both, script, send,
 };
 use crate::support::{reason_of, soon};
 
@@ -44,8 +43,8 @@ async fn a_session_whose_cli_is_killed_answers_on_another_within_two_seconds() {
         for n in 1..4 {
             let lost = loaded_in(&mut client).await;
             installation.keep_down();
-            kill_process(server.pid_of(&lost), Signal::KILL).unwrap();
             let began = Instant::now();
+            lose(&server, &mut client, &lost).await;
             said.push(n.to_string());
             let answer = insist(&mut client, "s", &n.to_string()).await;
             fastest = fastest.min(began.elapsed());
@@ -69,7 +68,7 @@ async fn a_session_without_a_message_is_made_on_another_cli_when_its_own_is_lost
         create_with(&mut client, request).await.unwrap();
         let lost = loaded_in(&mut client).await;
         installation.keep_down();
-        kill_process(server.pid_of(&lost), Signal::KILL).unwrap();
+        lose(&server, &mut client, &lost).await;
         assert_eq!(insist(&mut client, "s", "first").await, "prompts: first");
         assert_eq!(installation.model.calls().pop().unwrap().request.model, "mine");
     })
@@ -91,7 +90,7 @@ async fn a_cli_that_comes_back_with_an_older_folder_gets_the_newer() {
             all_ready(&mut client).await;
             homes.push(loaded_in(&mut client).await);
             installation.keep_down();
-            kill_process(server.pid_of(homes.last().unwrap()), Signal::KILL).unwrap();
+            lose(&server, &mut client, homes.last().unwrap()).await;
             // It has to move before its own is back.
             said.push(format!("{n} more"));
             insist(&mut client, "s", &format!("{n} more")).await;

@@ -77,7 +77,7 @@ async fn a_turn_that_was_cut_is_told_to_be_and_is_not_run_again() {
         for _ in 0..2 {
             let truth = send_named(&mut client, "s", "r", "hang").await.unwrap_err();
             check(&truth, Code::Unavailable, ErrorReason::TurnInterrupted);
-            assert_eq!(failure_of(&truth).delivery(), DeliveryState::Delivered);
+            assert_ne!(failure_of(&truth).delivery(), DeliveryState::NotDelivered);
         }
         assert_eq!(asked(&installation, "hang"), 1);
         assert!(send(&mut client, "s", "after").await.unwrap().content.ends_with("after"));

@@ -1,10 +1,12 @@
 //! With PostgreSQL, the disk of a server may be lost: what was answered is in the archive.
 
-use copilot_grpc::grpc::pb::{ErrorReason, ForkSessionRequest};
-use rustix::process::{Signal, kill_process};
+use copilot_grpc::grpc::pb::{CloseSessionRequest, ErrorReason, ForkSessionRequest};
+use rustix::process::Signal;
 use tonic::Code;
 
-use super::installation::{Engine, Installation, create, get, history, listed, loaded_in, script, send};
+use super::installation::{
+    Engine, Installation, create, get, history, listed, loaded_in, lose, script, send,
+};
 use crate::support::check;
 
 #[tokio::test]
@@ -66,18 +68,11 @@ async fn what_moved_between_clis_before_the_disk_was_lost_is_there_too() {
     let mut client = server.client().await;
     create(&mut client, "s").await;
     send(&mut client, "s", "one").await.unwrap();
-    client
-        .close_session(copilot_grpc::grpc::pb::CloseSessionRequest { session_id: "s".into() })
-        .await
-        .unwrap();
+    client.close_session(CloseSessionRequest { session_id: "s".into() }).await.unwrap();
     send(&mut client, "s", "two").await.unwrap();
     let home = loaded_in(&mut client).await;
     installation.keep_down();
-    kill_process(server.pid_of(&home), Signal::KILL).unwrap();
-    crate::support::until("the loss", || {
-        server.times("the CLI has ended") > 0 || server.times("the CLI is lost") > 0
-    })
-    .await;
+    lose(&server, &mut client, &home).await;
     assert_eq!(send(&mut client, "s", "three").await.unwrap().content, "prompts: one, two, three");
     server.stop(Signal::KILL).await;
     installation.let_up();
@@ -101,5 +96,5 @@ async fn without_an_archive_a_lost_disk_is_told_and_nothing_is_made_up() {
     assert_eq!(get(&mut client, "s").await.unwrap().session_id, "s");
     let lost = send(&mut client, "s", "two").await.unwrap_err();
     // It is known, and yet it cannot go on: it must not begin anew as if nothing had been said.
-    check(&lost, Code::FailedPrecondition, ErrorReason::SessionNotLoaded);
+    check(&lost, Code::Unavailable, ErrorReason::BackendUnavailable);
 }

@@ -1,13 +1,9 @@
 //! Parses prompts, and which events their callers want.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    ops::RangeInclusive,
-    sync::LazyLock,
-    time::Duration,
-};
+use std::{ops::RangeInclusive, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use sha2::{Digest as _, Sha256};
 
 use super::{Checks, mime, non_empty};
 use crate::{
@@ -53,8 +49,11 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// The name of a caller's schema, which the model's provider requires.
 const SCHEMA_NAME: &str = "response";
 
-/// The hasher of requests, which tells one from another; its key is this process's own.
-static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+/// What tells a request from another, in every process: it is stored.
+fn fingerprint(request: &[u8]) -> u64 {
+    let digest: [u8; 32] = Sha256::digest(request).into();
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
 
 impl Checks {
     /// Parses a prompt and its caller's wishes.
@@ -140,7 +139,7 @@ impl Checks {
         if id.len() > MAX_REQUEST_ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
             self.wrong(field, format!("has at most {MAX_REQUEST_ID} visible ASCII characters"));
         }
-        let fingerprint = || FINGERPRINTS.hash_one(request.encode_to_vec());
+        let fingerprint = || fingerprint(&request.encode_to_vec());
         (!id.is_empty()).then(|| RequestId { id: id.to_owned(), fingerprint: fingerprint() })
     }
 

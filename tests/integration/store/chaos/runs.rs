@@ -52,6 +52,7 @@ async fn run(engine: Engine) {
     let asked = Asked::default();
     let installation =
         Installation::with_own_store(engine, |_| unreachable!("each server has a model of its own")).await;
+    let installation = installation.with_plain_clis();
     let subject = Subject::start(installation, asked.clone(), seed).await;
     let goes_on = watch::Sender::new(true);
     let callers = (0..SESSIONS).map(|n| Caller::new(n, seed, subject.url(), goes_on.subscribe()).run());
