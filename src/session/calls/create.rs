@@ -175,7 +175,9 @@ impl Sessions {
     }
 
     async fn create_in_cli(&self, session: &Arc<Session>, chosen: bool) -> Result<(), Error> {
-        let link = session.home().await?.connected().await?;
+        let backend = session.home().await?;
+        let link = backend.connected().await?;
+        session.is_made_in(&backend);
         // On an id that exists the CLI would silently attach, or glue two histories together.
         if chosen && has(&link, session.cli_id()).await? {
             return Err(Error::Exists(session.id().clone()));

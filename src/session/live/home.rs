@@ -105,6 +105,14 @@ impl Session {
         self.means.pool.ready_for(self.cli_id(), will_do)
     }
 
+    /// It is about to be made in this CLI, whose home gets its folder with its first message.
+    pub(in crate::session) fn is_made_in(&self, backend: &Backend) {
+        let mut place = self.home.lock();
+        place.backend = backend.clone();
+        backend.place().clone_into(&mut place.home);
+        place.home_node = self.node_of(backend);
+    }
+
     /// Uses it in another CLI that has room, where its own has none and nothing runs in it.
     pub(in crate::session) fn go_where_there_is_room(&self) -> Option<Backend> {
         let backend = self.backend();
