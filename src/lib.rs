@@ -24,20 +24,21 @@
 //!
 //! 1. Decoding never panics, never allocates past its limits, and gives equal messages however the bytes are cut.
 //! 2. A request to the CLI completes exactly once: with its response, a refusal, or the loss of the link. All who wait on a
-//!    link
-//!    that is lost see one cause.
+//!    link that is lost see one cause.
 //! 3. The reader never waits on a consumer. A slow one's text deltas are joined; if that is not enough, its stream ends
 //!    with `STREAM_LAGGED`. Nothing is skipped silently, and no other event is ever dropped.
 //! 4. The events of a session are delivered in wire order; a session is registered before `session.create` is written.
 //! 5. Every request of the CLI is answered, also one that is not understood or whose data cannot be read.
 //! 6. A dropped RPC leaves no pending call, no subscriber, no place in a queue, no running turn (unless the caller asked for
-//!    that),
-//!    and never half a frame on the wire. What is reported as not delivered never runs later; a prompt that waits in the CLI is
+//!    that), and never half a frame on the wire. What is reported as not delivered never runs later; a prompt that waits in the CLI is
 //!    withdrawn.
-//! 7. Only [`grpc`] knows protobuf, only [`jsonrpc`] knows framing.
+//! 7. Only [`grpc`] knows protobuf, only [`jsonrpc`] framing, only [`store`] SQL.
 //! 8. A session is found by its tenant and its id together. Without authentication there is one tenant.
-//! 9. Prompts, answers, tokens and keys are in no log and no error, but a session's own answer in its own errors.
-//! 10. No single request costs more than its bound: the work to check a schema and its answers is counted, paths lead into the
+//! 9. Prompts, answers, tokens and keys are in no log and no error, but a session's own answer in its own errors. Tokens and
+//!    keys are never on disk, unless sealed with the operator's key.
+//! 10. With `before_answer`, an answer that a caller has seen is in the archive. A repeated request is run once, also over the end
+//!    of a process: it gets the stored result, or the truth about its turn.
+//! 11. No single request costs more than its bound: the work to check a schema and its answers is counted, paths lead into the
 //!     operator's roots, callers get no credentials of the machine's, and a call that fails leaves a session as it was.
 
 pub mod app;

@@ -44,6 +44,7 @@ const PRIVATE: &[(&[&str], &[&str])] = &[
     (&["tonic", "prost"], &["grpc"]),
     (&["tokio::net", "std::net", "socket2"], &["backend", "grpc", "app"]),
     (&["hickory_resolver"], &["backend"]),
+    (&["sqlx"], &["store"]),
     (&["clap", "toml", "tracing_subscriber"], &["app"]),
 ];
 

@@ -218,7 +218,7 @@ impl Runner {
             };
             match recorded {
                 Ok(()) | Err(store::Error::Gone) => return Ok(()),
-                Err(error) if self.session.means.archive != Archive::BeforeAnswer => {
+                Err(error) if !self.session.is_archived_first() => {
                     warn!(session = %self.session.id(), %error, "an answer is recorded when the store is back");
                     ended.into_iter().for_each(|ended| self.session.owe(Owed::End(ended)));
                     return Ok(());

@@ -25,6 +25,11 @@ use crate::{
 };
 
 impl Session {
+    /// Whether what is new in its folder goes into the archive before a turn's callers get the answer.
+    pub(in crate::session) fn is_archived_first(&self) -> bool {
+        self.means.archive == Archive::BeforeAnswer && self.backend().home().is_some()
+    }
+
     /// What is new in its folder since it was last archived; `None`: nothing, or there is no archive. A folder that cannot be read is
     /// told of, and left as it was archived.
     pub(super) async fn new_in_folder(

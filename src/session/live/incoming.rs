@@ -82,7 +82,10 @@ impl Session {
             state.note(&event);
             match &event.payload {
                 Payload::SessionModelChange(change) => self.model_changed(change),
-                Payload::SessionTitleChanged(_) => self.record_changed(),
+                // It tells of the title, and its folder is another one.
+                Payload::SessionTitleChanged(_)
+                | Payload::SessionCompactionComplete(_)
+                | Payload::SessionSnapshotRewind(_) => self.record_changed(),
                 // A turn that is recorded before it is answered brings this along.
                 Payload::SessionIdle(_) if !state.current.as_deref().is_some_and(Active::is_promised) => {
                     self.record_changed();

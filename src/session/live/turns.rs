@@ -6,7 +6,6 @@ use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    means::Archive,
     session::{Session, Stored},
 };
 use crate::{
@@ -100,7 +99,7 @@ impl Session {
         schema: Option<Schema>,
         repeatable: bool,
     ) -> Signals {
-        let promised = repeatable || self.means.archive == Archive::BeforeAnswer;
+        let promised = repeatable || self.is_archived_first();
         let follows_files = self.blueprint().settings.may_change_files();
         let mut state = self.lock();
         let current = Active::new(ticket, schema, follows_files, promised, state.last_event.clone());
