@@ -93,6 +93,11 @@ impl Sealer {
         [&header[..], &nonce, &sealed].concat()
     }
 
+    /// Whether it was sealed with another key than the one that seals now.
+    pub fn is_by_an_older_key(&self, sealed: &[u8]) -> bool {
+        sealed.get(1..HEADER) != Some(&self.keys[0].id()[..])
+    }
+
     /// Opens what was sealed with the same `context`.
     ///
     /// # Errors

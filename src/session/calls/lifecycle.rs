@@ -99,9 +99,14 @@ impl Sessions {
             return Ok(session.summary());
         }
         let place = session.place(deadline).await?;
+        let brought = credentials != Credentials::default();
         let changed = session.blueprint().with(credentials).map_err(Error::Unfit)?;
         if changed == *session.blueprint() {
             self.load_within(deadline, session).await?;
+            // It may have been taken up with them.
+            if brought {
+                session.save_credentials().await?;
+            }
             drop(place);
             return Ok(session.summary());
         }

@@ -217,7 +217,8 @@ impl Session {
         let state = self.lock();
         facts.title.clone_from(&state.title);
         facts.working_directory.clone_from(&state.working_directory);
-        facts.has_message = state.stored != Stored::No;
+        // A CLI that is killed in the first turn may not have stored it; then it is made anew.
+        facts.has_message = state.stored == Stored::Yes;
         facts.usage = state.spent.as_deref().map(Spent::write).unwrap_or_default();
     }
 }

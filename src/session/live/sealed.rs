@@ -29,7 +29,14 @@ pub(in crate::session) async fn unsealed(
     let Some(sealer) = &means.sealer else { return Ok(Credentials::default()) };
     let Some(sealed) = means.store.credentials(uid).await? else { return Ok(Credentials::default()) };
     match sealer.open(&context(key), &sealed) {
-        Ok(credentials) => Ok(Credentials::read(&credentials).unwrap_or_default()),
+        Ok(credentials) => {
+            // So that the older key can be taken away some day.
+            if sealer.is_by_an_older_key(&sealed) {
+                let sealed = sealer.seal(&context(key), &credentials);
+                means.store.set_credentials(uid, Some(&sealed)).await?;
+            }
+            Ok(Credentials::read(&credentials).unwrap_or_default())
+        }
         Err(error) => {
             tracing::warn!(session = %key.id(), %error, "the credentials of a session cannot be opened: they have to be brought again");
             Ok(Credentials::default())

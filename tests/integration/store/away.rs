@@ -1,11 +1,14 @@
 //! PostgreSQL goes away and comes back: what can go on goes on, and what cannot be promised is not.
 
-use copilot_grpc::grpc::pb::{CreateSessionRequest, ErrorReason};
+use std::time::Duration;
+
+use copilot_grpc::grpc::pb::{CreateSessionRequest, ErrorReason, Prompt};
 use rustix::process::Signal;
-use tonic::Code;
+use scripted_model::{Call, CallState};
+use tonic::{Code, Status};
 
 use super::installation::{
-    Engine, Installation, create, create_with, get, history, script, send, send_named,
+    Engine, Installation, create, create_with, get, history, script, send, send_named, send_with,
 };
 use crate::support::{check, reason_of, soon};
 
@@ -31,7 +34,7 @@ async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_writt
     assert_eq!(send(&mut client, "s", "three").await.unwrap().content, "prompts: one, two, three");
     // Its end is the time by which all is written that is owed.
     server.stop(Signal::TERM).await;
-    installation.wipe();
+    installation.wipe().await;
     let server = installation.start().await;
     let mut client = server.client().await;
     let told = history(&mut client, "s").await.unwrap();
@@ -42,7 +45,7 @@ async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_writt
 }
 
 #[tokio::test]
-async fn an_answer_that_cannot_be_archived_is_not_given_until_it_is() {
+async fn an_answer_waits_for_the_archive() {
     let installation =
         Installation::with_own_store(Engine::Postgres, script).await.flag("--store-timeout=1s");
     let server = installation.start().await;
@@ -53,26 +56,55 @@ async fn an_answer_that_cannot_be_archived_is_not_given_until_it_is() {
     let slow = tokio::spawn(async move { send_named(&mut sender, "s", "r", "slow").await });
     soon("the turn", installation.model.wait_for(|calls| calls.len() == 2)).await;
     installation.stop_store().await;
-    let unsure = slow.await.unwrap().unwrap_err();
-    assert_eq!((unsure.code(), reason_of(&unsure).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    let is_answered = |calls: &[Call]| calls.last().is_some_and(|call| call.state == CallState::Completed);
+    soon("the model's answer", installation.model.wait_for(is_answered)).await;
+    soon("not well", async { while server.is_serving().await {} }).await;
+    assert!(!slow.is_finished());
     installation.start_store().await;
-    soon("well again", async { while !server.is_serving().await {} }).await;
+    let answer = slow.await.unwrap().unwrap();
+    server.stop(Signal::KILL).await;
+    installation.wipe().await;
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    assert_eq!(send_named(&mut client, "s", "r", "slow").await.unwrap(), answer);
+    assert_eq!(send(&mut client, "s", "two").await.unwrap().content, "prompts: one, slow, two");
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_archived_in_time_is_not_given_until_it_is() {
+    let installation =
+        Installation::with_own_store(Engine::Postgres, script).await.flag("--store-timeout=1s");
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    create(&mut client, "s").await;
+    send(&mut client, "s", "one").await.unwrap();
+    let prompt = Prompt {
+        text: "slow".into(),
+        request_id: "r".into(),
+        timeout: Some(Duration::from_secs(4).try_into().unwrap()),
+        ..Default::default()
+    };
+    let (mut sender, first) = (client.clone(), prompt.clone());
+    let slow = tokio::spawn(async move { send_with(&mut sender, "s", first).await });
+    soon("the turn", installation.model.wait_for(|calls| calls.len() == 2)).await;
+    installation.stop_store().await;
+    let is_unsure = |status: &Status| {
+        let reason = reason_of(status);
+        ["STORE_UNAVAILABLE", "TURN_TIMEOUT"].contains(&reason.as_str())
+    };
+    let unsure = slow.await.unwrap().unwrap_err();
+    assert!(is_unsure(&unsure), "{unsure:?}");
+    installation.start_store().await;
     let answer = soon("the answer", async {
         loop {
-            match send_named(&mut client, "s", "r", "slow").await {
+            match send_with(&mut client, "s", prompt.clone()).await {
                 Ok(answer) => return answer,
-                Err(status) => assert_eq!(reason_of(&status), "STORE_UNAVAILABLE", "{status:?}"),
+                Err(status) => assert!(is_unsure(&status), "{status:?}"),
             }
         }
     })
     .await;
     assert_eq!((answer.content.as_str(), installation.model.calls().len()), ("prompts: one, slow", 2));
-    server.stop(Signal::KILL).await;
-    installation.wipe();
-    let server = installation.start().await;
-    let mut client = server.client().await;
-    assert_eq!(send_named(&mut client, "s", "r", "slow").await.unwrap(), answer);
-    assert_eq!(send(&mut client, "s", "two").await.unwrap().content, "prompts: one, slow, two");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use tonic::{Status, transport::Channel};
 use crate::support::{
     real_cli,
     server::{self, Server},
-    soon,
+    soon, until,
 };
 
 pub(crate) type Client = CopilotServiceClient<Channel>;
@@ -114,9 +114,10 @@ impl Installation {
         (output.status, String::from_utf8(output.stderr).unwrap())
     }
 
-    /// Removes all that the server has on its disk.
-    pub(crate) fn wipe(&self) {
-        fs::remove_dir_all(self.folder.path().join("state")).unwrap();
+    /// Removes all that the server had on its disk, and waits for the CLIs to end that still write there.
+    pub(crate) async fn wipe(&self) {
+        let state = self.folder.path().join("state");
+        until("the state directory is gone", || fs::remove_dir_all(&state).is_ok() || !state.exists()).await;
     }
 
     /// From now on a CLI that has ended cannot be started again.
@@ -289,7 +290,7 @@ pub(crate) async fn send_named(
         .await
 }
 
-async fn send_with(client: &mut Client, id: &str, prompt: Prompt) -> Result<TurnResult, Status> {
+pub(crate) async fn send_with(client: &mut Client, id: &str, prompt: Prompt) -> Result<TurnResult, Status> {
     let request = SendAndWaitRequest { session_id: id.into(), prompt: Some(prompt) };
     Ok(soon("a turn", client.send_and_wait(request)).await?.into_inner().result.unwrap())
 }

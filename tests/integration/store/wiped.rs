@@ -30,7 +30,7 @@ async fn histories_outlive_the_disk_and_turns_go_on_with_the_whole_conversation(
             }
         }
         server.stop(Signal::KILL).await;
-        installation.wipe();
+        installation.wipe().await;
     }
     let server = installation.start().await;
     let mut client = server.client().await;
@@ -54,7 +54,7 @@ async fn a_fork_that_nobody_has_spoken_in_outlives_the_disk() {
     let request = ForkSessionRequest { session_id: "s".into(), ..Default::default() };
     let copy = client.fork_session(request).await.unwrap().into_inner().session.unwrap().session_id;
     server.stop(Signal::KILL).await;
-    installation.wipe();
+    installation.wipe().await;
     let server = installation.start().await;
     let mut client = server.client().await;
     assert_eq!(history(&mut client, &copy).await.unwrap(), ["> one", "prompts: one"]);
@@ -76,7 +76,7 @@ async fn what_moved_between_clis_before_the_disk_was_lost_is_there_too() {
     assert_eq!(send(&mut client, "s", "three").await.unwrap().content, "prompts: one, two, three");
     server.stop(Signal::KILL).await;
     installation.let_up();
-    installation.wipe();
+    installation.wipe().await;
     let server = installation.start().await;
     let mut client = server.client().await;
     assert_eq!(send(&mut client, "s", "four").await.unwrap().content, "prompts: one, two, three, four");
@@ -90,7 +90,7 @@ async fn without_an_archive_a_lost_disk_is_told_and_nothing_is_made_up() {
     create(&mut client, "s").await;
     send(&mut client, "s", "one").await.unwrap();
     server.stop(Signal::KILL).await;
-    installation.wipe();
+    installation.wipe().await;
     let server = installation.start().await;
     let mut client = server.client().await;
     assert_eq!(get(&mut client, "s").await.unwrap().session_id, "s");

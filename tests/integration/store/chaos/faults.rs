@@ -91,7 +91,7 @@ impl Subject {
         self.noted(what);
         self.server.stop(signal).await;
         if is_wiped {
-            self.installation.wipe();
+            self.installation.wipe().await;
         }
         self.model = model(&self.asked).await;
         self.server = self.installation.start_before(&self.model).await;
