@@ -418,9 +418,10 @@ async fn an_answer_has_to_be_of_the_asks_kind() {
 
 #[tokio::test]
 async fn two_servers_in_front_of_one_cli_do_not_answer_for_each_other() {
-    let (cli, first) = started(asking("s")).await;
+    let cli = RealCli::start(script).await;
+    let (first, second) = (cli.setup().beside().start().await, cli.setup().beside().start().await);
+    first.client().create_session(asking("s")).await.unwrap();
     soon("a turn", first.send("s", "hello")).await.unwrap();
-    let second = Arc::new(cli.facade().await);
     let mut stream = second.stream("s", "weather").await.unwrap();
     let id = ask_of(&mut stream).await;
     // Longer than a server waits for a caller that has gone.

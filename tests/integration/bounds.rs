@@ -59,7 +59,7 @@ async fn service() -> (LastingCli, Service, CopilotServiceClient<Channel>) {
         _ => Reply::text("fine"),
     })
     .await;
-    let service = Service::start(&cli, &[]);
+    let service = Service::start(&cli, &[]).await;
     service.runs(0).await;
     let client = service.connect().await.unwrap();
     (cli, service, client)
@@ -388,7 +388,13 @@ async fn a_session_that_cannot_be_loaded_with_new_credentials_keeps_and_uses_its
 async fn a_stored_session_that_bad_credentials_did_not_load_waits_for_good_ones_as_before() {
     let cli = FakeCli::start().await;
     let facade = cli.setup().start().await;
-    cli.has("s", false, true);
+    let provider = key("s", "first").provider;
+    let request =
+        CreateSessionRequest { session_id: "s".into(), model: "m".into(), provider, ..Default::default() };
+    facade.client().create_session(request).await.unwrap();
+    cli.turn_of(&facade, "s").await;
+    facade.stop().await;
+    let facade = cli.setup().start().await;
     let waits = async || {
         let refused = facade.send("s", "two").await.unwrap_err();
         check(&refused, Code::FailedPrecondition, ErrorReason::SessionNotLoaded);
@@ -400,12 +406,11 @@ async fn a_stored_session_that_bad_credentials_did_not_load_waits_for_good_ones_
     waits().await;
     cli.manual("session.resume");
     let mut client = facade.client();
-    let resuming = tokio::spawn(async move { client.resume_session(token("s")).await });
+    let resuming = tokio::spawn(async move { client.resume_session(key("s", "bad")).await });
     cli.next("session.resume").await.refuse(-32603, "GitHub token validation failed: no").await;
     assert!(soon("a refusal", resuming).await.unwrap().is_err());
     waits().await;
     cli.automatic("session.resume");
-    // A provider can be brought, which it could not be beside the token.
     let resumed =
         facade.client().resume_session(key("s", "good")).await.unwrap().into_inner().session.unwrap();
     assert_eq!(resumed.state(), SessionState::Idle);

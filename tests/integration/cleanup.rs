@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
-use copilot_grpc::grpc::pb::{
-    CleanupStatus, CloseSessionRequest, CreateSessionRequest, ErrorReason, GetServerInfoRequest,
-    ListSessionsRequest, SessionState,
+use copilot_grpc::{
+    grpc::pb::{
+        CleanupStatus, CloseSessionRequest, CreateSessionRequest, ErrorReason, GetServerInfoRequest,
+        ListSessionsRequest, SessionState,
+    },
+    store::{Changes, Time},
 };
 use scripted_model::Reply;
-use serde_json::json;
 use tempfile::NamedTempFile;
 use tonic::{Code, Status};
 
@@ -120,7 +122,7 @@ async fn of_too_many_stored_sessions_those_go_that_were_idle_longest_also_after_
         let request = CloseSessionRequest { session_id: id.into() };
         facade.client().close_session(request).await.unwrap();
     }
-    facade.facade.stop(Duration::ZERO).await;
+    facade.stop().await;
     let facade = start(cli.setup(), &["--max-stored-sessions=1"]).await;
     gone(&facade, "b").await;
     gone(&facade, "c").await;
@@ -145,7 +147,7 @@ async fn a_profiles_sessions_live_as_long_as_it_says_also_after_a_restart() {
     for id in ["other", "s"] {
         soon("a turn", facade.send(id, "one")).await.unwrap();
     }
-    facade.facade.stop(Duration::ZERO).await;
+    facade.stop().await;
     std::fs::write(file.path(), "[profiles.brief]\nmax_session_age = '1s'").unwrap();
     let facade = start(cli.setup(), &[&config]).await;
     gone(&facade, "s").await;
@@ -159,6 +161,7 @@ async fn a_dry_run_does_nothing() {
     cli.has("stored", false, true);
     let flags = ["--delete-idle-after=1ms", "--close-idle-after=1ms", "--cleanup-dry-run"];
     let facade = start(cli.setup(), &flags).await;
+    facade.has("stored", &cli.address(), "").await;
     facade.create("loaded").await;
     another_run(&facade).await;
     let status = status(&facade).await.unwrap();
@@ -169,34 +172,53 @@ async fn a_dry_run_does_nothing() {
 #[tokio::test]
 async fn what_another_program_has_made_is_left_alone() {
     let cli = FakeCli::start().await;
-    cli.manual("session.list");
-    cli.has("theirs", false, true);
+    for id in ["theirs", "ours"] {
+        cli.has(id, false, true);
+    }
     let facade = start(cli.setup(), &["--delete-after-age=1ms"]).await;
-    let call = soon("a list", cli.next("session.list")).await;
-    let entry = json!({
-        "sessionId": "theirs", "clientName": "another", "isRemote": false,
-        "startTime": "2020-01-01T00:00:00.000Z", "modifiedTime": "2020-01-01T00:00:00.000Z",
-    });
-    call.answer(json!({"sessions": [entry]})).await;
+    facade.has("ours", &cli.address(), "").await;
+    gone(&facade, "ours").await;
     another_run(&facade).await;
-    assert_eq!(cli.count("session.delete"), 0);
+    assert_eq!(cli.called("session.delete", 1).await["sessionId"], "ours");
+    assert_eq!(cli.count("session.delete"), 1);
 }
 
 #[tokio::test]
 async fn a_session_that_changes_between_decision_and_act_stays() {
     let cli = FakeCli::start().await;
-    cli.has("s", false, true);
-    cli.manual("session.getMetadata");
-    let _facade = start(cli.setup(), &["--delete-after-age=1ms"]).await;
-    // Held by then, so that nobody takes it up; but another server has used it.
-    let call = soon("the second look", cli.next("session.getMetadata")).await;
-    let changed = json!({
-        "sessionId": "s", "clientName": "copilot-grpc", "isRemote": false,
-        "startTime": "2026-11-23T14:28:56.393Z", "modifiedTime": "2026-11-23T15:00:00.000Z",
-    });
-    call.answer(json!({"session": changed})).await;
-    soon("another look", cli.next("session.getMetadata")).await;
-    assert_eq!(cli.count("session.delete"), 0);
+    cli.manual("session.delete");
+    let facade = cli.setup().start().await;
+    for id in ["a", "b"] {
+        cli.has(id, false, true);
+        facade.has(id, &cli.address(), "").await;
+    }
+    facade.stop().await;
+    let facade = start(cli.setup(), &["--delete-idle-after=1ms"]).await;
+    // Both are idle for too long when the first is deleted. Meanwhile another server uses the second.
+    let first = soon("a deletion", cli.next("session.delete")).await;
+    let other = if first.params["sessionId"] == "a" { "b" } else { "a" };
+    let store = facade.facade.sessions().store();
+    let record = store.find("", other).await.unwrap().unwrap();
+    let changes = Changes { update_time: Time::parse("2999-01-01T00:00:00Z"), ..Changes::default() };
+    store.change(record.uid, &changes).await.unwrap();
+    cli.automatic("session.delete");
+    first.answer_as_usual().await;
+    another_run(&facade).await;
+    assert_eq!(listed(&facade).await, [other]);
+    assert_eq!(cli.count("session.delete"), 1);
+}
+
+#[tokio::test]
+async fn one_in_which_another_client_of_the_cli_has_something_running_stays() {
+    let cli = FakeCli::start().await;
+    let facade = start(cli.setup(), &["--delete-after-age=1ms"]).await;
+    cli.has("s", true, true);
+    cli.busy("s", true);
+    facade.has("s", &cli.address(), "").await;
+    another_run(&facade).await;
+    assert_eq!((cli.count("session.delete"), listed(&facade).await), (0, vec!["s".to_owned()]));
+    cli.busy("s", false);
+    gone(&facade, "s").await;
 }
 
 #[tokio::test]
@@ -205,13 +227,10 @@ async fn one_that_could_not_be_deleted_is_counted_and_tried_again() {
     cli.has("s", false, true);
     cli.manual("session.delete");
     let facade = start(cli.setup(), &["--delete-after-age=1ms"]).await;
+    facade.has("s", &cli.address(), "").await;
     soon("a deletion", cli.next("session.delete")).await.refuse(-32603, "disk on fire").await;
     cli.automatic("session.delete");
-    soon("the deletion", async {
-        while status(&facade).await.unwrap().deleted == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-    assert_eq!(status(&facade).await.unwrap().failed, 1);
+    gone(&facade, "s").await;
+    let status = status(&facade).await.unwrap();
+    assert_eq!((status.failed, status.deleted), (1, 1));
 }

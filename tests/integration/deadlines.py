@@ -153,7 +153,7 @@ def turn(pulse, address, deadline, after, number, session):
 
 
 def stuck(address, deadline, times):
-    """The session `s` is loaded; of others nothing is known."""
+    """The session `s` was used by this server, `stored` only by an earlier one; neither is loaded."""
     pulse = Pulse()
     service = connect(address)
 
@@ -165,17 +165,17 @@ def stuck(address, deadline, times):
         call.add_callback(ended.set)
         return call
 
-    known, unknown = {"session_id": "s"}, {"session_id": "nobody"}
+    known, stored = {"session_id": "s"}, {"session_id": "stored"}
     model = {"session": session_pb2.Session(session_id="s", model="m"), "update_mask": {"paths": ["model"]}}
     prompt = {"prompt": {"text": "p"}}
     calls = {
         "CreateSession": lambda: service.CreateSession(pb.CreateSessionRequest(), timeout=deadline),
-        "ResumeSession": lambda: service.ResumeSession(pb.ResumeSessionRequest(**unknown), timeout=deadline),
-        "GetSession": lambda: service.GetSession(pb.GetSessionRequest(**unknown), timeout=deadline),
+        "ResumeSession": lambda: service.ResumeSession(pb.ResumeSessionRequest(**stored), timeout=deadline),
+        "GetSession": lambda: service.GetSession(pb.GetSessionRequest(**stored), timeout=deadline),
         "ListSessions": lambda: service.ListSessions(pb.ListSessionsRequest(), timeout=deadline),
         "UpdateSession": lambda: service.UpdateSession(pb.UpdateSessionRequest(**model), timeout=deadline),
-        "CloseSession": lambda: service.CloseSession(pb.CloseSessionRequest(**unknown), timeout=deadline),
-        "DeleteSession": lambda: service.DeleteSession(pb.DeleteSessionRequest(**unknown), timeout=deadline),
+        "CloseSession": lambda: service.CloseSession(pb.CloseSessionRequest(**stored), timeout=deadline),
+        "DeleteSession": lambda: service.DeleteSession(pb.DeleteSessionRequest(**stored), timeout=deadline),
         "ForkSession": lambda: service.ForkSession(pb.ForkSessionRequest(**known), timeout=deadline),
         "CompactSession": lambda: service.CompactSession(pb.CompactSessionRequest(**known), timeout=deadline),
         "RewindSession": lambda: service.RewindSession(
@@ -185,17 +185,17 @@ def stuck(address, deadline, times):
             pb.ListRewindPointsRequest(**known), timeout=deadline
         ),
         "SendAndWait": lambda: service.SendAndWait(
-            pb.SendAndWaitRequest(**unknown, **prompt), timeout=deadline
+            pb.SendAndWaitRequest(**stored, **prompt), timeout=deadline
         ),
         "SendAndStream": lambda: service.SendAndStream(
             pb.SendAndStreamRequest(**known, **prompt), timeout=deadline
         ),
-        "Converse": lambda: converse(open=pb.ConverseOpen(**unknown)),
+        "Converse": lambda: converse(open=pb.ConverseOpen(**stored)),
         "Respond": lambda: service.Respond(
-            pb.RespondRequest(**unknown, ask_id="r", answer={"permission": {"decision": 1}}),
+            pb.RespondRequest(**stored, ask_id="r", answer={"permission": {"decision": 1}}),
             timeout=deadline,
         ),
-        "AbortTurn": lambda: service.AbortTurn(pb.AbortTurnRequest(**unknown), timeout=deadline),
+        "AbortTurn": lambda: service.AbortTurn(pb.AbortTurnRequest(**stored), timeout=deadline),
         "ListEvents": lambda: service.ListEvents(pb.ListEventsRequest(**known), timeout=deadline),
         "WatchSession": lambda: service.WatchSession(pb.WatchSessionRequest(**known), timeout=deadline),
         "GetUsage": lambda: service.GetUsage(pb.GetUsageRequest(**known), timeout=deadline),

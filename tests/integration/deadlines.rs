@@ -70,15 +70,12 @@ const QUESTIONS: &[&str] = &[
     "session.history.listRewindPoints",
     "session.history.previewRewind",
     "session.history.rewind",
-    "session.list",
     "session.metadata.isProcessing",
     "session.metadata.snapshot",
     "session.model.switchTo",
     "session.resume",
     "session.send",
     "sessions.fork",
-    "sessions.getClientMetadata",
-    "sessions.list",
     "sessions.readPersistedEvents",
 ];
 
@@ -87,9 +84,13 @@ async fn every_call_to_a_cli_that_does_not_answer_ends_with_details_at_a_deadlin
     let cli = FakeCli::start().await;
     let facade = cli.setup().start().await;
     facade.create("s").await;
+    cli.turn_of(&facade, "s").await;
     // Not loaded any more: whoever uses it asks the CLI.
     cli.disconnect().await;
     facade.serving("").await;
+    // Nor known any more.
+    cli.has("stored", false, true);
+    facade.has("stored", &cli.address(), "").await;
     for question in QUESTIONS {
         cli.manual(question);
     }

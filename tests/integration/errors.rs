@@ -1,17 +1,21 @@
 //! Each published error reason is produced here, and keeps what `error_reason.proto` promises of it.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
-use copilot_grpc::grpc::{
-    DOMAIN,
-    pb::{
-        CreateSessionRequest, ErrorReason, GetSessionRequest, ListEventsRequest, ListSessionsRequest,
-        PermissionDecision, PermissionEffect, Prompt, SendAndWaitRequest, TurnResult,
+use copilot_grpc::{
+    grpc::{
+        DOMAIN,
+        pb::{
+            CreateSessionRequest, ErrorReason, GetSessionRequest, ListEventsRequest, ListModelsRequest,
+            PermissionDecision, PermissionEffect, Prompt, Provider, SendAndWaitRequest, TurnResult,
+        },
     },
+    store::{Facts, Time},
 };
 use serde_json::json;
-use tokio::task::JoinHandle;
+use test_postgres::{Options as PostgresOptions, Postgres};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tonic::{
     Code, Request, Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -21,10 +25,12 @@ use tonic_types::pb as rpc;
 
 use crate::support::{
     check, detail,
-    facade::{Streamed, TestFacade, abort, decide, on_everything, prompt, wait, wait_with, watching},
+    facade::{Setup, Streamed, TestFacade, abort, decide, on_everything, prompt, wait, wait_with, watching},
     failure_of,
     fake_cli::{FakeCli, Options},
-    reason_of, soon, until,
+    reason_of, soon,
+    state::State,
+    until,
 };
 
 /// Each reason, and what produces it.
@@ -54,6 +60,8 @@ fn producers() -> Vec<(ErrorReason, Produced)> {
             Box::pin(provider_error("400 see our content management policy", 400)),
         ),
         (ErrorReason::BackendStorage, Box::pin(agent_error("persistence"))),
+        (ErrorReason::StoreUnavailable, Box::pin(a_database_that_is_down())),
+        (ErrorReason::StoreCorrupt, Box::pin(a_record_that_makes_no_sense())),
         (ErrorReason::AgentError, Box::pin(agent_error("query"))),
         (ErrorReason::CliProtocol, Box::pin(an_answer_that_makes_no_sense())),
         (ErrorReason::CliMethodMissing, Box::pin(a_cli_without_the_method())),
@@ -284,22 +292,43 @@ async fn provider_error(message: &'static str, status: i32) -> Status {
     failure(sending).await
 }
 
-/// A list that the CLI cannot give.
-async fn list(respond: impl AsyncFnOnce(crate::support::fake_cli::Call)) -> Status {
+/// Models that the CLI cannot tell.
+async fn models(respond: impl AsyncFnOnce(crate::support::fake_cli::Call)) -> Status {
     let (cli, facade) = start(&[]).await;
-    cli.manual("session.list");
+    cli.manual("models.list");
     let mut client = facade.client();
-    let list = tokio::spawn(async move { client.list_sessions(ListSessionsRequest::default()).await });
-    respond(cli.next("session.list").await).await;
-    list.await.unwrap().unwrap_err()
+    let models = tokio::spawn(async move { client.list_models(ListModelsRequest::default()).await });
+    respond(cli.next("models.list").await).await;
+    models.await.unwrap().unwrap_err()
+}
+
+async fn a_database_that_is_down() -> Status {
+    let database = spawn_blocking(|| Postgres::start(PostgresOptions::Fast)).await.unwrap();
+    let cli = FakeCli::start().await;
+    let state = Arc::new(State::without_database());
+    let setup = Setup { state, ..cli.setup() }.flag(format!("--store-url={}", database.database().await));
+    let facade = setup.start().await;
+    let database = spawn_blocking(move || {
+        database.stop();
+        database
+    });
+    let _database = database.await.unwrap();
+    facade.client().create_session(CreateSessionRequest::default()).await.unwrap_err()
+}
+
+async fn a_record_that_makes_no_sense() -> Status {
+    let (cli, facade) = start(&[]).await;
+    let facts = Facts { settings: "{".into(), home: cli.address(), ..Facts::default() };
+    facade.facade.sessions().store().create("", "odd", &facts, Time::now()).await.unwrap();
+    facade.send("odd", "p").await.unwrap_err()
 }
 
 async fn an_answer_that_makes_no_sense() -> Status {
-    list(async |call| call.answer(json!({"sessions": "many"})).await).await
+    models(async |call| call.answer(json!({"models": "many"})).await).await
 }
 
 async fn a_cli_without_the_method() -> Status {
-    list(async |call| call.refuse(-32601, "Unhandled method session.list").await).await
+    models(async |call| call.refuse(-32601, "Unhandled method models.list").await).await
 }
 
 async fn a_cli_of_another_protocol() -> Status {
@@ -316,8 +345,16 @@ async fn a_cli_of_another_protocol() -> Status {
 
 async fn a_session_of_another_time() -> Status {
     let (cli, facade) = start(&[]).await;
-    cli.has("old", false, true);
-    facade.send("old", "p").await.unwrap_err()
+    let provider = Provider { base_url: "http://127.0.0.1:1".into(), ..Default::default() };
+    let own = CreateSessionRequest {
+        session_id: "old".into(),
+        model: "m".into(),
+        provider: Some(provider),
+        ..Default::default()
+    };
+    facade.client().create_session(own).await.unwrap();
+    facade.stop().await;
+    cli.setup().start().await.send("old", "p").await.unwrap_err()
 }
 
 async fn an_answer_to_nothing() -> Status {

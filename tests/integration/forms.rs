@@ -31,7 +31,7 @@ async fn say(server: &Server, prompt: &str) -> String {
 #[tokio::test]
 async fn a_session_of_one_form_goes_on_on_the_other_and_back_also_after_kill() {
     let model = ModelServer::start(script).await.unwrap();
-    let mut folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let mut state = std::sync::Arc::default();
     let mut turns = 0;
     for (form, end) in [
         (Form::Native, Signal::TERM),
@@ -40,7 +40,7 @@ async fn a_session_of_one_form_goes_on_on_the_other_and_back_also_after_kill() {
         (Form::Node, Signal::KILL),
         (Form::Native, Signal::TERM),
     ] {
-        let server = Server::start_on(folder, &model, &pinned(form).path).await;
+        let server = Server::start_on(state, &model, &pinned(form).path).await;
         if turns == 0 {
             let request = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
             server.client().await.create_session(request).await.unwrap();
@@ -52,7 +52,7 @@ async fn a_session_of_one_form_goes_on_on_the_other_and_back_also_after_kill() {
         if end == Signal::KILL {
             rustix::process::kill_process(server.cli(), end).unwrap();
         }
-        folder = server.stop(end).await;
+        state = server.stop(end).await;
     }
 }
 
@@ -60,8 +60,7 @@ async fn a_session_of_one_form_goes_on_on_the_other_and_back_also_after_kill() {
 async fn the_server_says_of_which_form_its_cli_is_and_of_which_version() {
     let model = ModelServer::start(script).await.unwrap();
     for (form, expected) in [(Form::Native, CliForm::Native), (Form::Node, CliForm::Node)] {
-        let folder = tempfile::tempdir().unwrap();
-        let mut server = Server::start_on(folder, &model, &pinned(form).path).await;
+        let mut server = Server::start_on(std::sync::Arc::default(), &model, &pinned(form).path).await;
         let info = server.client().await.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
         let backend = &info.backends[0];
         assert_eq!(backend.cli_form(), expected);

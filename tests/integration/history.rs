@@ -127,7 +127,7 @@ async fn a_page_token_is_good_over_a_restart_of_the_cli() {
         let first = list(&facade, everything(size.try_into().unwrap(), "")).await.unwrap();
         tokens.push(first.next_page_token);
     }
-    drop(facade);
+    facade.stop().await;
     cli.restart().await;
     let facade = cli.facade().await;
     for (at, token) in tokens.iter().enumerate() {

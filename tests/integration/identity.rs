@@ -154,12 +154,14 @@ async fn in_a_network_of_its_own() {
         let setup = cli.setup().variable("COPILOT_PROVIDER_TYPE", "azure");
         setup.variable("COPILOT_PROVIDER_BASE_URL", &*base_url)
     };
+    facade.stop().await;
     let facade = operators().start().await;
     facade.create("operators").await;
     turn(&facade, "operators").await;
     assert!(metadata.count() > 0 && asked.has(TOKEN), "{} {:?}", metadata.count(), asked.0.lock().unwrap());
     // A key in the headers does not keep it from that.
     asked.0.lock().unwrap().clear();
+    facade.stop().await;
     let facade = operators().variable("COPILOT_PROVIDER_HEADERS", "api-key: k").start().await;
     facade.create("with-headers").await;
     turn(&facade, "with-headers").await;

@@ -1,4 +1,4 @@
-//! Two servers in front of the same CLIs agree, and do not harm each other; on the real CLI.
+//! Two servers in front of the same CLIs, with the same store, agree, and do not harm each other; on the real CLI.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,6 +17,11 @@ fn script(request: &Request) -> Reply {
     Reply::text(format!("{prompts}: {}", request.prompt()))
 }
 
+/// A server that has its sessions in the same database as the others in front of this CLI.
+async fn beside(cli: &RealCli) -> TestFacade {
+    cli.setup().beside().start().await
+}
+
 async fn delete(facade: &TestFacade, id: &str) -> Result<(), Status> {
     let request = DeleteSessionRequest { session_id: id.into(), allow_missing: true };
     facade.client().delete_session(request).await.map(|_| ())
@@ -30,7 +35,7 @@ async fn listed(facade: &TestFacade) -> Vec<String> {
 #[tokio::test]
 async fn what_one_server_has_made_another_goes_on_with_and_what_one_deletes_is_gone_for_both() {
     let cli = RealCli::start(script).await;
-    let (one, other) = (cli.facade().await, cli.facade().await);
+    let (one, other) = (beside(&cli).await, beside(&cli).await);
     let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
     let request =
         CreateSessionRequest { session_id: "s".into(), labels: labels.clone(), ..Default::default() };
@@ -56,7 +61,7 @@ async fn what_one_server_has_made_another_goes_on_with_and_what_one_deletes_is_g
 #[tokio::test]
 async fn a_session_that_one_deletes_while_another_loads_it_is_gone_or_stuck_and_no_other_is_touched() {
     let cli = RealCli::start(script).await;
-    let (one, other) = (cli.facade().await, Arc::new(cli.facade().await));
+    let (one, other) = (beside(&cli).await, Arc::new(beside(&cli).await));
     one.create("bystander").await;
     for n in 0..4 {
         let id = format!("s{n}");
@@ -92,7 +97,7 @@ async fn a_session_that_one_deletes_while_another_loads_it_is_gone_or_stuck_and_
 #[tokio::test]
 async fn a_model_that_one_server_sets_is_known_to_the_other_and_stays() {
     let cli = RealCli::start(script).await;
-    let (one, other) = (cli.facade().await, cli.facade().await);
+    let (one, other) = (beside(&cli).await, beside(&cli).await);
     one.create("s").await;
     for facade in [&one, &other] {
         soon("a turn", facade.send("s", "hello")).await.unwrap();

@@ -93,7 +93,7 @@ async fn keep_watch(service: &Service, running: &RefCell<Vec<usize>>) {
 #[tokio::test]
 async fn far_more_callers_than_turns_that_may_run_are_served_in_turn_or_refused_at_once() {
     let cli = LastingCli::start(|_| Reply::chunks(["word "; 20]).every(Duration::from_millis(50))).await;
-    let service = Service::start(&cli, &["--max-running-turns=4", "--max-waiting-turns=12"]);
+    let service = Service::start(&cli, &["--max-running-turns=4", "--max-waiting-turns=12"]).await;
     service.runs(0).await;
     let calm = rush(&service, RUNNING, Duration::from_secs(2)).await;
     assert_eq!(calm.refusals, []);

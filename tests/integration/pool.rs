@@ -21,15 +21,17 @@ use crate::support::{
     check,
     facade::{Setup, TestFacade},
     fake_cli::FakeCli,
-    real_cli, soon, until, words,
+    real_cli, soon,
+    state::State,
+    until, words,
 };
 
-/// Some CLIs that the test plays.
-pub(crate) struct Clis(pub(crate) Vec<FakeCli>);
+/// Some CLIs that the test plays, and what the servers in front of them have, one after the other.
+pub(crate) struct Clis(pub(crate) Vec<FakeCli>, Arc<State>);
 
 impl Clis {
     pub(crate) async fn start(count: usize) -> Self {
-        Self(stream::iter(0..count).then(|_| FakeCli::start()).collect().await)
+        Self(stream::iter(0..count).then(|_| FakeCli::start()).collect().await, Arc::default())
     }
 
     pub(crate) fn addresses(&self) -> Vec<String> {
@@ -37,7 +39,8 @@ impl Clis {
     }
 
     pub(crate) fn setup(&self) -> Setup {
-        Setup { cli_url: self.addresses().join(","), ..Setup::default() }.flag("--keeper-link=false")
+        let setup = Setup { cli_url: self.addresses().join(","), state: self.1.clone(), ..Setup::default() };
+        setup.flag("--keeper-link=false")
     }
 
     /// A server in front of them, to which all are ready.
@@ -103,9 +106,9 @@ async fn delete(facade: &TestFacade, id: &str) -> Result<(), Status> {
     facade.client().delete_session(request).await.map(|_| ())
 }
 
-async fn list(facade: &TestFacade) -> Result<ListSessionsResponse, Status> {
+async fn list(facade: &TestFacade) -> ListSessionsResponse {
     let request = ListSessionsRequest { page_size: 1000, ..Default::default() };
-    facade.client().list_sessions(request).await.map(tonic::Response::into_inner)
+    facade.client().list_sessions(request).await.unwrap().into_inner()
 }
 
 fn ids(list: &ListSessionsResponse) -> BTreeSet<&str> {
@@ -131,120 +134,135 @@ async fn a_new_session_goes_to_the_first_cli_that_is_ready() {
 }
 
 #[tokio::test]
-async fn a_session_with_a_chosen_id_is_created_where_it_belongs_or_not_at_all() {
+async fn a_session_with_a_chosen_id_is_created_in_the_first_cli_that_is_ready_too() {
     let clis = Clis::start(3).await;
     let facade = clis.facade(clis.setup()).await;
-    let (there, elsewhere, taken) = (clis.id(&[1, 0]), clis.id(&[0]), clis.id(&[1, 2]));
-    create(&facade, &elsewhere).await.unwrap();
-    assert_eq!(clis.created(&elsewhere), [0]);
-    clis.0[2].has(&taken, false, true);
+    let (first, there) = (clis.id(&[1, 2]), clis.id(&[1, 0]));
+    create(&facade, &first).await.unwrap();
+    assert_eq!(clis.created(&first), [1]);
     clis.lose(1, &facade).await;
-    check(&create(&facade, &there).await.unwrap_err(), Code::Unavailable, ErrorReason::BackendUnavailable);
-    assert_eq!(clis.created(&there), [0; 0]);
-    // What another says is certain.
-    check(&create(&facade, &taken).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
-    // The CLI that is down is not asked about ids of others.
-    let another = clis.id(&[2, 1]);
-    create(&facade, &another).await.unwrap();
-    assert_eq!(clis.created(&another), [2]);
-}
-
-#[tokio::test]
-async fn an_id_is_taken_whichever_cli_has_it_and_whether_it_is_stored_or_loaded() {
-    let clis = Clis::start(3).await;
-    let facade = clis.facade(clis.setup()).await;
-    for (cli, (loaded, stored)) in [(0, (true, false)), (1, (false, true)), (2, (true, true))] {
-        let id = clis.id(&[(cli + 1) % 3]);
-        clis.0[cli].has(&id, loaded, stored);
-        check(&create(&facade, &id).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
-        assert_eq!(clis.created(&id), [0; 0]);
-        clis.0[cli].forget(&id);
+    create(&facade, &there).await.unwrap();
+    assert_eq!(clis.created(&there), [0]);
+    // Whichever is down.
+    for id in [&first, &there] {
+        check(&create(&facade, id).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
     }
 }
 
 #[tokio::test]
-async fn a_stored_session_is_found_wherever_it_is_and_asked_for_where_it_belongs_first() {
+async fn an_id_is_taken_wherever_its_session_is_and_in_a_cli_whether_it_is_stored_or_loaded() {
+    let clis = Clis::start(3).await;
+    let facade = clis.facade(clis.setup()).await;
+    for (cli, (loaded, stored)) in [(0, (true, false)), (1, (false, true)), (2, (true, true))] {
+        // Of this service, and in another CLI than it would be created in.
+        let id = clis.id(&[(cli + 1) % 3]);
+        facade.has(&id, &clis.0[cli].address(), "").await;
+        check(&create(&facade, &id).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
+        assert_eq!(clis.created(&id), [0; 0]);
+        // Of somebody else.
+        let id = clis.id(&[cli, (cli + 1) % 3]);
+        clis.0[cli].has(&id, loaded, stored);
+        check(&create(&facade, &id).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
+        assert_eq!(clis.created(&id), [0; 0]);
+        clis.0[cli].forget(&id);
+        create(&facade, &id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stored_session_is_found_wherever_it_is_and_no_other_cli_is_asked() {
     let clis = Clis::start(3).await;
     let facade = clis.facade(clis.setup()).await;
     let id = clis.id(&[2, 0, 1]);
     check(&facade.get(&id).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
     for cli in [2, 0, 1] {
         clis.0[cli].has(&id, false, true);
-        let before: Vec<_> = clis.0.iter().map(|cli| cli.count("session.getMetadata")).collect();
+        facade.has(&id, &clis.0[cli].address(), "").await;
+        let asked = || clis.0.iter().map(|cli| asked_of(cli, &id)).collect::<Vec<_>>();
+        let before = asked();
         assert_eq!(facade.get(&id).await.unwrap().state(), SessionState::Unloaded);
-        let asked = (0..3).filter(|n| clis.0[*n].count("session.getMetadata") > before[*n]).count();
-        assert_eq!(asked, if cli == 2 { 1 } else { 3 }, "{cli}");
         delete(&facade, &id).await.unwrap();
         assert_eq!(clis.0[cli].count("session.delete"), 1);
         check(&facade.get(&id).await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+        let after = asked();
+        for other in (0..3).filter(|other| *other != cli) {
+            assert_eq!(after[other], before[other], "{other} was asked for what {cli} has");
+        }
     }
+}
+
+/// How often a CLI was asked for anything of a session.
+fn asked_of(cli: &FakeCli, id: &str) -> usize {
+    cli.calls().iter().filter(|call| call.params["sessionId"] == id).count()
 }
 
 #[tokio::test]
 async fn a_session_does_not_look_deleted_because_its_cli_is_down() {
     let clis = Clis::start(3).await;
     let facade = clis.facade(clis.setup()).await;
-    let (there, known, lost) = (clis.id(&[0, 2]), clis.id(&[2]), clis.id(&[1]));
+    let (there, known) = (clis.id(&[0, 2]), clis.id(&[2]));
+    let (lost, empty) = (clis.id(&[1, 0]), clis.id(&[1, 2]));
     clis.0[2].has(&there, false, true);
-    for id in [&known, &lost] {
+    facade.has(&there, &clis.0[2].address(), "").await;
+    for id in [&known, &lost, &empty] {
         create(&facade, id).await.unwrap();
     }
+    clis.0[1].turn_of(&facade, &lost).await;
     clis.lose(1, &facade).await;
-    assert_eq!(facade.get(&there).await.unwrap().session_id, there);
-    assert_eq!(facade.get(&known).await.unwrap().session_id, known);
+    for id in [&there, &known, &lost, &empty] {
+        assert_eq!(facade.get(id).await.unwrap().session_id, *id);
+    }
     // This server knows it, though it cannot be used.
     assert_eq!(facade.get(&lost).await.unwrap().state(), SessionState::Unloaded);
     let refused = facade.send(&lost, "hello").await.unwrap_err();
     check(&refused, Code::Unavailable, ErrorReason::BackendUnavailable);
+    check(&delete(&facade, &lost).await.unwrap_err(), Code::Unavailable, ErrorReason::BackendUnavailable);
+    assert_eq!(facade.get(&lost).await.unwrap().session_id, lost);
+    // Nothing of one without a message is in its CLI.
+    let (sent, _) = tokio::join!(facade.send(&empty, "hello"), clis.0[2].turn(&["hi"]));
+    assert_eq!(sent.unwrap().content, "hi");
+    // What is in no CLI is certain.
     for refused in [
         facade.get("nobody-knows").await.map(|_| ()).unwrap_err(),
-        delete(&facade, "nobody-knows").await.unwrap_err(),
         facade.send("nobody-knows", "hello").await.map(|_| ()).unwrap_err(),
     ] {
-        check(&refused, Code::Unavailable, ErrorReason::BackendUnavailable);
+        check(&refused, Code::NotFound, ErrorReason::SessionNotFound);
     }
+    delete(&facade, "nobody-knows").await.unwrap();
 }
 
 #[tokio::test]
-async fn a_list_is_of_all_clis_and_says_which_are_missing() {
+async fn a_list_is_of_the_sessions_of_all_clis_be_they_there_or_not() {
     let clis = Clis::start(3).await;
     let facade = clis.facade(clis.setup()).await;
     for (n, cli) in clis.0.iter().enumerate() {
+        facade.has(&format!("stored-{n}"), &cli.address(), "").await;
         cli.has(&format!("stored-{n}"), false, true);
-        // As if somebody had copied a home.
-        cli.has("double", false, true);
+        // Of somebody else.
+        cli.has(&format!("theirs-{n}"), false, true);
     }
-    let lost = clis.id(&[1]);
-    create(&facade, &lost).await.unwrap();
-    let all = list(&facade).await.unwrap();
-    assert_eq!(ids(&all), ["double", &lost, "stored-0", "stored-1", "stored-2"].into());
-    clis.lose(1, &facade).await;
-    let rest = list(&facade).await.unwrap();
-    assert_eq!(ids(&rest), ["double", &lost, "stored-0", "stored-2"].into());
-    for cli in [0, 2] {
+    let known = clis.id(&[1]);
+    create(&facade, &known).await.unwrap();
+    for cli in [1, 0, 2] {
+        assert_eq!(ids(&list(&facade).await), [&known, "stored-0", "stored-1", "stored-2"].into());
         clis.lose(cli, &facade).await;
     }
-    check(&list(&facade).await.unwrap_err(), Code::Unavailable, ErrorReason::BackendUnavailable);
+    assert_eq!(ids(&list(&facade).await), [&known, "stored-0", "stored-1", "stored-2"].into());
 }
 
 #[tokio::test]
 async fn pages_of_any_size_hold_every_session_once_in_order_wherever_it_is() {
     let clis = Clis::start(3).await;
     let facade = clis.facade(clis.setup()).await;
-    let mut all = BTreeSet::new();
-    for n in 0..6 {
-        let (known, stored, double) = (format!("{n}-known"), format!("{n}-stored"), format!("{n}-double"));
+    let mut expected = Vec::new();
+    for n in 0..9 {
+        let (known, stored) = (format!("known-{n}"), format!("stored-{n}"));
         create(&facade, &known).await.unwrap();
-        clis.0[n % 3].has(&stored, false, true);
-        for cli in &clis.0 {
-            // As if somebody had copied a home.
-            cli.has(&known, true, true);
-            cli.has(&double, false, true);
-        }
-        all.extend([known, stored, double]);
+        facade.has(&stored, &clis.0[n % 3].address(), "").await;
+        expected.extend([known, stored]);
     }
-    // They are all of one time, so that their ids order them.
-    let expected: Vec<_> = all.into_iter().rev().collect();
+    // Those that were used last come first.
+    expected.reverse();
     for page_size in [1, 2, 5, 17, 18, 19] {
         let (mut found, mut page_token) = (Vec::new(), String::new());
         for _ in 0..18_usize.div_ceil(page_size) {
@@ -319,18 +337,22 @@ async fn the_server_is_well_while_one_cli_is() {
 #[tokio::test]
 async fn each_cli_is_cleared_up_also_when_another_is_down() {
     let clis = Clis::start(3).await;
+    let facade = clis.facade(clis.setup()).await;
     for (n, cli) in clis.0.iter().enumerate() {
         cli.has(&format!("old-{n}"), false, true);
+        facade.has(&format!("old-{n}"), &cli.address(), "").await;
     }
+    facade.stop().await;
     clis.0[1].stop_listening();
-    let setup = clis.setup().flag("--delete-after-age=1s").flag("--cleanup-interval=100ms");
-    let facade = setup.start().await;
+    let facade = clis.setup().flag("--delete-after-age=1ms").flag("--cleanup-interval=100ms").start().await;
     for n in [0, 2] {
         let call = soon("a deletion", clis.0[n].called("session.delete", 1)).await;
         assert_eq!(call["sessionId"], format!("old-{n}"));
     }
     until("they are counted", || facade.facade.sessions().cleanup().is_some_and(|done| done.deleted == 2))
         .await;
+    // It is tried again when its CLI is back.
+    assert_eq!(ids(&list(&facade).await), ["old-1"].into());
     assert_eq!(clis.0[1].count("session.delete"), 0);
 }
 
@@ -370,8 +392,9 @@ async fn sessions_are_spread_over_real_clis_one_of_which_may_die_and_another_ser
     let model = ModelServer::start(script).await.unwrap();
     let mut clis: Vec<_> = (0..3).map(|_| Cli::start(&model)).collect();
     let mut addresses: Vec<_> = clis.iter().map(|cli| format!("127.0.0.1:{}", cli.port)).collect();
+    let state = Arc::<State>::default();
     let setup = |addresses: &[String]| {
-        let setup = Setup { cli_url: addresses.join(","), ..Setup::default() };
+        let setup = Setup { cli_url: addresses.join(","), state: state.clone(), ..Setup::default() }.beside();
         let offline = real_cli::offline(&model).into_iter();
         let setup = offline.fold(setup, |setup, (name, value)| setup.variable(name, value));
         setup.variable("COPILOT_CONNECTION_TOKEN", real_cli::TOKEN)
@@ -421,7 +444,7 @@ async fn sessions_are_spread_over_real_clis_one_of_which_may_die_and_another_ser
     addresses.reverse();
     let second = setup(&addresses).start().await;
     states_become(&second, &[BackendState::Ready; 3]).await;
-    let all = list(&second).await.unwrap();
+    let all = list(&second).await;
     assert_eq!(ids(&all), sessions.iter().map(String::as_str).collect());
     for id in sessions.iter().step_by(7) {
         assert_eq!(second.send(id, "and you?").await.unwrap().content, "You said: and you?");

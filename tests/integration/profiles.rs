@@ -1,6 +1,6 @@
 //! A session under one of the operator's profiles gets what that gives, and is refused what goes beyond it; on the real CLI.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, CustomAgent, ErrorReason, ForkSessionRequest, McpServer, NamedProvider,
@@ -91,7 +91,7 @@ async fn a_profiles_provider_key_and_model_are_used_also_after_a_restart_and_no_
     let created = create(&facade, request("s", "team")).await.unwrap();
     assert_eq!((created.profile.as_str(), created.model.as_str()), ("team", "m"));
     assert_eq!(soon("a turn", facade.send("s", "one")).await.unwrap().content, "You said: one");
-    facade.facade.stop(Duration::ZERO).await;
+    facade.stop().await;
     let facade = world.facade("", "").await;
     assert_eq!(facade.get("s").await.unwrap().profile, "team");
     soon("a turn", facade.send("s", "two")).await.unwrap();
@@ -104,7 +104,7 @@ async fn a_profiles_provider_key_and_model_are_used_also_after_a_restart_and_no_
     let copy = facade.client().fork_session(fork).await.unwrap().into_inner().session.unwrap();
     assert_eq!(copy.profile, "team");
     // Without the profile there is nobody to pay.
-    facade.facade.stop(Duration::ZERO).await;
+    facade.stop().await;
     let facade = start(world.cli.setup(), "").await;
     let refused = facade.send("s", "three").await.unwrap_err();
     check(&refused, Code::FailedPrecondition, ErrorReason::SessionNotLoaded);
@@ -178,7 +178,7 @@ async fn what_goes_beyond_a_profile_is_refused_by_field() {
         ResumeSessionRequest { session_id: "s".into(), mcp_servers: mcp_servers(), ..Default::default() };
     denied(&facade.client().resume_session(servers.clone()).await.unwrap_err(), &["mcp_servers"]);
     // Also where it is not loaded.
-    facade.facade.stop(Duration::ZERO).await;
+    facade.stop().await;
     let facade = world.facade("", more).await;
     denied(&facade.client().resume_session(resume).await.unwrap_err(), &["provider"]);
     denied(&facade.client().resume_session(servers).await.unwrap_err(), &["mcp_servers"]);
@@ -202,7 +202,7 @@ async fn a_session_that_exists_is_loaded_under_its_own_profile_whatever_the_requ
         denied(&create(facade, servers).await.unwrap_err(), &["mcp_servers"]);
     };
     check(&facade).await;
-    facade.facade.stop(Duration::ZERO).await;
+    facade.stop().await;
     let facade = world.facade("", more).await;
     check(&facade).await;
     soon("a turn", facade.send("s", "two")).await.unwrap();
@@ -229,14 +229,17 @@ async fn tools_may_do_what_both_the_profile_and_the_request_allow() {
             ..request("", "team")
         };
         let id = create(&facade, session).await.unwrap().session_id;
-        if !restart {
-            return soon("a turn", facade.send(&id, "use the tool")).await.unwrap().content;
-        }
-        soon("a turn", facade.send(&id, "one")).await.unwrap();
-        facade.facade.stop(Duration::ZERO).await;
-        // What the file says now is what counts.
-        let facade = world.facade("", "available_tools = ['bash']\nallow_permissions = []").await;
-        soon("a turn", facade.send(&id, "use the tool")).await.unwrap().content
+        let facade = if restart {
+            soon("a turn", facade.send(&id, "one")).await.unwrap();
+            facade.stop().await;
+            // What the file says now is what counts.
+            world.facade("", "available_tools = ['bash']\nallow_permissions = []").await
+        } else {
+            facade
+        };
+        let said = soon("a turn", facade.send(&id, "use the tool")).await.unwrap().content;
+        facade.stop().await;
+        said
     };
     let shell = "allow_permissions = ['shell']";
     assert!(said(shell, None, false).await.contains("from-the-tool"));

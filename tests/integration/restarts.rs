@@ -38,8 +38,7 @@ fn prompts(request: &Request) -> Vec<&str> {
 
 /// A facade that has gone, and another in its place.
 async fn restarted(facade: TestFacade, setup: Setup) -> TestFacade {
-    facade.facade.stop(std::time::Duration::ZERO).await;
-    drop(facade);
+    facade.stop().await;
     setup.start().await
 }
 
@@ -381,12 +380,15 @@ async fn what_cannot_be_stored_with_a_session_is_refused() {
             fields_of(&refused)
         );
     }
-    let system_message = SystemMessage {
+    let with = |len: usize| SystemMessage {
         mode: SystemMessageMode::Replace.into(),
-        content: "x".repeat(61 * 1024),
+        content: "x".repeat(len),
         ..Default::default()
     };
-    let request = CreateSessionRequest { system_message: Some(system_message), ..Default::default() };
+    // A mebibyte of settings is stored.
+    let fits = CreateSessionRequest { system_message: Some(with(1000 * 1024)), ..Default::default() };
+    facade.client().create_session(fits).await.unwrap();
+    let request = CreateSessionRequest { system_message: Some(with(1025 * 1024)), ..Default::default() };
     let refused = facade.client().create_session(request).await.unwrap_err();
     check(&refused, Code::InvalidArgument, ErrorReason::InvalidField);
     assert_eq!(fields_of(&refused), ["system_message"]);
@@ -395,7 +397,7 @@ async fn what_cannot_be_stored_with_a_session_is_refused() {
 #[tokio::test]
 async fn a_session_without_a_message_is_found_by_another_server_too() {
     let cli = RealCli::start(script).await;
-    let (first, second) = (cli.facade().await, cli.facade().await);
+    let (first, second) = (cli.setup().beside().start().await, cli.setup().beside().start().await);
     let request = CreateSessionRequest {
         session_id: "empty".into(),
         labels: labels_of(&[("team", "blue")]),

@@ -26,7 +26,7 @@ async fn a_rolling_restart_of_two_servers_costs_their_callers_no_turn_and_no_cal
         Reply::chunks(words.map(|n: u32| format!("{marker}.{n} "))).every(Duration::from_millis(30))
     })
     .await;
-    let mut servers = [Service::start(&cli, FLAGS), Service::start(&cli, FLAGS)];
+    let mut servers = [Service::beside(&cli, FLAGS).await, Service::beside(&cli, FLAGS).await];
     for server in &servers {
         server.runs(0).await;
     }

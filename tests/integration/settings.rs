@@ -1,6 +1,6 @@
 //! A session has what it was given when it was created: tools, MCP servers, agents, skills, providers; on the real CLI.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, CreateSessionResponse, CustomAgent, ErrorReason, InfiniteSession, LargeOutput,
@@ -49,8 +49,7 @@ async fn start() -> (RealCli, TestFacade) {
 
 /// A facade that has gone, and another in its place.
 async fn restarted(facade: TestFacade, setup: Setup) -> TestFacade {
-    facade.facade.stop(Duration::ZERO).await;
-    drop(facade);
+    facade.stop().await;
     setup.start().await
 }
 
@@ -542,9 +541,9 @@ async fn a_session_that_is_loaded_and_gets_nothing_new_is_returned_while_its_tur
 
 #[tokio::test]
 async fn a_session_without_a_message_is_loaded_by_another_server_too() {
-    let (cli, facade) = start().await;
+    let cli = RealCli::start(script).await;
+    let (facade, other) = (cli.setup().beside().start().await, cli.setup().beside().start().await);
     create(&facade, session("s")).await.unwrap();
-    let other = cli.facade().await;
     let request = CreateSessionRequest { resume_if_exists: true, ..session("s") };
     assert!(soon("the session", create(&other, request)).await.unwrap().resumed);
 }

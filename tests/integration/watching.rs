@@ -111,8 +111,8 @@ async fn a_watcher_goes_on_from_its_cursor_behind_another_facade_with_nothing_lo
     // What is not read any more by this watcher is the next one's.
     soon("a turn", facade.send("s", "two")).await.unwrap();
     let cursor = events.last().unwrap().cursor.clone();
-    facade.facade.stop(std::time::Duration::ZERO).await;
-    drop((watcher, facade));
+    drop(watcher);
+    facade.stop().await;
     let facade = cli.facade().await;
     let mut watcher = facade.watch(after("s", &cursor)).await.unwrap();
     events.extend(until_said(&mut watcher, "two").await);

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    session::{Session, Stored},
-};
+use super::session::{Session, Stored};
 use crate::{
     backend::{Link, LinkId},
     copilot::{Json, Schema, method::FileChange, schema::Unfit},

@@ -1,6 +1,6 @@
 //! What faults happen to: a facade in front of a CLI that others use, too, its sessions and their callers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, DeleteSessionRequest, DeliveryState, copilot_service_client::CopilotServiceClient,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::support::{
     dice::Dice,
-    facade::{Streamed, stream},
+    facade::{Setup, Streamed, stream},
     leaks::Counted,
     proxy::Proxy,
     real_cli::LastingCli,
@@ -46,6 +46,8 @@ impl Subject {
         let proxy = Proxy::start(cli.port).await;
         // Every third one has no second link to fall back on.
         let setup = cli.setup(proxy.port).flag(format!("--keeper-link={}", number % 3 != 2));
+        // Its sessions are its own.
+        let setup = Setup { state: Arc::default(), ..setup };
         let counted = Counted::start(setup, proxy.port).await;
         let dice = Dice::new(seed ^ (number as u64) << 32);
         let mut subject =

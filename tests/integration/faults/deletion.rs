@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use copilot_grpc::{
-    grpc::pb::{CloseSessionRequest, DeleteSessionRequest, DeliveryState, ErrorReason, GetServerInfoRequest},
+    grpc::pb::{
+        CloseSessionRequest, CreateSessionRequest, DeleteSessionRequest, DeliveryState, ErrorReason,
+        GetServerInfoRequest, SessionState,
+    },
     session::Load,
 };
 use serde_json::json;
@@ -37,14 +40,24 @@ async fn a_session_deleted_by_another_client_ends_its_turns() {
 }
 
 #[tokio::test]
-async fn a_session_deleted_by_another_client_while_it_was_unloaded_is_gone() {
+async fn a_session_deleted_by_another_client_while_it_was_unloaded_is_told_to_be_lost_until_it_is_deleted() {
     let (cli, facade) = start_after_a_turn().await;
     cli.disconnect().await;
     reconnected(&cli, &facade, 2).await;
     cli.forget("s");
     cli.lifecycle("session.deleted", "s").await;
-    let status = facade.send("s", "second").await.unwrap_err();
-    check(&status, Code::NotFound, ErrorReason::SessionNotFound);
+    for _ in 0..2 {
+        let status = facade.send("s", "second").await.unwrap_err();
+        check(&status, Code::NotFound, ErrorReason::SessionNotFound);
+        assert!(status.message().contains("any more"), "{status:?}");
+        assert_eq!(facade.get("s").await.unwrap().state(), SessionState::Unloaded);
+    }
+    let request = CreateSessionRequest { session_id: "s".into(), ..Default::default() };
+    let status = facade.client().create_session(request).await.unwrap_err();
+    check(&status, Code::AlreadyExists, ErrorReason::SessionExists);
+    assert_eq!(at_rest(&facade).await.turns, 0);
+    let delete = DeleteSessionRequest { session_id: "s".into(), allow_missing: false };
+    facade.client().delete_session(delete).await.unwrap();
     check(&facade.get("s").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
     assert_eq!(at_rest(&facade).await, Load::default());
     facade.create("s").await;

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use copilot_grpc::{
-    grpc::pb::{DeliveryState, ErrorReason, ListSessionsRequest, Prompt},
+    grpc::pb::{DeliveryState, ErrorReason, ListModelsRequest, Prompt},
     session::Load,
 };
 use serde_json::json;
@@ -175,9 +175,9 @@ async fn a_cli_that_is_not_there_gets_nothing() {
     let status = facade.send("s", "p").await.unwrap_err();
     check_turn(&status, Code::Unavailable, ErrorReason::BackendUnavailable, DeliveryState::NotDelivered);
     assert!(retry_info(&status).is_some());
-    let list = facade.client().list_sessions(ListSessionsRequest::default()).await.unwrap_err();
-    check(&list, Code::Unavailable, ErrorReason::BackendUnavailable);
-    assert!(retry_info(&list).is_some());
+    let models = facade.client().list_models(ListModelsRequest::default()).await.unwrap_err();
+    check(&models, Code::Unavailable, ErrorReason::BackendUnavailable);
+    assert!(retry_info(&models).is_some());
     facade.serving("liveness").await;
     facade.at_rest().await;
     assert_eq!(cli.prompts(), Vec::<String>::new());

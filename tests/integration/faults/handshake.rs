@@ -48,6 +48,7 @@ async fn a_wrong_connection_token_is_the_operators_to_mend() {
         let status = facade.client().create_session(CreateSessionRequest::default()).await.unwrap_err();
         check(&status, Code::Unavailable, ErrorReason::BackendUnavailable);
         assert!(!shown(&status).contains("wrong"), "{status:?}");
+        facade.stop().await;
     }
     let facade = cli.setup().start().await;
     facade.create("s").await;

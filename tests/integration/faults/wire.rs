@@ -3,7 +3,7 @@
 //! Frames and messages are written by hand on a FakeCli's connection.
 
 use copilot_grpc::grpc::pb::{
-    DeliveryState, ErrorReason, ListSessionsRequest, SendAndStreamRequest, session_event::Payload,
+    DeliveryState, ErrorReason, ListModelsRequest, SendAndStreamRequest, session_event::Payload,
 };
 use serde_json::json;
 use tonic::Code;
@@ -136,12 +136,12 @@ async fn a_stream_that_asked_for_an_event_over_the_frame_limit_is_told_that_it_i
 #[tokio::test]
 async fn an_answer_over_the_frame_limit_fails_only_its_call() {
     let (cli, facade) = start_with(&["--max-frame-size=1MiB"]).await;
-    cli.manual("session.list");
+    cli.manual("models.list");
     let sending = send(&facade, "p");
     let turn = cli.begin().await;
     let mut client = facade.client();
-    let list = tokio::spawn(async move { client.list_sessions(ListSessionsRequest::default()).await });
-    cli.next("session.list").await.answer(json!({"sessions": [], "more": "x".repeat(2 << 20)})).await;
+    let list = tokio::spawn(async move { client.list_models(ListModelsRequest::default()).await });
+    cli.next("models.list").await.answer(json!({"models": [], "more": "x".repeat(2 << 20)})).await;
     check(
         &soon("the list", list).await.unwrap().unwrap_err(),
         Code::ResourceExhausted,

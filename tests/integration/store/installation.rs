@@ -11,7 +11,6 @@ use copilot_grpc::grpc::pb::{
 };
 use rustix::process::{Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
-use tempfile::TempDir;
 use test_postgres::{Options, Postgres};
 use tokio::{task::spawn_blocking, time::sleep};
 use tonic::{Status, transport::Channel};
@@ -19,7 +18,9 @@ use tonic::{Status, transport::Channel};
 use crate::support::{
     real_cli,
     server::{self, Server},
-    soon, until,
+    soon,
+    state::State,
+    until,
 };
 
 pub(crate) type Client = CopilotServiceClient<Channel>;
@@ -38,7 +39,7 @@ pub(crate) const CLIS: usize = 3;
 pub(crate) struct Installation {
     pub(crate) engine: Engine,
     pub(crate) model: ModelServer,
-    folder: Arc<TempDir>,
+    state: Arc<State>,
     flags: Vec<String>,
     /// Whether its CLIs are started by a program of the test's own; then the server takes any for the Node CLI.
     can_keep_down: bool,
@@ -51,10 +52,10 @@ impl Installation {
         engine: Engine,
         script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let state = Arc::new(State::without_database());
         let model = ModelServer::start(script).await.unwrap();
         let flags = vec![format!("--embedded-clis={CLIS}")];
-        let installation = Self { engine, model, folder, flags, can_keep_down: true, postgres: None };
+        let installation = Self { engine, model, state, flags, can_keep_down: true, postgres: None };
         installation.make_cli();
         match engine {
             Engine::Sqlite => installation,
@@ -99,7 +100,7 @@ impl Installation {
     /// The same, before another model.
     pub(crate) async fn start_before(&self, model: &ModelServer) -> Server {
         let flags: Vec<_> = self.flags.iter().map(String::as_str).collect();
-        let server = Server::start_on_unready(self.folder.clone(), model, &self.cli(), &flags).await;
+        let server = Server::start_on_unready(self.state.clone(), model, &self.cli(), &flags).await;
         let mut client = server.client().await;
         all_ready(&mut client).await;
         server
@@ -107,7 +108,7 @@ impl Installation {
 
     /// Starts a server that is to refuse to run, and gives what it says.
     pub(crate) async fn fail_to_start(&self) -> (ExitStatus, String) {
-        let state = self.folder.path().join("state");
+        let state = self.state.dir();
         let mut program = server::program(state.to_str().unwrap(), &self.cli());
         let output = program.args(["--listen=127.0.0.1:0"]).args(&self.flags).output();
         let output = soon("the end of a server", output).await.unwrap();
@@ -116,7 +117,7 @@ impl Installation {
 
     /// Removes all that the server had on its disk, and waits for the CLIs to end that still write there.
     pub(crate) async fn wipe(&self) {
-        let state = self.folder.path().join("state");
+        let state = self.state.dir();
         until("the state directory is gone", || fs::remove_dir_all(&state).is_ok() || !state.exists()).await;
     }
 
@@ -132,7 +133,7 @@ impl Installation {
 
     /// A file of the installation's own.
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.folder.path().join(name);
+        let path = self.state.outer().join(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         path
@@ -140,7 +141,7 @@ impl Installation {
 
     /// All files below the state directory whose bytes have this text.
     pub(crate) fn files_with(&self, text: &str) -> Vec<PathBuf> {
-        let (mut folders, mut found) = (vec![self.folder.path().join("state")], Vec::new());
+        let (mut folders, mut found) = (vec![self.state.dir()], Vec::new());
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten() {
                 let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
@@ -179,12 +180,12 @@ impl Installation {
     }
 
     fn obstacle(&self) -> PathBuf {
-        self.folder.path().join("obstacle")
+        self.state.outer().join("obstacle")
     }
 
     fn cli(&self) -> PathBuf {
         match self.can_keep_down {
-            true => self.folder.path().join("copilot"),
+            true => self.state.outer().join("copilot"),
             false => real_cli::path(),
         }
     }

@@ -21,13 +21,12 @@ use copilot_grpc::{
     },
     store::{Facts, Time},
 };
-use tempfile::TempDir;
 use tonic::{Request, Status, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::soon;
+use super::{soon, state::State};
 
 /// The facade under test.
 pub(crate) struct TestFacade {
@@ -35,17 +34,6 @@ pub(crate) struct TestFacade {
     channel: Channel,
     /// Kept while it runs.
     _state: Arc<State>,
-}
-
-/// Where facades keep what they have: one after the other, they have the same sessions.
-pub(crate) struct State {
-    dir: TempDir,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
-    }
 }
 
 /// Where a CLI is, and how the facade is configured for it.
@@ -71,6 +59,13 @@ impl Setup {
         self
     }
 
+    /// Beside others that are started so in front of the same CLI: with a state directory of its own, and the sessions of all of them
+    /// in a database that they share.
+    pub(crate) fn beside(mut self) -> Self {
+        self.state = Arc::new(self.state.beside());
+        self
+    }
+
     /// Starts the facade, and waits until it is well.
     pub(crate) async fn start(self) -> TestFacade {
         let facade = self.start_unready().await;
@@ -88,11 +83,9 @@ impl Setup {
         // Most tests have folders of their own, and other things to show.
         self.variables.entry("COPILOT_GRPC_ROOTS".into()).or_insert_with(|| "/".into());
         let state = self.state;
-        // It makes it itself, for its eyes only.
-        let dir = state.dir.path().join("state");
-        let dir = dir.to_str().unwrap();
-        let args = ["copilot-grpc", "--listen=127.0.0.1:0", "--state-dir", dir, "--cli-url", &self.cli_url];
-        let args = args.into_iter().map(OsString::from).chain(self.flags.iter().map(OsString::from));
+        let args = ["copilot-grpc", "--listen=127.0.0.1:0", "--cli-url", &self.cli_url];
+        let args = args.into_iter().map(OsString::from).chain(state.flags().await);
+        let args = args.chain(self.flags.iter().map(OsString::from));
         let config = match parse(args, &TestEnvironment(self.variables)) {
             Ok(Command::Serve(config)) => *config,
             other => panic!("{other:?}"),
@@ -124,6 +117,11 @@ impl Environment for TestEnvironment {
 impl TestFacade {
     pub(crate) fn client(&self) -> CopilotServiceClient<Channel> {
         CopilotServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Ends it, as an operator does who does not wait: another can start on what it has left.
+    pub(crate) async fn stop(self) {
+        soon("the end of a facade", self.facade.stop(Duration::ZERO)).await;
     }
 
     /// Another connection.

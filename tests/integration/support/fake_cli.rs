@@ -30,8 +30,8 @@ use tokio::{
 };
 
 use super::{
-    facade::{self, Setup, TestFacade},
-    soon,
+    facade::{Setup, TestFacade},
+    soon, state,
 };
 
 /// A CLI that a test plays.
@@ -40,7 +40,7 @@ pub(crate) struct FakeCli {
     port: u16,
     listening: AbortHandle,
     /// What the facades in front of it have, one after the other.
-    state: Arc<facade::State>,
+    state: Arc<state::State>,
 }
 
 /// What kind of CLI it is.

@@ -13,6 +13,7 @@ pub(crate) mod real_cli;
 pub(crate) mod refuser;
 pub(crate) mod server;
 pub(crate) mod service;
+pub(crate) mod state;
 
 use std::time::Duration;
 

@@ -22,8 +22,9 @@ use tokio::{
 };
 
 use super::{
-    facade::{Setup, State, TestFacade},
+    facade::{Setup, TestFacade},
     soon,
+    state::State,
 };
 
 /// The name of the scripted model.

@@ -10,7 +10,6 @@ use copilot_grpc::grpc::pb::copilot_service_client::CopilotServiceClient;
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::ModelServer;
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -18,14 +17,14 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use super::{fake_cli::FakeCli, memory::Peak, real_cli, soon};
+use super::{fake_cli::FakeCli, memory::Peak, real_cli, soon, state::State};
 
 /// A server that runs as a process of its own, with CLIs of its own.
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) logs: watch::Receiver<Vec<String>>,
     pub(crate) url: String,
-    folder: Arc<TempDir>,
+    state: Arc<State>,
 }
 
 impl Server {
@@ -69,58 +68,59 @@ impl Server {
     pub(crate) async fn in_front_of(cli: &FakeCli, flags: &[&str]) -> Self {
         let mut program = Command::new(PROGRAM);
         program.args(["--keeper-link=false", "--cli-url", &cli.address()]).args(flags);
-        let mut server = Self::watch(clean(program), tempfile::tempdir().unwrap().into()).await;
+        let mut server = Self::watch(clean(program), Arc::default()).await;
         value_in(&mut server.logs, "the CLI is ready", "version").await;
         server
     }
 
-    /// One whose CLIs go on with what those of another have left in this folder, which is moved there; see
-    /// [`stop`](Self::stop).
-    pub(crate) async fn start_on(folder: impl Into<Arc<TempDir>>, model: &ModelServer, cli: &Path) -> Self {
-        let mut server = Self::start_on_unready(folder, model, cli, &[]).await;
+    /// One that goes on with what another has left; see [`stop`](Self::stop).
+    pub(crate) async fn start_on(state: Arc<State>, model: &ModelServer, cli: &Path) -> Self {
+        let mut server = Self::start_on_unready(state, model, cli, &[]).await;
         value_in(&mut server.logs, "the CLI is ready", "version").await;
         server
     }
 
-    /// The same with these flags, and not waiting for the CLIs. The folder may also be left to whoever shares it.
+    /// The same with these flags, and not waiting for the CLIs.
     pub(crate) async fn start_on_unready(
-        folder: impl Into<Arc<TempDir>>,
+        state: Arc<State>,
         model: &ModelServer,
         cli: &Path,
         flags: &[&str],
     ) -> Self {
-        Self::spawn_on(folder.into(), Command::new(PROGRAM), model, cli, flags).await
+        Self::spawn_on(state, Command::new(PROGRAM), model, cli, flags).await
     }
 
     async fn spawn(program: Command, model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
-        Self::spawn_on(tempfile::tempdir().unwrap().into(), program, model, cli, flags).await
+        Self::spawn_on(Arc::default(), program, model, cli, flags).await
     }
 
     async fn spawn_on(
-        folder: Arc<TempDir>,
+        state: Arc<State>,
         program: Command,
         model: &ModelServer,
         cli: &Path,
         flags: &[&str],
     ) -> Self {
-        let mut program = configured(program, state_in(&folder).to_str().unwrap(), cli);
+        let mut program = clean(program);
         program
+            .arg("--cli-path")
+            .arg(cli)
             .arg("--log-level=debug")
             .args(flags)
             .envs(real_cli::offline(model))
             .env("COPILOT_PROVIDER_API_KEY", KEY);
-        Self::watch(program, folder).await
+        Self::watch(program, state).await
     }
 
     /// Ends it with this signal, and gives back what it has left.
-    pub(crate) async fn stop(mut self, signal: Signal) -> Arc<TempDir> {
+    pub(crate) async fn stop(mut self, signal: Signal) -> Arc<State> {
         self.signal(signal);
         soon("the server's end", self.child.wait()).await.unwrap();
-        self.folder
+        self.state
     }
 
-    async fn watch(mut program: Command, folder: Arc<TempDir>) -> Self {
-        program.args(["--listen=127.0.0.1:0", "--log-format=json"]);
+    async fn watch(mut program: Command, state: Arc<State>) -> Self {
+        program.args(["--listen=127.0.0.1:0", "--log-format=json"]).args(state.flags().await);
         let mut child = program.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, mut logs) = watch::channel(Vec::new());
@@ -130,12 +130,12 @@ impl Server {
             }
         });
         let address = value_in(&mut logs, "serving", "address").await;
-        Self { child, logs, url: format!("http://{}", address.as_str().unwrap()), folder }
+        Self { child, logs, url: format!("http://{}", address.as_str().unwrap()), state }
     }
 
     /// Where its CLIs keep their sessions.
     pub(crate) fn state_dir(&self) -> PathBuf {
-        state_in(&self.folder)
+        self.state.dir()
     }
 
     /// A client of it.
@@ -196,16 +196,7 @@ pub(crate) const KEY: &str = "sk-never-to-be-seen";
 
 /// The program, away from the environment of whoever runs the tests.
 pub(crate) fn program(state_dir: &str, cli: &Path) -> Command {
-    configured(Command::new(PROGRAM), state_dir, cli)
-}
-
-/// The server makes it, for its owner alone.
-fn state_in(folder: &TempDir) -> PathBuf {
-    folder.path().join("state")
-}
-
-fn configured(command: Command, state_dir: &str, cli: &Path) -> Command {
-    let mut command = clean(command);
+    let mut command = clean(Command::new(PROGRAM));
     command.args(["--state-dir", state_dir, "--cli-path"]).arg(cli);
     command
 }

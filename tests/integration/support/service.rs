@@ -1,43 +1,49 @@
 //! The program, run by an operator as a service in front of a CLI that somebody else runs.
 
-use std::{net::TcpListener, process::Stdio, time::Duration};
+use std::{net::TcpListener, process::Stdio, sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     Backend, BackendState, GetServerInfoRequest, copilot_service_client::CopilotServiceClient,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
     time::{sleep, timeout},
 };
 use tonic::transport::{self, Channel};
 
-use super::{memory::Peak, real_cli::LastingCli, soon};
+use super::{memory::Peak, real_cli::LastingCli, soon, state::State};
 
 /// A server of its own process, on a port that stays.
 pub(crate) struct Service {
     pub(crate) port: u16,
     flags: &'static [&'static str],
-    state: TempDir,
+    state: Arc<State>,
     child: Child,
 }
 
 impl Service {
-    pub(crate) fn start(cli: &LastingCli, flags: &'static [&'static str]) -> Self {
+    pub(crate) async fn start(cli: &LastingCli, flags: &'static [&'static str]) -> Self {
+        Self::start_on(Arc::default(), cli, flags).await
+    }
+
+    /// Beside others that are started so in front of the same CLI; see [`Setup::beside`](super::facade::Setup::beside).
+    pub(crate) async fn beside(cli: &LastingCli, flags: &'static [&'static str]) -> Self {
+        Self::start_on(cli.setup(cli.port).beside().state, cli, flags).await
+    }
+
+    async fn start_on(state: Arc<State>, cli: &LastingCli, flags: &'static [&'static str]) -> Self {
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let state = tempfile::tempdir().unwrap();
-        let child = Self::spawn(port, cli, flags, &state);
+        let child = Self::spawn(port, cli, flags, &state).await;
         Self { port, flags, state, child }
     }
 
-    fn spawn(port: u16, cli: &LastingCli, flags: &[&str], state: &TempDir) -> Child {
+    async fn spawn(port: u16, cli: &LastingCli, flags: &[&str], state: &State) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_copilot-grpc"));
         command
             .arg("--log-level=error")
             .args(flags)
-            .arg("--state-dir")
-            .arg(state.path().join("state"))
+            .args(state.flags().await)
             .arg(format!("--listen=127.0.0.1:{port}"))
             .arg(format!("--cli-url=127.0.0.1:{}", cli.port))
             .envs(cli.setup(cli.port).variables)
@@ -65,7 +71,7 @@ impl Service {
         kill_process(pid, Signal::TERM).unwrap();
         let status = soon("its end", self.child.wait()).await.unwrap();
         assert!(status.success(), "{status}");
-        self.child = Self::spawn(self.port, cli, self.flags, &self.state);
+        self.child = Self::spawn(self.port, cli, self.flags, &self.state).await;
     }
 
     /// How its CLI is, if it answers.
