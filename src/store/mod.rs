@@ -12,6 +12,7 @@ mod error;
 pub mod folder;
 mod folders;
 mod listing;
+mod node;
 mod pool;
 mod postgres;
 mod record;

@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     connection::{Connection, Target, words},
     error::OpenError,
+    node::incarnate,
     runner::{Runner, late},
     schema,
     statement::Statement,
-    upkeep::incarnate,
 };
 use crate::copilot::{Secret, redact};
 

@@ -231,6 +231,9 @@ impl RequestState {
     }
 }
 
+/// For how long a request is known after its last change.
+pub(super) const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What is known of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRecord {

@@ -1,20 +1,14 @@
 //! Request ids: which process has a request, how far it has come, and what came of it.
 
-use std::time::Duration;
-
 use super::{
     connection::Failure,
     door::Store,
     error::Error,
     pool::Work,
-    record::{Begun, Incarnation, RequestKey, RequestRecord, RequestState, Scope, Time, Uid},
+    record::{Begun, Incarnation, RETENTION, RequestKey, RequestRecord, RequestState, Scope, Time, Uid},
     runner::Engine,
-    statement::{Row, Statement},
-    upkeep::micros,
+    statement::{Row, Statement, micros},
 };
-
-/// For how long a request is known after its last change.
-pub(super) const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Store {
     /// Begins a request, as this process's, unless it is known already. Of several that begin one at once, one is first. `note` is

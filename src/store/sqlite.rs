@@ -16,10 +16,10 @@ use sqlx::{
 use super::{
     connection::{Connection, Target},
     error::OpenError,
+    node::incarnate,
     runner::Runner,
     schema,
     statement::{Row, Statement},
-    upkeep::incarnate,
 };
 
 /// `PRAGMA application_id` of this program's files.

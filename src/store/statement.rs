@@ -1,5 +1,7 @@
 //! A statement with its values, and rows: one form for both engines.
 
+use std::time::Duration;
+
 use std::{borrow::Cow, vec};
 
 use sqlx::{Column as _, ColumnIndex, Database, Encode, Type, TypeInfo as _, ValueRef as _};
@@ -175,4 +177,9 @@ fn unexpected(expected: &str, found: Option<Value>) -> Error {
         Some(Value::Bytes(_)) => "bytes",
     };
     Error::Corrupt { problem: format!("a row has {found} in the place of {expected}") }
+}
+
+/// A time in microseconds, as statements have it.
+pub(super) fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }

@@ -7,19 +7,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    connection::{Connection, Failure},
-    error::{Error, OpenError},
+    connection::Failure,
+    error::Error,
+    node::{LEASE, lease},
     postgres::Claim,
-    record::Incarnation,
-    requests::RETENTION,
+    record::RETENTION,
     runner::{Engine, Runner},
-    statement::Statement,
+    statement::micros,
 };
 
-/// For how long a process counts as alive after its last sign of life: three of these may fail.
-pub(super) const LEASE: Duration = Duration::from_secs(15);
-
-/// How often it gives one.
+/// How often a process gives a sign of life.
 const RENEWAL: Duration = Duration::from_secs(5);
 
 /// How often a store that is away is looked for.
@@ -30,30 +27,6 @@ const SWEEP: Duration = Duration::from_secs(600);
 
 /// How many requests one statement deletes, so that it takes no long time.
 const SWEPT: i64 = 1_000;
-
-/// Begins the next incarnation of a node.
-pub(super) async fn incarnate(connection: &mut Connection, node: &str) -> Result<Incarnation, OpenError> {
-    let engine = match connection {
-        Connection::Sqlite(_) => Engine::Sqlite,
-        Connection::Postgres(_) => Engine::Postgres,
-    };
-    let statement = engine
-        .timed(
-            "INSERT INTO nodes (node, incarnation, lease_until, version, start_time) \
-             VALUES ($1, 1, {now} + $2, $3, {now}) \
-             ON CONFLICT (node) DO UPDATE SET incarnation = nodes.incarnation + 1, lease_until = excluded.lease_until, \
-             version = excluded.version, start_time = excluded.start_time RETURNING incarnation",
-        )
-        .with(node)
-        .with(micros(LEASE))
-        .with(env!("CARGO_PKG_VERSION"));
-    let rows = connection.rows(&statement).await?;
-    let number = rows.into_iter().next().map(|mut row| row.int());
-    match number {
-        Some(Ok(number)) => Ok(Incarnation { node: node.to_owned(), number }),
-        _ => Err(OpenError::Failed { problem: "it gives this node no number".into() }),
-    }
-}
 
 /// Keeps a store until it is closed, and lets go of it.
 pub(super) async fn run(runner: Arc<Runner>, mut claim: Option<Claim>, stop: CancellationToken) {
@@ -118,21 +91,6 @@ async fn look(runner: &Arc<Runner>, claim: Option<&mut Claim>) {
     }
 }
 
-/// Renews an incarnation's lease for so many microseconds; writes nothing if the node has a later incarnation. Its row may
-/// have been deleted while the store was away.
-fn lease(engine: Engine, incarnation: &Incarnation, micros: i64) -> Statement {
-    engine
-        .timed(
-            "INSERT INTO nodes (node, incarnation, lease_until, version, start_time) \
-             VALUES ($1, $2, {now} + $3, $4, {now}) \
-             ON CONFLICT (node) DO UPDATE SET lease_until = excluded.lease_until WHERE nodes.incarnation = $2",
-        )
-        .with(incarnation.node.as_str())
-        .with(incarnation.number)
-        .with(micros)
-        .with(env!("CARGO_PKG_VERSION"))
-}
-
 /// Deletes what is over.
 async fn sweep(runner: &Arc<Runner>) {
     let engine = runner.engine;
@@ -169,8 +127,4 @@ async fn sweep(runner: &Arc<Runner>) {
     if let Err(error) = nodes {
         warn!(%error, "old nodes are not deleted");
     }
-}
-
-pub(super) fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }

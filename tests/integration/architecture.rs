@@ -266,6 +266,8 @@ impl Source {
                         found.push(other.to_owned());
                     }
                 }
+                // A room's tests may play whoever it speaks with.
+                None if self.path.iter().any(|part| part == "tests") => {}
                 None => found.extend(name.private_part(room)),
             }
         }
