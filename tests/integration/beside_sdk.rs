@@ -11,7 +11,8 @@ use std::{
 use copilot_grpc::{
     backend::process::discover::Form,
     grpc::pb::{
-        CreateSessionRequest, ErrorReason, GetSessionRequest, PermissionEffect, session_event::Payload,
+        CreateSessionRequest, ErrorReason, GetSessionRequest, ListSessionsRequest, PermissionEffect,
+        SessionState, session_event::Payload,
     },
 };
 use scripted_model::{Call, CallState, Reply, Request};
@@ -180,6 +181,34 @@ async fn what_the_sdk_does_to_a_session_is_heard() {
     });
     check(&end.await, Code::NotFound, ErrorReason::SessionNotFound);
     check(&facade.send("s", "more").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
+}
+
+#[tokio::test]
+async fn what_the_sdk_has_changed_in_a_session_is_known_after_a_restart() {
+    let (cli, facade, sdk) = both().await;
+    facade.create("s").await;
+    facade.send("s", "first").await.unwrap();
+    sdk.act("resume", json!({"id": "s"})).await;
+    sdk.act("name", json!({"id": "s", "name": "Theirs"})).await;
+    sdk.act("model", json!({"id": "s", "model": "another"})).await;
+    soon("both are heard", async {
+        loop {
+            let session = facade.get("s").await.unwrap();
+            if (session.title.as_str(), session.model.as_str()) == ("Theirs", "another") {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    facade.facade.stop(std::time::Duration::ZERO).await;
+    drop(facade);
+    let facade = cli.facade().await;
+    let listed = facade.client().list_sessions(ListSessionsRequest::default()).await.unwrap().into_inner();
+    for session in [facade.get("s").await.unwrap(), listed.sessions[0].clone()] {
+        assert_eq!((session.title.as_str(), session.model.as_str()), ("Theirs", "another"));
+        assert_eq!(session.state(), SessionState::Unloaded);
+    }
 }
 
 /// A policy says what this service answers. It is no wall against others who have the CLI's token.

@@ -2,15 +2,22 @@
 
 use std::time::Duration;
 
-use copilot_grpc::grpc::pb::{CreateSessionRequest, ErrorReason, Prompt};
+use copilot_grpc::grpc::pb::{
+    CreateSessionRequest, ErrorReason, GetServerInfoRequest, Prompt, Store, StoreEngine,
+};
 use rustix::process::Signal;
 use scripted_model::{Call, CallState};
 use tonic::{Code, Status};
 
 use super::installation::{
-    Engine, Installation, create, create_with, get, history, script, send, send_named, send_with,
+    Client, Engine, Installation, create, create_with, get, history, script, send, send_named, send_with,
 };
 use crate::support::{check, reason_of, soon};
+
+/// What the server says of its store.
+async fn store_of(client: &mut Client) -> Store {
+    client.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner().store.unwrap()
+}
 
 #[tokio::test]
 async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_written_later() {
@@ -22,6 +29,9 @@ async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_writt
     send(&mut client, "s", "one").await.unwrap();
     installation.stop_store().await;
     soon("not well", async { while server.is_serving().await {} }).await;
+    let store = store_of(&mut client).await;
+    assert_eq!((store.available, store.engine()), (false, StoreEngine::Postgresql));
+    assert!(!store.problem.is_empty());
     assert_eq!(send(&mut client, "s", "two").await.unwrap().content, "prompts: one, two");
     let request = CreateSessionRequest { session_id: "other".into(), ..Default::default() };
     let refused = create_with(&mut client, request).await.unwrap_err();
@@ -30,11 +40,13 @@ async fn loaded_sessions_go_on_while_the_store_is_away_and_what_is_owed_is_writt
     assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
     installation.start_store().await;
     soon("well again", async { while !server.is_serving().await {} }).await;
+    let store = store_of(&mut client).await;
+    assert_eq!((store.available, store.problem.as_str()), (true, ""));
     create(&mut client, "other").await;
     assert_eq!(send(&mut client, "s", "three").await.unwrap().content, "prompts: one, two, three");
     // Its end is the time by which all is written that is owed.
     server.stop(Signal::TERM).await;
-    installation.wipe().await;
+    installation.wipe();
     let server = installation.start().await;
     let mut client = server.client().await;
     let told = history(&mut client, "s").await.unwrap();
@@ -62,8 +74,7 @@ async fn an_answer_waits_for_the_archive() {
     assert!(!slow.is_finished());
     installation.start_store().await;
     let answer = slow.await.unwrap().unwrap();
-    server.stop(Signal::KILL).await;
-    installation.wipe().await;
+    installation.lose_disk_of(server).await;
     let server = installation.start().await;
     let mut client = server.client().await;
     assert_eq!(send_named(&mut client, "s", "r", "slow").await.unwrap(), answer);

@@ -5,11 +5,11 @@ use std::{
 };
 
 use copilot_grpc::grpc::pb::{
-    BackendState, CreateSessionRequest, GetServerInfoRequest, GetSessionRequest, ListEventsRequest,
+    Backend, BackendState, CreateSessionRequest, GetServerInfoRequest, GetSessionRequest, ListEventsRequest,
     ListSessionsRequest, Prompt, SendAndWaitRequest, Session, TurnResult,
     copilot_service_client::CopilotServiceClient, session_event::Payload,
 };
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
 use test_postgres::{Options, Postgres};
 use tokio::{task::spawn_blocking, time::sleep};
@@ -115,10 +115,20 @@ impl Installation {
         (output.status, String::from_utf8(output.stderr).unwrap())
     }
 
-    /// Removes all that the server had on its disk, and waits for the CLIs to end that still write there.
-    pub(crate) async fn wipe(&self) {
-        let state = self.state.dir();
-        until("the state directory is gone", || fs::remove_dir_all(&state).is_ok() || !state.exists()).await;
+    /// Ends a server with SIGKILL, and removes all that it had on its disk, when its CLIs have ended, which write there.
+    pub(crate) async fn lose_disk_of(&self, server: Server) {
+        let clis = server.clis();
+        server.stop(Signal::KILL).await;
+        // One that nobody has waited for has no command line any more.
+        let has_ended =
+            |cli: &Pid| fs::read(format!("/proc/{cli}/cmdline")).map_or(true, |line| line.is_empty());
+        until("the end of the CLIs", || clis.iter().all(has_ended)).await;
+        self.wipe();
+    }
+
+    /// Removes all that a server has left on its disk.
+    pub(crate) fn wipe(&self) {
+        fs::remove_dir_all(self.state.dir()).unwrap();
     }
 
     /// From now on a CLI that has ended cannot be started again.
@@ -224,12 +234,16 @@ pub(crate) fn script(request: &Request) -> Reply {
     }
 }
 
+/// What the server says of its CLIs.
+pub(crate) async fn backends(client: &mut Client) -> Vec<Backend> {
+    client.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner().backends
+}
+
 /// Waits until every CLI is ready.
 pub(crate) async fn all_ready(client: &mut Client) {
     soon("all CLIs", async {
         loop {
-            let backends =
-                client.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner().backends;
+            let backends = backends(client).await;
             if backends.iter().all(|backend| backend.state() == BackendState::Ready) {
                 return;
             }
@@ -241,7 +255,7 @@ pub(crate) async fn all_ready(client: &mut Client) {
 
 /// The name of the only CLI that has a session loaded.
 pub(crate) async fn loaded_in(client: &mut Client) -> String {
-    let backends = client.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner().backends;
+    let backends = backends(client).await;
     let mut loaded = backends.into_iter().filter(|backend| backend.loaded_sessions > 0);
     let found = loaded.next().expect("a session is loaded").name;
     assert!(loaded.next().is_none(), "sessions are loaded in several CLIs");
@@ -253,8 +267,7 @@ pub(crate) async fn lose(server: &Server, client: &mut Client, name: &str) {
     kill_process(server.pid_of(name), Signal::KILL).unwrap();
     soon("the loss of a CLI", async {
         loop {
-            let backends =
-                client.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner().backends;
+            let backends = backends(client).await;
             let lost = backends.into_iter().find(|backend| backend.name == name).unwrap();
             if lost.state() != BackendState::Ready {
                 return;

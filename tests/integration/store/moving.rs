@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use copilot_grpc::grpc::pb::{CreateSessionRequest, ErrorReason};
+use copilot_grpc::grpc::pb::{BackendStanding, CreateSessionRequest, ErrorReason};
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::installation::{
-    Client, all_ready, create, create_with, history, loaded_in, lose, on_both, script, send,
+    Client, all_ready, backends, create, create_with, history, loaded_in, lose, on_both, script, send,
 };
 use crate::support::{reason_of, soon};
 
@@ -106,6 +106,30 @@ async fn a_cli_that_comes_back_with_an_older_folder_gets_the_newer() {
         let told = history(&mut client, "s").await.unwrap();
         let prompts: Vec<_> = told.iter().filter_map(|line| line.strip_prefix("> ")).collect();
         assert_eq!(prompts, said);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_leaves_a_cli_that_drains_with_its_next_turn() {
+    on_both(script, async |installation| {
+        let list = installation.file("drain", "");
+        let installation = installation.flag(format!("--drain-file={}", list.display()));
+        let server = installation.start().await;
+        let mut client = server.client().await;
+        create(&mut client, "s").await;
+        send(&mut client, "s", "one").await.unwrap();
+        let drained = loaded_in(&mut client).await;
+        installation.file("drain", &drained);
+        soon("it drains", async {
+            let standing = BackendStanding::Draining;
+            while !backends(&mut client).await.iter().any(|backend| backend.standing() == standing) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        assert_eq!(send(&mut client, "s", "two").await.unwrap().content, "prompts: one, two");
+        assert_ne!(loaded_in(&mut client).await, drained);
     })
     .await;
 }

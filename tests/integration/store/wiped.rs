@@ -1,7 +1,6 @@
 //! With PostgreSQL, the disk of a server may be lost: what was answered is in the archive.
 
 use copilot_grpc::grpc::pb::{CloseSessionRequest, ErrorReason, ForkSessionRequest};
-use rustix::process::Signal;
 use tonic::Code;
 
 use super::installation::{
@@ -29,8 +28,7 @@ async fn histories_outlive_the_disk_and_turns_go_on_with_the_whole_conversation(
                 assert_eq!(answer.content, format!("prompts: {}", said.join(", ")));
             }
         }
-        server.stop(Signal::KILL).await;
-        installation.wipe().await;
+        installation.lose_disk_of(server).await;
     }
     let server = installation.start().await;
     let mut client = server.client().await;
@@ -53,8 +51,7 @@ async fn a_fork_that_nobody_has_spoken_in_outlives_the_disk() {
     send(&mut client, "s", "one").await.unwrap();
     let request = ForkSessionRequest { session_id: "s".into(), ..Default::default() };
     let copy = client.fork_session(request).await.unwrap().into_inner().session.unwrap().session_id;
-    server.stop(Signal::KILL).await;
-    installation.wipe().await;
+    installation.lose_disk_of(server).await;
     let server = installation.start().await;
     let mut client = server.client().await;
     assert_eq!(history(&mut client, &copy).await.unwrap(), ["> one", "prompts: one"]);
@@ -74,9 +71,8 @@ async fn what_moved_between_clis_before_the_disk_was_lost_is_there_too() {
     installation.keep_down();
     lose(&server, &mut client, &home).await;
     assert_eq!(send(&mut client, "s", "three").await.unwrap().content, "prompts: one, two, three");
-    server.stop(Signal::KILL).await;
+    installation.lose_disk_of(server).await;
     installation.let_up();
-    installation.wipe().await;
     let server = installation.start().await;
     let mut client = server.client().await;
     assert_eq!(send(&mut client, "s", "four").await.unwrap().content, "prompts: one, two, three, four");
@@ -89,8 +85,7 @@ async fn without_an_archive_a_lost_disk_is_told_and_nothing_is_made_up() {
     let mut client = server.client().await;
     create(&mut client, "s").await;
     send(&mut client, "s", "one").await.unwrap();
-    server.stop(Signal::KILL).await;
-    installation.wipe().await;
+    installation.lose_disk_of(server).await;
     let server = installation.start().await;
     let mut client = server.client().await;
     assert_eq!(get(&mut client, "s").await.unwrap().session_id, "s");

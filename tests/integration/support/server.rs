@@ -157,6 +157,13 @@ impl Server {
         Pid::from_raw(i32::try_from(started["pid"].as_i64().unwrap()).unwrap()).unwrap()
     }
 
+    /// The processes of all CLIs that were started.
+    pub(crate) fn clis(&self) -> Vec<Pid> {
+        let logs = self.logs.borrow();
+        let pids = logs.iter().filter_map(|line| said(line, "the CLI has started")?["pid"].as_i64());
+        pids.filter_map(|pid| Pid::from_raw(pid.try_into().ok()?)).collect()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();

@@ -66,9 +66,8 @@ impl Subject {
     async fn fault(mut self) -> Self {
         let has_postgres = self.installation.engine == Engine::Postgres;
         match self.dice.below(16) {
-            0 | 1 => self.restarted("server killed", Signal::KILL, false).await,
-            2 if has_postgres => self.restarted("server killed, disk wiped", Signal::KILL, true).await,
-            2 => self.restarted("server killed", Signal::KILL, false).await,
+            0 | 1 if has_postgres => self.restarted("server killed, disk wiped", Signal::KILL, true).await,
+            0..3 => self.restarted("server killed", Signal::KILL, false).await,
             3 => self.restarted("server ended", Signal::TERM, false).await,
             4 | 5 if has_postgres => {
                 self.noted("PostgreSQL restarted");
@@ -89,9 +88,10 @@ impl Subject {
     /// Ends the server, and starts another on what it has left, and on what there is in the store if its disk is wiped.
     pub(super) async fn restarted(mut self, what: &'static str, signal: Signal, is_wiped: bool) -> Self {
         self.noted(what);
-        self.server.stop(signal).await;
         if is_wiped {
-            self.installation.wipe().await;
+            self.installation.lose_disk_of(self.server).await;
+        } else {
+            self.server.stop(signal).await;
         }
         self.model = model(&self.asked).await;
         self.server = self.installation.start_before(&self.model).await;
