@@ -78,10 +78,9 @@ impl Connection {
     /// Runs a text as it is, without values.
     pub(super) async fn raw(&mut self, text: &'static str) -> Result<(), sqlx::Error> {
         match self {
-            Self::Sqlite(connection) => drop(connection.execute(sqlx::raw_sql(text)).await?),
-            Self::Postgres(connection) => drop(connection.execute(sqlx::raw_sql(text)).await?),
+            Self::Sqlite(connection) => connection.execute(sqlx::raw_sql(text)).await.map(|_| ()),
+            Self::Postgres(connection) => connection.execute(sqlx::raw_sql(text)).await.map(|_| ()),
         }
-        Ok(())
     }
 
     /// Begins a transaction that writes.

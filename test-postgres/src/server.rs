@@ -87,6 +87,7 @@ impl Postgres {
         }
         // In a group of its own it outlives a Ctrl-C, by which it could not clean up.
         keeper.current_dir("/").process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        #[expect(clippy::zombie_processes, reason = "it ends with this process, or right after it")]
         let mut keeper = keeper.spawn().expect("there is a shell");
         let (input, output) = (keeper.stdin.take(), keeper.stdout.take());
         let (input, output) = (input.expect("it is piped"), output.expect("it is piped"));

@@ -55,6 +55,7 @@ mod settings;
 mod standing;
 mod stdio;
 mod stopping;
+#[expect(clippy::large_futures, reason = "a test has one of them")]
 mod store;
 mod store_command;
 mod support;

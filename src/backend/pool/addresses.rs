@@ -102,7 +102,7 @@ mod tests {
         let mut found = follow("cli".into(), Duration::from_secs(5), move |_| {
             let failed = || io::Error::other("no such host");
             // One that fails is not told: so it is every second one.
-            let fails = holds_for.is_none() && began.elapsed().as_secs() % (2 * pause) != 0;
+            let fails = holds_for.is_none() && !began.elapsed().as_secs().is_multiple_of(2 * pause);
             let holds_for = Duration::from_secs(holds_for.unwrap_or(pause));
             let answer = Answer { found: set(&["10.0.0.1:1"]), holds_for };
             std::future::ready(if fails { Err(failed()) } else { Ok(answer) })

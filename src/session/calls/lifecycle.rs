@@ -200,7 +200,7 @@ impl Sessions {
             .ok_or_else(|| protocol("the copy's id cannot be one of ours"))?;
         let metadata = link.call(&GetMetadata { session_id: &session_id }).await?;
         let entry = metadata.session.ok_or_else(|| protocol("the copy is not there"))?;
-        let entered = self.enter_copy(session.copy(key, entry)).await;
+        let entered = Box::pin(self.enter_copy(session.copy(key, entry))).await;
         if entered.is_err() {
             // The caller would not know of it.
             link.call(&Delete { session_id: &session_id }).await?;

@@ -164,7 +164,7 @@ impl Session {
         let _loading = self.loading.lock().await;
         let backend = self.home().await?;
         let link = backend.connected().await?;
-        self.bring_to(&backend).await.map_err(|cause| self.not_loaded(cause))?;
+        Box::pin(self.bring_to(&backend)).await.map_err(|cause| self.not_loaded(cause))?;
         Ok(link)
     }
 

@@ -181,6 +181,11 @@ impl Session {
                 return Ok(link);
             }
         }
+        // Boxed, because it is large, and rare.
+        Box::pin(self.load_anew()).await
+    }
+
+    async fn load_anew(self: &Arc<Self>) -> Result<Arc<Link>, TurnCause> {
         let _loading = self.loading.lock().await;
         if self.is_to_leave()
             && let Some(old) = self.reachable()

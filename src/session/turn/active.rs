@@ -181,7 +181,7 @@ impl Active {
     /// How it ended, once.
     pub(in crate::session) fn take_outcome(&mut self) -> Option<Result<TurnResult, TurnError>> {
         match &mut self.end {
-            End::Known(outcome) => outcome.take().map(|outcome| *outcome),
+            End::Known(outcome) => Some(*outcome.take()?),
             End::Open | End::Unchecked(_) | End::Unrecorded(_) => None,
         }
     }

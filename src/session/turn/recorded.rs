@@ -134,8 +134,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_stored_whole() {
-        let outcome: Outcome = Ok(Arc::new(result("hello ☃")));
-        assert_eq!(read(&write(&outcome)).unwrap().unwrap(), outcome.unwrap());
+        let answer = Arc::new(result("hello ☃"));
+        assert_eq!(read(&write(&Ok(answer.clone()))).unwrap().unwrap(), answer);
     }
 
     #[test]

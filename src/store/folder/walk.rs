@@ -22,13 +22,7 @@ pub(super) struct Stamp {
     changed: (i64, i64),
 }
 
-#[expect(
-    clippy::cast_lossless,
-    clippy::useless_conversion,
-    clippy::unnecessary_cast,
-    clippy::cast_possible_wrap,
-    reason = "the types differ by platform"
-)]
+#[expect(clippy::unnecessary_cast, clippy::cast_possible_wrap, reason = "the types differ by platform")]
 impl From<&Stat> for Stamp {
     fn from(stat: &Stat) -> Self {
         Self {

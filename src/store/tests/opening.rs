@@ -107,7 +107,8 @@ async fn a_damaged_file_is_refused_and_stays_as_it_is() {
         content[middle..middle + 3 * 4096].fill(0xa5);
         fs::write(path, content).unwrap();
     };
-    let damages: [(&str, &dyn Fn(&Path)); 6] = [
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let damages: [(&str, Damage<'_>); 6] = [
         ("cut", &cut),
         ("cut within a page", &cut_within_a_page),
         ("garbage", &garbage),
