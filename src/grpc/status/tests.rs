@@ -84,6 +84,14 @@ fn rows() -> Vec<Row> {
         row(lagged(None), (ResourceExhausted, StreamLagged, &[])),
         // session::Error
         error(Error::NotFound(id()), (NotFound, SessionNotFound, &[RESOURCE_INFO])),
+        error(
+            Error::Lost { session: id(), cli: "cli-0".into() },
+            (NotFound, SessionNotFound, &[RESOURCE_INFO]),
+        ),
+        error(Error::Unreadable(id()), (Internal, StoreCorrupt, &[RESOURCE_INFO])),
+        error(Error::Store(away()), (Unavailable, StoreUnavailable, &[RETRY_INFO])),
+        error(Error::Store(store::Error::Gone), (Unavailable, StoreUnavailable, &[RETRY_INFO])),
+        error(Error::Store(store::Error::Corrupt { problem: problem() }), (Internal, StoreCorrupt, &[])),
         error(Error::Exists(id()), (AlreadyExists, SessionExists, &[RESOURCE_INFO])),
         error(not_loaded(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
         error(gone_profile(), (FailedPrecondition, SessionNotLoaded, &[RESOURCE_INFO])),
@@ -275,7 +283,7 @@ fn what_is_wrong_in_another_request_than_the_parsers_see_is_named_by_field_too()
     check(wrong_answer(), "answer", "`elicitation`");
     check(bad_answer(), "answer", "required property");
     check(Error::RequestIdTaken { field: "prompt.request_id" }, "prompt.request_id", "another request");
-    check(Error::TooMuchToStore, "system_message", "60 KiB");
+    check(Error::TooMuchToStore, "system_message", "1 MiB");
 }
 
 #[test]
@@ -289,6 +297,10 @@ fn each_kind_of_request_says_which_answer_it_needs() {
     check(RequestKind::UserInput, "`user_input`");
     check(RequestKind::Elicitation, "`elicitation`");
     check(RequestKind::ExitPlan, "`exit_plan`");
+}
+
+fn away() -> store::Error {
+    store::Error::Unavailable { problem: "it does not answer".into() }
 }
 
 fn gone_profile() -> Error {
