@@ -3,7 +3,7 @@
 //! Tests: `tests/integration/serve.rs`, `tests/integration/rolling.rs`.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::File,
     io,
     net::SocketAddr,
     num::NonZero,
@@ -18,15 +18,15 @@ use tokio::{
     runtime::Handle,
     sync::Mutex,
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use super::{
     config::{CliAddress, Config, StoreLocation, StoreSettings},
     descriptors,
+    state_dir::{self, Unusable, cli_name},
 };
 use crate::{
     backend::{
@@ -35,7 +35,6 @@ use crate::{
         process::{
             Spec,
             discover::{self, Form, Found, Places},
-            private,
         },
     },
     grpc::{Defaults, listen, server},
@@ -66,23 +65,9 @@ pub enum StartError {
     /// The store does not open.
     #[error("{0}")]
     Store(#[from] store::OpenError),
-    /// Another server uses the state directory.
-    #[error(
-        "cannot use the state directory {}: another copilot-grpc uses it; end that one, or choose another with --state-dir",
-        .path.display()
-    )]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
     /// The state directory cannot be used.
-    #[error("cannot use the state directory {}: {problem}", .path.display())]
-    State {
-        /// The directory.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
+    #[error(transparent)]
+    State(#[from] Unusable),
 }
 
 /// The running service.
@@ -116,7 +101,7 @@ impl Facade {
         guard: PathBuf,
         look_up: impl Fn(&CliAddress) -> Addresses,
     ) -> Result<Self, StartError> {
-        let lock = lock_soon(&config.state_dir).await?;
+        let lock = state_dir::lock_soon(&config.state_dir).await?;
         let backends = backends(&config, &guard, look_up)?;
         // Sessions on this server's own disk are nobody else's.
         let alone = backends.fixed.iter().any(|backend| matches!(backend.source, Source::Embedded(_)));
@@ -257,7 +242,7 @@ async fn storage(config: &Config, alone: bool) -> Result<Storage, StartError> {
         StoreLocation::Sqlite(path) => store::Location::Sqlite(path),
         StoreLocation::Postgres { url, password } => store::Location::Postgres { url, password },
     };
-    let node = node(&config.state_dir)?;
+    let node = state_dir::node(&config.state_dir)?;
     let (setup, runtime) = (store::Config { location, node, time_limit, alone }, Handle::current());
     // On a thread of its own, because the compiler does not see that what sqlx does here can change threads.
     let opened = spawn_blocking(move || runtime.block_on(Store::open(setup))).await;
@@ -273,23 +258,6 @@ async fn storage(config: &Config, alone: bool) -> Result<Storage, StartError> {
         sealer: config.seal.clone().map(Arc::new),
         state_dir: config.state_dir.clone(),
     })
-}
-
-/// The id of this node, made when the state directory is first used.
-fn node(state_dir: &Path) -> Result<String, StartError> {
-    let path = state_dir.join("node");
-    let failed = |error: io::Error| StartError::State { path: state_dir.into(), problem: error.to_string() };
-    match fs::read_to_string(&path) {
-        Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-        _ => {
-            let id = Uuid::new_v4().to_string();
-            // Whole or not at all: half of an id would be another node's.
-            let half = state_dir.join("node.new");
-            fs::write(&half, &id).and_then(|()| fs::rename(&half, &path)).map_err(failed)?;
-            Ok(id)
-        }
-    }
 }
 
 /// The configuration of the CLIs.
@@ -325,7 +293,7 @@ fn backends(
         };
         match address {
             CliAddress::One { host, port } => {
-                setup.fixed.push(backend(name(number), None, source(host.clone(), *port)));
+                setup.fixed.push(backend(cli_name(number), None, source(host.clone(), *port)));
             }
             CliAddress::Addresses { .. } | CliAddress::Targets { .. } => {
                 let (name, addresses) = (address.to_string(), look_up(address));
@@ -346,8 +314,8 @@ fn backends(
     }
     let (state_dir, count) = (&config.state_dir, config.embedded_clis);
     info!(%form, cli = %cli.display(), state_dir = %state_dir.display(), count, "running CLIs of our own");
-    if state_dir.join(name(count)).exists() {
-        let left_out = name(count);
+    if state_dir.join(cli_name(count)).exists() {
+        let left_out = cli_name(count);
         warn!(left_out, "there were more CLIs: the sessions of the others are not served (embedded_clis)");
     }
     let embedded = (0..count).map(|number| {
@@ -355,20 +323,15 @@ fn backends(
             cli: cli.clone(),
             form,
             guard: guard.into(),
-            home: state_dir.join(name(number)),
+            home: state_dir.join(cli_name(number)),
             work_dir: config.work_dir(),
             env: Vec::new(),
             start_timeout: config.start_timeout,
         });
-        backend(name(number), Some(form), source)
+        backend(cli_name(number), Some(form), source)
     });
     setup.fixed.extend(embedded);
     Ok(setup)
-}
-
-/// The name of a CLI in logs and answers. Of an embedded CLI it is also the name of its home, so it must never change.
-fn name(number: usize) -> String {
-    format!("cli-{number}")
 }
 
 /// The folders whose `node_modules` may hold the CLI: the working directory, and those above the program.
@@ -376,39 +339,4 @@ fn programs() -> Vec<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let here = std::env::current_dir().into_iter();
     here.chain(program.ancestors().skip(1).map(Path::to_path_buf)).collect()
-}
-
-/// How long a server that is just ending may take to let go of the state directory.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
-
-/// Locks the state directory, for which a server that is just ending is waited for.
-async fn lock_soon(state_dir: &Path) -> Result<File, StartError> {
-    let give_up = Instant::now() + LOCK_WAIT;
-    loop {
-        match lock(state_dir) {
-            Err(StartError::InUse { .. }) if Instant::now() < give_up => {
-                sleep(Duration::from_millis(100)).await
-            }
-            locked => return locked,
-        }
-    }
-}
-
-/// Locks the state directory. Two servers on one store would undo each other's work, and two CLIs on one home would fork the
-/// histories of its sessions without a word (cli-protocol.md, section 10). One lock is for all: nobody else may use any of it.
-fn lock(state_dir: &Path) -> Result<File, StartError> {
-    let problem = |problem: String| StartError::State { path: state_dir.into(), problem };
-    let open = || {
-        private::create(state_dir)?;
-        File::options().create(true).append(true).open(state_dir.join("lock"))
-    };
-    let file = open().map_err(|error| problem(error.to_string()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StartError::InUse { path: state_dir.into() }),
-        Err(TryLockError::Error(error)) => {
-            warn!(%error, "the state directory cannot be locked: make sure that nobody else uses it");
-            Ok(file)
-        }
-    }
 }

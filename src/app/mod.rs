@@ -8,6 +8,7 @@ mod facade;
 pub mod health;
 mod outcome;
 pub mod settings;
+mod state_dir;
 pub mod store;
 mod telemetry;
 
@@ -23,6 +24,7 @@ use tracing::{error, info};
 
 pub use facade::{Facade, StartError, look_up};
 pub use outcome::Result;
+pub use state_dir::Unusable;
 
 use command::Failure;
 use config::Config;

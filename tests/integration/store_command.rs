@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Output,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,8 +15,13 @@ use copilot_grpc::store::{
     archive, context,
     folder::{Limits, Tracker},
 };
+use copilot_grpc::{copilot::Secret, grpc::pb::CreateSessionRequest};
+use rustix::process::Signal;
+use scripted_model::{ModelServer, Reply, Request};
 use tempfile::TempDir;
 use tokio::process::Command;
+
+use crate::support::{self, facade::wait, state::State};
 
 /// A server's state directory, with its store.
 struct Server {
@@ -34,6 +40,13 @@ impl Server {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
         fs::write(dir.path().join("node"), NODE).unwrap();
         Self { dir, flags: Vec::new(), location }
+    }
+
+    /// One whose store is a PostgreSQL database.
+    async fn on_postgres() -> Self {
+        let url = test_postgres::shared().database().await;
+        let flags = vec![format!("--store-url={url}")];
+        Self { flags, location: Location::Postgres { url: Secret::new(url), password: None }, ..Self::new() }
     }
 
     async fn store(&self) -> Store {
@@ -106,7 +119,7 @@ impl Server {
 
 fn write_folder(folder: &Path, id: &str) {
     fs::create_dir_all(folder.join("files")).unwrap();
-    fs::write(folder.join("events.jsonl"), format!("{{\"id\":\"{id}\"}}\n")).unwrap();
+    fs::write(folder.join("events.jsonl"), format!("{{\"sessionId\":\"{id}\"}}\n")).unwrap();
     fs::write(folder.join("files/notes"), "notes").unwrap();
     fs::write(folder.join("inuse.1.lock"), "").unwrap();
 }
@@ -218,7 +231,7 @@ async fn a_session_goes_from_one_installation_to_another() {
     let home = Facts { home: "cli-0".into(), home_node: NODE.into(), ..old.facts };
     assert_eq!(new.facts, home);
     let expected = files(&to.folder("cli-0", "one"));
-    assert_eq!(expected["events.jsonl"], "{\"id\":\"one\"}\n");
+    assert_eq!(expected["events.jsonl"], "{\"sessionId\":\"one\"}\n");
     to.succeeds(&["check"]).await;
 
     // Its place is taken, here by another.
@@ -226,7 +239,7 @@ async fn a_session_goes_from_one_installation_to_another() {
     let (_, error) = to.fails(&["import", &file]).await;
     assert!(error.contains("is there already"), "{error}");
     to.succeeds(&["import", &file, "--as", "two"]).await;
-    assert_eq!(files(&to.folder("cli-0", "two")), expected);
+    assert_eq!(files(&to.folder("cli-0", "two"))["events.jsonl"], "{\"sessionId\":\"two\"}\n");
     to.succeeds(&["import", &file, "--replace"]).await;
     assert_eq!(files(&to.folder("cli-0", "one")), expected);
     to.succeeds(&["check"]).await;
@@ -248,7 +261,7 @@ async fn a_session_of_another_node_is_exported_from_the_archive() {
     let file = from.file();
     from.succeeds(&["export", "one", &file]).await;
     to.succeeds(&["import", &file]).await;
-    assert_eq!(files(&to.folder("cli-0", "one"))["events.jsonl"], "{\"id\":\"one\"}\n{\"n\":2}\n");
+    assert_eq!(files(&to.folder("cli-0", "one"))["events.jsonl"], "{\"sessionId\":\"one\"}\n{\"n\":2}\n");
 
     let (_, error) = from.fails(&["export", "lost", "-"]).await;
     assert!(error.contains("neither in the archive nor on this disk"), "{error}");
@@ -258,6 +271,65 @@ async fn a_session_of_another_node_is_exported_from_the_archive() {
     from.succeeds(&["export", "empty", &file]).await;
     to.succeeds(&["import", &file]).await;
     assert!(!to.folder("cli-0", "empty").exists());
+}
+
+/// Says how much of the conversation it sees.
+fn script(request: &Request) -> Reply {
+    let users = request.messages.iter().filter(|message| message.role == "user");
+    let prompts: Vec<_> = users.map(|message| message.content.rsplit('\n').next().unwrap()).collect();
+    Reply::text(format!("prompts: {}", prompts.join(", ")))
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_in_another_installation_under_another_id() {
+    let model = ModelServer::start(script).await.unwrap();
+    let server = support::server::Server::start(&model).await;
+    let create = CreateSessionRequest { session_id: "one".into(), ..Default::default() };
+    server.client().await.create_session(create).await.unwrap();
+    server.client().await.send_and_wait(wait("one", "first")).await.unwrap();
+    let from = server.stop(Signal::TERM).await;
+    let (file, to) = (from.outer().join("exported"), Arc::new(State::without_database()));
+    let store = |args: &[&str], state: &State| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_copilot-grpc"));
+        command.arg("store").args(args).arg(&file).arg("--state-dir").arg(state.dir());
+        command.env_clear().kill_on_drop(true);
+        command
+    };
+    assert!(store(&["export", "one"], &from).status().await.unwrap().success());
+    assert!(store(&["import", "--as", "two"], &to).status().await.unwrap().success());
+    let server = support::server::Server::start_on(to, &model, &support::real_cli::path()).await;
+    let turn = server.client().await.send_and_wait(wait("two", "second")).await.unwrap().into_inner();
+    assert_eq!(turn.result.unwrap().content, "prompts: first, second");
+}
+
+#[tokio::test]
+async fn with_postgresql_a_session_goes_into_the_archive_and_out_of_it_beside_a_server() {
+    let (from, to, back) = (Server::new(), Server::on_postgres().await, Server::new());
+    let store = from.store().await;
+    from.session(&store, "one", Some("cli-1")).await;
+    store.close().await;
+    let file = from.file();
+    from.succeeds(&["export", "one", &file]).await;
+    let server = to.store().await;
+    to.succeeds(&["import", &file]).await;
+    let one = server.find("", "one").await.unwrap().unwrap();
+    assert_eq!((one.facts.home.as_str(), one.facts.home_node.as_str()), ("", ""));
+    assert!(!to.dir.path().join("cli-0").exists());
+    let told = to.succeeds(&["check"]).await;
+    assert!(told.starts_with("1 sessions, 0 of them on this disk, 1 in the archive with "), "{told}");
+    to.succeeds(&["import", &file, "--replace"]).await;
+    to.succeeds(&["check"]).await;
+    let again = to.file();
+    to.succeeds(&["export", "one", &again]).await;
+    back.succeeds(&["import", &again]).await;
+    assert_eq!(
+        files(&back.folder("cli-0", "one")),
+        [("events.jsonl".into(), "{\"sessionId\":\"one\"}\n".into()), ("files/notes".into(), "notes".into())]
+            .into()
+    );
+    let (_, error) = to.fails(&["import", &file]).await;
+    assert!(error.contains("is there already"), "{error}");
+    server.close().await;
 }
 
 #[tokio::test]

@@ -13,10 +13,10 @@ use super::{
     check::archived,
     file::{Exported, Record},
     homes::Homes,
-    run::TENANT,
 };
 use crate::{
     app::outcome::Result,
+    session::Tenant,
     store::{
         SessionRecord, Store, archive,
         folder::{self, Manifest, Tracker},
@@ -28,8 +28,10 @@ type Folder = (Vec<u8>, Vec<Vec<u8>>);
 
 /// Writes a session to a file, or to standard output for `-`.
 pub(super) async fn export(store: &Store, homes: &Homes, session: &str, file: &Path) -> Result {
-    let record =
-        store.find(TENANT, session).await?.ok_or_else(|| format!("there is no session {session}"))?;
+    let record = store
+        .find(Tenant::ONLY.as_str(), session)
+        .await?
+        .ok_or_else(|| format!("there is no session {session}"))?;
     let (manifest, chunks) = match on_disk(homes, &record).await? {
         Some(folder) => folder,
         None => match archived(store, record.uid).await? {

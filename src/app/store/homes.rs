@@ -1,16 +1,17 @@
 //! Where the folders of sessions are on this machine.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
 
-use uuid::Uuid;
-
 use crate::{
-    app::config::Config,
-    backend::process::private,
+    app::{
+        config::{CliAddress, Config},
+        state_dir,
+    },
+    backend::{CLI_NAME, process::private},
     store::{SessionRecord, folder},
 };
 
@@ -25,38 +26,52 @@ pub(super) struct Homes {
     node: Option<String>,
     /// Whether servers start CLIs of their own here.
     are_embedded: bool,
+    /// The homes of those that others run, as far as they are seen from here.
+    external: Vec<(CliAddress, String)>,
     /// What is taken of a folder.
     pub(super) limits: folder::Limits,
 }
 
 impl Homes {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> io::Result<Self> {
         let limits = folder::Limits {
             max_file: config.store.max_session_file_size,
             max_bytes: config.store.max_session_size,
             ..folder::Limits::default()
         };
-        let node = fs::read_to_string(config.state_dir.join(NODE)).ok();
-        let node = node.map(|id| id.trim().to_owned()).filter(|id| !id.is_empty());
-        let are_embedded = config.cli_url.is_empty();
-        Self { state_dir: config.state_dir.clone(), node, are_embedded, limits }
+        let (state_dir, are_embedded) = (config.state_dir.clone(), config.cli_url.is_empty());
+        let external = config.cli_url.iter().cloned().zip(config.cli_home.iter().cloned()).collect();
+        Ok(Self { node: state_dir::known_node(&state_dir)?, state_dir, are_embedded, external, limits })
     }
 
     /// The folder of a session, if it is on this machine's disk.
     pub(super) fn folder(&self, record: &SessionRecord) -> Option<PathBuf> {
-        let is_here = self.node.as_deref() == Some(&record.facts.home_node) && !record.facts.home.is_empty();
-        is_here.then(|| self.place(&record.facts.home, &record.id))
+        let (home, node) = (&record.facts.home, &record.facts.home_node);
+        let home = match node.as_str() {
+            _ if home.is_empty() => None,
+            "" => self.external(home),
+            node => (self.node.as_deref() == Some(node)).then(|| self.state_dir.join(home)),
+        };
+        home.map(|home| folder_in(&home, &record.id))
     }
 
-    /// Where a session's folder is in a home.
-    fn place(&self, home: &str, id: &str) -> PathBuf {
-        self.state_dir.join(home).join(SESSIONS).join(id)
+    /// The home of the CLI at this address.
+    fn external(&self, address: &str) -> Option<PathBuf> {
+        let is_it = |(cli, _): &&(CliAddress, String)| cli.to_string() == address;
+        if let Some((_, home)) = self.external.iter().find(is_it) {
+            return Some(home.into());
+        }
+        // The addresses that a name leads to are not known; homes tell them apart by their first label.
+        let (host, _) = address.rsplit_once(':')?;
+        let label = host.split('.').next()?;
+        let mut homes = self.external.iter().filter(|(cli, _)| matches!(cli, CliAddress::Targets { .. }));
+        homes.next().map(|(_, home)| home.replace(CLI_NAME, label).into())
     }
 
     /// The ids of all folders in the homes of CLIs that servers have started here, with the home's name.
     pub(super) fn all(&self) -> io::Result<Vec<(String, String)>> {
         let mut found = Vec::new();
-        for home in names(&self.state_dir)?.into_iter().filter(|name| name.starts_with("cli-")) {
+        for home in names(&self.state_dir)?.into_iter().filter(|name| name.starts_with(state_dir::CLI)) {
             let ids = names(&self.state_dir.join(&home).join(SESSIONS))?;
             found.extend(ids.into_iter().filter(|id| !id.starts_with('.')).map(|id| (home.clone(), id)));
         }
@@ -66,28 +81,27 @@ impl Homes {
 
     /// The home for a session that comes from elsewhere, which no server may use meanwhile.
     pub(super) fn first(&self, id: &str) -> Result<First, Box<dyn std::error::Error + Send + Sync>> {
-        if !self.are_embedded {
-            let problem = "the sessions of the CLIs at --cli-url are not on this machine: use --store-url and --archive";
+        let lock = state_dir::lock(&self.state_dir)?;
+        if self.are_embedded {
+            let (node, home) = (state_dir::node(&self.state_dir)?, state_dir::cli_name(0));
+            let path = self.state_dir.join(&home);
+            private::create(&path)?;
+            return Ok(First { folder: folder_in(&path, id), home, node, _lock: lock });
+        }
+        let one = self.external.iter().find(|(cli, _)| matches!(cli, CliAddress::One { .. }));
+        let Some((cli, home)) = one else {
+            let problem =
+                "the home of no CLI at --cli-url is known (--cli-home), and there is no archive (--archive)";
             return Err(problem.into());
-        }
-        let state_dir = &self.state_dir;
-        private::create(state_dir)?;
-        let lock = File::options().create(true).append(true).open(state_dir.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(format!("a server uses {}: end it first", state_dir.display()).into());
-            }
-            Err(TryLockError::Error(error)) => return Err(error.into()),
-        }
-        let node = match &self.node {
-            Some(node) => node.clone(),
-            None => new_node(state_dir)?,
         };
-        let home = "cli-0".to_owned();
-        private::create(&state_dir.join(&home))?;
-        Ok(First { folder: self.place(&home, id), home, node, _lock: lock })
+        let folder = folder_in(Path::new(home), id);
+        Ok(First { folder, home: cli.to_string(), node: String::new(), _lock: lock })
     }
+}
+
+/// Where a session's folder is in a home.
+fn folder_in(home: &Path, id: &str) -> PathBuf {
+    home.join(SESSIONS).join(id)
 }
 
 /// Where to put a session's folder.
@@ -98,18 +112,6 @@ pub(super) struct First {
     pub(super) node: String,
     /// Held as long as the folder is written.
     _lock: File,
-}
-
-/// The file with this node's id.
-const NODE: &str = "node";
-
-fn new_node(state_dir: &Path) -> io::Result<String> {
-    let id = Uuid::new_v4().to_string();
-    // Whole or not at all: half of an id would be another node's.
-    let half = state_dir.join("node.new");
-    fs::write(&half, &id)?;
-    fs::rename(&half, state_dir.join(NODE))?;
-    Ok(id)
 }
 
 /// The names of the folders in one, none if it is not there. What is no text is no session's.

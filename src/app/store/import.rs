@@ -11,11 +11,11 @@ use tokio::task::spawn_blocking;
 use super::{
     file::{Exported, Record},
     homes::{First, Homes},
-    run::TENANT,
+    renaming::renamed,
 };
 use crate::{
     app::outcome::Result,
-    session::{Archive, SessionId},
+    session::{Archive, SessionId, Tenant},
     store::{
         Changes, Facts, FolderWrite, Settling, Store, Time, Uid, archive,
         folder::{self, Manifest},
@@ -36,17 +36,23 @@ pub(super) async fn import(
     id: Option<String>,
     replace: bool,
 ) -> Result {
-    let Exported { record, manifest, chunks } = read(file)?;
+    let Exported { record, mut manifest, mut chunks } = read(file)?;
     let id = id.unwrap_or_else(|| record.id.clone());
     SessionId::parse(&id).map_err(|error| format!("{id:?} is no session id: {error}"))?;
     let has_folder = !chunks.is_empty();
     // All that can be wrong with the file is found before anything is changed.
-    let known = Manifest::decode(&manifest).ok();
+    let mut known = Manifest::decode(&manifest).ok();
     if has_folder {
         archive::verify(&chunks, Some(known.as_ref().ok_or("the file is damaged")?))?;
     }
+    if has_folder && id != record.id {
+        chunks = renamed(&chunks, &record.id, &id)?;
+        let made = archive::verify(&chunks, None)?;
+        manifest = made.encode();
+        known = Some(made);
+    }
     let (facts, created, updated) = facts(record)?;
-    let there = store.find(TENANT, &id).await?;
+    let there = store.find(Tenant::ONLY.as_str(), &id).await?;
     if there.is_some() && !replace {
         let advice = "replace it (--replace), or import this one as another (--as ID)";
         return Err(format!("session {id} is there already: {advice}").into());
@@ -68,7 +74,7 @@ pub(super) async fn import(
             spawn_blocking(move || folder::remove(&folder)).await??;
         }
     }
-    let uid = store.create(TENANT, &id, &facts, created).await?;
+    let uid = store.create(Tenant::ONLY.as_str(), &id, &facts, created).await?;
     let done = match &place {
         Some(place) => to_disk(store, uid, place, chunks, known, updated).await,
         None => to_archive(store, uid, chunks, manifest, updated).await,

@@ -7,6 +7,7 @@ mod export;
 mod file;
 mod homes;
 mod import;
+mod renaming;
 mod run;
 
 pub use run::{Action, run};

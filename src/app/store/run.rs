@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use tokio::{runtime::Handle, task::spawn_blocking};
 use uuid::Uuid;
 
 use super::{check::check, export::export, homes::Homes, import::import};
@@ -13,9 +14,6 @@ use crate::{
     backend::process::private,
     store::{self, Location, Store},
 };
-
-/// The tenant of a server that authenticates nobody.
-pub(super) const TENANT: &str = "";
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +41,7 @@ pub enum Action {
 /// Does it.
 pub async fn run(config: Config, action: Action) -> Result {
     let store = open(&config, matches!(action, Action::Import { .. })).await?;
-    let homes = Homes::new(&config);
+    let homes = Homes::new(&config)?;
     let done = match action {
         Action::Check => check(&store, &homes, config.seal.as_ref()).await,
         Action::Export { session, file } => export(&store, &homes, &session, &file).await,
@@ -76,5 +74,7 @@ async fn open(
     let node = format!("command-{}", Uuid::new_v4());
     // Beside servers, whose sessions it leaves alone.
     let config = store::Config { location, node, time_limit: config.store.time_limit, alone: false };
-    Ok(Store::open(config).await?)
+    let runtime = Handle::current();
+    // As in `serve`: the compiler does not see that what sqlx does here can change threads.
+    Ok(spawn_blocking(move || runtime.block_on(Store::open(config))).await??)
 }
