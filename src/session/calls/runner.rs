@@ -20,7 +20,7 @@ use crate::{
         method::{Send, Sent},
     },
     session::{
-        live::{Archive, Owed, Place, SMALL_CALL, Session, Stopped},
+        live::{Archive, Ended, Owed, Place, SMALL_CALL, Session, Stopped},
         registry::Registry,
         turn::{
             Delivery, Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, TurnError, TurnResult,
@@ -80,26 +80,35 @@ impl Runner {
     /// Runs the turn that holds `ticket`, whose time comes when `granted` fires.
     pub(super) async fn run(self, ticket: Ticket, granted: oneshot::Receiver<()>) {
         let _place = Place::new(self.session.clone(), ticket);
-        self.run_in_its_time(ticket, granted).await;
-        self.record_failure(ticket).await;
+        match self.run_in_its_time(ticket, granted).await {
+            Some(answer) => self.owe(answer),
+            None => self.record_failure(ticket).await,
+        }
     }
 
-    async fn run_in_its_time(&self, ticket: Ticket, granted: oneshot::Receiver<()>) {
+    /// Gives an answer that has not been recorded, because its callers could not wait for that any longer.
+    async fn run_in_its_time(&self, ticket: Ticket, granted: oneshot::Receiver<()>) -> Option<TurnResult> {
         // Only the turn that has the session can be asked to end; until then nobody knows of these.
         let waiting = Signals::default();
         if let Err(cause) = self.unless_stopped(&waiting, async { drop(granted.await) }).await {
-            return self.session.give_up(ticket, cause);
+            self.session.give_up(ticket, cause);
+            return None;
         }
         // It has its session while it waits for the CLI, so that it can be stopped like one that runs.
         let turn = self.session.begin(ticket, self.schema.clone(), self.request.is_some());
         if let Err(cause) = self.unless_stopped(&turn, self.entry.admitted()).await {
-            return self.session.conclude(cause);
+            self.session.conclude(cause);
+            return None;
         }
-        let Some(mut link) = self.deliver(&turn).await else { return };
+        let mut link = self.deliver(&turn).await?;
+        let mut unrecorded = None;
         if let Err(cause) = self.unless_stopped(&turn, self.agent_ends(&mut link, &turn)).await.flatten() {
+            // It has run, and must not be run again.
+            unrecorded = self.session.to_record();
             self.give_up(&link, cause).await;
         }
         self.settle(&turn).await;
+        unrecorded
     }
 
     /// Gives the turn up. A prompt that waits in the CLI's queue is withdrawn before its caller hears of it, as far as there is
@@ -206,10 +215,7 @@ impl Runner {
     /// Records an answer before its callers are told. With `before_answer` the archive is waited for as long as there is time: what a
     /// caller has seen is not to be lost. Otherwise a store that is away gets it when it is back.
     async fn record(&self, answer: TurnResult) -> Result<(), TurnCause> {
-        let ended = self
-            .request
-            .clone()
-            .map(|request| (request, RequestState::Succeeded, Some(recorded::write(&Ok(Arc::new(answer))))));
+        let ended = self.ended_with(answer);
         let error = loop {
             let recorded = tokio::select! {
                 biased;
@@ -232,6 +238,17 @@ impl Runner {
         };
         ended.into_iter().for_each(|ended| self.session.owe(Owed::End(ended)));
         Err(TurnCause::Store(error))
+    }
+
+    /// How its request has ended, if it may be repeated.
+    fn ended_with(&self, answer: TurnResult) -> Option<Ended> {
+        let request = self.request.clone()?;
+        Some((request, RequestState::Succeeded, Some(recorded::write(&Ok(Arc::new(answer))))))
+    }
+
+    /// Has an answer recorded when that can be done.
+    fn owe(&self, answer: TurnResult) {
+        self.ended_with(answer).into_iter().for_each(|ended| self.session.owe(Owed::End(ended)));
     }
 
     /// Records how a turn has failed, if it may be repeated. One that never reached the CLI, or that its caller has left, is done anew.

@@ -27,7 +27,7 @@ pub(in crate::session) use at_work::{SMALL_CALL, Stopped, is_busy, runs_for_othe
 pub(in crate::session) use failover::readable;
 pub(in crate::session) use means::Means;
 pub(in crate::session) use place::Home;
-pub(in crate::session) use row::Owed;
+pub(in crate::session) use row::{Ended, Owed};
 pub(in crate::session) use sealed::unsealed;
 pub(in crate::session) use session::Session;
 pub(in crate::session) use turns::Place;

@@ -99,9 +99,8 @@ impl Session {
         loop {
             let Some(next) = lock(&self.row.requests).first().cloned() else { return self.save(None).await };
             let written = match &next {
-                Owed::End((request, state, result)) => {
-                    self.means.store.end(request, *state, result.as_deref()).await
-                }
+                // With what is to be archived, as if it had been recorded in time.
+                Owed::End(ended) => self.save(Some(ended.clone())).await,
                 Owed::Forget(request) => self.means.store.forget(request).await,
             };
             match written {

@@ -4,7 +4,7 @@ use copilot_grpc::grpc::pb::{CloseSessionRequest, ErrorReason, ForkSessionReques
 use tonic::Code;
 
 use super::installation::{
-    Engine, Installation, create, get, history, listed, loaded_in, lose, script, send,
+    Engine, Installation, create, get, history, listed, loaded_in, lose, script, send, send_named,
 };
 use crate::support::check;
 
@@ -84,7 +84,8 @@ async fn without_an_archive_a_lost_disk_is_told_and_nothing_is_made_up() {
     let server = installation.start().await;
     let mut client = server.client().await;
     create(&mut client, "s").await;
-    send(&mut client, "s", "one").await.unwrap();
+    // What comes of a request with an id is recorded before it is answered.
+    send_named(&mut client, "s", "r", "one").await.unwrap();
     installation.lose_disk_of(server).await;
     let server = installation.start().await;
     let mut client = server.client().await;
