@@ -5,7 +5,7 @@ SHELL := bash
 # The docs are for who works on the code: with the private items, to which a room's doc may link.
 RUSTDOC_STRICT := RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links'
 
-.PHONY: help run clients test test-clients lint docs baseline test-versions drift abuse fuzz bench tools
+.PHONY: help run clients test test-clients lint docs baseline test-versions drift abuse chaos test-postgres fuzz bench tools
 
 help: ## list the targets
 	@awk '/^## /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{sub(/:.*## /, ": "); print "  make " $$0}' Makefile
@@ -29,6 +29,9 @@ ON_NODE := turns:: asks:: converse:: settings:: restarts:: recycling:: faults:: 
 test: clients ## run every test, those with the real Copilot CLI included: all on its native form, some on Node's, too
 	cargo test --workspace --locked
 	TEST_CLI=node cargo test --locked --test integration -- $(ON_NODE)
+
+test-postgres: clients ## run the integration tests with all sessions in PostgreSQL, where the other targets have them in SQLite
+	COPILOT_GRPC_TEST_STORE=postgres cargo test --locked --test integration
 
 test-clients: clients ## run the clients and tools of callers, and the commands of their pages, and say what each of them did
 	cargo test --locked --test integration clients:: -- --include-ignored --nocapture --test-threads=1

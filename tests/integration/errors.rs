@@ -307,13 +307,21 @@ async fn a_database_that_is_down() -> Status {
     let cli = FakeCli::start().await;
     let state = Arc::new(State::without_database());
     let setup = Setup { state, ..cli.setup() }.flag(format!("--store-url={}", database.database().await));
-    let facade = setup.start().await;
-    let database = spawn_blocking(move || {
+    let facade = setup.flag("--store-timeout=1s").start().await;
+    facade.create("s").await;
+    let running = send(&facade, wait("s", "runs"));
+    let turn = cli.begin().await;
+    // It is to be noted before it is sent, so that it is never sent twice.
+    let waiting = send(&facade, wait_with("s", Prompt { request_id: "r".into(), ..prompt("waits") }));
+    until("two turns", || facade.facade.sessions().load().turns == 2).await;
+    let stopped = spawn_blocking(move || {
         database.stop();
         database
     });
-    let _database = database.await.unwrap();
-    facade.client().create_session(CreateSessionRequest::default()).await.unwrap_err()
+    let _database = stopped.await.unwrap();
+    turn.finish(&["hi"]).await;
+    running.await.unwrap().unwrap();
+    failure(waiting).await
 }
 
 async fn a_record_that_makes_no_sense() -> Status {

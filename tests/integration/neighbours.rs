@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use copilot_grpc::grpc::pb::{
     CloseSessionRequest, CreateSessionRequest, DeleteSessionRequest, ErrorReason, ListSessionsRequest,
-    Session, UpdateSessionRequest,
+    ResumeSessionRequest, Session, UpdateSessionRequest,
 };
 use scripted_model::{Reply, Request};
 use tonic::{Code, Status};
@@ -56,6 +56,23 @@ async fn what_one_server_has_made_another_goes_on_with_and_what_one_deletes_is_g
         check(&facade.get("s").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
         assert_eq!(listed(facade).await, [""; 0]);
     }
+}
+
+#[tokio::test]
+async fn a_session_without_a_message_that_one_deletes_is_not_made_anew_by_the_other() {
+    let cli = RealCli::start(script).await;
+    let (one, other) = (beside(&cli).await, beside(&cli).await);
+    one.create("s").await;
+    // The other knows it, and does not hear what becomes of it.
+    let resume = ResumeSessionRequest { session_id: "s".into(), ..Default::default() };
+    other.client().resume_session(resume).await.unwrap();
+    let close = CloseSessionRequest { session_id: "s".into() };
+    other.client().close_session(close).await.unwrap();
+    delete(&one, "s").await.unwrap();
+    let refused = soon("a refusal", other.send("s", "hello")).await.unwrap_err();
+    check(&refused, Code::NotFound, ErrorReason::SessionNotFound);
+    assert_eq!(listed(&other).await, [""; 0]);
+    assert!(cli.model.calls().is_empty());
 }
 
 #[tokio::test]

@@ -155,7 +155,7 @@ async fn an_id_is_taken_wherever_its_session_is_and_in_a_cli_whether_it_is_store
     let facade = clis.facade(clis.setup()).await;
     for (cli, (loaded, stored)) in [(0, (true, false)), (1, (false, true)), (2, (true, true))] {
         // Of this service, and in another CLI than it would be created in.
-        let id = clis.id(&[(cli + 1) % 3]);
+        let id = clis.id(&[(cli + 1) % 3, cli]);
         facade.has(&id, &clis.0[cli].address(), "").await;
         check(&create(&facade, &id).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
         assert_eq!(clis.created(&id), [0; 0]);

@@ -9,7 +9,10 @@ use std::{
 
 use copilot_grpc::{
     backend::{Target, pool::addresses::Addresses},
-    grpc::pb::{BackendStanding, BackendState, CreateSessionRequest, ErrorReason, TurnResult, session_event},
+    grpc::pb::{
+        BackendStanding, BackendState, CreateSessionRequest, DeleteSessionRequest, ErrorReason, SessionState,
+        TurnResult, session_event,
+    },
 };
 use futures_util::{StreamExt as _, stream};
 use scripted_model::{ModelServer, Reply};
@@ -80,9 +83,13 @@ async fn before_a_name_leads_anywhere_calls_are_refused_and_then_they_are_not() 
     let clis = Clis::start(1).await;
     let (name, facade) = Name::start(alone()).await;
     facade.health_becomes("", ServingStatus::NotServing).await;
-    for refused in [create(&facade, "").await.map(|_| ()), facade.get("some").await.map(|_| ())] {
+    facade.has("stored", &clis.addresses()[0], "").await;
+    for refused in [create(&facade, "").await.map(|_| ()), facade.send("stored", "p").await.map(|_| ())] {
         check(&refused.unwrap_err(), Code::Unavailable, ErrorReason::BackendUnavailable);
     }
+    // What the store has is known.
+    assert_eq!(facade.get("stored").await.unwrap().state(), SessionState::Unloaded);
+    check(&facade.get("some").await.unwrap_err(), Code::NotFound, ErrorReason::SessionNotFound);
     name.leads_to(&clis.addresses()).await;
     facade.serving("").await;
     create(&facade, "").await.unwrap();
@@ -212,6 +219,26 @@ async fn a_session_and_its_watcher_follow_their_cli_to_another_address() {
 }
 
 #[tokio::test]
+async fn a_stored_session_whose_cli_has_another_address_is_found_there_by_the_next_server_too() {
+    let clis = Clis::start(3).await;
+    let facade = Setup { cli_url: clis.addresses()[0].clone(), ..clis.setup() }.start().await;
+    for id in ["goes-on", "goes"] {
+        create(&facade, id).await.unwrap();
+        clis.0[0].turn_of(&facade, id).await;
+        clis.0[2].has(id, false, true);
+    }
+    facade.stop().await;
+    let facade = Setup { cli_url: clis.addresses()[1..].join(","), ..clis.setup() }.start().await;
+    states_become(&facade, &[BackendState::Ready; 2]).await;
+    let (sent, _) = tokio::join!(facade.send("goes-on", "hello"), clis.0[2].turn(&["hi"]));
+    assert_eq!(sent.unwrap().content, "hi");
+    let delete = DeleteSessionRequest { session_id: "goes".into(), ..Default::default() };
+    facade.client().delete_session(delete).await.unwrap();
+    assert_eq!(clis.0[2].called("session.delete", 1).await["sessionId"], "goes");
+    assert_eq!(clis.0[1].count("session.delete"), 0);
+}
+
+#[tokio::test]
 async fn a_name_is_looked_up_by_the_resolver_of_the_system() {
     let clis = Clis::start(1).await;
     let (_, port) =
@@ -238,13 +265,13 @@ async fn a_cli_on_the_operators_list_gets_no_new_sessions_until_it_is_off_again(
         let id = create(&facade, "").await.unwrap();
         assert_eq!(clis.created(&id), [1]);
     }
-    // Ids of the caller's choice go elsewhere, too, unless the CLI that drains has them.
-    let ids: Vec<_> =
+    // Those with an id of the caller's choice, too.
+    let ids: Vec<String> =
         (0..).map(|n| format!("chosen-{n}")).filter(|id| clis.order(id)[0] == 0).take(2).collect();
-    clis.0[0].has(&ids[0], false, true);
-    check(&create(&facade, &ids[0]).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
-    create(&facade, &ids[1]).await.unwrap();
-    assert_eq!(clis.created(&ids[1]), [1]);
+    for id in &ids {
+        create(&facade, id).await.unwrap();
+        assert_eq!(clis.created(id), [1]);
+    }
     let turn = sent(&facade, &there);
     clis.0[0].turn(&["as ever"]).await;
     assert_eq!(soon("the turn", turn).await.unwrap().unwrap().content, "as ever");

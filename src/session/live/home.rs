@@ -55,6 +55,15 @@ impl Session {
     pub(in crate::session) async fn home(&self) -> Result<Backend, backend::Error> {
         let backend = self.backend();
         let is_there = self.means.pool.has(&backend);
+        if is_there && self.is_astray() {
+            match self.found_elsewhere(&backend).await {
+                Ok(Some(found)) => return Ok(self.go_to(&backend, found)),
+                // There may be a copy in the archive.
+                Ok(None) => {}
+                Err(_) if self.means.archive != super::Archive::Off => {}
+                Err(error) => return Err(error),
+            }
+        }
         if is_there && (!self.may_move() || self.is_well(&backend).await) {
             return Ok(backend);
         }
@@ -71,6 +80,15 @@ impl Session {
                 problem: format!("{}, which has the session, has left, and no other has it", backend.name()),
             }),
         }
+    }
+
+    /// Whether its record tells of a CLI that this server does not have: that may have another address by now.
+    pub(super) fn is_astray(&self) -> bool {
+        if self.lock().stored != Stored::Yes {
+            return false;
+        }
+        let place = self.home.lock();
+        !place.home.is_empty() && place.home_node.is_empty() && self.means.pool.at(&place.home).is_none()
     }
 
     /// Whether its CLI is to be used further: it is there, or soon.

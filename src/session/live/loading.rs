@@ -166,7 +166,11 @@ impl Session {
         loop {
             tries.next();
             match self.load_once().await {
-                Err(TurnCause::Backend(error @ backend::Error::Lost { .. })) if !tries.is_empty() => {
+                Err(TurnCause::Backend(
+                    // Where it was there a moment ago, another server has closed or deleted it.
+                    error @ (backend::Error::Lost { .. }
+                    | backend::Error::Rejected(Rejection::SessionNotFound)),
+                )) if !tries.is_empty() => {
                     debug!(session = %self.id(), %error, "loading the session once more");
                 }
                 loaded => return loaded,
@@ -219,6 +223,9 @@ impl Session {
             Ok(resumed) => self.resumed(&link, resumed).await,
             // The CLI has not stored it, because it holds no message, or lost its first turn: a new one is the same.
             Err(backend::Error::Rejected(Rejection::SessionNotFound)) if stored < Stored::Yes => {
+                if let deleted @ TurnCause::NotFound(_) = self.why_lost(&home).await {
+                    return Err(deleted);
+                }
                 self.nothing_is_left();
                 self.create(&link).await
             }
@@ -418,7 +425,7 @@ impl Session {
     }
 
     async fn delete_unloaded(&self) -> Result<(), Error> {
-        let backend = self.backend();
+        let backend = if self.is_astray() { self.home().await? } else { self.backend() };
         match backend.connected_within(OWN_CLI_WAIT).await {
             Ok(link) => Ok(delete_from_cli(&link, self.cli_id()).await?),
             // What nothing is stored of, or not here, is nowhere else.
