@@ -166,9 +166,13 @@ impl Session {
     /// As of [`home`](Self::home).
     pub(in crate::session) async fn is_where_it_is_used(&self) -> Result<bool, backend::Error> {
         let backend = self.home().await?;
+        Ok(self.home.lock().home.is_empty() || self.has_its_folder_in(&backend))
+    }
+
+    /// Whether the home of this CLI has its folder, or will have it with its first message.
+    pub(super) fn has_its_folder_in(&self, backend: &Backend) -> bool {
         let place = self.home.lock();
-        Ok(place.home.is_empty()
-            || (place.home == backend.place() && place.home_node == self.node_of(&backend)))
+        place.home == backend.place() && place.home_node == self.node_of(backend)
     }
 
     /// A link to the CLI that has its folder, to read that. It is not loaded.
@@ -234,13 +238,10 @@ impl Session {
     /// If there is a folder and it cannot be had.
     pub(super) async fn bring_to(&self, backend: &Backend) -> Result<(), TurnCause> {
         let node = self.node_of(backend);
-        let (home, home_node) = {
-            let place = self.home.lock();
-            (place.home.clone(), place.home_node.clone())
-        };
-        if home == backend.place() && home_node == node {
+        if self.has_its_folder_in(backend) {
             return Ok(());
         }
+        let home = self.home.lock().home.clone();
         let from = self.folder();
         let brought = match backend.home() {
             Some(target) => {

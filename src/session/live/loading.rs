@@ -208,9 +208,12 @@ impl Session {
         }
         let mut moving = None;
         if let Some(old) = self.reachable() {
-            moving = home.begin_move();
-            if moving.is_none() {
-                return Ok(old);
+            // One that is to be in another CLI's home cannot stay for now.
+            if self.has_its_folder_in(&home) {
+                moving = home.begin_move();
+                if moving.is_none() {
+                    return Ok(old);
+                }
             }
             // Two that have it loaded would write its history both (cli-protocol.md, section 10).
             self.detach_or_log(&old).await;

@@ -11,6 +11,34 @@ use super::installation::{
 };
 use crate::support::{reason_of, soon};
 
+#[tokio::test]
+async fn a_session_goes_where_there_is_room_when_its_cli_has_none() {
+    on_both(script, async |installation| {
+        let installation = installation.flag("--max-running-turns=1").flag("--max-waiting-turns=0");
+        let server = installation.start().await;
+        let mut client = server.client().await;
+        let ids: Vec<_> = (0..4).map(|n| format!("s{n}")).collect();
+        for id in &ids {
+            create(&mut client, id).await;
+            assert_eq!(send(&mut client, id, "0").await.unwrap().content, "prompts: 0");
+        }
+        // Two of four are in one CLI of three; whichever they are, two turns at once find room.
+        for id in &ids {
+            let (mut other, slow) = (server.client().await, id.clone());
+            let running = tokio::spawn(async move { send(&mut other, &slow, "slow").await });
+            soon("the turn runs", async {
+                while !backends(&mut client).await.iter().any(|backend| backend.running_turns > 0) {}
+            })
+            .await;
+            for next in ids.iter().filter(|next| *next != id) {
+                assert!(send(&mut client, next, "next").await.unwrap().content.ends_with("next"));
+            }
+            running.await.unwrap().unwrap();
+        }
+    })
+    .await;
+}
+
 /// How long a session may be out of reach when its CLI is lost.
 const MOVE: Duration = Duration::from_secs(2);
 
