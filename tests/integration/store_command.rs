@@ -288,15 +288,15 @@ async fn a_conversation_goes_on_in_another_installation_under_another_id() {
     server.client().await.create_session(create).await.unwrap();
     server.client().await.send_and_wait(wait("one", "first")).await.unwrap();
     let from = server.stop(Signal::TERM).await;
-    let (file, to) = (from.outer().join("exported"), Arc::new(State::without_database()));
-    let store = |args: &[&str], state: &State| {
+    let (file, to) = (from.outer().join("exported"), Arc::new(State::default()));
+    let store = async |args: &[&str], state: &State| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_copilot-grpc"));
-        command.arg("store").args(args).arg(&file).arg("--state-dir").arg(state.dir());
-        command.env_clear().kill_on_drop(true);
-        command
+        command.arg("store").args(args).arg(&file).args(state.flags().await).env_clear();
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{output:?}");
     };
-    assert!(store(&["export", "one"], &from).status().await.unwrap().success());
-    assert!(store(&["import", "--as", "two"], &to).status().await.unwrap().success());
+    store(&["export", "one"], &from).await;
+    store(&["import", "--as", "two"], &to).await;
     let server = support::server::Server::start_on(to, &model, &support::real_cli::path()).await;
     let turn = server.client().await.send_and_wait(wait("two", "second")).await.unwrap().into_inner();
     assert_eq!(turn.result.unwrap().content, "prompts: first, second");
