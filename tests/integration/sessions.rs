@@ -43,6 +43,13 @@ async fn start() -> (RealCli, TestFacade) {
     (cli, facade)
 }
 
+/// Two servers that have the same sessions.
+async fn start_two() -> (RealCli, TestFacade, TestFacade) {
+    let cli = RealCli::start(script).await;
+    let (one, other) = (cli.setup().beside().start().await, cli.setup().beside().start().await);
+    (cli, one, other)
+}
+
 async fn create(facade: &TestFacade, request: CreateSessionRequest) -> Result<Session, Status> {
     Ok(facade.client().create_session(request).await?.into_inner().session.unwrap())
 }
@@ -125,19 +132,19 @@ async fn ids(facade: &TestFacade, request: ListSessionsRequest) -> Vec<String> {
 
 #[tokio::test]
 async fn sessions_are_listed_by_time_and_in_the_order_that_was_asked_for() {
-    let (cli, facade) = start().await;
+    let (_cli, facade, other) = start_two().await;
     let mut created = Vec::new();
     for id in ["a", "b", "c"] {
         created.push(facade.create(id).await.create_time.unwrap());
         soon("a turn", facade.send(id, "hello")).await.unwrap();
     }
     soon("a turn", facade.send("a", "again")).await.unwrap();
-    // A little before: where the CLI has it from the file, it is as coarse as the clock of the kernel's file system.
+    // A little before: the store may have heard of it a moment earlier.
     let changed = facade.get("a").await.unwrap().update_time.unwrap();
     let changed = SystemTime::try_from(changed).unwrap() - Duration::from_millis(20);
     let changed = Some(changed.into());
     // The same for one that knows the sessions, and for one that finds them.
-    for facade in [facade, cli.facade().await] {
+    for facade in [facade, other] {
         let asked = |change: &dyn Fn(&mut ListSessionsRequest)| {
             let mut request = ListSessionsRequest::default();
             change(&mut request);
@@ -178,8 +185,7 @@ async fn sessions_are_listed_by_time_and_in_the_order_that_was_asked_for() {
 
 #[tokio::test]
 async fn what_another_server_does_shows_after_a_moment_and_what_is_done_here_at_once() {
-    let (cli, facade) = start().await;
-    let other = cli.facade().await;
+    let (_cli, facade, other) = start_two().await;
     let blue = |facade: &TestFacade| {
         let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
         let mut client = facade.client();
@@ -212,7 +218,7 @@ async fn what_another_server_does_shows_after_a_moment_and_what_is_done_here_at_
 
 #[tokio::test]
 async fn an_id_that_exists_is_never_attached_to() {
-    let (cli, facade) = start().await;
+    let (_cli, facade, other) = start_two().await;
     facade.create("taken").await;
     let again = CreateSessionRequest { session_id: "taken".into(), ..Default::default() };
     check(
@@ -222,8 +228,7 @@ async fn an_id_that_exists_is_never_attached_to() {
     );
     soon("a turn", facade.send("taken", "hello")).await.unwrap();
     facade.create("empty").await;
-    // A second facade, which knows neither the one with a message nor the one without.
-    let other = cli.facade().await;
+    // The second facade, which knows neither the one with a message nor the one without.
     for id in ["taken", "empty"] {
         let again = CreateSessionRequest { session_id: id.into(), ..Default::default() };
         check(&create(&other, again).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
@@ -234,10 +239,9 @@ async fn an_id_that_exists_is_never_attached_to() {
 
 #[tokio::test]
 async fn a_session_that_another_client_deletes_is_gone_here_too() {
-    let (cli, facade) = start().await;
+    let (_cli, facade, other) = start_two().await;
     facade.create("shared").await;
     soon("a turn", facade.send("shared", "hello")).await.unwrap();
-    let other = cli.facade().await;
     delete(&other, "shared", false).await.unwrap();
     soon("the news", async {
         while facade.get("shared").await.is_ok() {
@@ -478,6 +482,7 @@ async fn a_prompt_of_20_mb_is_refused_by_default_and_answered_where_the_operator
     let refused = facade.send("refused", &prompt).await.unwrap_err();
     check(&refused, Code::ResourceExhausted, ErrorReason::MessageTooLarge);
     assert!(refused.message().contains("max_message_size"), "{refused:?}");
+    facade.stop().await;
     let generous = cli.setup().flag("--max-message-size=32MiB").start().await;
     generous.create("too-long").await;
     let too_long = tokio::time::timeout(LONG, generous.send("too-long", &prompt)).await.unwrap();

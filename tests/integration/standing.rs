@@ -259,6 +259,7 @@ async fn a_cli_on_the_operators_list_gets_no_new_sessions_until_it_is_off_again(
     let facade = Arc::new(clis.facade(clis.setup().flag(format!("--drain-file={}", list.display()))).await);
     let there = clis.id(&[0]);
     create(&facade, &there).await.unwrap();
+    clis.0[0].turn_of(&facade, &there).await;
     std::fs::write(&list, format!("# new disks\n{a}\n")).unwrap();
     standings_become(&facade, &[(a, Draining), (b, Open)]).await;
     for _ in 0..8 {

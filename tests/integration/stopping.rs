@@ -158,8 +158,9 @@ async fn a_model_that_another_client_has_set_is_shown_and_not_taken_back() {
     let (cli, facade) = fake().await;
     cli.event("s", "session.model_change", json!({"previousModel": "", "newModel": "theirs"})).await;
     // It is stored with the session, where the next server finds it.
-    let notes = cli.called("session.metadata.updateClientMetadata", 2).await;
-    assert!(notes.to_string().contains("theirs"), "{notes}");
+    let store = facade.facade.sessions().store();
+    let stored = async || store.find("", "s").await.unwrap().unwrap().facts.model;
+    soon("the model is stored", async { while stored().await != "theirs" {} }).await;
     assert_eq!(facade.get("s").await.unwrap().model, "theirs");
     cli.turn_of(&facade, "s").await;
     cli.unload("s");
@@ -217,11 +218,17 @@ fn script(request: &Request) -> Reply {
 async fn real() -> (RealCli, TestFacade) {
     let cli = RealCli::start(script).await;
     let facade = cli.facade().await;
+    let facade = used(facade).await;
+    (cli, facade)
+}
+
+/// With a session of two turns.
+async fn used(facade: TestFacade) -> TestFacade {
     facade.create("s").await;
     for prompt in ["one", "two"] {
         soon("a turn", facade.send("s", prompt)).await.unwrap();
     }
-    (cli, facade)
+    facade
 }
 
 fn is_compaction(call: &Call) -> bool {
@@ -293,8 +300,9 @@ async fn closing_a_session_waits_for_its_compaction_and_no_longer_than_it_may() 
 
 #[tokio::test]
 async fn two_servers_on_one_cli_do_not_stop_each_others_turns_by_a_deadline_and_can_by_an_abort() {
-    let (cli, one) = real().await;
-    let other = cli.facade().await;
+    let cli = RealCli::start(script).await;
+    let one = used(cli.setup().beside().start().await).await;
+    let other = cli.setup().beside().start().await;
     soon("a turn", other.send("s", "three")).await.unwrap();
     let hanging = send(&one, "first hang", LONG);
     let asked = |calls: &[Call]| calls.iter().any(|call| call.request.prompt() == "first hang");

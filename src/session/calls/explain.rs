@@ -9,6 +9,7 @@ use crate::{
         sessions::Sessions,
         turn::TurnCause,
     },
+    store,
 };
 
 impl Sessions {
@@ -17,6 +18,9 @@ impl Sessions {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub async fn explain(&self, tenant: Tenant, id: &SessionId, error: Error) -> Error {
+        if matches!(error, Error::Store(store::Error::Gone)) {
+            return Error::NotFound(id.clone());
+        }
         let Some(rejection) = rejection(&error) else { return error };
         let key = SessionKey::new(tenant, id.clone());
         let Some(session) = self.inner.registry.find(&key) else {

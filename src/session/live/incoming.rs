@@ -82,8 +82,9 @@ impl Session {
             state.note(&event);
             match &event.payload {
                 Payload::SessionModelChange(change) => self.model_changed(change),
-                // It tells of the title, and its folder is another one.
-                Payload::SessionTitleChanged(_)
+                // It tells of the working directory or the title, or its folder is another one.
+                Payload::SessionStart(_)
+                | Payload::SessionTitleChanged(_)
                 | Payload::SessionCompactionComplete(_)
                 | Payload::SessionSnapshotRewind(_) => self.record_changed(),
                 // A turn that is recorded before it is answered brings this along.
