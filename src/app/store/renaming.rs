@@ -1,5 +1,5 @@
 //! A session's folder under another id. The CLI has the id in two of its files, and takes the one in the first event for the
-//! session's (observed on 1.0.89-7 and 1.0.102): a folder with another name alone cannot be used.
+//! session's (observed on 1.0.89-7): a folder with another name alone cannot be used.
 
 use std::collections::BTreeMap;
 
