@@ -344,7 +344,9 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
         // Once the prompt may have been sent, a lost CLI is another error than one that was not there.
         TurnCause::Backend(
             cause @ (backend::Error::Lost { written: true, .. } | backend::Error::Timeout { .. }),
-        ) => Problem::new(Code::Unavailable, ErrorReason::TurnInterrupted, cause).retry_after(RETRY_SOON),
+        ) if error.delivery != Delivery::NotDelivered => {
+            Problem::new(Code::Unavailable, ErrorReason::TurnInterrupted, cause).retry_after(RETRY_SOON)
+        }
         TurnCause::Backend(cause) => of_backend(cause),
     };
     let problem = problem.detail(&pb::TurnFailure::full_name(), &convert::turn_failure(error));

@@ -474,6 +474,17 @@ fn a_prompt_that_may_have_been_delivered_is_not_said_to_have_done_nothing() {
     assert_eq!(info.reason, "TURN_INTERRUPTED");
 }
 
+#[test]
+fn a_prompt_that_was_not_delivered_is_not_said_to_have_begun() {
+    // What was not answered is what had to be done before.
+    let causes = [Cli::Timeout { method: "session.resume", after: Duration::from_secs(30) }, lost(true)];
+    for cause in causes {
+        let error = TurnError { delivery: Delivery::NotDelivered, ..failed(TurnCause::Backend(cause)) };
+        let info: rpc::ErrorInfo = detail(&of_turn(&error), ERROR_INFO);
+        assert_eq!(info.reason, "BACKEND_UNAVAILABLE");
+    }
+}
+
 /// The size of the headers that carry a status and nothing else, as HTTP/2 counts them.
 fn header_size(status: Status) -> usize {
     let field = |name: &str, value: &[u8]| name.len() + value.len() + 32;

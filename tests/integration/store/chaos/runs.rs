@@ -52,6 +52,8 @@ async fn run(engine: Engine) {
     let asked = Asked::default();
     let installation =
         Installation::with_own_store(engine, |_| unreachable!("each server has a model of its own")).await;
+    // One that is told to end is waited for, and has much to do.
+    let installation = installation.flag("--grace-period=5s");
     let installation = installation.with_plain_clis();
     let subject = Subject::start(installation, asked.clone(), seed).await;
     let goes_on = watch::Sender::new(true);
