@@ -31,7 +31,7 @@ test: clients ## run every test, those with the real Copilot CLI included: all o
 	TEST_CLI=node cargo test --locked --test integration -- $(ON_NODE)
 
 test-postgres: clients ## run the integration tests with all sessions in PostgreSQL, where the other targets have them in SQLite
-	COPILOT_GRPC_TEST_STORE=postgres cargo test --locked --test integration
+	TEST_STORE=postgres cargo test --locked --test integration
 
 test-clients: clients ## run the clients and tools of callers, and the commands of their pages, and say what each of them did
 	cargo test --locked --test integration clients:: -- --include-ignored --nocapture --test-threads=1

@@ -188,8 +188,10 @@ impl Incoming {
         let registry = self.registry.clone();
         session.tasks().clone().spawn(async move {
             if registry.find(session.key()).is_some() && look(session.clone()).await {
+                // Its record first: who finds that would make the session anew.
+                let erased = session.erase().await;
                 registry.forget(&session);
-                if let Err(error) = session.erase().await {
+                if let Err(error) = erased {
                     warn!(session = %session.id(), %error, "a session that another client has deleted is still in the store");
                 }
             }

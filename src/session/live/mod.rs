@@ -6,6 +6,7 @@ mod archived;
 mod archiving;
 mod asks;
 mod at_work;
+mod deleting;
 mod explain;
 mod failover;
 mod gap;

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
 /// The engine of the store, where a test says nothing of it: `sqlite`, or `postgres` to run the tests on that.
-const ENGINE: &str = "COPILOT_GRPC_TEST_STORE";
+const ENGINE: &str = "TEST_STORE";
 
 /// Where a server keeps what it has: the next one on it has the same sessions.
 pub(crate) struct State {
