@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    config::{CliAddress, Config, StoreLocation, StoreSettings},
+    config::{CliAddress, Config, StoreSettings},
     descriptors,
     state_dir::{self, Unusable, cli_name},
 };
@@ -238,10 +238,6 @@ fn running_turns(form: Option<Form>) -> usize {
 async fn storage(config: &Config, alone: bool) -> Result<Storage, StartError> {
     let StoreSettings { location, time_limit, max_session_size, max_session_file_size } =
         config.store.clone();
-    let location = match location {
-        StoreLocation::Sqlite(path) => store::Location::Sqlite(path),
-        StoreLocation::Postgres { url, password } => store::Location::Postgres { url, password },
-    };
     let node = state_dir::node(&config.state_dir)?;
     let (setup, runtime) = (store::Config { location, node, time_limit, alone }, Handle::current());
     // On a thread of its own, because the compiler does not see that what sqlx does here can change threads.

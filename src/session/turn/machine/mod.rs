@@ -13,11 +13,9 @@
 //! | Queued | | Running | Settling: Failed | of what ran before; after an `abort` Settled: Aborted | Settled: Shutdown | Settled: Aborted |
 //! | Running | | | Settling: Failed | Settled: Answered, Failed or Aborted | Settled: Shutdown | Settled: Answered or Failed |
 //! | Settling | | noted | | Settled | Settled | Settled |
-//! | Settled | | | | | | |
 //!
-//! A `session.error` that does not say which message it is about fails the turn only if no answer follows. Where other prompts were
-//! sent into the turn, its idle is that after the last of them. A prompt of which it is never known whether the CLI took it leads
-//! from Sending to Settling.
+//! A `session.error` that names no message fails the turn only if no answer follows. Where other prompts were sent into the turn,
+//! its idle is that after the last of them. A prompt that is never acknowledged leads from Sending to Settling.
 
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
@@ -34,8 +32,7 @@ use crate::copilot::{
 /// How many events may come before the answer to `session.send`. A CLI that sends more has lost that answer.
 const MAX_EARLY_EVENTS: usize = 10_000;
 
-/// How many bytes of the tools' arguments are remembered for the result of a turn: a client reads messages of 4 MiB unless it
-/// was told otherwise.
+/// How many bytes of the tools' arguments are remembered for the result of a turn: clients read messages of 4 MiB.
 pub const MAX_ARGUMENTS: usize = 2 * 1024 * 1024;
 
 /// How many tool calls of a turn are remembered.
@@ -94,8 +91,7 @@ impl Default for Phase {
     }
 }
 
-/// Prompts that were sent into the running turn. The CLI runs them within the turn, or right after it, and then tells of
-/// one `session.idle` for both (observed).
+/// Prompts that were sent into the running turn, which runs them; there is one `session.idle` for all (observed).
 #[derive(Debug, Default)]
 struct Steering {
     /// How many are on their way.
