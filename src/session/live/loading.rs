@@ -461,7 +461,7 @@ impl Session {
 /// How often a session is loaded whose link is lost meanwhile.
 const LOAD_TRIES: u32 = 3;
 
-/// How long it may take to load a session. Half of what other calls get: see [`delete_from_cli`].
+/// How long it may take to load a session. Half of what other calls get: see [`deleting`](super::deleting).
 const RESUME_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often a stored session is looked for, and the pause between: 0.2 s were observed to be enough.
