@@ -104,7 +104,8 @@ impl Facade {
         let lock = state_dir::lock_soon(&config.state_dir).await?;
         let backends = backends(&config, &guard, look_up)?;
         // Sessions on this server's own disk are nobody else's.
-        let alone = backends.fixed.iter().any(|backend| matches!(backend.source, Source::Embedded(_)));
+        let groups = backends.groups.iter().map(|group| &group.backend);
+        let alone = backends.fixed.iter().chain(groups).any(|backend| has_home(&backend.source));
         let storage = storage(&config, alone).await?;
         let roots = Roots::new(config.roots());
         let (address, listener) = listen(config.listen)
@@ -232,6 +233,14 @@ fn running_turns(form: Option<Form>) -> usize {
         Some(Form::Node) | None => 5,
     };
     thread::available_parallelism().map_or(1, NonZero::get) * of_a_core
+}
+
+/// Whether this server can read and write the home of these CLIs.
+fn has_home(source: &Source) -> bool {
+    match source {
+        Source::Embedded(_) => true,
+        Source::External { home, .. } => home.is_some(),
+    }
 }
 
 /// Opens the store.

@@ -19,7 +19,7 @@ use super::{
     error::Error,
     fanout::{Item, Subscriber},
     id::{SessionKey, Tenant},
-    live::Session,
+    live::{Claimed, Session},
     summary::Summary,
     turn::{Delivery, Outcome, SharedDeadline, Ticket, TurnCause},
 };
@@ -136,10 +136,10 @@ impl<T: Clone> Idempotency<T> {
 }
 
 /// Whose a request is that this process does not remember.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Claim {
-    /// This process's, to be done from now on; with what a process has noted of it that has died over it.
-    Ours(Option<String>),
+    /// This process's, to be done from now on; with what was noted of it when it was begun before.
+    Ours(Arc<Claimed>, Option<String>),
     /// It is done: what came of it.
     Ended(String),
 }

@@ -108,6 +108,7 @@ impl Sessions {
         let means = Means {
             pool,
             store,
+            claims: Arc::default(),
             archive,
             folder_limits,
             sealer,

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
-use copilot_grpc::grpc::pb::{
-    CreateSessionRequest, CreateSessionResponse, ErrorReason, OnDisconnect, Prompt, SendAndWaitRequest,
+use copilot_grpc::{
+    grpc::pb::{
+        CreateSessionRequest, CreateSessionResponse, ErrorReason, OnDisconnect, Prompt, SendAndWaitRequest,
+    },
+    session::{SessionId, Tenant},
 };
 use scripted_model::{CallState, Reply, Request};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::support::{
     check,
     facade::{Streamed, TestFacade, prompt, stream_with, wait_with, within},
+    fake_cli::FakeCli,
     fields_of,
     real_cli::RealCli,
     soon,
@@ -135,4 +140,40 @@ async fn a_session_is_created_once() {
     let other = create("c", "somebody").await.unwrap_err();
     check(&other, Code::InvalidArgument, ErrorReason::InvalidField);
     assert_eq!(fields_of(&other), ["request_id"]);
+}
+
+#[tokio::test]
+async fn a_request_that_was_refused_or_given_up_before_anything_was_done_can_be_repeated() {
+    let cli = FakeCli::start().await;
+    let facade = cli.setup().flag("--max-sessions=1").flag("--max-queued-turns=1").start().await;
+    facade.create("s").await;
+    let create = async || {
+        let request = CreateSessionRequest { request_id: "c".into(), ..Default::default() };
+        soon("an answer", facade.client().create_session(request)).await
+    };
+    for _ in 0..2 {
+        check(&create().await.unwrap_err(), Code::ResourceExhausted, ErrorReason::QuotaExceeded);
+    }
+    let _one = facade.stream("s", "one").await.unwrap();
+    let running = cli.begin().await;
+    let _two = facade.stream("s", "two").await.unwrap();
+    for _ in 0..2 {
+        let refused = soon("a refusal", facade.send_and_wait(named("r", "three"))).await.unwrap_err();
+        check(&refused, Code::ResourceExhausted, ErrorReason::Overloaded);
+    }
+    // The caller leaves while its prompt waits for the first.
+    running.finish(&["1"]).await;
+    let running = cli.begin().await;
+    let left = timeout(Duration::from_millis(100), facade.send_and_wait(named("left", "four"))).await;
+    assert!(left.is_err());
+    running.finish(&["2"]).await;
+    facade.at_rest().await;
+    for (id, text) in [("r", "three"), ("left", "four")] {
+        let (answer, ()) = tokio::join!(soon("an answer", facade.send_and_wait(named(id, text))), async {
+            cli.begin().await.finish(&["done"]).await;
+        });
+        assert_eq!(answer.unwrap().content, "done");
+    }
+    facade.facade.sessions().delete(Tenant::ONLY, &SessionId::parse("s").unwrap()).await.unwrap();
+    create().await.unwrap();
 }

@@ -15,7 +15,7 @@ use crate::{
         error::Error,
         id::{SessionId, SessionKey, Tenant},
         idempotency::{Claim, Creation, Key, RequestId},
-        live::Session,
+        live::{Claimed, Session},
         roots,
         sessions::Sessions,
         summary::Summary,
@@ -109,33 +109,31 @@ impl Sessions {
         let turn = self.inner.creations.turn(&key).await;
         if let Some(creation) = self.inner.creations.find(&key, request.fingerprint, is_worth_repeating)? {
             drop(turn);
-            return self.created_before(tenant, finished(creation).await?.id).await;
+            // It may have been deleted since.
+            return self.get(tenant, &finished(creation).await?.id).await;
         }
         let stored = RequestKey { tenant: tenant.as_str().into(), scope: Scope::Create, id: request.id };
-        let wanted = match self.begun(&stored, request.fingerprint, Some(wanted.id.as_str())).await? {
-            Claim::Ours(None) => wanted,
-            // The process that began it has died. It may have made the session.
-            Claim::Ours(Some(id)) | Claim::Ended(id) => {
-                let id = SessionId::parse(&id).map_err(|_| Error::Unreadable(wanted.id.clone()))?;
-                match self.created_before(tenant, id.clone()).await {
-                    Err(Error::NotFound(_)) => {
-                        self.store().forget(&stored).await?;
-                        self.begun(&stored, request.fingerprint, Some(wanted.id.as_str())).await?;
-                        wanted
-                    }
-                    found => return found,
+        let (claimed, noted) =
+            match self.begun(&stored, request.fingerprint, Some(wanted.id.as_str())).await? {
+                Claim::Ours(claimed, noted) => (claimed, noted),
+                Claim::Ended(id) => return self.get(tenant, &noted_id(&id, &wanted)?).await,
+            };
+        let mut wanted = wanted;
+        if let Some(id) = noted {
+            wanted.id = noted_id(&id, &wanted)?;
+            // Whoever began it may have made the session.
+            match self.get(tenant, &wanted.id).await {
+                Err(Error::NotFound(_)) => {}
+                found => {
+                    self.end_creation(&claimed, &found).await;
+                    return found;
                 }
             }
-        };
-        let creation = self.begin_creation(tenant, wanted, blueprint, Some(stored))?;
+        }
+        let creation = self.begin_creation(tenant, wanted, blueprint, Some(claimed))?;
         self.inner.creations.insert(key, request.fingerprint, creation.clone());
         drop(turn);
         finished(creation).await
-    }
-
-    /// The session of an earlier request, if it is still there.
-    async fn created_before(&self, tenant: Tenant, id: SessionId) -> Result<Summary, Error> {
-        self.get(tenant, &id).await
     }
 
     /// Begins to create a session. With a `request` it is created also if nobody waits for it.
@@ -144,7 +142,7 @@ impl Sessions {
         tenant: Tenant,
         wanted: Wanted,
         blueprint: Blueprint,
-        request: Option<RequestKey>,
+        request: Option<Arc<Claimed>>,
     ) -> Result<Creation, Error> {
         let Wanted { id, is_chosen } = wanted;
         let key = SessionKey::new(tenant, id);
@@ -198,11 +196,11 @@ impl Sessions {
     }
 
     /// Records what came of a request. One that failed may be tried again.
-    async fn end_creation(&self, request: &RequestKey, result: &Result<Summary, Error>) {
+    async fn end_creation(&self, request: &Claimed, result: &Result<Summary, Error>) {
         let store = self.store();
         let recorded = match result {
-            Ok(session) => store.end(request, RequestState::Succeeded, Some(session.id.as_str())).await,
-            Err(_) => store.forget(request).await,
+            Ok(session) => store.end(request.key(), RequestState::Succeeded, Some(session.id.as_str())).await,
+            Err(_) => store.forget(request.key()).await,
         };
         if let Err(error) = recorded {
             debug!(%error, "what came of a request could not be recorded");
@@ -215,6 +213,11 @@ struct Wanted {
     id: SessionId,
     /// Whether the caller has chosen it.
     is_chosen: bool,
+}
+
+/// The id that was noted of a request when it was begun before.
+fn noted_id(noted: &str, wanted: &Wanted) -> Result<SessionId, Error> {
+    SessionId::parse(noted).map_err(|_| Error::Unreadable(wanted.id.clone()))
 }
 
 /// Whether a creation counts for repetitions: one that failed is tried again.

@@ -18,7 +18,7 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl Sessions {
-    /// Takes a request on, unless it is done. One that another process has in hand is waited for; one that a process has left behind is
+    /// Takes a request on, unless it is done. The caller has its [`turn`](crate::session::idempotency::Idempotency::turn). One that another process has in hand is waited for; one that a process has left behind is
     /// taken over if it was never sent, and else is closed as what it is: a turn that was cut. `note` is kept with it while it is not
     /// done.
     ///
@@ -26,17 +26,18 @@ impl Sessions {
     /// If the id stands for another request.
     ///
     /// # Cancel safety
-    /// Dropping it may leave the request taken on; after this process it is taken over.
+    /// Dropping it may leave the request begun and in nobody's hand; then the next call takes it on.
     pub(super) async fn begun(
         &self,
         key: &RequestKey,
         fingerprint: u64,
         note: Option<&str>,
     ) -> Result<Claim, Error> {
-        let (store, fingerprint) = (self.store(), fingerprint.cast_signed());
+        let (store, claims) = (self.store(), &self.inner.means.claims);
+        let fingerprint = fingerprint.cast_signed();
         loop {
             let known = match store.begin(key, fingerprint, note).await? {
-                Begun::First => return Ok(Claim::Ours(None)),
+                Begun::First => return Ok(Claim::Ours(claims.claim(key), None)),
                 Begun::Known(known) if known.fingerprint != fingerprint => {
                     return Err(Error::RequestIdTaken { field: field(key.scope) });
                 }
@@ -46,11 +47,17 @@ impl Sessions {
                 RequestRecord { state, result, .. } if state.is_ended() => {
                     return Ok(Claim::Ended(result.unwrap_or_default()));
                 }
-                RequestRecord { is_alive: true, .. } => sleep(LOOK_AGAIN).await,
+                RequestRecord { is_alive: true, is_ours, .. } if !is_ours || claims.has(key) => {
+                    sleep(LOOK_AGAIN).await;
+                }
+                // Begun here, and given up by its caller before anything was done.
+                RequestRecord { state: RequestState::Accepted, is_ours: true, result, .. } => {
+                    return Ok(Claim::Ours(claims.claim(key), result));
+                }
                 RequestRecord { state: RequestState::Accepted, owner, result, .. } => {
                     // Another process may be faster.
                     if store.take_over(key, &owner).await? {
-                        return Ok(Claim::Ours(result));
+                        return Ok(Claim::Ours(claims.claim(key), result));
                     }
                 }
                 RequestRecord { owner, .. } => {

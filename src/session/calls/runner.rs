@@ -20,14 +20,14 @@ use crate::{
         method::{Send, Sent},
     },
     session::{
-        live::{Archive, Ended, Owed, Place, SMALL_CALL, Session, Stopped},
+        live::{Archive, Claimed, Ended, Owed, Place, SMALL_CALL, Session, Stopped},
         registry::Registry,
         turn::{
             Delivery, Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, TurnError, TurnResult,
             recorded, schema,
         },
     },
-    store::{self, RequestKey, RequestState, Store},
+    store::{self, RequestState, Store},
 };
 
 /// After so much silence the CLI is asked whether it is still busy: its `session.idle` may have been lost.
@@ -57,8 +57,8 @@ pub(super) struct Runner {
     pub(super) session: Arc<Session>,
     /// Its part in what the CLI does at once, to be held until the session has come to rest.
     pub(super) entry: Entry,
-    /// What the store knows it by, if it may be repeated.
-    pub(super) request: Option<RequestKey>,
+    /// The request that it is, if it may be repeated.
+    pub(super) request: Option<Arc<Claimed>>,
     pub(super) message: Message,
     /// Whether the agent goes on by itself until it has done what it was told.
     pub(super) autopilot: bool,
@@ -82,7 +82,7 @@ impl Runner {
         let _place = Place::new(self.session.clone(), ticket);
         match self.run_in_its_time(ticket, granted).await {
             Some(answer) => self.owe(answer),
-            None => self.record_failure(ticket).await,
+            None => self.record_failure(ticket),
         }
     }
 
@@ -203,7 +203,7 @@ impl Runner {
     /// Notes in the store that the CLI may have the prompt from now on, so that it is never sent again.
     async fn note_sending(&self) -> Result<(), TurnCause> {
         match &self.request {
-            Some(request) => self.store().sent(request).await.map_err(TurnCause::Store),
+            Some(request) => self.store().sent(request.key()).await.map_err(TurnCause::Store),
             None => Ok(()),
         }
     }
@@ -215,7 +215,7 @@ impl Runner {
     /// Records an answer before its callers are told. With `before_answer` the archive is waited for as long as there is time: what a
     /// caller has seen is not to be lost. Otherwise a store that is away gets it when it is back.
     async fn record(&self, answer: TurnResult) -> Result<(), TurnCause> {
-        let ended = self.ended_with(answer);
+        let ended = self.ended_with(&answer);
         let error = loop {
             let recorded = tokio::select! {
                 biased;
@@ -226,7 +226,7 @@ impl Runner {
                 Ok(()) | Err(store::Error::Gone) => return Ok(()),
                 Err(error) if !self.session.is_archived_first() => {
                     warn!(session = %self.session.id(), %error, "an answer is recorded when the store is back");
-                    ended.into_iter().for_each(|ended| self.session.owe(Owed::End(ended)));
+                    self.owe(answer);
                     return Ok(());
                 }
                 Err(error) if Instant::now() >= self.deadline.get().at() => break error,
@@ -236,23 +236,30 @@ impl Runner {
             }
             sleep(STORE_PAUSE).await;
         };
-        ended.into_iter().for_each(|ended| self.session.owe(Owed::End(ended)));
+        self.owe(answer);
         Err(TurnCause::Store(error))
     }
 
     /// How its request has ended, if it may be repeated.
-    fn ended_with(&self, answer: TurnResult) -> Option<Ended> {
-        let request = self.request.clone()?;
-        Some((request, RequestState::Succeeded, Some(recorded::write(&Ok(Arc::new(answer))))))
+    fn ended_with(&self, answer: &TurnResult) -> Option<Ended> {
+        let request = self.request.as_ref()?;
+        Some((
+            request.key().clone(),
+            RequestState::Succeeded,
+            Some(recorded::write(&Ok(Arc::new(answer.clone())))),
+        ))
     }
 
-    /// Has an answer recorded when that can be done.
+    /// Has an answer recorded when that can be done, if it may be asked for again.
     fn owe(&self, answer: TurnResult) {
-        self.ended_with(answer).into_iter().for_each(|ended| self.session.owe(Owed::End(ended)));
+        if let Some(request) = self.request.clone() {
+            let result = recorded::write(&Ok(Arc::new(answer)));
+            self.session.owe(Owed::End(request, RequestState::Succeeded, result));
+        }
     }
 
     /// Records how a turn has failed, if it may be repeated. One that never reached the CLI, or that its caller has left, is done anew.
-    async fn record_failure(&self, ticket: Ticket) {
+    fn record_failure(&self, ticket: Ticket) {
         let Some(request) = &self.request else { return };
         let owed = match self.session.told(ticket) {
             Some(Ok(_)) => return,
@@ -263,8 +270,8 @@ impl Runner {
                 return;
             }
             Some(Err(error)) if is_worth_repeating(&error) => {
-                let result = Some(recorded::write(&Err(error)));
-                Owed::End((request.clone(), RequestState::Failed, result))
+                let result = recorded::write(&Err(error));
+                Owed::End(request.clone(), RequestState::Failed, result)
             }
             Some(Err(_)) | None => Owed::Forget(request.clone()),
         };

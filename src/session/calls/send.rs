@@ -21,7 +21,7 @@ use crate::{
         fanout::{Filter, Scope, Subscriber},
         id::{SessionId, SessionKey, Tenant},
         idempotency::{Accepted, Claim, Key, RequestId, Share},
-        live::{Response, Session, stop_whatever_runs},
+        live::{Claimed, Response, Session, stop_whatever_runs},
         roots,
         sessions::Sessions,
         turn::{Deadline, SharedDeadline, Spent, TurnCause, TurnError, recorded},
@@ -82,8 +82,12 @@ impl Sessions {
         let RequestId { id, fingerprint } = request;
         let key = Key::Send(session.key().clone(), id.clone());
         let (deadline, filter) = (prompt.deadline, prompt.filter.clone());
+        let too_late = |cause| Error::Turn(Arc::new(TurnError::not_delivered(cause)));
         // One at a time; the store knows of those that other processes have.
-        let turn = self.inner.accepted.turn(&key).await;
+        let turn = tokio::select! {
+            turn = self.inner.accepted.turn(&key) => turn,
+            cause = deadline.passed() => return Err(too_late(cause)),
+        };
         // What an earlier session of this id was sent is none of this one's.
         let (now, mut share) = (session.clone(), None);
         let is_current = |accepted: &Accepted| {
@@ -101,17 +105,18 @@ impl Sessions {
         };
         let begun = tokio::select! {
             begun = self.begun(&stored, fingerprint, None) => begun?,
-            cause = deadline.passed() => return Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
+            cause = deadline.passed() => return Err(too_late(cause)),
         };
-        if let Claim::Ended(outcome) = begun {
-            let outcome = recorded::read(&outcome).ok_or_else(|| Error::Unreadable(session.id().clone()))?;
-            return Ok(Turn::ended(session, outcome, deadline));
-        }
-        let accepted = self.accept(session, prompt, Some(stored.clone()));
-        if accepted.is_err() {
-            self.store().forget(&stored).await?;
-        }
-        let (accepted_turn, accepted) = accepted?;
+        let claimed = match begun {
+            Claim::Ours(claimed, _) => claimed,
+            Claim::Ended(outcome) => {
+                let outcome =
+                    recorded::read(&outcome).ok_or_else(|| Error::Unreadable(session.id().clone()))?;
+                return Ok(Turn::ended(session, outcome, deadline));
+            }
+        };
+        // One that is not accepted is in nobody's hand, and so begun anew by the next call.
+        let (accepted_turn, accepted) = self.accept(session, prompt, Some(claimed))?;
         self.inner.accepted.insert(key, fingerprint, accepted);
         drop(turn);
         Ok(accepted_turn)
@@ -122,7 +127,7 @@ impl Sessions {
         &self,
         session: Arc<Session>,
         prompt: Prompt,
-        stored: Option<RequestKey>,
+        claimed: Option<Arc<Claimed>>,
     ) -> Result<(Turn, Accepted), Error> {
         let Prompt { mut message, autopilot, schema, deadline, inactivity, detached, filter, request } =
             prompt;
@@ -150,7 +155,7 @@ impl Sessions {
             registry: self.inner.registry.clone(),
             session: session.clone(),
             entry,
-            request: stored,
+            request: claimed,
             message,
             autopilot,
             schema,

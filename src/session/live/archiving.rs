@@ -55,22 +55,22 @@ impl Session {
         let news = match news {
             Ok(news) => news,
             Err(error) => {
-                self.warn_of_archive(&format!("the session is not archived any further: {error}"));
+                self.warn_of_folder(&format!("the session is not archived any further: {error}"));
                 None
             }
         };
         if let Some(news) = &news {
             for LeftOut { path, why } in known.news_of(&news.changes.left_out) {
-                self.warn_of_archive(&format!("the file {path:?} is not archived: {why}"));
+                self.warn_of_folder(&format!("the file {path:?} is not archived: {why}"));
             }
         }
         *archived = Some(known);
         Ok(news)
     }
 
-    fn warn_of_archive(&self, message: &str) {
-        // Not the message: it names files.
-        warn!(session = %self.id(), "a session's folder, or a file in it, is not archived");
+    /// Tells those who read the session, and not the log, because files are named.
+    pub(super) fn warn_of_folder(&self, message: &str) {
+        warn!(session = %self.id(), "a session's folder, or a file in it, is not archived, or does not move");
         self.lock().warn_of_archive(message);
     }
 

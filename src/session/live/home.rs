@@ -15,7 +15,10 @@ use crate::{
     backend::{self, Backend, BackendId, Link, Standing},
     copilot::method::{Entry, GetMetadata},
     session::{blueprint::Blueprint, error::Error, id::SessionKey, turn::TurnCause},
-    store::folder,
+    store::{
+        FolderLimits,
+        folder::{self, LeftOut},
+    },
 };
 
 /// How long a session waits for its own CLI before it goes to another: one that has ended is mostly there again by then, and the
@@ -247,9 +250,9 @@ impl Session {
             Some(target) => {
                 self.put_folder(from.clone(), folder_in(target.to_owned(), self.cli_id())).await?
             }
-            None => false,
+            None => Brought::Nothing,
         };
-        if !brought && self.lock().stored == Stored::Yes && !home.is_empty() {
+        if brought == Brought::Nothing && self.lock().stored == Stored::Yes && !home.is_empty() {
             return Err(TurnCause::Backend(backend::Error::Unavailable {
                 problem: format!(
                     "{home}, which has the session, is out of reach, and the session is in no archive"
@@ -262,25 +265,32 @@ impl Session {
             place.home_node = node;
         }
         self.save(None).await.map_err(TurnCause::Store)?;
-        if brought && let Some(from) = from {
+        if brought == Brought::Whole
+            && let Some(from) = from
+        {
             self.remove_copy(from).await;
         }
         Ok(())
     }
 
-    /// Puts its folder where it is to be, from where it is or from the archive. Says whether there was one.
-    async fn put_folder(&self, from: Option<PathBuf>, to: PathBuf) -> Result<bool, TurnCause> {
-        let limits = self.means.folder_limits;
+    /// Puts its folder where it is to be, from where it is or from the archive.
+    async fn put_folder(&self, from: Option<PathBuf>, to: PathBuf) -> Result<Brought, TurnCause> {
         if let Some(from) = from {
             debug!(session = %self.id(), "a session's folder is copied");
-            let copied = spawn_blocking(move || folder::copy(&from, &to, &limits)).await;
+            // What is archived of it has bounds; what is on the disk is not to be lost.
+            let copied = spawn_blocking(move || folder::copy(&from, &to, &FolderLimits::NONE)).await;
             return match copied {
-                Ok(Ok(_)) => Ok(true),
+                Ok(Ok(copied)) => {
+                    for LeftOut { path, why } in &copied.left_out {
+                        self.warn_of_folder(&format!("{path:?} does not move with the session: {why}"));
+                    }
+                    Ok(if copied.left_out.is_empty() { Brought::Whole } else { Brought::InPart })
+                }
                 Ok(Err(error)) => Err(out_of_reach(&error.to_string())),
                 Err(error) => Err(out_of_reach(&error.to_string())),
             };
         }
-        self.restore(to).await
+        Ok(if self.restore(to).await? { Brought::Whole } else { Brought::Nothing })
     }
 
     /// Whether nothing of it can be in this CLI: it has no message, or its folder is on another node's disk.
@@ -313,6 +323,17 @@ impl Session {
             warn!(session = %self.id(), %error, "the old copy of a session that has moved could not be removed");
         }
     }
+}
+
+/// What has been put into a CLI's home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    /// There is no folder, or none that can be had.
+    Nothing,
+    /// The folder, but for what does not move, such as links. The old copy stays.
+    InPart,
+    /// All of it.
+    Whole,
 }
 
 /// A session's folder in a CLI's home.

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use tokio_util::task::TaskTracker;
 
+use super::claims::Claims;
 use crate::{
     backend::Pool,
     budget::Budget,
@@ -15,6 +16,8 @@ use crate::{
 pub(in crate::session) struct Means {
     pub(in crate::session) pool: Pool,
     pub(in crate::session) store: Store,
+    /// The requests that this process has in hand.
+    pub(in crate::session) claims: Arc<Claims>,
     /// When the folders of sessions are written to the store.
     pub(in crate::session) archive: Archive,
     pub(in crate::session) folder_limits: FolderLimits,

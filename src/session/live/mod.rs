@@ -6,6 +6,7 @@ mod archived;
 mod archiving;
 mod asks;
 mod at_work;
+mod claims;
 mod deleting;
 mod explain;
 mod failover;
@@ -25,6 +26,7 @@ pub use asks::Response;
 pub use means::Archive;
 
 pub(in crate::session) use at_work::{SMALL_CALL, Stopped, is_busy, runs_for_others, stop_whatever_runs};
+pub(in crate::session) use claims::Claimed;
 pub(in crate::session) use failover::readable;
 pub(in crate::session) use means::Means;
 pub(in crate::session) use place::Home;

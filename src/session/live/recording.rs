@@ -100,8 +100,10 @@ impl Session {
             let Some(next) = lock(&self.row.requests).first().cloned() else { return self.save(None).await };
             let written = match &next {
                 // With what is to be archived, as if it had been recorded in time.
-                Owed::End(ended) => self.save(Some(ended.clone())).await,
-                Owed::Forget(request) => self.means.store.forget(request).await,
+                Owed::End(request, state, result) => {
+                    self.save(Some((request.key().clone(), *state, Some(result.clone())))).await
+                }
+                Owed::Forget(request) => self.means.store.forget(request.key()).await,
             };
             match written {
                 Err(error @ store::Error::Unavailable { .. }) => return Err(error),

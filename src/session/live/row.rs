@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
 
-use super::archived::Archived;
+use super::{archived::Archived, claims::Claimed};
 use crate::{
     session::blueprint::Blueprint,
     store::{RequestKey, RequestState, Uid},
@@ -21,13 +21,13 @@ pub(in crate::session) struct Row {
     pub(super) requests: Mutex<Vec<Owed>>,
 }
 
-/// What is owed to the store of a request.
+/// What is owed to the store of a request, which is in hand until it is written.
 #[derive(Debug, Clone)]
 pub(in crate::session) enum Owed {
-    /// It has ended.
-    End(Ended),
+    /// It has ended so, with this result.
+    End(Arc<Claimed>, RequestState, String),
     /// It is as if it had never been made.
-    Forget(RequestKey),
+    Forget(Arc<Claimed>),
 }
 
 #[derive(Debug, Default)]

@@ -20,8 +20,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// No bounds, for folders that are measured only.
-    pub(super) const NONE: Self = Self { max_file: u64::MAX, max_files: 1_000_000, max_bytes: u64::MAX };
+    /// No bounds but of the number of files, for folders that are measured, or moved on this machine.
+    pub const NONE: Self = Self { max_file: u64::MAX, max_files: 1_000_000, max_bytes: u64::MAX };
 }
 
 /// A file that is left out.

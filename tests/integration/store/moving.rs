@@ -1,6 +1,10 @@
 //! A session moves to another CLI of its server when its own is lost, with all that was said in it.
 
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use copilot_grpc::grpc::pb::{BackendStanding, CreateSessionRequest, ErrorReason};
 use tokio::time::{Instant, sleep};
@@ -158,6 +162,33 @@ async fn a_session_leaves_a_cli_that_drains_with_its_next_turn() {
         .await;
         assert_eq!(send(&mut client, "s", "two").await.unwrap().content, "prompts: one, two");
         assert_ne!(loaded_in(&mut client).await, drained);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_too_large_for_the_archive_moves_with_its_session() {
+    on_both(script, async |installation| {
+        let installation = installation.flag("--max-session-file-size=64KiB");
+        let server = installation.start().await;
+        let mut client = server.client().await;
+        create(&mut client, "s").await;
+        send(&mut client, "s", "find me here").await.unwrap();
+        let history = |path: &Path| path.ends_with("session-state/s/events.jsonl");
+        let place =
+            || installation.files_with("find me here").into_iter().find(|path| history(path)).unwrap();
+        let large = |events: PathBuf| events.with_file_name("files").join("large");
+        let before = large(place());
+        fs::create_dir_all(before.parent().unwrap()).unwrap();
+        fs::write(&before, "x".repeat(100 * 1024)).unwrap();
+        let lost = loaded_in(&mut client).await;
+        installation.keep_down();
+        lose(&server, &mut client, &lost).await;
+        insist(&mut client, "s", "and on").await;
+        let after = large(place());
+        assert_ne!(before, after);
+        assert_eq!(fs::metadata(after).unwrap().len(), 100 * 1024);
+        assert!(!before.exists(), "the old copy goes");
     })
     .await;
 }
