@@ -187,11 +187,11 @@ impl Claim {
 
     fn in_use(&self) -> &'static str {
         if self.alone {
-            "another copilot-grpc uses this store, and this one would keep sessions on its own disk (archive = \"off\"). Give \
-             it a database of its own, or an archive to all"
+            "another copilot-grpc uses this store, and this one has CLIs' homes on its own disk, which no other can read. \
+             Give it a database of its own"
         } else {
-            "another copilot-grpc with sessions on its own disk (archive = \"off\") uses this store. Give it a database of its \
-             own, or an archive to all"
+            "another copilot-grpc, with CLIs' homes on its own disk, uses this store alone. Give this one a database of its \
+             own"
         }
     }
 }

@@ -12,13 +12,19 @@ use copilot_grpc::{
     session::Load,
 };
 use serde_json::json;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::{
     answer, at_rest, check_turn, failure, goes_on, queued, reconnected, send, settle, start,
     start_after_a_turn,
 };
-use crate::support::{check, failure_of, soon};
+use crate::support::{
+    check,
+    facade::TestFacade,
+    failure_of,
+    fake_cli::{Call, FakeCli},
+    soon,
+};
 
 #[tokio::test]
 async fn a_session_deleted_by_another_client_ends_its_turns() {
@@ -135,33 +141,32 @@ async fn deleting_a_session_ends_a_turn_whose_prompt_is_on_its_way() {
     goes_on(&cli, &facade).await;
 }
 
-#[tokio::test]
-async fn a_deletion_that_failed_is_not_said_to_have_worked() {
-    let (cli, facade) = start().await;
+/// Deletes the session, and gives why that was refused.
+async fn refused_deletion(cli: &FakeCli, facade: &TestFacade, refuse: impl AsyncFnOnce(Call)) -> Status {
     cli.manual("session.delete");
     let mut client = facade.client();
     let delete = tokio::spawn(async move {
         let request = DeleteSessionRequest { session_id: "s".into(), allow_missing: true };
         client.delete_session(request).await.unwrap_err()
     });
+    refuse(cli.next("session.delete").await).await;
+    soon("the refusal", delete).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_deletion_that_failed_is_not_said_to_have_worked() {
+    let (cli, facade) = start().await;
     let failed = json!({"success": false, "error": "EACCES: permission denied"});
-    cli.next("session.delete").await.answer(failed).await;
-    check(&soon("the refusal", delete).await.unwrap(), Code::Internal, ErrorReason::CliProtocol);
+    let refused = refused_deletion(&cli, &facade, async |call| call.answer(failed).await).await;
+    check(&refused, Code::Internal, ErrorReason::CliProtocol);
     goes_on(&cli, &facade).await;
 }
 
 #[tokio::test]
 async fn a_deletion_that_meets_another_process_with_the_session_may_be_tried_again() {
     let (cli, facade) = start().await;
-    cli.manual("session.delete");
-    let mut client = facade.client();
-    let delete = tokio::spawn(async move {
-        let request = DeleteSessionRequest { session_id: "s".into(), allow_missing: true };
-        client.delete_session(request).await.unwrap_err()
-    });
     let refusal = "Cannot delete session s: it is currently in use by another process.";
-    cli.next("session.delete").await.refuse(-32603, refusal).await;
-    let refused = soon("the refusal", delete).await.unwrap();
+    let refused = refused_deletion(&cli, &facade, async |call| call.refuse(-32603, refusal).await).await;
     check(&refused, Code::Unavailable, ErrorReason::BackendUnavailable);
     assert!(refused.metadata().get("grpc-retry-pushback-ms").is_some_and(|time| time != "-1"), "{refused:?}");
     goes_on(&cli, &facade).await;
