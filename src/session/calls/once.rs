@@ -70,7 +70,7 @@ impl Sessions {
 
 /// How a turn ended whose process died over it.
 fn left_behind() -> Outcome {
-    let cause = TurnCause::Interrupted("the server that ran it has ended".into());
+    let cause = TurnCause::Interrupted(recorded::LEFT_BEHIND.into());
     Err(Arc::new(TurnError { cause, delivery: Delivery::Unknown, remains: Remains::default() }))
 }
 

@@ -30,9 +30,11 @@ enum Cause {
     Inactive(Duration),
     Agent(AgentFailure),
     Mismatch(String),
-    Draining,
     Other(String),
 }
+
+/// Why a turn was cut that a server did not bring to its end.
+pub(in crate::session) const LEFT_BEHIND: &str = "the server that ran it has ended";
 
 /// What is stored of an outcome.
 pub(in crate::session) fn write(outcome: &Outcome) -> String {
@@ -80,7 +82,8 @@ fn cause(cause: &TurnCause) -> Cause {
         TurnCause::Inactive(after) => Cause::Inactive(*after),
         TurnCause::Agent(failure) => Cause::Agent(failure.clone()),
         TurnCause::Mismatch(problem) => Cause::Mismatch(problem.clone()),
-        TurnCause::Draining => Cause::Draining,
+        // Whoever reads it has another server.
+        TurnCause::Draining => Cause::Other(LEFT_BEHIND.into()),
         TurnCause::Interrupted(problem) => Cause::Other(problem.clone()),
         TurnCause::Cancelled
         | TurnCause::NotFound(_)
@@ -99,7 +102,6 @@ impl From<Cause> for TurnCause {
             Cause::Inactive(after) => Self::Inactive(after),
             Cause::Agent(failure) => Self::Agent(failure),
             Cause::Mismatch(problem) => Self::Mismatch(problem),
-            Cause::Draining => Self::Draining,
             Cause::Other(problem) => Self::Interrupted(problem),
         }
     }
@@ -153,7 +155,6 @@ mod tests {
             TurnCause::Inactive(Duration::from_secs(2)),
             TurnCause::Agent(agent),
             TurnCause::Mismatch("no".into()),
-            TurnCause::Draining,
             TurnCause::Interrupted("it broke".into()),
         ];
         for cause in causes {
@@ -163,6 +164,21 @@ mod tests {
             let again = read(&write(&Err(Arc::new(error.clone())))).unwrap().unwrap_err();
             assert_eq!(format!("{again:?}"), format!("{error:?}"));
         }
+    }
+
+    #[test]
+    fn a_turn_that_its_server_stopped_at_its_own_end_was_cut() {
+        let error = TurnError {
+            cause: TurnCause::Draining,
+            delivery: Delivery::Delivered,
+            remains: Remains::default(),
+        };
+        let again = read(&write(&Err(Arc::new(error)))).unwrap().unwrap_err();
+        assert!(
+            matches!(&again.cause, TurnCause::Interrupted(problem) if problem == LEFT_BEHIND),
+            "{again:?}"
+        );
+        assert_eq!(again.delivery, Delivery::Delivered);
     }
 
     #[test]

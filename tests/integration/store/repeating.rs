@@ -15,8 +15,9 @@ fn asked(installation: &Installation, prompt: &str) -> usize {
     installation.model.calls().iter().filter(|call| call.request.prompt() == prompt).count()
 }
 
-async fn model_is_asked(installation: &Installation, prompt: &str) {
-    let is_asked = |calls: &[Call]| calls.iter().any(|call| call.request.prompt() == prompt);
+async fn model_is_asked(installation: &Installation, prompt: &str, times: usize) {
+    let is_asked =
+        |calls: &[Call]| calls.iter().filter(|call| call.request.prompt() == prompt).count() == times;
     soon("the model is asked", installation.model.wait_for(is_asked)).await;
 }
 
@@ -64,23 +65,27 @@ async fn a_request_that_was_answered_gets_its_answer_again_and_the_model_is_aske
 #[tokio::test]
 async fn a_turn_that_was_cut_is_told_to_be_and_is_not_run_again() {
     on_both(script, async |installation| {
-        let server = installation.start().await;
-        let mut client = server.client().await;
-        create(&mut client, "s").await;
-        let mut sender = client.clone();
-        let cut = tokio::spawn(async move { send_named(&mut sender, "s", "r", "hang").await });
-        model_is_asked(&installation, "hang").await;
-        server.stop(Signal::KILL).await;
-        cut.await.unwrap().unwrap_err();
-        let server = installation.start().await;
-        let mut client = server.client().await;
-        for _ in 0..2 {
-            let truth = send_named(&mut client, "s", "r", "hang").await.unwrap_err();
-            check(&truth, Code::Unavailable, ErrorReason::TurnInterrupted);
-            assert_ne!(failure_of(&truth).delivery(), DeliveryState::NotDelivered);
+        // One that is told to end does not wait for the turn either.
+        let installation = installation.flag("--grace-period=10ms");
+        let mut server = installation.start().await;
+        for (id, signal, asked_at_last) in [("killed", Signal::KILL, 1), ("ended", Signal::TERM, 2)] {
+            let mut client = server.client().await;
+            create(&mut client, id).await;
+            let mut sender = client.clone();
+            let cut = tokio::spawn(async move { send_named(&mut sender, id, "r", "hang").await });
+            model_is_asked(&installation, "hang", asked_at_last).await;
+            server.stop(signal).await;
+            cut.await.unwrap().unwrap_err();
+            server = installation.start().await;
+            let mut client = server.client().await;
+            for _ in 0..2 {
+                let truth = send_named(&mut client, id, "r", "hang").await.unwrap_err();
+                check(&truth, Code::Unavailable, ErrorReason::TurnInterrupted);
+                assert_ne!(failure_of(&truth).delivery(), DeliveryState::NotDelivered);
+            }
+            assert_eq!(asked(&installation, "hang"), asked_at_last);
+            assert!(send(&mut client, id, "after").await.unwrap().content.ends_with("after"));
         }
-        assert_eq!(asked(&installation, "hang"), 1);
-        assert!(send(&mut client, "s", "after").await.unwrap().content.ends_with("after"));
     })
     .await;
 }
@@ -97,7 +102,7 @@ async fn a_turn_that_was_never_delivered_is_run_when_it_is_repeated() {
         });
         let [first, second] = sent;
         let first = tokio::spawn(first);
-        model_is_asked(&installation, "hang").await;
+        model_is_asked(&installation, "hang", 1).await;
         let second = tokio::spawn(second);
         turns_wait(&mut client, 1).await;
         server.stop(Signal::KILL).await;
