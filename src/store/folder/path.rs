@@ -51,6 +51,11 @@ impl RelativePath {
         }
     }
 
+    /// Whether this is that path or one below it.
+    pub(super) fn is_in(&self, folder: &Self) -> bool {
+        self.0.strip_prefix(&*folder.0).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+    }
+
     /// The path as bytes, without a `/` at its beginning or end.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -108,6 +113,16 @@ impl fmt::Debug for RelativePath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_in_its_folders() {
+        let path = |text: &str| RelativePath::parse(text.as_bytes()).unwrap();
+        for (inner, outer, is_in) in
+            [("a", "a", true), ("a/b", "a", true), ("ab", "a", false), ("a", "a/b", false)]
+        {
+            assert_eq!(path(inner).is_in(&path(outer)), is_in, "{inner} in {outer}");
+        }
+    }
 
     #[test]
     fn a_path_stays_in_its_folder() {

@@ -11,8 +11,13 @@ use std::{
         net::UnixListener,
     },
     path::{Path, PathBuf},
+    thread,
 };
 
+use rustix::{
+    process::{Uid, getuid},
+    thread::set_thread_res_uid,
+};
 use tempfile::TempDir;
 
 use super::{limits::Why, *};
@@ -413,6 +418,38 @@ fn a_file_that_has_grown_over_the_limit_leaves_the_archive_with_a_word() {
     let changes = tracker.changes(&Limits { max_file: 100, ..Limits::default() }).unwrap();
     assert_eq!(changes.ops, [gone("files/notes.txt")]);
     assert_eq!(left_out(&changes.left_out), [("files/notes.txt", Why::TooLarge)]);
+}
+
+/// Runs it as somebody whom permissions keep out.
+fn unprivileged(show: impl FnOnce() + Send + 'static) {
+    let nobody = Uid::from_raw(65534);
+    let shown = thread::spawn(move || {
+        if getuid().is_root() {
+            set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        }
+        show();
+    });
+    shown.join().unwrap();
+}
+
+#[test]
+fn of_what_cannot_be_read_the_archive_keeps_what_it_has() {
+    unprivileged(|| {
+        let homes = Homes::new();
+        homes.write("files/deep/more.txt", "more");
+        homes.write("plan.md", "plan");
+        let before = tracked(&homes).manifest();
+        for (name, mode) in [("plan.md", 0o000), ("files/deep", 0o000), ("files", 0o600)] {
+            let closed = homes.from().join(name);
+            let open = fs::metadata(&closed).unwrap().permissions();
+            fs::set_permissions(&closed, Permissions::from_mode(mode)).unwrap();
+            let changes = changes(&homes.from(), &before, &Limits::default()).unwrap();
+            assert_eq!((changes.ops, changes.manifest), (vec![], before.clone()), "{name}");
+            assert!(changes.left_out.iter().all(|LeftOut { why, .. }| *why == Why::Unreadable));
+            assert!(!changes.left_out.is_empty(), "{name}");
+            fs::set_permissions(&closed, open).unwrap();
+        }
+    });
 }
 
 #[test]

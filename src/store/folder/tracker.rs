@@ -125,7 +125,7 @@ impl Tracker {
     pub fn changes(&self, limits: &Limits) -> Result<Changes, Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let (top, Walk { folders, files, mut left_out, .. }) = walk(&self.folder, limits)?;
+        let (top, Walk { folders, files, mut left_out, mut unreadable, .. }) = walk(&self.folder, limits)?;
         let (mut writes, mut next, mut manifest) = (Vec::new(), Vec::new(), Manifest::default());
         for (path, stamp) in files {
             let known = self.files.get(&path);
@@ -149,10 +149,7 @@ impl Tracker {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(_) => {
                     leave_out(&mut left_out, &path, Why::Unreadable);
-                    // What the store has of it is better than nothing.
-                    if let Some(known) = known {
-                        manifest.files.insert(path, known.entry);
-                    }
+                    unreadable.push(path);
                 }
             }
         }
@@ -162,6 +159,11 @@ impl Tracker {
             // A folder that somebody is wiping is not taken for what the session is now.
             return Err(Error::Missing { path: self.folder.join(EVENTS) });
         }
+        // What the store has of it is better than nothing.
+        let is_kept = |path: &RelativePath| unreadable.iter().any(|unreadable| path.is_in(unreadable));
+        let kept = self.files.iter().filter(|(path, _)| is_kept(path));
+        manifest.files.extend(kept.map(|(path, known)| (path.clone(), known.entry)));
+        manifest.folders.extend(self.folders.iter().filter(|path| is_kept(path)).cloned());
         let mut ops = self.removed(&manifest);
         let made = manifest.folders.difference(&self.folders);
         ops.extend(made.map(|path| Op::Folder { path: path.clone() }));

@@ -41,6 +41,8 @@ pub(super) struct Walk {
     pub(super) folders: Vec<RelativePath>,
     pub(super) files: Vec<(RelativePath, Stamp)>,
     pub(super) left_out: Vec<LeftOut>,
+    /// What is there and cannot be looked at.
+    pub(super) unreadable: Vec<RelativePath>,
     pub(super) bytes: u64,
 }
 
@@ -150,6 +152,7 @@ impl Walk {
     fn skip(&mut self, path: &RelativePath, error: &io::Error) {
         if error.kind() != io::ErrorKind::NotFound {
             leave_out(&mut self.left_out, path, Why::Unreadable);
+            self.unreadable.push(path.clone());
         }
     }
 }
