@@ -7,6 +7,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
@@ -200,17 +201,22 @@ impl Session {
 
     /// The CLI that has it by now, where its own has got another address and this server cannot read its home.
     async fn found_elsewhere(&self, gone: &Backend) -> Result<Option<Backend>, backend::Error> {
+        let asked = self.means.pool.in_order(self.cli_id()).into_iter().map(|backend| async move {
+            let metadata =
+                backend.connected().await?.call(&GetMetadata { session_id: self.cli_id() }).await?;
+            Ok(metadata.session.map(|_| backend))
+        });
+        // All at once: one that is out of reach is waited for only if no other has it.
+        let mut asked: FuturesUnordered<_> = asked.collect();
         let mut unknown = None;
-        for backend in self.means.pool.in_order(self.cli_id()) {
-            let asked =
-                async { backend.connected().await?.call(&GetMetadata { session_id: self.cli_id() }).await };
-            match asked.await {
-                Ok(metadata) if metadata.session.is_some() => {
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(Some(backend)) => {
                     self.home.lock().home = backend.place().to_owned();
                     debug!(session = %self.id(), gone = gone.name(), "a session was found in another CLI");
                     return Ok(Some(backend));
                 }
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(error) => unknown = Some(error),
             }
         }
