@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
+use tracing::warn;
+
 use super::{
     connection::Connection,
-    error::OpenError,
-    record::Incarnation,
+    error::{Error, OpenError},
+    record::{Incarnation, Time},
     runner::Engine,
     statement::{Statement, micros},
 };
 
 /// For how long a process counts as alive after its last sign of life: three of these may fail.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
+
+/// How far this machine's clock may be from the store's before it is told.
+const TOLERANCE: Duration = Duration::from_secs(30);
 
 /// Begins the next incarnation of a node.
 pub(super) async fn incarnate(connection: &mut Connection, node: &str) -> Result<Incarnation, OpenError> {
@@ -24,16 +29,28 @@ pub(super) async fn incarnate(connection: &mut Connection, node: &str) -> Result
             "INSERT INTO nodes (node, incarnation, lease_until, version, start_time) \
              VALUES ($1, 1, {now} + $2, $3, {now}) \
              ON CONFLICT (node) DO UPDATE SET incarnation = nodes.incarnation + 1, lease_until = excluded.lease_until, \
-             version = excluded.version, start_time = excluded.start_time RETURNING incarnation",
+             version = excluded.version, start_time = excluded.start_time RETURNING incarnation, start_time",
         )
         .with(node)
         .with(micros(LEASE))
         .with(env!("CARGO_PKG_VERSION"));
     let rows = connection.rows(&statement).await?;
-    let number = rows.into_iter().next().map(|mut row| row.int());
-    match number {
-        Some(Ok(number)) => Ok(Incarnation { node: node.to_owned(), number }),
-        _ => Err(OpenError::Failed { problem: "it gives this node no number".into() }),
+    let number_and_time = rows.into_iter().next().map(|mut row| Ok::<_, Error>((row.int()?, row.int()?)));
+    let Some(Ok((number, now))) = number_and_time else {
+        return Err(OpenError::Failed { problem: "it gives this node no number".into() });
+    };
+    compare_clocks(now);
+    Ok(Incarnation { node: node.to_owned(), number })
+}
+
+/// Tells of a clock that is not the store's, in microseconds. Leases and retention go by the store's alone.
+fn compare_clocks(store: i64) {
+    let ahead = Time::now().0.saturating_sub(store) / 1_000_000;
+    if ahead.unsigned_abs() > TOLERANCE.as_secs() {
+        warn!(
+            seconds_ahead = ahead,
+            "this machine's clock is not the store's: the times of sessions, and which are old, are wrong by that"
+        );
     }
 }
 

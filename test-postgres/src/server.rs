@@ -104,6 +104,20 @@ impl Postgres {
         self.url("postgres", &name)
     }
 
+    /// The URL of a new and empty database whose clock is fast by so many hours.
+    pub async fn fast_database(&self, hours: i8) -> String {
+        let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.run("postgres", &format!("CREATE DATABASE {name}")).await;
+        let clock = format!(
+            "CREATE SCHEMA fast; \
+             CREATE FUNCTION fast.clock_timestamp() RETURNS timestamptz LANGUAGE sql \
+             AS 'SELECT pg_catalog.clock_timestamp() + interval ''{hours} hours'''; \
+             ALTER DATABASE {name} SET search_path = fast, pg_catalog"
+        );
+        self.run(&name, &clock).await;
+        self.url("postgres", &name)
+    }
+
     /// The URL of a new and empty database that belongs to [`GUARDED`], without the password.
     pub async fn guarded_database(&self) -> String {
         let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));

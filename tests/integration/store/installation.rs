@@ -66,6 +66,17 @@ impl Installation {
         }
     }
 
+    /// The same on a PostgreSQL whose clock is fast by so many hours.
+    pub(crate) async fn beside_a_fast_clock(
+        hours: i8,
+        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let postgres = spawn_blocking(test_postgres::shared).await.unwrap();
+        let url = postgres.fast_database(hours).await;
+        let installation = Self::new(Engine::Sqlite, script).await.flag(format!("--store-url={url}"));
+        Self { engine: Engine::Postgres, ..installation }
+    }
+
     /// The same with a PostgreSQL of its own, which may go away.
     pub(crate) async fn with_own_store(
         engine: Engine,

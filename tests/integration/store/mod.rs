@@ -4,6 +4,7 @@
 
 mod away;
 mod chaos;
+mod clock;
 mod installation;
 mod lasting;
 mod moving;
