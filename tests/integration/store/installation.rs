@@ -11,6 +11,7 @@ use copilot_grpc::grpc::pb::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply, Request};
+use sqlx::{Connection as _, PgConnection};
 use test_postgres::{Options, Postgres};
 use tokio::{task::spawn_blocking, time::sleep};
 use tonic::{Status, transport::Channel};
@@ -140,6 +141,14 @@ impl Installation {
     /// Removes all that a server has left on its disk.
     pub(crate) fn wipe(&self) {
         fs::remove_dir_all(self.state.dir()).unwrap();
+    }
+
+    /// How many bytes the archive has of a session.
+    pub(crate) async fn archived(&self, id: &str) -> i64 {
+        let url = self.flags.iter().find_map(|flag| flag.strip_prefix("--store-url=")).unwrap();
+        let mut store = PgConnection::connect(url).await.unwrap();
+        let sum = "SELECT coalesce(sum(length(data)), 0) FROM chunks JOIN sessions USING (uid) WHERE id = $1";
+        sqlx::query_scalar(sum).bind(id).fetch_one(&mut store).await.unwrap()
     }
 
     /// From now on a CLI that has ended cannot be started again.

@@ -1,12 +1,15 @@
 //! With PostgreSQL, the disk of a server may be lost: what was answered is in the archive.
 
+use std::time::Duration;
+
 use copilot_grpc::grpc::pb::{CloseSessionRequest, ErrorReason, ForkSessionRequest};
+use tokio::time::sleep;
 use tonic::Code;
 
 use super::installation::{
     Engine, Installation, create, get, history, listed, loaded_in, lose, script, send, send_named,
 };
-use crate::support::check;
+use crate::support::{check, soon};
 
 #[tokio::test]
 async fn histories_outlive_the_disk_and_turns_go_on_with_the_whole_conversation() {
@@ -40,6 +43,30 @@ async fn histories_outlive_the_disk_and_turns_go_on_with_the_whole_conversation(
     }
     assert_eq!(history(&mut client, "silent").await.unwrap(), Vec::<String>::new());
     assert_eq!(send(&mut client, "silent", "first").await.unwrap().content, "prompts: first");
+}
+
+#[tokio::test]
+async fn a_long_turn_goes_into_the_archive_while_it_runs() {
+    let installation = Installation::new(Engine::Postgres, script).await;
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    create(&mut client, "s").await;
+    send(&mut client, "s", "one").await.unwrap();
+    let before = installation.archived("s").await;
+    let mut sender = client.clone();
+    let hanging = tokio::spawn(async move { send(&mut sender, "s", "hang").await });
+    soon("the archive", async {
+        while installation.archived("s").await == before {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    installation.lose_disk_of(server).await;
+    hanging.await.unwrap().unwrap_err();
+    let server = installation.start().await;
+    let mut client = server.client().await;
+    let prompts = history(&mut client, "s").await.unwrap();
+    assert_eq!(prompts.iter().filter(|line| line.starts_with("> ")).collect::<Vec<_>>(), ["> one", "> hang"]);
 }
 
 #[tokio::test]
