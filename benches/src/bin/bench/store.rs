@@ -1,5 +1,5 @@
 //! What it costs that sessions live in a store: a turn, long lists, and sessions that move; with each engine, and beside the build
-//! before (`COPILOT_GRPC_BEFORE`, a path), if there is one.
+//! before (`BENCH_BEFORE`, a path), if there is one.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -99,9 +99,9 @@ struct Service {
 impl Service {
     async fn start(bench: &Bench, kept: Kept, database: &Database) -> Result<Self> {
         let flags = kept.flags(database).await;
-        let before = std::env::var_os("COPILOT_GRPC_BEFORE").map(PathBuf::from);
+        let before = std::env::var_os("BENCH_BEFORE").map(PathBuf::from);
         let facade = match kept {
-            Kept::Before => before.ok_or("COPILOT_GRPC_BEFORE is not set")?,
+            Kept::Before => before.ok_or("BENCH_BEFORE is not set")?,
             _ => bench.facade.clone(),
         };
         Self::start_on(&bench.with(facade), tempfile::tempdir()?, flags).await
