@@ -68,17 +68,7 @@ impl Store {
     /// # Errors
     /// [`Error::Gone`] if the session has been deleted.
     pub async fn change(&self, uid: Uid, changes: &Changes) -> Result<(), Error> {
-        let changes = changes.clone();
-        self.runner
-            .write(0, async move |mut work| {
-                if changes.labels.is_none() {
-                    return change(&mut work, uid, &changes).await;
-                }
-                work.begin().await?;
-                change(&mut work, uid, &changes).await?;
-                work.commit().await
-            })
-            .await
+        self.settle(uid, &Settling { changes: changes.clone(), ..Settling::default() }).await
     }
 
     /// Writes what a turn leaves behind, all of it or nothing.
@@ -92,6 +82,9 @@ impl Store {
         let (engine, incarnation) = (self.runner.engine, self.runner.incarnation.clone());
         self.runner
             .write(bytes, async move |mut work| {
+                if settling.is_one_statement() {
+                    return change(&mut work, uid, &settling.changes).await;
+                }
                 work.begin().await?;
                 // The session first: those that write to one session wait for each other here.
                 change(&mut work, uid, &settling.changes).await?;
@@ -122,6 +115,13 @@ impl Store {
                 Ok(was_there)
             })
             .await
+    }
+}
+
+impl Settling {
+    /// Whether it is all or nothing by itself, as most are that nobody waits for.
+    fn is_one_statement(&self) -> bool {
+        self.changes.labels.is_none() && self.folder.is_none() && self.request.is_none()
     }
 }
 

@@ -121,10 +121,12 @@ impl Row {
             if raw.is_null() {
                 return Ok(Value::Int(None));
             }
+            // A type of the name that it has needs no second look, of which a long list has many.
             Ok(match raw.type_info().name() {
-                "TEXT" | "VARCHAR" => Value::Text(Some(row.try_get(at)?)),
-                "BLOB" | "BYTEA" => Value::Bytes(Some(row.try_get(at)?)),
-                "INT4" => Value::Int(Some(row.try_get::<i32, _>(at)?.into())),
+                "TEXT" | "VARCHAR" => Value::Text(Some(row.try_get_unchecked(at)?)),
+                "BLOB" | "BYTEA" => Value::Bytes(Some(row.try_get_unchecked(at)?)),
+                "INT4" => Value::Int(Some(row.try_get_unchecked::<i32, _>(at)?.into())),
+                "INTEGER" | "INT8" => Value::Int(Some(row.try_get_unchecked(at)?)),
                 _ => Value::Int(Some(row.try_get(at)?)),
             })
         };

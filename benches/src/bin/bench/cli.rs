@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use copilot_grpc::backend::process::discover::Form;
@@ -11,6 +12,7 @@ use copilot_grpc_bench::{job::Job, proc};
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply};
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 use crate::{
     Result,
@@ -139,11 +141,15 @@ impl Pair {
         flags: &[&str],
         is_empty: bool,
     ) -> Result<Self> {
+        let clis = self.clis()?;
         let Self { facade, folder, .. } = self;
-        let state = folder.path().join("state");
         facade.kill().await?;
         if is_empty {
-            fs::remove_dir_all(state)?;
+            // They write there until their end.
+            while clis.iter().any(|cli| is_running(*cli)) {
+                sleep(Duration::from_millis(5)).await;
+            }
+            fs::remove_dir_all(folder.path().join("state"))?;
         }
         Self::start_on(bench, form, model, flags, folder).await
     }
@@ -236,6 +242,11 @@ impl Pair {
             p99: outcome.whole.p99 as f64 / 1e6,
         })
     }
+}
+
+/// One that has ended has no command line any more.
+fn is_running(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
 /// The size of all files below a folder, in bytes; of none if there is none.
