@@ -103,6 +103,29 @@ impl Store {
             .await
     }
 
+    /// Gives a session the id of another of its tenant, which is deleted: at once, or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] if one of them has been deleted.
+    pub async fn replace(&self, old: Uid, new: Uid) -> Result<(), Error> {
+        self.runner
+            .write(0, async move |mut work| {
+                work.begin().await?;
+                let delete = Statement::new("DELETE FROM sessions WHERE uid = $1 RETURNING id").with(old.0);
+                let Some(mut row) = work.row(&delete).await? else { return Err(Error::Gone.into()) };
+                let id = row.text()?;
+                work.execute(&Statement::new("DELETE FROM requests WHERE scope = $1").with(old.0)).await?;
+                let rename = Statement::new("UPDATE sessions SET id = $2 WHERE uid = $1");
+                if work.execute(&rename.with(new.0).with(id.as_str())).await? == 0 {
+                    return Err(Error::Gone.into());
+                }
+                let rename = Statement::new("UPDATE labels SET id = $2 WHERE uid = $1");
+                work.execute(&rename.with(new.0).with(id.as_str())).await?;
+                work.commit().await
+            })
+            .await
+    }
+
     /// Deletes a session with all that belongs to it: folder, credentials, requests. False: it was not there.
     pub async fn delete(&self, uid: Uid) -> Result<bool, Error> {
         self.runner

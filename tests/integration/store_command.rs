@@ -352,6 +352,32 @@ async fn a_file_that_is_damaged_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_session_that_cannot_be_replaced_stays_as_it_is() {
+    let (from, to) = (Server::new(), Server::new());
+    for server in [&from, &to] {
+        let store = server.store().await;
+        server.session(&store, "one", Some("cli-1")).await;
+        store.close().await;
+    }
+    let file = from.file();
+    from.succeeds(&["export", "one", &file]).await;
+    let record = to.find("one").await;
+    // Where the new one is to go there is something else.
+    let home = to.dir.path().join("cli-0");
+    fs::create_dir_all(&home).unwrap();
+    fs::set_permissions(&home, Permissions::from_mode(0o700)).unwrap();
+    fs::write(home.join("session-state"), "in the way").unwrap();
+    to.fails(&["import", &file, "--replace"]).await;
+    assert_eq!(to.find("one").await, record);
+    assert!(to.folder("cli-1", "one").join("events.jsonl").exists());
+    fs::remove_file(home.join("session-state")).unwrap();
+    to.succeeds(&["check"]).await;
+    to.succeeds(&["import", &file, "--replace"]).await;
+    assert!(to.folder("cli-0", "one").exists() && !to.folder("cli-1", "one").exists());
+    to.succeeds(&["check"]).await;
+}
+
+#[tokio::test]
 async fn a_store_that_a_server_uses_or_that_is_not_there_is_left_alone() {
     let server = Server::new();
     let (_, error) = server.fails(&["check"]).await;

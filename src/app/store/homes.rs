@@ -118,7 +118,9 @@ pub(super) struct First {
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
+        entries => entries.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot read {}: {error}", folder.display()))
+        })?,
     };
     let mut names = Vec::new();
     for entry in entries {

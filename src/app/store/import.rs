@@ -1,12 +1,13 @@
 //! `store import`: a session from a file.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     path::Path,
 };
 
 use tokio::task::spawn_blocking;
+use uuid::Uuid;
 
 use super::{
     file::{Exported, Record},
@@ -57,7 +58,9 @@ pub(super) async fn import(
         let advice = "replace it (--replace), or import this one as another (--as ID)";
         return Err(format!("session {id} is there already: {advice}").into());
     }
-    let place = if has_folder && archive == Archive::Off { Some(homes.first(&id)?) } else { None };
+    // What is there already stays until all of the new one is there, under an id of its own.
+    let made_as = there.as_ref().map_or_else(|| id.clone(), |_| format!("import-{}", Uuid::new_v4()));
+    let place = if has_folder && archive == Archive::Off { Some(homes.first(&made_as)?) } else { None };
     if let Some(First { folder, .. }) = &place
         && there.is_none()
         && folder.try_exists()?
@@ -68,22 +71,42 @@ pub(super) async fn import(
             format!("{problem}: replace it (--replace), or import this one as another (--as ID)").into()
         );
     }
-    if let Some(there) = there {
-        store.delete(there.uid).await?;
-        if let Some(folder) = homes.folder(&there) {
-            spawn_blocking(move || folder::remove(&folder)).await??;
+    let uid = store.create(Tenant::ONLY.as_str(), &made_as, &facts, created).await?;
+    let made = async {
+        match &place {
+            Some(place) => to_disk(store, uid, place, chunks, known, updated).await?,
+            None => to_archive(store, uid, chunks, manifest, updated).await?,
         }
-    }
-    let uid = store.create(Tenant::ONLY.as_str(), &id, &facts, created).await?;
-    let done = match &place {
-        Some(place) => to_disk(store, uid, place, chunks, known, updated).await,
-        None => to_archive(store, uid, chunks, manifest, updated).await,
+        match &there {
+            Some(there) => Ok(store.replace(there.uid, uid).await?),
+            None => Ok(()),
+        }
     };
-    if done.is_err() {
-        // Half a session is none.
-        store.delete(uid).await?;
+    if let Err(error) = made.await {
+        // Half a session is none. It is looked for by its id: one that has replaced the other after all has that one's.
+        if store.find(Tenant::ONLY.as_str(), &made_as).await?.is_some() {
+            store.delete(uid).await?;
+            if let Some(First { folder, .. }) = place {
+                // It is mostly not there, and if it cannot be removed, that is the same trouble again.
+                let _ = spawn_blocking(move || folder::remove(&folder)).await;
+            }
+        }
+        return Err(error);
     }
-    done
+    let Some(there) = there else { return Ok(()) };
+    let old = homes.folder(&there);
+    spawn_blocking(move || {
+        if let Some(old) = old {
+            folder::remove(&old)?;
+        }
+        if let Some(First { folder, .. }) = place {
+            let own = folder.with_file_name(&id);
+            folder::remove(&own)?;
+            fs::rename(folder, own)?;
+        }
+        Ok(())
+    })
+    .await?
 }
 
 async fn to_disk(
