@@ -160,7 +160,8 @@ impl Tracker {
             return Err(Error::Missing { path: self.folder.join(EVENTS) });
         }
         // What the store has of it is better than nothing.
-        let is_kept = |path: &RelativePath| unreadable.iter().any(|unreadable| path.is_in(unreadable));
+        let unreadable: BTreeSet<_> = unreadable.iter().map(RelativePath::as_bytes).collect();
+        let is_kept = |path: &RelativePath| path.way().any(|way| unreadable.contains(way));
         let kept = self.files.iter().filter(|(path, _)| is_kept(path));
         manifest.files.extend(kept.map(|(path, known)| (path.clone(), known.entry)));
         manifest.folders.extend(self.folders.iter().filter(|path| is_kept(path)).cloned());
