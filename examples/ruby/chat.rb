@@ -68,8 +68,6 @@ class Chat
       Thread.current.report_on_exception = false # `value` raises what it is.
       call.execute.then(&block)
     end
-    # It wakes up now and then: of a signal that meets a thread in gRPC it may not hear.
-    nil until worker.join(0.1)
     worker.value
   rescue Interrupt
     call.cancel
