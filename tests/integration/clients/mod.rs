@@ -92,9 +92,11 @@ async fn serving(model: &ModelServer) -> Server {
     server
 }
 
-/// A program that a script has built.
+/// A program that a script has built. It takes Ctrl-C as from a terminal, also where the tests were started in the background.
 fn program(name: &str) -> Command {
-    on_loopback(Command::new(binaries().join(name)))
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(binaries().join(name));
+    on_loopback(command)
 }
 
 fn binaries() -> PathBuf {
