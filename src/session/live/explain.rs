@@ -29,10 +29,16 @@ impl Session {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub(in crate::session) async fn explain(&self, cause: TurnCause) -> TurnCause {
-        if !matches!(cause, TurnCause::Backend(backend::Error::Rejected(_))) {
-            return cause;
+        let TurnCause::Backend(backend::Error::Rejected(rejection)) = &cause else { return cause };
+        // What the CLI has no good words for may be a deletion that has only begun, of a session that was just being loaded.
+        let is_odd = matches!(rejection, Rejection::Internal(_));
+        if self.is_gone().await
+            || (is_odd && self.was_closed_by_a_deletion().await)
+            || self.deleted().is_cancelled()
+        {
+            return TurnCause::Deleted;
         }
-        if self.is_gone().await { TurnCause::Deleted } else { cause }
+        cause
     }
 
     /// Why a turn has ended whose session the CLI has closed. A CLI may close what it deletes before it says so (seen on the native

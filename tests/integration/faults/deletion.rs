@@ -70,6 +70,27 @@ async fn a_session_deleted_by_another_client_while_it_was_unloaded_is_told_to_be
 }
 
 #[tokio::test]
+async fn a_session_deleted_by_another_client_while_it_is_loaded_is_told_to_be_deleted() {
+    let (cli, facade) = start_after_a_turn().await;
+    cli.disconnect().await;
+    reconnected(&cli, &facade, 2).await;
+    for method in ["session.resume", "session.getMetadata"] {
+        cli.manual(method);
+    }
+    let sending = send(&facade, "second");
+    // As the native runtime says it (observed).
+    let reason = "subagent telemetry projection state is not initialized";
+    cli.next("session.resume").await.refuse(-32603, reason).await;
+    // The deletion is not done yet.
+    cli.next("session.getMetadata").await.answer_as_usual().await;
+    cli.forget("s");
+    cli.next("session.getMetadata").await.answer_as_usual().await;
+    let status = failure(sending).await;
+    check_turn(&status, Code::Aborted, ErrorReason::TurnAborted, DeliveryState::NotDelivered);
+    assert_eq!(at_rest(&facade).await.turns, 0);
+}
+
+#[tokio::test]
 async fn stale_news_of_a_deletion_changes_nothing() {
     let (cli, facade) = start().await;
     let sending = send(&facade, "p");
