@@ -21,7 +21,7 @@ use super::{
     id::{SessionKey, Tenant},
     live::{Claimed, Session},
     summary::Summary,
-    turn::{Delivery, Outcome, SharedDeadline, Ticket, TurnCause},
+    turn::{Outcome, SharedDeadline, Ticket},
 };
 use crate::lock::lock;
 
@@ -187,16 +187,11 @@ impl Accepted {
         }
     }
 
-    /// What a repetition holds of it: its part in the turn, if it is one of the owners. `None`: it is to be sent again, because
-    /// nothing was sent, or the caller had it stopped by leaving.
+    /// What a repetition holds of it: its part in the turn, if it is one of the owners. `None`: the store knows what is to be done.
     pub(super) fn hold(&self) -> Option<Share> {
         match self.outcome() {
             Some(Ok(_)) => Some(None),
-            Some(Err(error)) => {
-                let worth_repeating =
-                    error.delivery != Delivery::NotDelivered && !matches!(error.cause, TurnCause::Cancelled);
-                worth_repeating.then_some(None)
-            }
+            Some(Err(error)) => error.is_final().then_some(None),
             None => match &self.gone {
                 Some(gone) => gone.upgrade().map(Some),
                 None => Some(None),

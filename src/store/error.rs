@@ -26,6 +26,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// There was no answer in the time that a caller has.
+    pub(crate) fn late() -> Self {
+        Self::Unavailable { problem: "it does not answer in time".into() }
+    }
+}
+
 /// Why a store does not open: what is wrong, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {

@@ -23,8 +23,8 @@ use crate::{
         live::{Archive, Claimed, Ended, Owed, Place, SMALL_CALL, Session, Stopped},
         registry::Registry,
         turn::{
-            Delivery, Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, TurnError, TurnResult,
-            recorded, schema,
+            Delivery, Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, TurnResult, recorded,
+            schema,
         },
     },
     store::{self, RequestState, Store},
@@ -220,7 +220,7 @@ impl Runner {
             let recorded = tokio::select! {
                 biased;
                 recorded = self.session.save(ended.clone()) => recorded,
-                _ = self.deadline.passed() => Err(store::Error::Unavailable { problem: "it does not answer".into() }),
+                _ = self.deadline.passed() => Err(store::Error::late()),
             };
             match recorded {
                 Ok(()) | Err(store::Error::Gone) => return Ok(()),
@@ -269,7 +269,7 @@ impl Runner {
             {
                 return;
             }
-            Some(Err(error)) if is_worth_repeating(&error) => {
+            Some(Err(error)) if error.is_final() => {
                 let result = recorded::write(&Err(error));
                 Owed::End(request.clone(), RequestState::Failed, result)
             }
@@ -467,12 +467,6 @@ impl Runner {
             }
         }
     }
-}
-
-/// Whether a repetition of a turn that failed so gets the same failure. Otherwise it is done anew: nothing was sent, or its caller had
-/// it stopped by leaving.
-fn is_worth_repeating(error: &TurnError) -> bool {
-    error.delivery != Delivery::NotDelivered && !matches!(error.cause, TurnCause::Cancelled)
 }
 
 /// Whether the CLI had unloaded the session without a word, or the link was lost before the prompt was written.

@@ -24,7 +24,7 @@ use crate::{
         live::{Claimed, Response, Session, stop_whatever_runs},
         roots,
         sessions::Sessions,
-        turn::{Deadline, SharedDeadline, Spent, TurnCause, TurnError, recorded},
+        turn::{Deadline, Delivery, Remains, SharedDeadline, Spent, TurnCause, TurnError, recorded},
     },
     store::{self, RequestKey},
 };
@@ -82,7 +82,11 @@ impl Sessions {
         let RequestId { id, fingerprint } = request;
         let key = Key::Send(session.key().clone(), id.clone());
         let (deadline, filter) = (prompt.deadline, prompt.filter.clone());
-        let too_late = |cause| Error::Turn(Arc::new(TurnError::not_delivered(cause)));
+        // An earlier call may have delivered it.
+        let too_late = |cause| {
+            let (delivery, remains) = (Delivery::Unknown, Remains::default());
+            Error::Turn(Arc::new(TurnError { cause, delivery, remains }))
+        };
         // One at a time; the store knows of those that other processes have.
         let turn = tokio::select! {
             turn = self.inner.accepted.turn(&key) => turn,

@@ -132,6 +132,12 @@ impl TurnError {
     pub(in crate::session) fn not_delivered(cause: TurnCause) -> Self {
         Self { cause, delivery: Delivery::NotDelivered, remains: Remains::default() }
     }
+
+    /// Whether a repetition gets the same. Otherwise nothing was sent, the caller had it stopped by leaving, or its answer is only late.
+    pub(in crate::session) fn is_final(&self) -> bool {
+        self.delivery != Delivery::NotDelivered
+            && !matches!(self.cause, TurnCause::Cancelled | TurnCause::Store(_))
+    }
 }
 
 /// Whether the agent got a prompt.

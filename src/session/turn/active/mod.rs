@@ -19,11 +19,14 @@ use super::{
     outcome::{Delivery, Outcome, ToolCall, TurnCause, TurnError, TurnResult},
     queue::Ticket,
 };
-use crate::copilot::{
-    Event, Json, Schema,
-    event::{self, FinishReason},
-    method::FileChange,
-    schema::Unfit,
+use crate::{
+    copilot::{
+        Event, Json, Schema,
+        event::{self, FinishReason},
+        method::FileChange,
+        schema::Unfit,
+    },
+    store,
 };
 
 /// The turn that has its session.
@@ -335,6 +338,11 @@ impl Active {
             _ if self.turn.message_id().is_some() => Delivery::Delivered,
             TurnCause::Backend(error) if !error.may_have_been_delivered() => Delivery::NotDelivered,
             _ => Delivery::Unknown,
+        };
+        let cause = match cause {
+            // The model is through: it is the store that is late.
+            TurnCause::Timeout(_) if self.to_record().is_some() => TurnCause::Store(store::Error::late()),
+            cause => cause,
         };
         TurnError { cause, delivery, remains: self.turn.remains() }
     }

@@ -67,6 +67,22 @@ fn an_answer_that_is_not_of_the_schema_is_a_failure_that_keeps_its_text() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_recorded_in_time_is_late_for_the_stores_sake_and_final_for_nobody() {
+    let mut current = running(None);
+    current.promised = true;
+    let timeout = || TurnCause::Timeout(std::time::Duration::from_secs(1));
+    assert!(current.error(timeout()).is_final());
+    let message = json!({"messageId": "a", "content": "hi", "originatingMessageId": "m"});
+    hear(&mut current, "assistant.message", message);
+    hear(&mut current, "session.idle", json!({}));
+    assert_eq!(current.to_record().unwrap().content, "hi");
+    current.fail(timeout());
+    let error = current.take_outcome().unwrap().unwrap_err();
+    assert!(matches!(error.cause, TurnCause::Store(_)) && !error.is_final(), "{error:?}");
+    assert_eq!((error.delivery, &*error.remains.partial), (Delivery::Delivered, "hi"));
+}
+
+#[test]
 fn an_answer_that_is_being_checked_is_not_lost_with_its_connection() {
     let mut current = running(schema());
     let message = json!({"messageId": "a", "content": r#"{"n": 3}"#, "originatingMessageId": "m"});
