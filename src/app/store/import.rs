@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tokio::task::spawn_blocking;
@@ -82,31 +82,41 @@ pub(super) async fn import(
             None => Ok(()),
         }
     };
+    let folder = place.as_ref().map(|place| place.folder.clone());
     if let Err(error) = made.await {
-        // Half a session is none. It is looked for by its id: one that has replaced the other after all has that one's.
-        if store.find(Tenant::ONLY.as_str(), &made_as).await?.is_some() {
-            store.delete(uid).await?;
-            if let Some(First { folder, .. }) = place {
-                // It is mostly not there, and if it cannot be removed, that is the same trouble again.
-                let _ = spawn_blocking(move || folder::remove(&folder)).await;
-            }
-        }
+        undo(store, uid, &made_as, folder).await?;
         return Err(error);
     }
-    let Some(there) = there else { return Ok(()) };
-    let old = homes.folder(&there);
-    spawn_blocking(move || {
-        if let Some(old) = old {
-            folder::remove(&old)?;
-        }
-        if let Some(First { folder, .. }) = place {
-            let own = folder.with_file_name(&id);
-            folder::remove(&own)?;
-            fs::rename(folder, own)?;
-        }
-        Ok(())
-    })
-    .await?
+    match there.map(|there| homes.folder(&there)) {
+        Some(old) => spawn_blocking(move || put_in_place(old, folder, &id)).await?,
+        None => Ok(()),
+    }
+}
+
+/// Removes half a session. It is looked for by its id: one that has replaced the other after all has that one's.
+async fn undo(store: &Store, uid: Uid, made_as: &str, folder: Option<PathBuf>) -> Result {
+    if store.find(Tenant::ONLY.as_str(), made_as).await?.is_none() {
+        return Ok(());
+    }
+    store.delete(uid).await?;
+    if let Some(folder) = folder {
+        // It is mostly not there, and if it cannot be removed, that is the same trouble again.
+        let _ = spawn_blocking(move || folder::remove(&folder)).await;
+    }
+    Ok(())
+}
+
+/// Removes the folder of the session that was replaced, and gives the new one's the name that its id has by now.
+fn put_in_place(old: Option<PathBuf>, new: Option<PathBuf>, id: &str) -> Result {
+    if let Some(old) = old {
+        folder::remove(&old)?;
+    }
+    if let Some(new) = new {
+        let own = new.with_file_name(id);
+        folder::remove(&own)?;
+        fs::rename(new, own)?;
+    }
+    Ok(())
 }
 
 async fn to_disk(
