@@ -15,6 +15,9 @@ pub enum Error {
     /// The session or request is not there any more.
     #[error("the store has it no more")]
     Gone,
+    /// The session has changed hands: this process does not own it any more.
+    #[error("the session is not this server's any more")]
+    Fenced,
     /// Another process has written what this one was about to.
     #[error("another process has written to it")]
     Conflict,

@@ -12,7 +12,7 @@ impl Store {
     /// A page of a tenant's sessions.
     pub async fn list(&self, query: &Query) -> Result<Vec<SessionRecord>, Error> {
         let rows = self.runner.read(statement(query)).await?;
-        rows.into_iter().map(record).collect()
+        rows.into_iter().map(|mut row| record(&mut row)).collect()
     }
 
     /// All tenants that have sessions, in no order.
@@ -59,6 +59,9 @@ fn statement(query: &Query) -> Statement {
     }
     if let Some(profile) = &query.profile {
         conditions.and("s.profile = ", profile.as_str());
+    }
+    if query.is_owned {
+        conditions.add("s.node <> ''");
     }
     // Where the index has the time, it is asked for the range.
     let created = if first.is_some() { "l" } else { "s" };

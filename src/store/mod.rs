@@ -6,13 +6,18 @@
 
 pub mod archive;
 mod connection;
+mod copies;
 mod credentials;
 mod door;
 mod error;
+mod fence;
 pub mod folder;
 mod folders;
+mod lease;
 mod listing;
-mod node;
+mod neighbours;
+mod nodes;
+mod ownership;
 mod pool;
 mod postgres;
 mod record;
@@ -23,17 +28,21 @@ mod seal;
 mod sessions;
 mod sqlite;
 mod statement;
+mod term;
 mod upkeep;
 
 #[cfg(test)]
 mod tests;
 
+pub use copies::Copy;
 pub use door::{Config, Location, Store};
 pub use error::{Error, OpenError};
 pub use folder::Limits as FolderLimits;
+pub use neighbours::{Load, Neighbours, Node, NodeRecord, Role};
+pub use ownership::{Owner, Taken};
 pub use record::{
-    Begun, Changes, Facts, FolderHead, FolderWrite, Incarnation, Order, Query, Range, RequestKey,
-    RequestRecord, RequestState, Scope, SessionRecord, Settling, Time, Uid,
+    Begun, Changes, Ended, Facts, FolderHead, FolderWrite, Incarnation, Order, Ownership, Query, Range,
+    RequestKey, RequestRecord, RequestState, Scope, SessionRecord, Settling, Time, Uid,
 };
 pub use runner::{Availability, Engine};
 pub use seal::{BadKey, SealError, SealKey, Sealer, context};

@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     connection::{Connection, Target, words},
     error::OpenError,
-    node::incarnate,
-    runner::{Runner, late},
+    neighbours::Node,
+    nodes::incarnate,
+    runner::{Engine, Runner, late},
     schema,
     statement::Statement,
 };
@@ -98,7 +99,7 @@ pub(super) fn target(
 /// Opens a database.
 pub(super) async fn open(
     options: PgConnectOptions,
-    node: &str,
+    node: Node,
     time_limit: Duration,
     alone: bool,
 ) -> Result<(Runner, Claim), OpenError> {
@@ -108,9 +109,11 @@ pub(super) async fn open(
     let mut connection = in_time(limit, async { Ok(target.connect().await?) }).await?;
     claim.wait(limit).await?;
     in_time(limit, schema::migrate(&mut connection)).await?;
-    let incarnation = in_time(limit, incarnate(&mut connection, node)).await?;
+    claim.name(&mut connection, &node, limit).await?;
+    let began = Instant::now();
+    let incarnation = in_time(limit, incarnate(&mut connection, &node)).await?;
     connection.close().await;
-    Ok((Runner::new(target, None, incarnation, time_limit, None), claim))
+    Ok((Runner::new(target, None, node, incarnation, began, time_limit, None), claim))
 }
 
 async fn in_time<T>(
@@ -142,6 +145,43 @@ impl Claim {
                 false => sleep(PAUSE).await,
             }
         }
+    }
+
+    /// Takes the node's name, at the latest when the process that has it is dead: its connection is gone, or its lease has run out.
+    /// One that renews its lease meanwhile lives.
+    async fn name(
+        &mut self,
+        connection: &mut Connection,
+        node: &Node,
+        limit: Duration,
+    ) -> Result<(), OpenError> {
+        let mut first = None;
+        loop {
+            if in_time(limit, async { Ok(self.take_name(&node.name).await?) }).await? {
+                return Ok(());
+            }
+            let holder = in_time(limit, async { Ok(holder(connection, &node.name).await?) }).await?;
+            let Some((until, _)) = holder.filter(|(_, is_alive)| *is_alive) else { return Ok(()) };
+            if until > *first.get_or_insert(until) {
+                return Err(OpenError::InUse {
+                    problem: format!(
+                        "a server with the name {:?} uses this store already. Give each a node_name of its own",
+                        node.name
+                    ),
+                });
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Takes the lock of a name, if nobody has it.
+    async fn take_name(&mut self, name: &str) -> Result<bool, sqlx::Error> {
+        let Some(connection) = &mut self.connection else { return Ok(false) };
+        let take = Statement::new(
+            "SELECT CASE WHEN pg_try_advisory_lock(hashtextextended($1, $2)) THEN 1 ELSE 0 END",
+        );
+        let rows = connection.rows(&take.with(name).with(LOCK)).await?;
+        Ok(rows.into_iter().next().and_then(|mut row| row.bool().ok()).unwrap_or_default())
     }
 
     /// Looks that the lock is still held, and takes it again if its connection was lost. The error says who has it, or why
@@ -194,4 +234,14 @@ impl Claim {
              own"
         }
     }
+}
+
+/// Until when the lease of the process lasts that has a name, and whether it is over.
+async fn holder(connection: &mut Connection, name: &str) -> Result<Option<(i64, bool)>, sqlx::Error> {
+    let look = Engine::Postgres.timed(
+        "SELECT lease_until, CASE WHEN lease_until > {now} THEN 1 ELSE 0 END FROM nodes WHERE node = $1",
+    );
+    let rows = connection.rows(&look.with(name)).await?;
+    let row = rows.into_iter().next();
+    Ok(row.and_then(|mut row| Some((row.int().ok()?, row.bool().ok()?))))
 }

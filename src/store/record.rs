@@ -64,11 +64,24 @@ impl fmt::Display for Time {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(pub i64);
 
+/// What who owns a session writes with: its row, and the fence that it had when it was taken. A write with another fence is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ownership {
+    /// The session's row.
+    pub uid: Uid,
+    /// Its fence.
+    pub fence: i64,
+    /// The life of the process's lease in which it was asked for. In another one the session is not the process's any more.
+    pub life: u64,
+}
+
 /// All that the store knows of a session, apart from its folder and credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
-    /// Its row.
-    pub uid: Uid,
+    /// Its row, and its fence when it was read.
+    pub ownership: Ownership,
+    /// The process that owns it; `None`: none does, or the store is a file, whose sessions are all its one server's.
+    pub node: Option<Incarnation>,
     /// Whose it is.
     pub tenant: String,
     /// Its id, unique in its tenant.
@@ -104,8 +117,8 @@ pub struct Facts {
     pub has_message: bool,
     /// Where its folder is newest: a CLI's name; opaque.
     pub home: String,
-    /// The node of that CLI.
-    pub home_node: String,
+    /// The disk that this home is on; empty: it is the CLI's own.
+    pub home_disk: String,
     /// What it has used, as JSON; opaque.
     pub usage: String,
     /// The stored size of its folder in bytes.
@@ -135,8 +148,8 @@ pub struct Changes {
     pub has_message: Option<bool>,
     /// See [`Facts::home`].
     pub home: Option<String>,
-    /// See [`Facts::home_node`].
-    pub home_node: Option<String>,
+    /// See [`Facts::home_disk`].
+    pub home_disk: Option<String>,
     /// See [`Facts::usage`].
     pub usage: Option<String>,
     /// See [`Facts::bytes`].
@@ -164,6 +177,8 @@ pub struct Query {
     pub order: Order,
     /// Only those after this one in the order: its time, by which the order goes, and its id.
     pub after: Option<(Time, String)>,
+    /// Only those that a process owns.
+    pub is_owned: bool,
     /// How many at most.
     pub limit: usize,
 }
@@ -249,8 +264,27 @@ pub struct RequestRecord {
     pub is_ours: bool,
     /// What came of it, as JSON; opaque.
     pub result: Option<String>,
+    /// What the CLI calls its message, if it has ended and there is one.
+    pub message_id: Option<String>,
+    /// Whether what is to be sent is stored with it.
+    pub has_prompt: bool,
+    /// When it was made, by the store's clock.
+    pub create_time: Time,
     /// When it last changed, by the store's clock.
     pub update_time: Time,
+}
+
+/// How a request has ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Which one.
+    pub key: RequestKey,
+    /// How.
+    pub state: RequestState,
+    /// What came of it, as JSON; opaque.
+    pub result: Option<String>,
+    /// What the CLI calls its message, if there is one.
+    pub message_id: Option<String>,
 }
 
 /// A process of a node: each start has the next number.
@@ -313,8 +347,8 @@ impl fmt::Debug for FolderWrite {
 pub struct Settling {
     /// What has changed of the session.
     pub changes: Changes,
-    /// The turn's request, how it ended, and its result.
-    pub request: Option<(RequestKey, RequestState, Option<String>)>,
+    /// How the turn's request has ended.
+    pub request: Option<Ended>,
     /// What is new in its folder.
     pub folder: Option<FolderWrite>,
 }

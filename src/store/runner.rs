@@ -15,9 +15,11 @@ use tracing::{info, warn};
 use super::{
     connection::{Failure, Target},
     error::Error,
+    neighbours::{Load, Neighbours, Node, Role},
     pool::{Pool, Work},
     record::Incarnation,
     statement::{Row, Statement},
+    term::Term,
 };
 use crate::lock::lock;
 
@@ -65,7 +67,13 @@ const READERS: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Runner {
     pub(super) engine: Engine,
+    pub(super) node: Node,
     pub(super) incarnation: Incarnation,
+    pub(super) lease: Term,
+    /// What the other nodes are told that this one has to do.
+    pub(super) load: Mutex<Load>,
+    /// The living nodes, when they were last looked at.
+    pub(super) neighbours: watch::Sender<Neighbours>,
     pub(super) time_limit: Duration,
     pub(super) availability: watch::Sender<Availability>,
     /// Notified when the store seems to be away, so that it is looked at.
@@ -80,7 +88,9 @@ impl Runner {
     pub(super) fn new(
         writer: Target,
         reader: Option<Target>,
+        node: Node,
         incarnation: Incarnation,
+        began: Instant,
         time_limit: Duration,
         file_lock: Option<File>,
     ) -> Self {
@@ -95,9 +105,16 @@ impl Runner {
                 (all.clone(), all)
             }
         };
+        let lease = Term::new(node.lease, engine == Engine::Postgres);
+        lease.granted(began);
+        let role = if node.is_command { Role::Command } else { Role::Serving };
         Self {
             engine,
+            node,
             incarnation,
+            lease,
+            load: Mutex::new(Load { role, sessions: 0, turns: 0, room: 0 }),
+            neighbours: watch::Sender::new(Neighbours::none()),
             time_limit,
             availability: watch::Sender::new(Availability::Here),
             troubled: Notify::new(),
@@ -190,6 +207,15 @@ impl Runner {
         task.await.map_err(ended)?
     }
 
+    /// The life of this process's lease, in which alone it may act for what it takes.
+    pub(super) fn life(&self) -> Result<u64, Error> {
+        if let Some(life) = self.lease.life() {
+            return Ok(life);
+        }
+        self.refuse_if_away()?;
+        Err(no_lease())
+    }
+
     fn refuse_if_away(&self) -> Result<(), Error> {
         match &*self.availability.borrow() {
             Availability::Here => Ok(()),
@@ -244,6 +270,11 @@ impl Runner {
         }
         drop(lock(&self.file_lock).take());
     }
+}
+
+/// Why a process may not act for its sessions.
+pub(super) fn no_lease() -> Error {
+    Error::Unavailable { problem: "this server could not renew its lease in time".into() }
 }
 
 /// The problem of a call without an answer.

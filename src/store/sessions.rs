@@ -6,26 +6,28 @@ use super::{
     connection::Failure,
     door::Store,
     error::Error,
+    fence::why_refused,
     folders,
     pool::Work,
-    record::{Changes, Facts, SessionRecord, Settling, Time, Uid},
+    record::{Changes, Facts, Incarnation, Ownership, SessionRecord, Settling, Time, Uid},
     requests,
     statement::{Row, Statement},
 };
 
 /// The columns of a record, of the table `s`, in the order in which [`record`] reads them.
 pub(super) const COLUMNS: &str = "s.uid, s.tenant, s.id, s.owner, s.profile, s.model, s.reasoning_effort, s.title, \
-     s.working_directory, s.labels, s.settings, s.has_message, s.home, s.home_node, s.usage, s.bytes, s.create_time, \
-     s.update_time";
+     s.working_directory, s.labels, s.settings, s.has_message, s.home, s.home_disk, s.usage, s.bytes, s.create_time, \
+     s.update_time, s.node, s.incarnation, s.fence";
 
 impl Store {
-    /// Makes a session's record.
+    /// Makes a session's record. It is this process's.
     ///
     /// # Errors
     /// [`Error::Exists`] if there is a session with this id.
-    pub async fn create(&self, tenant: &str, id: &str, facts: &Facts, now: Time) -> Result<Uid, Error> {
+    pub async fn create(&self, tenant: &str, id: &str, facts: &Facts, now: Time) -> Result<Ownership, Error> {
         let (tenant, id, labels) = (tenant.to_owned(), id.to_owned(), facts.labels.clone());
-        let insert = insertion(&tenant, &id, facts, now);
+        let insert = insertion(&tenant, &id, facts, now, self.owner());
+        let life = self.runner.life()?;
         self.runner
             .write(0, async move |mut work| {
                 // One statement is a transaction by itself.
@@ -43,7 +45,7 @@ impl Store {
                     work.execute(&labelling(uid, &tenant, &id, &labels, now)).await?;
                     work.commit().await?;
                 }
-                Ok(uid)
+                Ok(Ownership { uid, fence: FIRST_FENCE, life })
             })
             .await
     }
@@ -53,7 +55,7 @@ impl Store {
         let find =
             Statement::new(format!("SELECT {COLUMNS} FROM sessions s WHERE s.tenant = $1 AND s.id = $2"));
         let row = self.runner.read_one(find.with(tenant).with(id)).await?;
-        row.map(record).transpose()
+        row.map(|mut row| record(&mut row)).transpose()
     }
 
     /// How many sessions a tenant has.
@@ -66,35 +68,35 @@ impl Store {
     /// Changes a session's record.
     ///
     /// # Errors
-    /// [`Error::Gone`] if the session has been deleted.
-    pub async fn change(&self, uid: Uid, changes: &Changes) -> Result<(), Error> {
-        self.settle(uid, &Settling { changes: changes.clone(), ..Settling::default() }).await
+    /// [`Error::Gone`] if the session has been deleted, [`Error::Fenced`] if it has changed hands.
+    pub async fn change(&self, ownership: Ownership, changes: &Changes) -> Result<(), Error> {
+        self.settle(ownership, &Settling { changes: changes.clone(), ..Settling::default() }).await
     }
 
     /// Writes what a turn leaves behind, all of it or nothing.
     ///
     /// # Errors
-    /// [`Error::Gone`] if the session has been deleted, [`Error::Conflict`] if its folder or request is another process's
-    /// meanwhile.
-    pub async fn settle(&self, uid: Uid, settling: &Settling) -> Result<(), Error> {
+    /// [`Error::Gone`] if the session has been deleted, [`Error::Fenced`] if it has changed hands, [`Error::Conflict`] if its folder
+    /// or request is another process's meanwhile.
+    pub async fn settle(&self, ownership: Ownership, settling: &Settling) -> Result<(), Error> {
         let settling = settling.clone();
         let bytes = settling.folder.as_ref().map_or(0, |folder| folder.data.len());
         let (engine, incarnation) = (self.runner.engine, self.runner.incarnation.clone());
         self.runner
             .write(bytes, async move |mut work| {
                 if settling.is_one_statement() {
-                    return change(&mut work, uid, &settling.changes).await;
+                    return change(&mut work, ownership, &settling.changes).await;
                 }
                 work.begin().await?;
                 // The session first: those that write to one session wait for each other here.
-                change(&mut work, uid, &settling.changes).await?;
+                change(&mut work, ownership, &settling.changes).await?;
                 if let Some(folder) = settling.folder {
-                    folders::write(&mut work, uid, folder).await?;
+                    folders::write(&mut work, ownership.uid, folder).await?;
                 }
-                if let Some((key, state, result)) = settling.request {
-                    let end = requests::advance(engine, &incarnation, &key, state, result.as_deref());
+                if let Some(ended) = settling.request {
+                    let end = requests::end(engine, &incarnation, &ended);
                     // It is no more after a day, which a turn may take.
-                    if work.execute(&end).await? == 0 && requests::exists(&mut work, &key).await? {
+                    if work.execute(&end).await? == 0 && requests::exists(&mut work, &ended.key).await? {
                         return Err(Error::Conflict.into());
                     }
                 }
@@ -127,12 +129,20 @@ impl Store {
     }
 
     /// Deletes a session with all that belongs to it: folder, credentials, requests. False: it was not there.
-    pub async fn delete(&self, uid: Uid) -> Result<bool, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if it has changed hands.
+    pub async fn delete(&self, ownership: Ownership) -> Result<bool, Error> {
+        let Ownership { uid, fence, .. } = ownership;
         self.runner
             .write(0, async move |mut work| {
                 work.begin().await?;
-                let session = Statement::new("DELETE FROM sessions WHERE uid = $1").with(uid.0);
-                let was_there = work.execute(&session).await? > 0;
+                let session = Statement::new("DELETE FROM sessions WHERE uid = $1 AND fence = $2");
+                let was_there = work.execute(&session.with(uid.0).with(fence)).await? > 0;
+                if !was_there && matches!(why_refused(&mut work, uid).await?, Error::Fenced) {
+                    work.roll_back().await?;
+                    return Err(Error::Fenced.into());
+                }
                 work.execute(&Statement::new("DELETE FROM requests WHERE scope = $1").with(uid.0)).await?;
                 work.commit().await?;
                 Ok(was_there)
@@ -149,9 +159,11 @@ impl Settling {
 }
 
 /// Reads a row of [`COLUMNS`].
-pub(super) fn record(mut row: Row) -> Result<SessionRecord, Error> {
-    Ok(SessionRecord {
-        uid: Uid(row.int()?),
+pub(super) fn record(row: &mut Row) -> Result<SessionRecord, Error> {
+    let uid = Uid(row.int()?);
+    let mut record = SessionRecord {
+        ownership: Ownership { uid, fence: 0, life: 0 },
+        node: None,
         tenant: row.text()?,
         id: row.text()?,
         facts: Facts {
@@ -165,20 +177,27 @@ pub(super) fn record(mut row: Row) -> Result<SessionRecord, Error> {
             settings: row.text()?,
             has_message: row.bool()?,
             home: row.text()?,
-            home_node: row.text()?,
+            home_disk: row.text()?,
             usage: row.text()?,
             bytes: row.int()?,
         },
         create_time: Time(row.int()?),
         update_time: Time(row.int()?),
-    })
+    };
+    let owner = Incarnation { node: row.text()?, number: row.int()? };
+    record.node = Some(owner).filter(|owner| !owner.node.is_empty());
+    record.ownership.fence = row.int()?;
+    Ok(record)
 }
 
-fn insertion(tenant: &str, id: &str, facts: &Facts, now: Time) -> Statement {
+/// The fence of a session that was just made.
+const FIRST_FENCE: i64 = 1;
+
+fn insertion(tenant: &str, id: &str, facts: &Facts, now: Time, owner: Option<&Incarnation>) -> Statement {
     let insert = Statement::new(
         "INSERT INTO sessions (tenant, id, owner, profile, model, reasoning_effort, title, working_directory, labels, \
-         settings, has_message, home, home_node, usage, bytes, create_time, update_time) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+         settings, has_message, home, home_disk, usage, bytes, create_time, update_time, node, incarnation, fence) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) \
          ON CONFLICT (tenant, id) DO NOTHING RETURNING uid",
     );
     insert
@@ -194,11 +213,14 @@ fn insertion(tenant: &str, id: &str, facts: &Facts, now: Time) -> Statement {
         .with(facts.settings.as_str())
         .with(facts.has_message)
         .with(facts.home.as_str())
-        .with(facts.home_node.as_str())
+        .with(facts.home_disk.as_str())
         .with(facts.usage.as_str())
         .with(facts.bytes)
         .with(now.0)
         .with(now.0)
+        .with(owner.map_or("", |owner| owner.node.as_str()))
+        .with(owner.map_or(0, |owner| owner.number))
+        .with(FIRST_FENCE)
 }
 
 /// Writes a session's labels where they are searched. There is at least one.
@@ -221,16 +243,17 @@ fn labelling(
 }
 
 /// Changes a session's record, in a transaction if there are labels.
-async fn change(work: &mut Work, uid: Uid, changes: &Changes) -> Result<(), Failure> {
+async fn change(work: &mut Work, ownership: Ownership, changes: &Changes) -> Result<(), Failure> {
+    let Ownership { uid, fence, .. } = ownership;
     let labels = changes.labels.as_ref().map(write_labels);
     let update = Statement::new(
         "UPDATE sessions SET owner = COALESCE($2, owner), profile = COALESCE($3, profile), model = COALESCE($4, model), \
          reasoning_effort = COALESCE($5, reasoning_effort), title = COALESCE($6, title), \
          working_directory = COALESCE($7, working_directory), labels = COALESCE($8, labels), \
          settings = COALESCE($9, settings), has_message = COALESCE($10, has_message), home = COALESCE($11, home), \
-         home_node = COALESCE($12, home_node), usage = COALESCE($13, usage), bytes = COALESCE($14, bytes), \
+         home_disk = COALESCE($12, home_disk), usage = COALESCE($13, usage), bytes = COALESCE($14, bytes), \
          update_time = CASE WHEN $15 > update_time THEN $15 ELSE update_time END \
-         WHERE uid = $1 RETURNING tenant, id, create_time",
+         WHERE uid = $1 AND fence = $16 RETURNING tenant, id, create_time",
     );
     let update = update
         .with(uid.0)
@@ -244,11 +267,12 @@ async fn change(work: &mut Work, uid: Uid, changes: &Changes) -> Result<(), Fail
         .with(changes.settings.as_deref())
         .with(changes.has_message.map(i64::from))
         .with(changes.home.as_deref())
-        .with(changes.home_node.as_deref())
+        .with(changes.home_disk.as_deref())
         .with(changes.usage.as_deref())
         .with(changes.bytes)
-        .with(changes.update_time.map(|time| time.0));
-    let Some(mut row) = work.row(&update).await? else { return Err(Error::Gone.into()) };
+        .with(changes.update_time.map(|time| time.0))
+        .with(fence);
+    let Some(mut row) = work.row(&update).await? else { return Err(why_refused(work, uid).await?.into()) };
     if let Some(labels) = &changes.labels {
         let (tenant, id, created) = (row.text()?, row.text()?, Time(row.int()?));
         work.execute(&Statement::new("DELETE FROM labels WHERE uid = $1").with(uid.0)).await?;

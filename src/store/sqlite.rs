@@ -13,10 +13,13 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
+use tokio::time::Instant;
+
 use super::{
     connection::{Connection, Target},
     error::OpenError,
-    node::incarnate,
+    neighbours::Node,
+    nodes::incarnate,
     runner::Runner,
     schema,
     statement::{Row, Statement},
@@ -35,7 +38,7 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 const ROWS: usize = 1_024;
 
 /// Opens a file, which is made if it is not there.
-pub(super) async fn open(path: &Path, node: &str, time_limit: Duration) -> Result<Runner, OpenError> {
+pub(super) async fn open(path: &Path, node: Node, time_limit: Duration) -> Result<Runner, OpenError> {
     let lock = hold(path)?;
     let has_content = check_beginning(path)?;
     // In WAL mode a commit is in the file's log when the process dies, but perhaps not when the machine does; the file itself
@@ -58,9 +61,10 @@ pub(super) async fn open(path: &Path, node: &str, time_limit: Duration) -> Resul
     let writer = Target::Sqlite(options);
     let mut connection = writer.connect().await?;
     schema::migrate(&mut connection).await?;
-    let incarnation = incarnate(&mut connection, node).await?;
+    let began = Instant::now();
+    let incarnation = incarnate(&mut connection, &node).await?;
     connection.close().await;
-    Ok(Runner::new(writer, Some(Target::Sqlite(reading)), incarnation, time_limit, Some(lock)))
+    Ok(Runner::new(writer, Some(Target::Sqlite(reading)), node, incarnation, began, time_limit, Some(lock)))
 }
 
 /// Holds the file for this process: two would each take the other's sessions for lost.

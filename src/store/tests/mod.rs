@@ -4,6 +4,7 @@ mod folders;
 mod listing;
 mod opening;
 mod outages;
+mod ownership;
 mod requests;
 mod sessions;
 
@@ -11,11 +12,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tempfile::TempDir;
 
-use super::{Config, Facts, Location, OpenError, Store, Time, Uid};
+use super::{Config, Facts, Location, Node, OpenError, Ownership, Store, Time};
 use crate::copilot::Secret;
 
 /// Long enough for a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// No test lasts as long.
+const LEASE: Duration = Duration::from_secs(300);
 
 /// Where a test's store is.
 struct Place {
@@ -39,7 +43,14 @@ impl Place {
     }
 
     fn config(&self, node: &str) -> Config {
-        Config { location: self.location.clone(), node: node.into(), time_limit: LIMIT, alone: false }
+        let node = Node {
+            name: node.into(),
+            address: format!("{node}:1"),
+            version: "1.2.3".into(),
+            lease: LEASE,
+            is_command: false,
+        };
+        Config { location: self.location.clone(), node, time_limit: LIMIT, alone: false }
     }
 
     async fn open(&self) -> Store {
@@ -79,6 +90,6 @@ fn labels<const N: usize>(labels: [(&str, &str); N]) -> BTreeMap<String, String>
 }
 
 /// Makes a session of the tenant "t".
-async fn make(store: &Store, id: &str) -> Uid {
+async fn make(store: &Store, id: &str) -> Ownership {
     store.create("t", id, &Facts::default(), Time(1)).await.unwrap()
 }

@@ -278,7 +278,8 @@ async fn a_database_that_may_not_be_written_to_is_told() {
 #[tokio::test]
 async fn a_server_with_sessions_on_its_own_disk_is_alone() {
     let place = Place::postgres().await;
-    let open = |alone| Store::open(Config { alone, ..place.config("node") });
+    let open_as = |name, alone| Store::open(Config { alone, ..place.config(name) });
+    let open = |alone| open_as("node", alone);
     let alone = open(true).await.unwrap();
     for other in [true, false] {
         let error = open(other).await.unwrap_err();
@@ -287,7 +288,7 @@ async fn a_server_with_sessions_on_its_own_disk_is_alone() {
     // One that ends meanwhile is waited for.
     let (next, ()) = tokio::join!(open(true), alone.close());
     next.unwrap().close().await;
-    let (one, two) = (open(false).await.unwrap(), open(false).await.unwrap());
+    let (one, two) = (open(false).await.unwrap(), open_as("other", false).await.unwrap());
     assert!(matches!(open(true).await, Err(OpenError::InUse { .. })));
     drop((one, two));
 }

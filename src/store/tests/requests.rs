@@ -18,7 +18,7 @@ fn key(scope: Scope, id: &str) -> RequestKey {
 }
 
 async fn known(store: &Store, key: &RequestKey) -> RequestRecord {
-    match store.begin(key, 99, None).await.unwrap() {
+    match store.begin(key, 99, None, None).await.unwrap() {
         Begun::Known(record) => record,
         Begun::First => panic!("it is not known"),
     }
@@ -27,7 +27,7 @@ async fn known(store: &Store, key: &RequestKey) -> RequestRecord {
 async fn a_request_is_begun_once(place: Place) {
     let store = place.open().await;
     let key = key(Scope::Create, "r");
-    assert_eq!(store.begin(&key, -7, None).await, Ok(Begun::First));
+    assert_eq!(store.begin(&key, -7, None, None).await, Ok(Begun::First));
     let record = known(&store, &key).await;
     assert_eq!(record.fingerprint, -7);
     assert_eq!(record.state, RequestState::Accepted);
@@ -38,66 +38,73 @@ async fn a_request_is_begun_once(place: Place) {
     assert_eq!(store.request(&key).await, Ok(Some(record)));
     store.forget(&key).await.unwrap();
     assert_eq!(store.request(&key).await, Ok(None));
-    assert_eq!(store.begin(&key, 8, None).await, Ok(Begun::First));
+    assert_eq!(store.begin(&key, 8, None, None).await, Ok(Begun::First));
+}
+
+fn ended(key: &RequestKey, state: RequestState, result: Option<&str>) -> Ended {
+    Ended { key: key.clone(), state, result: result.map(str::to_owned), message_id: Some("m".into()) }
 }
 
 async fn a_request_is_known_in_its_scope_and_tenant(place: Place) {
     let store = place.open().await;
     let (one, two) = (make(&store, "one").await, make(&store, "two").await);
-    for scope in [Scope::Create, Scope::Session(one), Scope::Session(two)] {
-        assert_eq!(store.begin(&key(scope, "r"), 1, None).await, Ok(Begun::First));
+    for scope in [Scope::Create, Scope::Session(one.uid), Scope::Session(two.uid)] {
+        assert_eq!(store.begin(&key(scope, "r"), 1, None, None).await, Ok(Begun::First));
         let other = RequestKey { tenant: "other".into(), ..key(scope, "r") };
-        assert_eq!(store.begin(&other, 1, None).await, Ok(Begun::First));
-        assert_eq!(store.begin(&key(scope, "R"), 1, None).await, Ok(Begun::First));
+        assert_eq!(store.begin(&other, 1, None, None).await, Ok(Begun::First));
+        assert_eq!(store.begin(&key(scope, "R"), 1, None, None).await, Ok(Begun::First));
     }
 }
 
 async fn a_request_goes_on_to_its_end_and_no_further(place: Place) {
     let store = place.open().await;
-    let key = key(Scope::Create, "r");
-    assert_eq!(store.sent(&key).await, Err(Error::Gone));
-    store.begin(&key, 1, None).await.unwrap();
-    store.sent(&key).await.unwrap();
+    let session = make(&store, "s").await;
+    let key = key(Scope::Session(session.uid), "r");
+    assert_eq!(store.sent(&key, session).await, Err(Error::Gone));
+    store.begin(&key, 1, None, None).await.unwrap();
+    store.sent(&key, session).await.unwrap();
     assert_eq!(known(&store, &key).await.state, RequestState::Sent);
-    store.end(&key, RequestState::Failed, Some("why")).await.unwrap();
+    store.end(&ended(&key, RequestState::Failed, Some("why"))).await.unwrap();
     let record = known(&store, &key).await;
     assert!(record.state.is_ended());
     assert_eq!((record.state, record.result.as_deref()), (RequestState::Failed, Some("why")));
-    assert_eq!(store.sent(&key).await, Err(Error::Conflict));
-    assert_eq!(store.end(&key, RequestState::Succeeded, None).await, Err(Error::Conflict));
+    assert_eq!(store.sent(&key, session).await, Err(Error::Conflict));
+    assert_eq!(store.end(&ended(&key, RequestState::Succeeded, None)).await, Err(Error::Conflict));
     let own = store.incarnation().clone();
     assert_eq!(store.take_over(&key, &own).await, Ok(false));
 }
 
 async fn a_request_that_its_process_left_behind_is_taken_over_once(place: Place) {
     let first = place.open().await;
-    let (key, ended) = (key(Scope::Create, "r"), key(Scope::Create, "ended"));
-    for key in [&key, &ended] {
-        first.begin(key, 1, None).await.unwrap();
-        first.sent(key).await.unwrap();
+    let session = make(&first, "s").await;
+    let scope = Scope::Session(session.uid);
+    let (key, done) = (key(scope, "r"), key(scope, "done"));
+    for key in [&key, &done] {
+        first.begin(key, 1, None, None).await.unwrap();
+        first.sent(key, session).await.unwrap();
     }
-    first.end(&ended, RequestState::Succeeded, None).await.unwrap();
+    first.end(&ended(&done, RequestState::Succeeded, None)).await.unwrap();
     first.close().await;
 
     let second = place.open().await;
     let record = known(&second, &key).await;
     assert_eq!((record.state, record.is_ours, record.is_alive), (RequestState::Sent, false, false));
     assert_eq!(&record.owner, first.incarnation());
-    assert_eq!(second.sent(&key).await, Err(Error::Conflict));
+    assert_eq!(second.sent(&key, session).await, Err(Error::Conflict));
     second.forget(&key).await.unwrap();
     assert_eq!(second.take_over(&key, &record.owner).await, Ok(true));
     assert_eq!(second.take_over(&key, &record.owner).await, Ok(false));
     let record = known(&second, &key).await;
     assert_eq!((record.state, record.is_ours, record.is_alive), (RequestState::Accepted, true, true));
-    assert_eq!(second.take_over(&ended, first.incarnation()).await, Ok(false));
+    assert_eq!(second.take_over(&done, first.incarnation()).await, Ok(false));
 }
 
 async fn a_request_is_forgotten_after_a_day(place: Place) {
     let store = place.open().await;
     let (old, new) = (key(Scope::Create, "old"), key(Scope::Create, "new"));
     for key in [&old, &new] {
-        store.begin(key, 1, None).await.unwrap();
-        store.end(key, RequestState::Succeeded, Some("then")).await.unwrap();
+        store.begin(key, 1, None, None).await.unwrap();
+        store.end(&ended(key, RequestState::Succeeded, Some("then"))).await.unwrap();
     }
     let age = "UPDATE requests SET update_time = update_time - 86400000000 WHERE id = 'old'";
     match &place.location {
@@ -112,7 +119,7 @@ async fn a_request_is_forgotten_after_a_day(place: Place) {
         }
     }
     assert_eq!(store.request(&old).await, Ok(None));
-    assert_eq!(store.begin(&old, 2, None).await, Ok(Begun::First));
+    assert_eq!(store.begin(&old, 2, None, None).await, Ok(Begun::First));
     let record = known(&store, &old).await;
     assert_eq!((record.fingerprint, record.result), (2, None));
     assert_eq!(known(&store, &new).await.result.as_deref(), Some("then"));
@@ -121,7 +128,7 @@ async fn a_request_is_forgotten_after_a_day(place: Place) {
 async fn of_many_that_begin_one_request_one_is_first(place: Place) {
     let store = place.open().await;
     let key = key(Scope::Create, "r");
-    let many = (0..20).map(|_| store.begin(&key, 1, None));
+    let many = (0..20).map(|_| store.begin(&key, 1, None, None));
     let results = futures_util::future::join_all(many).await;
     assert_eq!(results.iter().filter(|result| **result == Ok(Begun::First)).count(), 1);
 }
@@ -131,7 +138,7 @@ async fn a_process_of_another_node_lives_as_long_as_its_lease_and_no_longer_than
     let place = Place::postgres().await;
     let (here, there) = (place.open_as("here").await, place.open_as("there").await);
     let key = key(Scope::Create, "r");
-    there.begin(&key, 1, None).await.unwrap();
+    there.begin(&key, 1, None, None).await.unwrap();
     let record = known(&here, &key).await;
     assert_eq!((record.is_ours, record.is_alive), (false, true));
     assert_eq!(record.owner.node, "there");

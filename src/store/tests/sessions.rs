@@ -26,7 +26,7 @@ fn full() -> Facts {
         settings: r#"{"x":1}"#.into(),
         has_message: true,
         home: "cli-1".into(),
-        home_node: "n".into(),
+        home_disk: "n".into(),
         usage: "{}".into(),
         bytes: 12,
     }
@@ -37,7 +37,8 @@ async fn a_record_is_found_as_it_was_made(place: Place) {
     let uid = store.create("t", "s", &full(), Time(5)).await.unwrap();
     let found = store.find("t", "s").await.unwrap().unwrap();
     let expected = SessionRecord {
-        uid,
+        ownership: uid,
+        node: store.owner().cloned(),
         tenant: "t".into(),
         id: "s".into(),
         facts: full(),
@@ -120,30 +121,31 @@ async fn a_deleted_session_leaves_nothing_behind(place: Place) {
     let store = place.open().await;
     let uid = store.create("t", "s", &full(), Time(5)).await.unwrap();
     let other = make(&store, "other").await;
-    let key = |uid| RequestKey { tenant: "t".into(), scope: Scope::Session(uid), id: "r".into() };
+    let key =
+        |uid: Ownership| RequestKey { tenant: "t".into(), scope: Scope::Session(uid.uid), id: "r".into() };
     let folder = FolderWrite { after: None, data: vec![1], manifest: vec![2], is_snapshot: true };
     for uid in [uid, other] {
-        store.begin(&key(uid), 1, None).await.unwrap();
+        store.begin(&key(uid), 1, None, None).await.unwrap();
         store.set_credentials(uid, Some(b"sealed")).await.unwrap();
         let settling = Settling { folder: Some(folder.clone()), ..Settling::default() };
         store.settle(uid, &settling).await.unwrap();
     }
-    assert_eq!(store.credentials(uid).await.unwrap().as_deref(), Some(&b"sealed"[..]));
+    assert_eq!(store.credentials(uid.uid).await.unwrap().as_deref(), Some(&b"sealed"[..]));
     assert_eq!(store.delete(uid).await, Ok(true));
     assert_eq!(store.find("t", "s").await, Ok(None));
-    assert_eq!(store.credentials(uid).await, Ok(None));
-    assert_eq!(store.folder_head(uid).await, Ok(None));
-    assert_eq!(store.folder(uid).await, Ok(Vec::new()));
+    assert_eq!(store.credentials(uid.uid).await, Ok(None));
+    assert_eq!(store.folder_head(uid.uid).await, Ok(None));
+    assert_eq!(store.folder(uid.uid).await, Ok(Vec::new()));
     assert_eq!(store.request(&key(uid)).await, Ok(None));
     let query = Query { tenant: "t".into(), labels: labels([("a", "1")]), limit: 10, ..Query::default() };
     assert_eq!(store.list(&query).await, Ok(Vec::new()));
 
     assert!(store.request(&key(other)).await.unwrap().is_some());
-    assert_eq!(store.folder(other).await, Ok(vec![vec![1]]));
+    assert_eq!(store.folder(other.uid).await, Ok(vec![vec![1]]));
     store.set_credentials(other, Some(b"other")).await.unwrap();
-    assert_eq!(store.credentials(other).await.unwrap().as_deref(), Some(&b"other"[..]));
+    assert_eq!(store.credentials(other.uid).await.unwrap().as_deref(), Some(&b"other"[..]));
     store.set_credentials(other, None).await.unwrap();
-    assert_eq!(store.credentials(other).await, Ok(None));
+    assert_eq!(store.credentials(other.uid).await, Ok(None));
 }
 
 async fn records_outlast_a_restart(place: Place) {
@@ -153,7 +155,7 @@ async fn records_outlast_a_restart(place: Place) {
     store.close().await;
     assert!(matches!(store.find("t", "s").await, Err(Error::Unavailable { .. })));
     let store = place.open().await;
-    assert_eq!(store.find("t", "s").await.unwrap().unwrap().uid, uid);
+    assert_eq!(store.find("t", "s").await.unwrap().unwrap().ownership.uid, uid.uid);
     assert_eq!(store.incarnation().number, first.number + 1);
     assert_eq!(store.incarnation().node, first.node);
 }

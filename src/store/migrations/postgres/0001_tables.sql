@@ -6,7 +6,15 @@ CREATE TABLE nodes (
     incarnation bigint NOT NULL,
     -- Until when its process counts as alive.
     lease_until bigint NOT NULL,
+    -- Where other nodes reach it; empty: nowhere.
+    address text COLLATE "C" NOT NULL,
     version text COLLATE "C" NOT NULL,
+    -- 0: it serves, 1: it drains, 2: it is none that serves, but a command.
+    role bigint NOT NULL,
+    -- The sessions that it owns, the turns that run or wait in them, and how many more could begin.
+    sessions bigint NOT NULL,
+    turns bigint NOT NULL,
+    room bigint NOT NULL,
     start_time bigint NOT NULL
 );
 
@@ -26,11 +34,16 @@ CREATE TABLE sessions (
     settings text COLLATE "C" NOT NULL,
     has_message bigint NOT NULL,
     home text COLLATE "C" NOT NULL,
-    home_node text COLLATE "C" NOT NULL,
+    home_disk text COLLATE "C" NOT NULL,
     usage text COLLATE "C" NOT NULL,
     bytes bigint NOT NULL,
     create_time bigint NOT NULL,
     update_time bigint NOT NULL,
+    -- The process that owns it; empty and 0: none.
+    node text COLLATE "C" NOT NULL,
+    incarnation bigint NOT NULL,
+    -- Another one each time that it changes hands: who writes for it has this one.
+    fence bigint NOT NULL,
     UNIQUE (tenant, id)
 );
 
@@ -38,6 +51,9 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_create_time ON sessions (tenant, create_time, id);
 CREATE INDEX sessions_by_update_time ON sessions (tenant, update_time, id);
 CREATE INDEX sessions_by_owner ON sessions (tenant, owner, create_time, id);
+
+-- Those that a node owns, which are few.
+CREATE INDEX sessions_by_node ON sessions (node) WHERE node <> '';
 
 CREATE TABLE labels (
     tenant text COLLATE "C" NOT NULL,
@@ -85,11 +101,27 @@ CREATE TABLE requests (
     node text COLLATE "C" NOT NULL,
     incarnation bigint NOT NULL,
     result text COLLATE "C",
+    -- What the CLI calls its message, once it has ended.
+    message_id text COLLATE "C",
+    -- What is to be sent, where that is not the caller's to send again.
+    prompt bytea,
+    create_time bigint NOT NULL,
     update_time bigint NOT NULL,
     PRIMARY KEY (scope, tenant, id)
 );
 
 CREATE INDEX requests_by_update_time ON requests (update_time);
 
+-- Those that are not ended, which are few.
+CREATE INDEX requests_open ON requests (node, incarnation) WHERE state < 2;
+
 -- They are compressed when they come.
 ALTER TABLE chunks ALTER COLUMN data SET STORAGE EXTERNAL;
+
+-- Folders of sessions that have gone to another disk, or are deleted: whoever has the disk removes them.
+CREATE TABLE copies (
+    disk text COLLATE "C" NOT NULL,
+    home text COLLATE "C" NOT NULL,
+    cli_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (disk, home, cli_id)
+);

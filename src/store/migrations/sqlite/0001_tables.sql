@@ -9,7 +9,15 @@ CREATE TABLE nodes (
     incarnation INTEGER NOT NULL,
     -- Until when its process counts as alive.
     lease_until INTEGER NOT NULL,
+    -- Where other nodes reach it; empty: nowhere.
+    address TEXT NOT NULL,
     version TEXT NOT NULL,
+    -- 0: it serves, 1: it drains, 2: it is none that serves, but a command.
+    role INTEGER NOT NULL,
+    -- The sessions that it owns, the turns that run or wait in them, and how many more could begin.
+    sessions INTEGER NOT NULL,
+    turns INTEGER NOT NULL,
+    room INTEGER NOT NULL,
     start_time INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
@@ -29,11 +37,16 @@ CREATE TABLE sessions (
     settings TEXT NOT NULL,
     has_message INTEGER NOT NULL,
     home TEXT NOT NULL,
-    home_node TEXT NOT NULL,
+    home_disk TEXT NOT NULL,
     usage TEXT NOT NULL,
     bytes INTEGER NOT NULL,
     create_time INTEGER NOT NULL,
     update_time INTEGER NOT NULL,
+    -- The process that owns it; empty and 0: none.
+    node TEXT NOT NULL,
+    incarnation INTEGER NOT NULL,
+    -- Another one each time that it changes hands: who writes for it has this one.
+    fence INTEGER NOT NULL,
     UNIQUE (tenant, id)
 ) STRICT;
 
@@ -41,6 +54,9 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_create_time ON sessions (tenant, create_time, id);
 CREATE INDEX sessions_by_update_time ON sessions (tenant, update_time, id);
 CREATE INDEX sessions_by_owner ON sessions (tenant, owner, create_time, id);
+
+-- Those that a node owns, which are few.
+CREATE INDEX sessions_by_node ON sessions (node) WHERE node <> '';
 
 CREATE TABLE labels (
     tenant TEXT NOT NULL,
@@ -88,8 +104,24 @@ CREATE TABLE requests (
     node TEXT NOT NULL,
     incarnation INTEGER NOT NULL,
     result TEXT,
+    -- What the CLI calls its message, once it has ended.
+    message_id TEXT,
+    -- What is to be sent, where that is not the caller's to send again.
+    prompt BLOB,
+    create_time INTEGER NOT NULL,
     update_time INTEGER NOT NULL,
     PRIMARY KEY (scope, tenant, id)
 ) STRICT;
 
 CREATE INDEX requests_by_update_time ON requests (update_time);
+
+-- Those that are not ended, which are few.
+CREATE INDEX requests_open ON requests (node, incarnation) WHERE state < 2;
+
+-- Folders of sessions that have gone to another disk, or are deleted: whoever has the disk removes them.
+CREATE TABLE copies (
+    disk TEXT NOT NULL,
+    home TEXT NOT NULL,
+    cli_id TEXT NOT NULL,
+    PRIMARY KEY (disk, home, cli_id)
+) STRICT, WITHOUT ROWID;
