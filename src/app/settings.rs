@@ -72,7 +72,8 @@ const SETTINGS: &[Setting] = &[
         key: "drain_file",
         value: "FILE",
         default: None,
-        help: "File with the CLIs that get no new sessions, an address or name on each line; read again every 2 s",
+        help: "File with the CLIs that get no new sessions, an address or name on each line, and the servers at --store-url that get \
+               none and give theirs away, by node_name; read again every 2 s",
     },
     Setting {
         key: "embedded_clis",
@@ -117,6 +118,30 @@ const SETTINGS: &[Setting] = &[
         value: "DURATION",
         default: Some("5s"),
         help: "How long each call to the store may take",
+    },
+    Setting {
+        key: "node_name",
+        value: "NAME",
+        default: None,
+        help: "Name of this server among those at --store-url, another for each; without it an id of its state directory",
+    },
+    Setting {
+        key: "advertise",
+        value: "HOST:PORT",
+        default: None,
+        help: "Where the other servers at --store-url reach this one; without it where it listens, unless that is every address",
+    },
+    Setting {
+        key: "lease",
+        value: "DURATION",
+        default: Some("15s"),
+        help: "How long the sessions of a server at --store-url that has died wait for another",
+    },
+    Setting {
+        key: "cluster_token_file",
+        value: "FILE",
+        default: None,
+        help: "File with the token by which the servers at --store-url know each other; required off loopback",
     },
     Setting {
         key: "archive",

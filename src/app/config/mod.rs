@@ -7,6 +7,7 @@
 //! Tests: `config/tests.rs`.
 
 mod address;
+mod cluster;
 mod profiles;
 mod store;
 mod text;
@@ -36,6 +37,7 @@ use crate::{
 };
 
 pub use address::CliAddress;
+pub use cluster::ClusterSettings;
 use profiles::AGES;
 pub use store::{StoreLocation, StoreSettings};
 use text::{
@@ -69,6 +71,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where sessions live.
     pub store: StoreSettings,
+    /// What this server is among those that share the store.
+    pub cluster: ClusterSettings,
     /// What is archived of sessions. `Off` with SQLite.
     pub archive: Archive,
     /// Seals the credentials of sessions for the store; `None`: they are in memory only.
@@ -192,6 +196,7 @@ impl Config {
         refuse_two_clis(values);
         let state_dir = state_dir(values);
         let store = store::store(values, state_dir.as_ref());
+        let cluster = cluster::cluster(values, listen.map(|address| address.ip()));
         let archive = store::archive(values);
         let seal = store::sealer(values);
         let available_tools = values.read("available_tools", |text| list(text, tool));
@@ -222,9 +227,9 @@ impl Config {
         let log_format = values.read("log_format", LogFormat::from_str);
         let log_level = values.read("log_level", log_directives);
         let (provider, model) = provider(values);
-        let store = store?;
-        let secrets =
-            secrets(values.env()).chain(cli_token.clone()).chain(store::secrets(&store.location)).collect();
+        let (store, cluster) = (store?, cluster?);
+        let known = cli_token.clone().into_iter().chain(cluster.token.clone());
+        let secrets = secrets(values.env()).chain(known).chain(store::secrets(&store.location)).collect();
         Some(Self {
             listen: listen?,
             allow_insecure_listen: allow_insecure_listen?,
@@ -237,6 +242,7 @@ impl Config {
             cli_path,
             state_dir: state_dir?,
             store,
+            cluster,
             archive: archive?,
             seal,
             available_tools: available_tools.unwrap_or_default(),
