@@ -20,6 +20,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_server(false)
         .compile_fds_with_config(descriptors.clone(), messages)?;
+    // What servers ask each other is not for clients, and so in no descriptors.
+    println!("cargo:rerun-if-changed=src/grpc/forward/node.proto");
+    let node = protox::compile(["node.proto"], ["src/grpc/forward"])?;
+    tonic_prost_build::configure().compile_fds_with_config(node, prost_build::Config::new())?;
     // The server's streams send what may have been encoded already.
     let server = out.join("server");
     fs::create_dir_all(&server)?;

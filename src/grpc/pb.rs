@@ -17,6 +17,11 @@ pub(super) mod server {
     include!(concat!(env!("OUT_DIR"), "/server/copilot_grpc.v1.rs"));
 }
 
+/// What servers that share a store ask each other.
+pub(super) mod node {
+    include!(concat!(env!("OUT_DIR"), "/copilot_grpc.node.v1.rs"));
+}
+
 /// The contract's descriptors, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin"));
 

@@ -8,8 +8,8 @@ mod parse;
 pub use parse::Defaults;
 
 pub(super) use encode::{
-    cleanup, failure, file_change, history_token, model, rewind_point, session, session_event, session_usage,
-    stored_event, turn_failure, turn_result,
+    cleanup, failure, file_change, history_token, listed_turn, model, rewind_point, session, session_event,
+    session_usage, stored_event, turn, turn_failure, turn_result, turn_token,
 };
 pub(super) use parse::{Checks, MAX_EVENT_SIZE};
 

@@ -2,6 +2,7 @@
 
 mod event;
 mod fit;
+mod turn;
 
 use std::{str::FromStr, time::Duration};
 
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub(in crate::grpc) use event::{session_event, stored_event};
+pub(in crate::grpc) use turn::{listed_turn, turn, turn_token};
 
 /// How many bytes of a failed turn's text fit beside the other details into the 8 KiB of headers that many clients take:
 /// details are base64, so 3 KiB become 4. Open asks and a cursor shorten it.

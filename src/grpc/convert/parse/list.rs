@@ -8,7 +8,10 @@ use prost_types::Timestamp;
 use super::{Checks, non_empty};
 use crate::{
     grpc::pb,
-    session::{Cursor, From, HistoryPlace, Listing, ORDERS, PageToken, Selection, SessionId, SessionState},
+    session::{
+        Cursor, From, HistoryPlace, Listing, ORDERS, PageToken, Selection, SessionId, SessionState, TurnName,
+        TurnPlace,
+    },
     store::{Order, Range, Time},
 };
 
@@ -38,6 +41,41 @@ impl Checks {
         place
     }
 
+    /// Parses the token for the place where a page of turns begins.
+    pub(in crate::grpc) fn turn_token(&mut self, token: &str) -> Option<TurnPlace> {
+        if token.is_empty() {
+            return None;
+        }
+        let decoded = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let place = decoded.and_then(|text| {
+            let (time, request_id) = text.strip_prefix("1 ")?.split_once(' ')?;
+            Some(TurnPlace { create_time: Time(time.parse().ok()?), request_id: request_id.into() })
+        });
+        if place.is_none() {
+            self.wrong(
+                "page_token",
+                "is not a `next_page_token` of ListTurns; leave it empty for the first page",
+            );
+        }
+        place
+    }
+
+    /// Parses what a turn is known by.
+    pub(in crate::grpc) fn turn_name(&mut self, request_id: String, message_id: String) -> Option<TurnName> {
+        match (request_id.is_empty(), message_id.is_empty()) {
+            (false, true) => Some(TurnName::Request(request_id)),
+            (true, false) => Some(TurnName::Message(message_id)),
+            (true, true) => {
+                self.wrong("request_id", "is required, or `message_id`");
+                None
+            }
+            (false, false) => {
+                self.wrong("message_id", "cannot be set together with `request_id`");
+                None
+            }
+        }
+    }
+
     /// Parses the place from which on a session is watched.
     pub(in crate::grpc) fn from(
         &mut self,
@@ -46,19 +84,23 @@ impl Checks {
         from_beginning: bool,
     ) -> From {
         match (cursor, from_beginning) {
-            ("", false) => From::Now,
             ("", true) => From::Beginning,
             (_, true) => {
                 self.wrong("from_beginning", "cannot be set together with `cursor`");
                 From::Beginning
             }
-            (cursor, false) => match id.and_then(|id| Cursor::event_id(cursor, id)) {
+            (cursor, false) => self.parse_from("cursor", id, cursor),
+        }
+    }
+
+    /// Parses a cursor in this field, which may be empty.
+    pub(in crate::grpc) fn parse_from(&mut self, field: &str, id: Option<&SessionId>, cursor: &str) -> From {
+        match cursor {
+            "" => From::Now,
+            cursor => match id.and_then(|id| Cursor::event_id(cursor, id)) {
                 Some(event_id) => From::After(event_id),
                 None => {
-                    self.wrong(
-                        "cursor",
-                        "is not a `cursor` of this session; leave it empty to go on from now",
-                    );
+                    self.wrong(field, "is not a `cursor` of this session; leave it empty to go on from now");
                     From::Now
                 }
             },

@@ -110,6 +110,7 @@ impl Checks {
             detached: self.on_disconnect(prompt.on_disconnect),
             filter,
             request: request_id,
+            source: None,
         })
     }
 
@@ -248,6 +249,20 @@ impl Checks {
         let checked = duration.and_then(positive);
         if duration.is_some() && checked.is_none() {
             self.wrong(field, "must be more than 0; leave it unset for the default");
+        }
+        checked
+    }
+
+    /// Parses how long to wait for something that may not come; `None`: not at all.
+    pub(in crate::grpc) fn wait(
+        &mut self,
+        field: &str,
+        duration: Option<prost_types::Duration>,
+    ) -> Option<Duration> {
+        let duration = duration.filter(|duration| (duration.seconds, duration.nanos) != (0, 0))?;
+        let checked = positive(duration);
+        if checked.is_none() {
+            self.wrong(field, "must not be negative; 0 is not to wait");
         }
         checked
     }
