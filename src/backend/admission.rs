@@ -177,6 +177,12 @@ impl Admission {
         line.has_room() && line.waiting.is_empty()
     }
 
+    /// How many more turns would be let in at once.
+    pub fn room(&self) -> usize {
+        let line = lock(&self.line);
+        line.limits.running.saturating_sub(line.running.len().max(line.taken))
+    }
+
     /// How many turns run.
     pub fn running(&self) -> usize {
         lock(&self.line).running.len()

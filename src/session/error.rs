@@ -19,6 +19,9 @@ pub enum Error {
     /// There is no such session, or it is somebody else's.
     #[error("there is no session {0}")]
     NotFound(SessionId),
+    /// The session is another server's.
+    #[error("session {0} is not this server's any more")]
+    Moved(SessionId),
     /// The CLI that had the session has lost it.
     #[error("{}", lost(.session, .cli))]
     Lost {
@@ -110,6 +113,9 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// The session has no such turn, or it is longer ago than turns are known.
+    #[error("session {0} has no turn of this id, or it ended more than a day ago")]
+    NoSuchTurn(SessionId),
     /// A request id was used for something else.
     #[error("the request id was used before, for another request: use a new one for each")]
     RequestIdTaken {

@@ -20,8 +20,9 @@ use super::{
     fanout::{Item, Subscriber},
     id::{SessionKey, Tenant},
     live::{Claimed, Session},
-    summary::Summary,
+    summary::{SessionState, Summary},
     turn::{Outcome, SharedDeadline, Ticket},
+    turnstile::Turnstile,
 };
 use crate::lock::lock;
 
@@ -61,7 +62,7 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Idempotency<T> {
     entries: Mutex<Entries<T>>,
-    turns: Mutex<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>,
+    turns: Turnstile<Key>,
 }
 
 #[derive(Debug)]
@@ -74,7 +75,7 @@ struct Entries<T> {
 impl<T> Default for Idempotency<T> {
     fn default() -> Self {
         let entries = Entries { by_key: HashMap::new(), ages: VecDeque::new() };
-        Self { entries: Mutex::new(entries), turns: Mutex::default() }
+        Self { entries: Mutex::new(entries), turns: Turnstile::default() }
     }
 }
 
@@ -89,19 +90,7 @@ impl<T: Clone> Idempotency<T> {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub(super) async fn turn(&self, key: &Key) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = lock(&self.turns);
-            match turns.get(key).and_then(Weak::upgrade) {
-                Some(turn) => turn,
-                None => {
-                    turns.retain(|_, turn| turn.strong_count() > 0);
-                    let turn = Arc::default();
-                    turns.insert(key.clone(), Arc::downgrade(&turn));
-                    turn
-                }
-            }
-        };
-        turn.lock_owned().await
+        self.turns.pass(key).await
     }
 
     /// What is known of this request. One that `is_current` does not think worth repeating is not.
@@ -123,6 +112,13 @@ impl<T: Clone> Idempotency<T> {
             },
             _ => Ok(None),
         }
+    }
+
+    /// The first that this is about, with its id.
+    pub(super) fn find_where(&self, is_it: impl Fn(&Key, &T) -> bool) -> Option<(Key, T)> {
+        let entries = self.lock();
+        let found = entries.by_key.iter().find(|(key, (_, entry))| is_it(key, entry));
+        found.map(|(key, (_, entry))| (key.clone(), entry.clone()))
     }
 
     /// Remembers what has become of a request.
@@ -176,6 +172,8 @@ pub(super) struct Accepted {
     pub(super) gone: Option<Weak<DropGuard>>,
     /// Cancelled when the CLI has the prompt.
     pub(super) delivered: CancellationToken,
+    /// To be cancelled to stop it, whether it runs or waits.
+    pub(super) aborted: CancellationToken,
 }
 
 impl Accepted {
@@ -185,6 +183,20 @@ impl Accepted {
             Item::TurnEnded(_, outcome) => Some(outcome),
             _ => None,
         }
+    }
+
+    /// What the CLI calls its message, while it runs.
+    pub(super) fn message_id(&self) -> Option<String> {
+        let state = self.session.lock();
+        let current = state.current.as_deref().filter(|current| current.ticket() == self.ticket)?;
+        current.message_id().map(str::to_owned)
+    }
+
+    /// What its session does while it runs; `None`: it waits for its time.
+    pub(super) fn state(&self) -> Option<SessionState> {
+        let state = self.session.lock();
+        state.current.as_deref().filter(|current| current.ticket() == self.ticket && current.is_sent())?;
+        Some(state.doing())
     }
 
     /// What a repetition holds of it: its part in the turn, if it is one of the owners. `None`: the store knows what is to be done.

@@ -17,17 +17,23 @@ mod idempotency;
 mod listing;
 mod live;
 mod models;
+mod others;
+mod prompt;
 mod registry;
 mod roots;
 mod sessions;
 mod summary;
 pub mod turn;
+mod turnstile;
 
 pub use blueprint::{
     Blueprint, Credentials, Effect, Excess, KINDS as PERMISSION_KINDS, Missing, Policy, Profile, Profiles,
     Rule, Unfit,
 };
-pub use calls::{Change, From, HistoryPlace, Prompt, SetBack, Told, Turn, Watch, Watched};
+pub use calls::{
+    Change, From, HistoryPlace, SetBack, Submitted, SubmittedState, Told, Turn, TurnName, TurnPlace, Watch,
+    Watched, Whereabouts,
+};
 pub use cleanup::{Cleanup, Rules};
 pub use cursor::Cursor;
 pub use error::{Error, Settlement};
@@ -35,6 +41,8 @@ pub use id::{BadId, MAX_ID, SessionId, SessionKey, Tenant};
 pub use idempotency::RequestId;
 pub use listing::{Listing, ORDERS, Page, PageToken, Selection};
 pub use live::{Archive, Response};
+pub use others::{Others, Peer};
+pub use prompt::{Prompt, PromptReader};
 pub use registry::Load;
 pub use roots::Roots;
 pub use sessions::{Limits, Sessions, Storage};

@@ -118,7 +118,12 @@ impl Registry {
 
     /// The session is deleted: its turns end, and nobody finds it.
     pub(super) fn forget(&self, session: &Arc<Session>) {
-        session.gone();
+        session.is_deleted();
+        self.remove(session);
+    }
+
+    /// Nobody finds the session any more.
+    pub(super) fn remove(&self, session: &Arc<Session>) {
         let mut sessions = self.lock();
         if sessions.get(session.cli_id()).is_some_and(|slot| Arc::ptr_eq(&slot.session, session)) {
             sessions.remove(session.cli_id());

@@ -2,12 +2,9 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
-
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
 
 use super::{
     blueprint::{Blueprint, Profiles},
@@ -17,8 +14,11 @@ use super::{
     idempotency::{Accepted, Creation, Idempotency},
     live::{Archive, Home, Means, Session},
     models::Models,
+    others::{Others, Owners},
+    prompt::PromptReader,
     registry::{Load, Registry},
     roots::Roots,
+    turnstile::Turnstile,
 };
 use crate::{
     backend::{self, Backend, BackendId, Pool},
@@ -26,6 +26,7 @@ use crate::{
     copilot::{Provider, Secret, redact_line},
     store::{FolderLimits, Sealer, SessionRecord, Store},
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How much there may be.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +54,8 @@ pub struct Storage {
     pub folder_limits: FolderLimits,
     /// Seals their credentials.
     pub sealer: Option<Arc<Sealer>>,
+    /// The disk that these homes are on: the id of `state_dir`.
+    pub disk: String,
     /// Where the homes of embedded CLIs are.
     pub state_dir: PathBuf,
 }
@@ -80,7 +83,17 @@ pub(super) struct Inner {
     /// Where the paths lead that requests name.
     pub(super) roots: Roots,
     pub(super) models: Models,
+    /// Lets one call at a time take a session that is not known here.
+    pub(super) takes: Turnstile<SessionKey>,
+    /// Which other servers own the sessions that were looked for lately.
+    pub(super) owners: Owners,
+    /// How other servers are asked.
+    pub(super) others: OnceLock<Arc<dyn Others>>,
+    /// Reads what is stored of a prompt.
+    pub(super) prompts: OnceLock<PromptReader>,
     pub(super) cleanup: Mutex<Option<Cleanup>>,
+    /// Cancelled when it is to have no sessions any more.
+    pub(super) leaving: CancellationToken,
     /// Cancelled when nothing new is taken on.
     pub(super) draining: CancellationToken,
     /// Cancelled when what still runs has to end.
@@ -104,7 +117,7 @@ impl Sessions {
         let sessions = registry.clone();
         let pool = Pool::spawn(backends, move |backend| sessions.sink(backend));
         let (draining, shutdown) = (CancellationToken::new(), CancellationToken::new());
-        let Storage { store, archive, folder_limits, sealer, state_dir } = storage;
+        let Storage { store, archive, folder_limits, sealer, disk, state_dir } = storage;
         let means = Means {
             pool,
             store,
@@ -112,6 +125,7 @@ impl Sessions {
             archive,
             folder_limits,
             sealer,
+            disk,
             state_dir,
             max_queued_turns: limits.max_queued_turns,
             budget: Budget::new(limits.max_reader_memory),
@@ -129,7 +143,12 @@ impl Sessions {
                 profiles,
                 roots,
                 models: Models::default(),
+                takes: Turnstile::default(),
+                owners: Owners::default(),
+                others: OnceLock::new(),
+                prompts: OnceLock::new(),
                 cleanup: Mutex::default(),
+                leaving: CancellationToken::new(),
                 draining,
                 shutdown,
             }),
@@ -207,23 +226,8 @@ impl Sessions {
             Some(backend) => backend,
             None => pool.for_new(key.cli_id())?,
         };
-        let home = Home::new(backend, facts.home.clone(), facts.home_node.clone());
+        let home = Home::new(backend, facts.home.clone(), facts.home_disk.clone());
         Ok(Session::new(key, blueprint, home, self.inner.means.clone()).of_record(record))
-    }
-
-    /// Takes nothing new on, and waits at most `grace` for what runs. What then still runs is stopped.
-    pub async fn drain(&self, grace: Duration) {
-        self.inner.draining.cancel();
-        self.inner.means.tasks.close();
-        if tokio::time::timeout(grace, self.inner.means.tasks.wait()).await.is_err() {
-            warn!(
-                turns = self.load().turns,
-                "the grace period is over: the turns that still run are stopped"
-            );
-            self.inner.shutdown.cancel();
-            // To stop an agent takes milliseconds; a CLI that does not answer is ended anyway.
-            let _ = tokio::time::timeout(LAST_GRACE, self.inner.means.tasks.wait()).await;
-        }
     }
 
     /// Makes a [`drain`](Self::drain) that is under way stop what still runs.
@@ -235,9 +239,6 @@ impl Sessions {
         if self.inner.draining.is_cancelled() { Err(Error::Draining) } else { Ok(()) }
     }
 }
-
-/// How long a stopped agent may take to stop when the server goes.
-const LAST_GRACE: Duration = Duration::from_secs(3);
 
 impl Sessions {
     /// Cancelled when the server takes nothing new on.

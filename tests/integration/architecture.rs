@@ -20,6 +20,7 @@ const ROOMS: &[&str] =
 
 /// The parts of the session room, from the ground up.
 const SESSION: &[&str] = &[
+    "turnstile",
     "id",
     "cursor",
     "summary",
@@ -35,6 +36,8 @@ const SESSION: &[&str] = &[
     "live",
     "registry",
     "idempotency",
+    "others",
+    "prompt",
     "sessions",
     "calls",
 ];

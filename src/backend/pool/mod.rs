@@ -28,7 +28,7 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     backend::{Backend, BackendId},
@@ -169,6 +169,11 @@ impl Pool {
         order.into_iter().map(|number| members.backends[number].clone()).collect()
     }
 
+    /// Whether a name is in the drain file, be it that of a CLI or of a server.
+    pub fn is_listed(&self, name: &str) -> bool {
+        lock(&self.inner.drained).contains(name)
+    }
+
     /// The CLI of this place: see [`Backend::place`].
     pub fn at(&self, place: &str) -> Option<Backend> {
         self.members().backends.iter().find(|backend| backend.place() == place).cloned()
@@ -306,7 +311,10 @@ impl Inner {
         let backends = self.members.borrow().backends.clone();
         for name in &names {
             if !backends.iter().any(|backend| backend.name() == name || backend.address() == Some(name)) {
-                warn!(name, "there is no such CLI that could drain");
+                info!(
+                    name,
+                    "in the drain file is the name of no CLI of this server: it may be another server's"
+                );
             }
         }
         let mut drained = lock(&self.drained);

@@ -15,7 +15,6 @@ use tracing::{debug, info, warn};
 use crate::{
     lock::lock,
     session::{
-        blueprint::Blueprint,
         cleanup::{Act, Cleanup, Facts, Rules, decide, has_ages},
         error::Error,
         id::{SessionId, SessionKey, Tenant},
@@ -47,6 +46,7 @@ impl Sessions {
             let mut ticks = interval(rules.interval);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let looking = async {
+                this.knows_others().await;
                 loop {
                     ticks.tick().await;
                     this.clean_up(&rules).await;
@@ -125,6 +125,9 @@ impl Sessions {
                 facts,
             });
         }
+        if !self.is_elected() {
+            return Ok((candidates, 0));
+        }
         let known: HashSet<_> = candidates.iter().map(|known| known.key.clone()).collect();
         let count = match rules.max_stored {
             Some(_) => {
@@ -137,7 +140,7 @@ impl Sessions {
             for record in self.all_of(query).await? {
                 let Ok(id) = SessionId::parse(&record.id) else { continue };
                 let key = SessionKey::new(Tenant::ONLY, id);
-                if known.contains(&key) || !seen.insert(record.uid) {
+                if known.contains(&key) || !seen.insert(record.ownership.uid) {
                     continue;
                 }
                 let profile = self.inner.profiles.named(&record.facts.profile);
@@ -193,22 +196,29 @@ impl Sessions {
     async fn carry_out(&self, candidate: &Candidate, act: Act) -> Result<bool, Error> {
         let Candidate { key, session, update_time, facts } = candidate;
         let Some(session) = session else {
-            let Some(record) = self.record(key).await? else { return Ok(false) };
-            let blank = Arc::new(self.session_of(key.clone(), Blueprint::default(), &record)?);
             // Nobody can take it up while it is held.
-            let Some(_held) = self.inner.registry.hold(blank.clone()) else { return Ok(false) };
+            let held = match self.hold(key).await {
+                Ok(Some(held)) => held,
+                Ok(None) | Err(Error::NotFound(_) | Error::Moved(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            };
             let unchanged = self.record(key).await?.is_some_and(|record| record.update_time == *update_time);
-            return Ok(unchanged && self.delete_idle(&blank).await?);
+            return Ok(unchanged && self.delete_idle(held.session()).await?);
         };
         // From here on turns wait; one that waits or runs already has kept the session busy.
-        let Some(_place) = session.try_place() else { return Ok(false) };
+        let Some(place) = session.try_place() else { return Ok(false) };
         // Somebody may have deleted it, and made another of this id.
         let changed = session.summary().update_time != *update_time || session.rest().silent < facts.idle;
-        if changed || session.deleted().is_cancelled() {
+        if changed || session.gone().is_cancelled() {
             return Ok(false);
         }
         match act {
-            Act::Close => session.unload().await.map(|()| true).map_err(Error::from),
+            Act::Close => {
+                session.unload().await?;
+                drop(place);
+                self.hand_over(session, false).await?;
+                Ok(true)
+            }
             Act::Delete(_) => self.delete_idle(session).await,
         }
     }

@@ -111,7 +111,7 @@ impl Compaction {
     async fn reason_to_stop(&self) -> TurnCause {
         tokio::select! {
             biased;
-            () = self.session.deleted().cancelled() => TurnCause::Deleted,
+            () = self.session.gone().cancelled() => self.session.why_gone(),
             () = self.aborted.cancelled() => TurnCause::Aborted,
             () = self.caller_gone.cancelled() => TurnCause::Cancelled,
             () = self.shutdown.cancelled() => TurnCause::Draining,
@@ -124,7 +124,7 @@ impl Compaction {
         tokio::select! {
             biased;
             _ = &mut call => {}
-            () = self.session.deleted().cancelled() => {}
+            () = self.session.gone().cancelled() => {}
             () = self.keep_stopping() => self.session.close_stuck().await,
         }
     }

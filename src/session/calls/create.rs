@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{debug, info, warn};
 
+use super::once::Begin;
 use crate::{
     backend::{self, Link},
     copilot::{
@@ -21,7 +22,7 @@ use crate::{
         summary::Summary,
         turn::{Deadline, TurnError},
     },
-    store::{RequestKey, RequestState, Scope},
+    store::{Ended, RequestKey, RequestState, Scope},
 };
 
 /// How long to wait for a session that another call is creating or about to delete, before looking again.
@@ -110,19 +111,19 @@ impl Sessions {
         if let Some(creation) = self.inner.creations.find(&key, request.fingerprint, is_worth_repeating)? {
             drop(turn);
             // It may have been deleted since.
-            return self.get(tenant, &finished(creation).await?.id).await;
+            return self.glance(tenant, &finished(creation).await?.id).await;
         }
         let stored = RequestKey { tenant: tenant.as_str().into(), scope: Scope::Create, id: request.id };
         let (claimed, noted) =
-            match self.begun(&stored, request.fingerprint, Some(wanted.id.as_str())).await? {
+            match self.begun(&stored, request.fingerprint, Begin::Creation(&wanted.id)).await? {
                 Claim::Ours(claimed, noted) => (claimed, noted),
-                Claim::Ended(id) => return self.get(tenant, &noted_id(&id, &wanted)?).await,
+                Claim::Ended(id) => return self.glance(tenant, &noted_id(&id, &wanted)?).await,
             };
         let mut wanted = wanted;
         if let Some(id) = noted {
             wanted.id = noted_id(&id, &wanted)?;
             // Whoever began it may have made the session.
-            match self.get(tenant, &wanted.id).await {
+            match self.glance(tenant, &wanted.id).await {
                 Err(Error::NotFound(_)) => {}
                 found => {
                     self.end_creation(&claimed, &found).await;
@@ -153,9 +154,10 @@ impl Sessions {
         let this = self.clone();
         // On a task of its own, because a session that was half made when its caller left could not be found again.
         self.inner.means.tasks.spawn(async move {
-            let result = this.create_in_cli(&session, is_chosen).await.map(|()| {
+            let result = this.create_in_cli(&session, is_chosen).await.and_then(|()| {
                 reserved.keep();
-                session.summary()
+                this.check_lease(&session)?;
+                Ok(session.summary())
             });
             if let Some(request) = &request {
                 this.end_creation(request, &result).await;
@@ -199,7 +201,10 @@ impl Sessions {
     async fn end_creation(&self, request: &Claimed, result: &Result<Summary, Error>) {
         let store = self.store();
         let recorded = match result {
-            Ok(session) => store.end(request.key(), RequestState::Succeeded, Some(session.id.as_str())).await,
+            Ok(session) => {
+                let (key, result) = (request.key().clone(), Some(session.id.to_string()));
+                store.end(&Ended { key, state: RequestState::Succeeded, result, message_id: None }).await
+            }
             Err(_) => store.forget(request.key()).await,
         };
         if let Err(error) = recorded {

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use super::taking::Held;
 use crate::{
     session::{
         blueprint::{Blueprint, Credentials, Record, Unusable},
         error::Error,
         id::{SessionId, SessionKey},
-        live::{Session, unsealed},
-        registry::Reservation,
+        live::Session,
         sessions::Sessions,
     },
     store::SessionRecord,
@@ -29,11 +29,8 @@ impl Sessions {
                 session.home().await?;
                 return Ok(session);
             }
-            let record = self.record(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
-            let sealed = unsealed(&self.inner.means, key, record.uid).await?;
-            let blueprint = self.blueprint(key.id(), &record, sealed.with(credentials.clone()))?;
-            let session = self.session_of(key.clone(), blueprint, &record)?;
-            match self.inner.registry.adopt(session)? {
+            // Boxed, because it is large, and rare.
+            match Box::pin(self.take_up(key, credentials.clone())).await? {
                 Some(session) => return Ok(session),
                 None => sleep(HELD_PAUSE).await,
             }
@@ -46,20 +43,21 @@ impl Sessions {
             if let Some(session) = self.inner.registry.find(key) {
                 return Ok(Reading { session, is_known: true, _held: None });
             }
-            let record = self.record(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
+            let record = self.record_here(key).await?.ok_or_else(|| Error::NotFound(key.id().clone()))?;
             let session = Arc::new(self.session_of(key.clone(), Blueprint::default(), &record)?);
-            let is_there = session.is_where_it_is_used().await?;
+            if session.is_where_it_is_used().await? {
+                return Ok(Reading { session, is_known: false, _held: None });
+            }
             // Where it has to be moved first, nobody may take it up meanwhile.
-            let held = if is_there { None } else { self.inner.registry.hold(session.clone()) };
-            if is_there || held.is_some() {
-                return Ok(Reading { session, is_known: false, _held: held });
+            if let Some(held) = self.hold(key).await? {
+                return Ok(Reading { session: held.session().clone(), is_known: false, _held: Some(held) });
             }
             sleep(HELD_PAUSE).await;
         }
     }
 
     /// What a session is made of, under the profile of its name as it is now.
-    fn blueprint(
+    pub(super) fn blueprint(
         &self,
         id: &SessionId,
         record: &SessionRecord,
@@ -89,6 +87,20 @@ impl Sessions {
         Ok(blueprint)
     }
 
+    /// What the store has of a session that is not known here.
+    ///
+    /// # Errors
+    /// If the store cannot be asked, or the session is another server's, which knows more of it.
+    pub(super) async fn record_here(&self, key: &SessionKey) -> Result<Option<SessionRecord>, Error> {
+        let record = self.record(key).await?;
+        let owner = record.as_ref().and_then(|record| record.node.as_ref());
+        let is_anothers = owner.is_some_and(|owner| {
+            owner != self.store().incarnation()
+                && self.store().neighbours().borrow().lease_of(owner).is_some_and(|end| end > Instant::now())
+        });
+        if is_anothers { Err(Error::Moved(key.id().clone())) } else { Ok(record) }
+    }
+
     /// What the store has of a session.
     ///
     /// # Errors
@@ -103,7 +115,7 @@ pub(super) struct Reading {
     pub(super) session: Arc<Session>,
     /// Whether it is known here.
     pub(super) is_known: bool,
-    _held: Option<Reservation>,
+    _held: Option<Held>,
 }
 
 /// The pause before a session is looked for again that another call is about to delete or to move.

@@ -45,7 +45,7 @@ impl Sessions {
                 (session.summary(), Some(session.backend()))
             }
             None => {
-                let record = self.record(&key).await?.ok_or_else(gone)?;
+                let record = self.record_here(&key).await?.ok_or_else(gone)?;
                 let backend = self.pool().at(&record.facts.home);
                 (Summary::of(record).ok_or_else(gone)?, backend)
             }
@@ -171,7 +171,8 @@ impl Sessions {
             session.name(&link, &title).await?;
         }
         session.touch();
-        session.save(None).await?;
+        // Boxed, because it is large beside what the other calls need.
+        Box::pin(session.save(None)).await?;
         drop(place);
         Ok(session.summary())
     }
@@ -216,6 +217,7 @@ impl Sessions {
         // With an archive, its folder.
         copy.save(None).await?;
         reserved.keep();
+        self.check_lease(&copy)?;
         Ok(copy.summary())
     }
 
@@ -244,10 +246,13 @@ impl Sessions {
         let key = SessionKey::new(tenant, id.clone());
         match self.inner.registry.find(&key) {
             Some(session) => {
-                let _place = session.place(deadline).await?;
-                Ok(session.unload().await?)
+                let place = session.place(deadline).await?;
+                session.unload().await?;
+                drop(place);
+                // Another call may use it again already.
+                self.hand_over(&session, false).await.map(|_| ())
             }
-            None => self.record(&key).await?.map(|_| ()).ok_or_else(|| Error::NotFound(id.clone())),
+            None => self.record_here(&key).await?.map(|_| ()).ok_or_else(|| Error::NotFound(id.clone())),
         }
     }
 
@@ -261,12 +266,9 @@ impl Sessions {
             if let Some(session) = self.inner.registry.find(&key) {
                 return self.delete_known(&session).await;
             }
-            let record = self.record(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
-            let session = self.session_of(key.clone(), Blueprint::default(), &record)?;
-            let session = Arc::new(session);
             // Nobody can take it up while it is held. If somebody has, it is known; if somebody else deletes it, it is soon gone.
-            match self.inner.registry.hold(session.clone()) {
-                Some(_held) => return self.delete_known(&session).await,
+            match self.hold(&key).await? {
+                Some(held) => return self.delete_known(held.session()).await,
                 None => sleep(HELD_PAUSE).await,
             }
         }

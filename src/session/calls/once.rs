@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use crate::{
     session::{
         error::Error,
+        id::SessionId,
         idempotency::Claim,
         sessions::Sessions,
         turn::{Delivery, Outcome, Remains, TurnCause, TurnError, recorded},
@@ -19,8 +20,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl Sessions {
     /// Takes a request on, unless it is done. The caller has its [`turn`](crate::session::idempotency::Idempotency::turn). One that another process has in hand is waited for; one that a process has left behind is
-    /// taken over if it was never sent, and else is closed as what it is: a turn that was cut. `note` is kept with it while it is not
-    /// done.
+    /// taken over if it was never sent, and else is closed as what it is: a turn that was cut. A session's requests are those of who
+    /// owns it, which is this process.
     ///
     /// # Errors
     /// If the id stands for another request.
@@ -31,13 +32,18 @@ impl Sessions {
         &self,
         key: &RequestKey,
         fingerprint: u64,
-        note: Option<&str>,
+        begin: Begin<'_>,
     ) -> Result<Claim, Error> {
         let (store, claims) = (self.store(), &self.inner.means.claims);
+        let (note, prompt) = match begin {
+            Begin::Creation(id) => (Some(id.as_str()), None),
+            Begin::Turn(prompt) => (None, prompt),
+        };
+        let is_submitted = prompt.is_some();
         let fingerprint = fingerprint.cast_signed();
         loop {
-            let known = match store.begin(key, fingerprint, note).await? {
-                Begun::First => return Ok(Claim::Ours(claims.claim(key), None)),
+            let known = match store.begin(key, fingerprint, note, prompt.map(<[u8]>::to_vec)).await? {
+                Begun::First => return Ok(Claim::Ours(claims.claim(key, is_submitted), None)),
                 Begun::Known(known) if known.fingerprint != fingerprint => {
                     return Err(Error::RequestIdTaken { field: field(key.scope) });
                 }
@@ -47,17 +53,18 @@ impl Sessions {
                 RequestRecord { state, result, .. } if state.is_ended() => {
                     return Ok(Claim::Ended(result.unwrap_or_default()));
                 }
-                RequestRecord { is_alive: true, is_ours, .. } if !is_ours || claims.has(key) => {
+                RequestRecord { is_ours: true, .. } if claims.has(key) => sleep(LOOK_AGAIN).await,
+                RequestRecord { is_ours: false, is_alive: true, .. } if key.scope == Scope::Create => {
                     sleep(LOOK_AGAIN).await;
                 }
                 // Begun here, and given up by its caller before anything was done.
                 RequestRecord { state: RequestState::Accepted, is_ours: true, result, .. } => {
-                    return Ok(Claim::Ours(claims.claim(key), result));
+                    return Ok(Claim::Ours(claims.claim(key, is_submitted), result));
                 }
                 RequestRecord { state: RequestState::Accepted, owner, result, .. } => {
                     // Another process may be faster.
                     if store.take_over(key, &owner).await? {
-                        return Ok(Claim::Ours(claims.claim(key), result));
+                        return Ok(Claim::Ours(claims.claim(key, is_submitted), result));
                     }
                 }
                 RequestRecord { owner, .. } => {
@@ -68,8 +75,17 @@ impl Sessions {
     }
 }
 
+/// What a request begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Begin<'a> {
+    /// A session, which is to have this id.
+    Creation(&'a SessionId),
+    /// A turn; with what is to be sent where nobody waits for it who would send it again.
+    Turn(Option<&'a [u8]>),
+}
+
 /// How a turn ended whose process died over it.
-fn left_behind() -> Outcome {
+pub(super) fn left_behind() -> Outcome {
     let cause = TurnCause::Interrupted(recorded::LEFT_BEHIND.into());
     Err(Arc::new(TurnError { cause, delivery: Delivery::Unknown, remains: Remains::default() }))
 }

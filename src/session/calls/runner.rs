@@ -20,14 +20,14 @@ use crate::{
         method::{Send, Sent},
     },
     session::{
-        live::{Archive, Claimed, Ended, Owed, Place, SMALL_CALL, Session, Stopped},
+        live::{Archive, Claimed, Owed, Place, SMALL_CALL, Session, Stopped},
         registry::Registry,
         turn::{
-            Delivery, Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, TurnResult, recorded,
-            schema,
+            Delivery, Outcome, Progress, SharedDeadline, Signals, Ticket, ToFinish, TurnCause, TurnResult,
+            recorded, schema,
         },
     },
-    store::{self, RequestState, Store},
+    store::{self, Ended, Store},
 };
 
 /// After so much silence the CLI is asked whether it is still busy: its `session.idle` may have been lost.
@@ -70,6 +70,8 @@ pub(super) struct Runner {
     pub(super) inactivity: Option<Duration>,
     /// Cancelled when the caller has gone.
     pub(super) caller_gone: CancellationToken,
+    /// Cancelled when somebody has it stopped, whether it runs or waits.
+    pub(super) aborted: CancellationToken,
     /// Cancelled when the server cannot wait any longer.
     pub(super) shutdown: CancellationToken,
     /// To be cancelled when the CLI has the prompt.
@@ -80,20 +82,19 @@ impl Runner {
     /// Runs the turn that holds `ticket`, whose time comes when `granted` fires.
     pub(super) async fn run(self, ticket: Ticket, granted: oneshot::Receiver<()>) {
         let _place = Place::new(self.session.clone(), ticket);
-        match self.run_in_its_time(ticket, granted).await {
+        // Only the turn that has the session can be asked to end; until then nobody knows of these.
+        let waiting = Signals::default();
+        if let Err(cause) = self.unless_stopped(&waiting, async { drop(granted.await) }).await {
+            return self.record_failure(Some(Err(self.session.give_up(ticket, cause))));
+        }
+        match self.run_in_its_time(ticket).await {
             Some(answer) => self.owe(answer),
-            None => self.record_failure(ticket),
+            None => self.record_failure(self.session.told(ticket)),
         }
     }
 
     /// Gives an answer that has not been recorded, because its callers could not wait for that any longer.
-    async fn run_in_its_time(&self, ticket: Ticket, granted: oneshot::Receiver<()>) -> Option<TurnResult> {
-        // Only the turn that has the session can be asked to end; until then nobody knows of these.
-        let waiting = Signals::default();
-        if let Err(cause) = self.unless_stopped(&waiting, async { drop(granted.await) }).await {
-            self.session.give_up(ticket, cause);
-            return None;
-        }
+    async fn run_in_its_time(&self, ticket: Ticket) -> Option<TurnResult> {
         // It has its session while it waits for the CLI, so that it can be stopped like one that runs.
         let turn = self.session.begin(ticket, self.schema.clone(), self.request.is_some());
         if let Err(cause) = self.unless_stopped(&turn, self.entry.admitted()).await {
@@ -131,8 +132,9 @@ impl Runner {
             // What is done is done: a result beats a reason to stop that comes at the same moment.
             biased;
             done = act => Ok(done),
-            () = self.session.deleted().cancelled() => Err(TurnCause::Deleted),
+            () = self.session.gone().cancelled() => Err(self.session.why_gone()),
             () = turn.abort.cancelled() => Err(TurnCause::Aborted),
+            () = self.aborted.cancelled() => Err(TurnCause::Aborted),
             () = self.caller_gone.cancelled() => Err(TurnCause::Cancelled),
             () = self.shutdown.cancelled() => Err(TurnCause::Draining),
             timeout = self.deadline.passed() => Err(timeout),
@@ -194,6 +196,9 @@ impl Runner {
 
     /// Loads the session, and puts it into the mode that the prompt is for.
     async fn prepare(&self) -> Result<Arc<Link>, TurnCause> {
+        if !self.session.ownership().is_none_or(|ownership| self.store().holds(ownership)) {
+            return Err(TurnCause::Moved(self.session.id().clone()));
+        }
         let link = self.session.load().await?;
         self.session.set_autopilot(&link, self.autopilot).await?;
         self.session.begin_prompt().await;
@@ -203,8 +208,22 @@ impl Runner {
     /// Notes in the store that the CLI may have the prompt from now on, so that it is never sent again.
     async fn note_sending(&self) -> Result<(), TurnCause> {
         match &self.request {
-            Some(request) => self.store().sent(request.key()).await.map_err(TurnCause::Store),
+            Some(request) => {
+                let Some(ownership) = self.session.ownership() else { return Ok(()) };
+                self.store().sent(request.key(), ownership).await.map_err(|error| self.fenced(error))
+            }
             None => Ok(()),
+        }
+    }
+
+    /// What an error of the store is to the turn. Where the session has changed hands, nothing more is done for it here.
+    fn fenced(&self, error: store::Error) -> TurnCause {
+        match error {
+            store::Error::Fenced => {
+                self.session.has_gone_elsewhere();
+                self.session.why_gone()
+            }
+            error => TurnCause::Store(error),
         }
     }
 
@@ -224,6 +243,7 @@ impl Runner {
             };
             match recorded {
                 Ok(()) | Err(store::Error::Gone) => return Ok(()),
+                Err(error @ store::Error::Fenced) => return Err(self.fenced(error)),
                 Err(error) if !self.session.is_archived_first() => {
                     warn!(session = %self.session.id(), %error, "an answer is recorded when the store is back");
                     self.owe(answer);
@@ -242,26 +262,22 @@ impl Runner {
 
     /// How its request has ended, if it may be repeated.
     fn ended_with(&self, answer: &TurnResult) -> Option<Ended> {
-        let request = self.request.as_ref()?;
-        Some((
-            request.key().clone(),
-            RequestState::Succeeded,
-            Some(recorded::write(&Ok(Arc::new(answer.clone())))),
-        ))
+        Some(recorded::ended(self.request.as_ref()?.key(), &Ok(Arc::new(answer.clone()))))
     }
 
     /// Has an answer recorded when that can be done, if it may be asked for again.
     fn owe(&self, answer: TurnResult) {
         if let Some(request) = self.request.clone() {
-            let result = recorded::write(&Ok(Arc::new(answer)));
-            self.session.owe(Owed::End(request, RequestState::Succeeded, result));
+            let ended = recorded::ended(request.key(), &Ok(Arc::new(answer)));
+            self.session.owe(Owed { request, ended: Some(ended) });
         }
     }
 
-    /// Records how a turn has failed, if it may be repeated. One that never reached the CLI, or that its caller has left, is done anew.
-    fn record_failure(&self, ticket: Ticket) {
+    /// Records how a turn has failed, if it may be repeated. One that never reached the CLI, or that its caller has left, is done anew;
+    /// one that nobody would send again stays as it is where another server can run it, and else has failed.
+    fn record_failure(&self, outcome: Option<Outcome>) {
         let Some(request) = &self.request else { return };
-        let owed = match self.session.told(ticket) {
+        let ended = match outcome {
             Some(Ok(_)) => return,
             // The answer is owed.
             Some(Err(error))
@@ -269,13 +285,13 @@ impl Runner {
             {
                 return;
             }
-            Some(Err(error)) if error.is_final() => {
-                let result = recorded::write(&Err(error));
-                Owed::End(request.clone(), RequestState::Failed, result)
+            Some(Err(error)) if request.is_submitted() && error.is_anothers() => return,
+            Some(Err(error)) if request.is_submitted() || error.is_final() => {
+                Some(recorded::ended(request.key(), &Err(error)))
             }
-            Some(Err(_)) | None => Owed::Forget(request.clone()),
+            Some(Err(_)) | None => None,
         };
-        self.session.owe(owed);
+        self.session.owe(Owed { request: request.clone(), ended });
     }
 
     /// A prompt that is on its way cannot be called back: if the turn is given up meanwhile, its caller hears at once,
@@ -411,7 +427,7 @@ impl Runner {
             // Not the one that it began on: it may have gone on on another. Without one nothing of it goes on.
             let Some(link) = self.session.attached() else { return };
             // With the session went all that ran in it, and the CLI may have another of its id by now.
-            if self.session.deleted().is_cancelled() {
+            if self.session.gone().is_cancelled() {
                 return;
             }
             // Nobody waits for what is being stopped.

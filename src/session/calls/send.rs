@@ -1,20 +1,18 @@
 //! Turns: accepted, joined, steered, stopped; and what else callers do with a session that runs.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    once::Begin,
     runner::Runner,
     turn_handle::Turn,
     watch::{From, Watch},
 };
 use crate::{
-    copilot::{
-        Message, Schema,
-        method::{Send, Sent},
-    },
+    copilot::method::{Send, Sent},
     session::{
         blueprint::Credentials,
         error::Error,
@@ -22,33 +20,13 @@ use crate::{
         id::{SessionId, SessionKey, Tenant},
         idempotency::{Accepted, Claim, Key, RequestId, Share},
         live::{Claimed, Response, Session, stop_whatever_runs},
+        prompt::Prompt,
         roots,
         sessions::Sessions,
         turn::{Deadline, Delivery, Remains, SharedDeadline, Spent, TurnCause, TurnError, recorded},
     },
     store::{self, RequestKey},
 };
-
-/// A prompt, and what its caller expects.
-#[derive(Debug)]
-pub struct Prompt {
-    /// What to say.
-    pub message: Message,
-    /// Whether the agent goes on by itself until it has done what it was told.
-    pub autopilot: bool,
-    /// What the answer must look like.
-    pub schema: Option<Schema>,
-    /// When the caller wants to hear.
-    pub deadline: Deadline,
-    /// How long the agent may be silent while no tool runs, and nobody is asked.
-    pub inactivity: Option<Duration>,
-    /// Whether the turn goes on without its caller.
-    pub detached: bool,
-    /// The events that the caller wants.
-    pub filter: Filter,
-    /// By what the request is known if it is repeated.
-    pub request: Option<RequestId>,
-}
 
 impl Sessions {
     /// Accepts a prompt into the session's queue, or into the turn that runs. Its turn runs on a task of its own; dropping
@@ -108,7 +86,7 @@ impl Sessions {
             id,
         };
         let begun = tokio::select! {
-            begun = self.begun(&stored, fingerprint, None) => begun?,
+            begun = self.begun(&stored, fingerprint, Begin::Turn(prompt.source.as_deref())) => begun?,
             cause = deadline.passed() => return Err(too_late(cause)),
         };
         let claimed = match begun {
@@ -120,10 +98,23 @@ impl Sessions {
             }
         };
         // One that is not accepted is in nobody's hand, and so begun anew by the next call.
-        let (accepted_turn, accepted) = self.accept(session, prompt, Some(claimed))?;
-        self.inner.accepted.insert(key, fingerprint, accepted);
+        let accepted_turn = self.accept_request(session, prompt, fingerprint, key, claimed)?;
         drop(turn);
         Ok(accepted_turn)
+    }
+
+    /// Accepts a prompt that may be repeated into the session's queue.
+    pub(super) fn accept_request(
+        &self,
+        session: Arc<Session>,
+        prompt: Prompt,
+        fingerprint: u64,
+        key: Key,
+        claimed: Arc<Claimed>,
+    ) -> Result<Turn, Error> {
+        let (turn, accepted) = self.accept(session, prompt, Some(claimed))?;
+        self.inner.accepted.insert(key, fingerprint, accepted);
+        Ok(turn)
     }
 
     /// Accepts a prompt into the session's queue.
@@ -133,8 +124,17 @@ impl Sessions {
         prompt: Prompt,
         claimed: Option<Arc<Claimed>>,
     ) -> Result<(Turn, Accepted), Error> {
-        let Prompt { mut message, autopilot, schema, deadline, inactivity, detached, filter, request } =
-            prompt;
+        let Prompt {
+            mut message,
+            autopilot,
+            schema,
+            deadline,
+            inactivity,
+            detached,
+            filter,
+            request,
+            source: _,
+        } = prompt;
         // Only into a turn that runs; now there is none.
         message.steering = false;
         let entry = match session.backend().admission().take() {
@@ -152,6 +152,7 @@ impl Sessions {
             (state.subscribe(Scope::Turn(ticket), filter), ending)
         };
         let (caller_gone, delivered) = (CancellationToken::new(), CancellationToken::new());
+        let aborted = CancellationToken::new();
         let own_limit = Deadline::after(self.inner.limits.turn_timeout);
         let limit = if detached { deadline.later(own_limit) } else { deadline };
         let limit = Arc::new(SharedDeadline::new(limit));
@@ -166,6 +167,7 @@ impl Sessions {
             deadline: limit.clone(),
             inactivity,
             caller_gone: caller_gone.clone(),
+            aborted: aborted.clone(),
             shutdown: self.inner.shutdown.clone(),
             delivered: delivered.clone(),
         };
@@ -180,6 +182,7 @@ impl Sessions {
             deadline: limit,
             gone: gone.as_ref().map(Arc::downgrade),
             delivered: delivered.clone(),
+            aborted,
         };
         let subscriber = Some(subscriber);
         Ok((Turn { session, ticket, subscriber, deadline, keeps_deadline, gone, delivered }, accepted))
@@ -227,7 +230,7 @@ impl Sessions {
     ) -> Result<Option<String>, Error> {
         let key = SessionKey::new(tenant, id.clone());
         let Some(session) = self.inner.registry.find(&key) else {
-            let record = self.record(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+            let record = self.record_here(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
             let Some(backend) = self.pool().at(&record.facts.home).filter(|_| only.is_none()) else {
                 return Ok(None);
             };
@@ -254,7 +257,7 @@ impl Sessions {
         match self.inner.registry.find(&key) {
             Some(session) => Ok(session.lock().spent.as_deref().cloned()),
             None => {
-                let record = self.record(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+                let record = self.record_here(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
                 Ok(Spent::read(&record.facts.usage))
             }
         }
@@ -274,7 +277,7 @@ impl Sessions {
         let key = SessionKey::new(tenant, id.clone());
         match self.inner.registry.find(&key) {
             Some(session) => session.respond(request_id, response).await,
-            None if self.record(&key).await?.is_some() => {
+            None if self.record_here(&key).await?.is_some() => {
                 Err(Error::NoSuchAsk { session: id.clone(), ask: request_id.to_owned() })
             }
             None => Err(Error::NotFound(id.clone())),
@@ -300,20 +303,29 @@ impl Sessions {
     }
 }
 
-/// A turn that was accepted before.
+/// A turn that was accepted before, for a caller that has as much of it as the first one.
 fn join(accepted: &Accepted, gone: Share, deadline: Deadline, filter: Filter) -> Turn {
+    accepted.deadline.extend(deadline);
+    let mut turn = beside_with(accepted, deadline, filter);
+    turn.gone = gone;
+    turn
+}
+
+/// A turn that was accepted before, for somebody who only waits for its end.
+pub(super) fn beside(accepted: &Accepted, deadline: Deadline) -> Turn {
+    beside_with(accepted, deadline, Filter::NOTHING)
+}
+
+fn beside_with(accepted: &Accepted, deadline: Deadline, filter: Filter) -> Turn {
     let Accepted { session, ticket, .. } = accepted;
     let mut state = session.lock();
     // Turns end under the lock, so that none ends between the look and the subscription.
     let subscriber = match accepted.outcome() {
         Some(outcome) => Subscriber::ended(*ticket, outcome),
-        None => {
-            accepted.deadline.extend(deadline);
-            state.subscribe(Scope::Turn(*ticket), filter)
-        }
+        None => state.subscribe(Scope::Turn(*ticket), filter),
     };
     drop(state);
     let session = session.clone();
     let (ticket, subscriber, delivered) = (*ticket, Some(subscriber), accepted.delivered.clone());
-    Turn { session, ticket, subscriber, deadline, keeps_deadline: false, gone, delivered }
+    Turn { session, ticket, subscriber, deadline, keeps_deadline: false, gone: None, delivered }
 }

@@ -102,6 +102,9 @@ impl Watch {
         // Those requests that are open come first, and not again with the history. Nothing else comes under the lock.
         let (subscriber, open, cursor, made_anew) = {
             let mut state = session.lock();
+            if session.gone().is_cancelled() {
+                return Err(session.not_here());
+            }
             if state.hub.watchers() >= max_watchers {
                 return Err(Error::TooManyWatchers { session: session.id().clone(), limit: max_watchers });
             }
@@ -180,7 +183,7 @@ impl Watch {
                 Item::TurnEnded(ticket, outcome) => return Watched::TurnEnded(ticket, outcome),
                 Item::LinkLost => self.history = History::Unloaded,
                 Item::Reloaded => self.go_on(),
-                Item::Gone => return Watched::Ended(Error::NotFound(self.session.id().clone())),
+                Item::Gone => return Watched::Ended(self.session.not_here()),
                 Item::Lagged(_) => return self.lagged(),
             }
         }
@@ -197,8 +200,7 @@ impl Watch {
 
     /// It falls too far behind.
     fn lagged(&self) -> Watched {
-        let last = self.subscriber.as_ref().and_then(Subscriber::last);
-        Watched::Lagged(last.or_else(|| self.began.clone()))
+        Watched::Lagged(self.cursor())
     }
 
     /// What is listened to, unless it was given from the history.
@@ -296,6 +298,12 @@ impl Watch {
 }
 
 impl Watch {
+    /// The place after the last event that was told, if it is known.
+    pub fn cursor(&self) -> Option<Cursor> {
+        let last = self.subscriber.as_ref().and_then(Subscriber::last);
+        last.or_else(|| self.began.clone())
+    }
+
     /// What there is to know of the session.
     pub fn session(&self) -> Summary {
         self.session.summary()

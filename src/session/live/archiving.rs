@@ -30,6 +30,11 @@ impl Session {
         self.means.archive == Archive::BeforeAnswer && self.backend().home().is_some()
     }
 
+    /// Whether another server could have all of it: its folder is in the archive, or no server's but its CLI's.
+    pub(in crate::session) fn is_archived(&self) -> bool {
+        self.means.archive != Archive::Off || self.backend().home().is_none()
+    }
+
     /// What is new in its folder since it was last archived; `None`: nothing, or there is no archive. A folder that cannot be read is
     /// told of, and left as it was archived.
     pub(super) async fn new_in_folder(

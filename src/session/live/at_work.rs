@@ -13,7 +13,7 @@ use crate::{
     backend::{self, Backend, Link},
     copilot::{
         Rejection,
-        method::{Abort, IsProcessing, Processing},
+        method::{Abort, Detach, IsProcessing, Processing},
         withdraw::{AbortCompaction, Aborted, Item, Pending, PendingItems, RemoveQueued, Removed},
     },
     session::error::Error,
@@ -94,6 +94,13 @@ impl Session {
     /// Ends the compaction that was asked for, if there is one.
     pub(in crate::session) async fn stop_compaction(&self, link: &Link) -> Result<bool, backend::Error> {
         abort_compaction(link, self.cli_id()).await
+    }
+
+    /// Stops the agent, and has the CLI close the session, although it is not ours any more.
+    pub(super) async fn stop_and_close(&self, link: &Link) -> Result<(), backend::Error> {
+        let session_id = self.cli_id();
+        stop_whatever_runs(link, session_id).await?;
+        link.call_within(SMALL_CALL, &Detach { session_id }).await.map(|_| ())
     }
 
     /// Closes the session, because something in it does not obey. It is loaded anew when it is next used.

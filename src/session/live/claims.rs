@@ -20,13 +20,15 @@ pub(in crate::session) struct Claims {
 pub(in crate::session) struct Claimed {
     claims: Arc<Claims>,
     key: RequestKey,
+    /// Whether nobody waits for it who would send it again.
+    is_submitted: bool,
 }
 
 impl Claims {
     /// Takes a request in hand.
-    pub(in crate::session) fn claim(self: &Arc<Self>, key: &RequestKey) -> Arc<Claimed> {
+    pub(in crate::session) fn claim(self: &Arc<Self>, key: &RequestKey, is_submitted: bool) -> Arc<Claimed> {
         *lock(&self.held).entry(key.clone()).or_default() += 1;
-        Arc::new(Claimed { claims: self.clone(), key: key.clone() })
+        Arc::new(Claimed { claims: self.clone(), key: key.clone(), is_submitted })
     }
 
     /// Whether a request is in hand.
@@ -39,6 +41,11 @@ impl Claimed {
     /// What the store knows it by.
     pub(in crate::session) fn key(&self) -> &RequestKey {
         &self.key
+    }
+
+    /// Whether nobody waits for it who would send it again: what it is to send is in the store.
+    pub(in crate::session) fn is_submitted(&self) -> bool {
+        self.is_submitted
     }
 }
 
@@ -63,9 +70,9 @@ mod tests {
     fn a_request_is_in_hand_until_the_last_who_holds_it_lets_go() {
         let claims = Arc::<Claims>::default();
         let key = |id: &str| RequestKey { tenant: String::new(), scope: Scope::Create, id: id.into() };
-        let first = claims.claim(&key("a"));
+        let first = claims.claim(&key("a"), false);
         assert!(claims.has(first.key()) && !claims.has(&key("b")));
-        let again = claims.claim(&key("a"));
+        let again = claims.claim(&key("a"), false);
         drop(first);
         assert!(claims.has(&key("a")));
         drop(again);

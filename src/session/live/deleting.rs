@@ -26,7 +26,7 @@ impl Session {
             None => self.delete_unloaded().await?,
         }
         // While nobody can load it: what waits to do so would make it anew.
-        self.deleted().cancel();
+        self.gone().cancel();
         Ok(())
     }
 

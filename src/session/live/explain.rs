@@ -34,9 +34,9 @@ impl Session {
         let is_odd = matches!(rejection, Rejection::Internal(_));
         if self.is_gone().await
             || (is_odd && self.was_closed_by_a_deletion().await)
-            || self.deleted().is_cancelled()
+            || self.gone().is_cancelled()
         {
-            return TurnCause::Deleted;
+            return self.why_gone();
         }
         cause
     }
@@ -49,8 +49,8 @@ impl Session {
     pub(in crate::session) async fn why_closed(&self) -> TurnCause {
         // A deletion of ours comes to its end first.
         drop(self.loading.lock().await);
-        match timeout(NEWS, self.deleted().cancelled()).await {
-            Ok(()) => TurnCause::Deleted,
+        match timeout(NEWS, self.gone().cancelled()).await {
+            Ok(()) => self.why_gone(),
             Err(_) => TurnCause::Interrupted(UNLOADED.into()),
         }
     }
@@ -58,14 +58,14 @@ impl Session {
     /// Whether it is deleted. A deletion that is under way comes to its end first.
     pub(in crate::session) async fn is_gone(&self) -> bool {
         drop(self.loading.lock().await);
-        self.deleted().is_cancelled() || self.is_gone_from_cli().await
+        self.gone().is_cancelled() || self.is_gone_from_cli().await
     }
 
     /// Whether another client has deleted it, where the CLI has closed it and we have not asked for that. The CLI may do so
     /// before it has deleted it, so it is looked for several times. One that was never stored may only have been closed.
     pub(in crate::session) async fn was_closed_by_a_deletion(&self) -> bool {
         for _ in 0..LOOKS {
-            if self.lock().stored < Stored::Yes || self.deleted().is_cancelled() {
+            if self.lock().stored < Stored::Yes || self.gone().is_cancelled() {
                 return false;
             }
             if let Ok(link) = self.backend().link()

@@ -11,13 +11,16 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
-use super::session::{Session, Stored};
+use super::{
+    means::Means,
+    session::{Session, Stored},
+};
 use crate::{
     backend::{self, Backend, BackendId, Link, Standing},
     copilot::method::{Entry, GetMetadata},
     session::{blueprint::Blueprint, error::Error, id::SessionKey, turn::TurnCause},
     store::{
-        FolderLimits,
+        self, FolderLimits,
         folder::{self, LeftOut},
     },
 };
@@ -92,7 +95,7 @@ impl Session {
             return false;
         }
         let place = self.home.lock();
-        !place.home.is_empty() && place.home_node.is_empty() && self.means.pool.at(&place.home).is_none()
+        !place.home.is_empty() && place.home_disk.is_empty() && self.means.pool.at(&place.home).is_none()
     }
 
     /// Whether its CLI is to be used further: it is there, or soon.
@@ -132,7 +135,7 @@ impl Session {
         let mut place = self.home.lock();
         place.backend = backend.clone();
         backend.place().clone_into(&mut place.home);
-        place.home_node = self.node_of(backend);
+        place.home_disk = self.node_of(backend);
     }
 
     /// Uses it in another CLI that has room, where its own has none and nothing runs in it.
@@ -176,7 +179,7 @@ impl Session {
     /// Whether the home of this CLI has its folder, or will have it with its first message.
     pub(super) fn has_its_folder_in(&self, backend: &Backend) -> bool {
         let place = self.home.lock();
-        place.home == backend.place() && place.home_node == self.node_of(backend)
+        place.home == backend.place() && place.home_disk == self.node_of(backend)
     }
 
     /// A link to the CLI that has its folder, to read that. It is not loaded.
@@ -196,7 +199,7 @@ impl Session {
 
     /// The node on whose disk the home of a CLI is; empty: it is the CLI's own.
     fn node_of(&self, backend: &Backend) -> String {
-        if backend.form().is_some() { self.means.store.incarnation().node.clone() } else { String::new() }
+        if backend.form().is_some() { self.means.disk.clone() } else { String::new() }
     }
 
     /// The CLI that has it by now, where its own has got another address and this server cannot read its home.
@@ -227,9 +230,9 @@ impl Session {
     pub(in crate::session) fn folder(&self) -> Option<PathBuf> {
         let (home, node) = {
             let place = self.home.lock();
-            (place.home.clone(), place.home_node.clone())
+            (place.home.clone(), place.home_disk.clone())
         };
-        if home.is_empty() || !(node.is_empty() || node == self.means.store.incarnation().node) {
+        if home.is_empty() || !(node.is_empty() || node == self.means.disk) {
             return None;
         }
         let path = match self.means.pool.at(&home) {
@@ -252,6 +255,7 @@ impl Session {
         }
         let home = self.home.lock().home.clone();
         let from = self.folder();
+        self.leave_copy().await.map_err(TurnCause::Store)?;
         let brought = match backend.home() {
             Some(target) => {
                 self.put_folder(from.clone(), folder_in(target.to_owned(), self.cli_id())).await?
@@ -268,7 +272,7 @@ impl Session {
         {
             let mut place = self.home.lock();
             backend.place().clone_into(&mut place.home);
-            place.home_node = node;
+            place.home_disk = node;
         }
         self.save(None).await.map_err(TurnCause::Store)?;
         if brought == Brought::Whole
@@ -303,7 +307,7 @@ impl Session {
     pub(super) fn has_nothing_in(&self, backend: &Backend) -> bool {
         let place = self.home.lock();
         let is_elsewhere = place.home != backend.place()
-            || !(place.home_node.is_empty() || place.home_node == self.means.store.incarnation().node);
+            || !(place.home_disk.is_empty() || place.home_disk == self.means.disk);
         drop(place);
         self.lock().stored == Stored::No || (is_elsewhere && self.folder().is_none())
     }
@@ -328,6 +332,22 @@ impl Session {
         if let Ok(Err(error)) = removed {
             warn!(session = %self.id(), %error, "the old copy of a session that has moved could not be removed");
         }
+    }
+}
+
+impl Means {
+    /// Removes the folder of a session that is not in a home of this disk any more.
+    pub(in crate::session) async fn remove_folder_of(&self, copy: &store::Copy) -> Result<(), Error> {
+        let home = self.pool.at(&copy.home).and_then(|backend| backend.home().map(PathBuf::from));
+        let home = home.unwrap_or_else(|| self.state_dir.join(&copy.home));
+        let folder = folder_in(home, &copy.cli_id);
+        let removed = spawn_blocking(move || folder::remove(&folder)).await;
+        let problem = match removed {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        Err(backend::Error::Unavailable { problem }.into())
     }
 }
 

@@ -107,7 +107,7 @@ impl Session {
         link: &Link,
         params: &M,
     ) -> Result<M::Output, backend::Error> {
-        self.refuse_if_deleted()?;
+        self.refuse_if_gone()?;
         link.call(params).await.map_err(|error| self.redacted(error))
     }
 
@@ -118,12 +118,12 @@ impl Session {
         link: &Link,
         params: &M,
     ) -> Result<M::Output, backend::Error> {
-        self.refuse_if_deleted()?;
+        self.refuse_if_gone()?;
         link.call_within(limit, params).await.map_err(|error| self.redacted(error))
     }
 
-    fn refuse_if_deleted(&self) -> Result<(), backend::Error> {
-        if self.deleted().is_cancelled() {
+    fn refuse_if_gone(&self) -> Result<(), backend::Error> {
+        if self.gone().is_cancelled() {
             return Err(backend::Error::Rejected(Rejection::SessionNotFound));
         }
         Ok(())
@@ -200,8 +200,8 @@ impl Session {
             return Ok(link);
         }
         // It may have been deleted while it was waited for.
-        if self.deleted().is_cancelled() {
-            return Err(TurnCause::Deleted);
+        if self.gone().is_cancelled() {
+            return Err(self.why_gone());
         }
         let mut moving = None;
         if let Some(old) = self.reachable() {
@@ -257,7 +257,7 @@ impl Session {
     async fn why_lost(&self, home: &Backend) -> TurnCause {
         let session = self.id().clone();
         match self.means.store.find(self.key.tenant().as_str(), session.as_str()).await {
-            Ok(Some(record)) if Some(record.uid) == self.uid() => {
+            Ok(Some(record)) if Some(record.ownership.uid) == self.uid() => {
                 TurnCause::Lost { session, cli: home.name().to_owned() }
             }
             Ok(_) => TurnCause::NotFound(session),
@@ -330,6 +330,7 @@ impl Session {
             TurnCause::Lost { session, cli } => Error::Lost { session, cli },
             TurnCause::Store(error) => error.into(),
             TurnCause::Deleted => Error::NotFound(self.id().clone()),
+            TurnCause::Moved(id) => Error::Moved(id),
             TurnCause::Backend(error) => error.into(),
             cause => Error::Turn(Arc::new(TurnError::not_delivered(cause))),
         }

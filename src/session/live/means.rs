@@ -23,6 +23,8 @@ pub(in crate::session) struct Means {
     pub(in crate::session) folder_limits: FolderLimits,
     /// Seals the credentials of sessions; without it they are in memory only.
     pub(in crate::session) sealer: Option<Arc<Sealer>>,
+    /// The disk that these homes are on: the id of `state_dir`.
+    pub(in crate::session) disk: String,
     /// Where the homes of embedded CLIs are, by their names.
     pub(in crate::session) state_dir: PathBuf,
     /// Turns that may wait in one session.

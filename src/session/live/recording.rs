@@ -8,7 +8,7 @@ use std::sync::{Arc, atomic::Ordering};
 use tracing::{debug, warn};
 
 use super::{
-    row::{Ended, Owed},
+    row::Owed,
     session::{Session, Stored},
 };
 use crate::{
@@ -18,13 +18,18 @@ use crate::{
         error::Error,
         turn::Spent,
     },
-    store::{self, Availability, Changes, Facts, SessionRecord, Settling, Time, Uid},
+    store::{self, Availability, Changes, Ended, Facts, Ownership, SessionRecord, Settling, Time, Uid},
 };
 
 impl Session {
     /// Its record; `None` until that is made.
     pub(in crate::session) fn uid(&self) -> Option<Uid> {
-        self.row.uid.get().copied()
+        self.ownership().map(|ownership| ownership.uid)
+    }
+
+    /// What it is written with; `None` until its record is made.
+    pub(in crate::session) fn ownership(&self) -> Option<Ownership> {
+        self.row.ownership.get().copied()
     }
 
     /// Makes its record.
@@ -39,11 +44,11 @@ impl Session {
         let facts = self.facts(&blueprint).ok_or(Error::TooMuchToStore)?;
         let (tenant, id) = (self.key.tenant().as_str(), self.id().as_str());
         let now = Time::now();
-        let uid = match self.means.store.create(tenant, id, &facts, now).await {
+        let ownership = match self.means.store.create(tenant, id, &facts, now).await {
             Err(store::Error::Exists) => return Err(Error::Exists(self.id().clone())),
             created => created?,
         };
-        let _ = self.row.uid.set(uid);
+        let _ = self.row.ownership.set(ownership);
         {
             let mut state = self.lock();
             (state.create_time, state.update_time) = (now, now);
@@ -54,7 +59,7 @@ impl Session {
 
     /// The session of this record, as it was when that was written.
     pub(in crate::session) fn of_record(mut self, record: &SessionRecord) -> Self {
-        let _ = self.row.uid.set(record.uid);
+        let _ = self.row.ownership.set(record.ownership);
         let blueprint = self.blueprint();
         // Nothing of what it is made of is news.
         self.row.saved.get_mut().blueprint = Some(blueprint);
@@ -76,8 +81,21 @@ impl Session {
 
     /// Removes its record, and with it all that the store has of the session.
     pub(in crate::session) async fn erase(&self) -> Result<(), store::Error> {
-        let Some(uid) = self.uid() else { return Ok(()) };
-        self.means.store.delete(uid).await.map(|_| ())
+        let Some(ownership) = self.ownership() else { return Ok(()) };
+        self.leave_copy().await?;
+        self.means.store.delete(ownership).await.map(|_| ())
+    }
+
+    /// Notes that its folder stays on another node's disk, if it does, which that node is to remove.
+    pub(super) async fn leave_copy(&self) -> Result<(), store::Error> {
+        let (home, disk) = {
+            let place = self.home.lock();
+            (place.home.clone(), place.home_disk.clone())
+        };
+        if disk.is_empty() || disk == self.means.disk {
+            return Ok(());
+        }
+        self.means.store.leave_copy(&store::Copy { disk, home, cli_id: self.cli_id().to_owned() }).await
     }
 
     /// Something has changed that its record is to tell: a task writes it.
@@ -95,19 +113,18 @@ impl Session {
         self.record_changed();
     }
 
-    async fn save_with_requests(&self) -> Result<(), store::Error> {
+    pub(super) async fn save_with_requests(&self) -> Result<(), store::Error> {
         loop {
             let Some(next) = lock(&self.row.requests).first().cloned() else { return self.save(None).await };
-            let written = match &next {
+            let Owed { request, ended } = next;
+            let written = match ended {
                 // With what is to be archived, as if it had been recorded in time.
-                Owed::End(request, state, result) => {
-                    self.save(Some((request.key().clone(), *state, Some(result.clone())))).await
-                }
-                Owed::Forget(request) => self.means.store.forget(request.key()).await,
+                Some(ended) => self.save(Some(ended)).await,
+                None => self.means.store.forget(request.key()).await,
             };
             match written {
                 Err(error @ store::Error::Unavailable { .. }) => return Err(error),
-                Ok(()) | Err(store::Error::Gone) => {}
+                Ok(()) | Err(store::Error::Gone | store::Error::Fenced) => {}
                 Err(error) => {
                     warn!(session = %self.id(), %error, "what came of a request could not be recorded")
                 }
@@ -126,13 +143,13 @@ impl Session {
                     debug!(session = %self.id(), problem, "a session's record is written when the store is back");
                     self.row.is_owed.store(true, Ordering::Release);
                     let back = availability.wait_for(|now| matches!(now, Availability::Here));
-                    let gone = self.deleted().clone();
+                    let gone = self.gone().clone();
                     if !matches!(gone.run_until_cancelled(back).await, Some(Ok(_))) {
                         return;
                     }
                 }
                 // It is deleted.
-                Ok(()) | Err(store::Error::Gone) => return,
+                Ok(()) | Err(store::Error::Gone | store::Error::Fenced) => return,
                 Err(error) => {
                     return warn!(session = %self.id(), %error, "a session's record could not be written");
                 }
@@ -145,21 +162,24 @@ impl Session {
     /// # Cancel safety
     /// Dropping it may leave it written or not.
     pub(in crate::session) async fn save(&self, ended: Option<Ended>) -> Result<(), store::Error> {
-        let Some(uid) = self.uid() else { return Ok(()) };
+        let Some(ownership) = self.ownership() else { return Ok(()) };
         let mut saved = self.row.saved.lock().await;
         let blueprint = self.blueprint();
         let is_new = saved.blueprint.as_ref().is_none_or(|saved| !Arc::ptr_eq(saved, &blueprint));
         let mut changes = self.changes(is_new.then_some(&*blueprint));
-        let news = self.new_in_folder(uid, &mut saved.archived).await?;
+        let news = self.new_in_folder(ownership.uid, &mut saved.archived).await?;
         if let Some(news) = &news {
             changes.bytes = Some(news.bytes);
         }
         let folder = news.as_ref().map(|news| news.write.clone());
-        match self.means.store.settle(uid, &Settling { changes, request: ended, folder }).await {
+        match self.means.store.settle(ownership, &Settling { changes, request: ended, folder }).await {
             Ok(()) => {}
             Err(error) => {
                 // Whether the archive has it by now is not known: next time it is asked.
                 saved.archived = None;
+                if error == store::Error::Fenced {
+                    self.has_gone_elsewhere();
+                }
                 return Err(error);
             }
         }
@@ -176,13 +196,13 @@ impl Session {
         let made_of = blueprint.and_then(|blueprint| Record::of(blueprint).write(&mut facts));
         self.note_state(&mut facts);
         let update_time = Some(self.lock().update_time);
-        let Facts { title, working_directory, has_message, home, home_node, usage, .. } = facts;
+        let Facts { title, working_directory, has_message, home, home_disk, usage, .. } = facts;
         let changes = Changes {
             title: Some(title),
             working_directory: Some(working_directory),
             has_message: Some(has_message),
             home: Some(home),
-            home_node: Some(home_node),
+            home_disk: Some(home_disk),
             usage: Some(usage),
             update_time,
             ..Changes::default()
@@ -213,7 +233,7 @@ impl Session {
         {
             let place = self.home.lock();
             facts.home.clone_from(&place.home);
-            facts.home_node.clone_from(&place.home_node);
+            facts.home_disk.clone_from(&place.home_disk);
         }
         let state = self.lock();
         facts.title.clone_from(&state.title);

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
 use super::{archived::Archived, claims::Claimed};
 use crate::{
     session::blueprint::Blueprint,
-    store::{RequestKey, RequestState, Uid},
+    store::{Ended, Ownership},
 };
 
 /// A session's record in the store, as this process knows it.
 #[derive(Debug, Default)]
 pub(in crate::session) struct Row {
-    /// Set when the record is made or found.
-    pub(super) uid: OnceLock<Uid>,
+    /// Set when the record is made or taken.
+    pub(super) ownership: OnceLock<Ownership>,
     /// What the store has. Held while it is written to, so that nothing older comes after something newer.
     pub(super) saved: tokio::sync::Mutex<Saved>,
     /// Whether a task is about to write.
@@ -23,11 +23,10 @@ pub(in crate::session) struct Row {
 
 /// What is owed to the store of a request, which is in hand until it is written.
 #[derive(Debug, Clone)]
-pub(in crate::session) enum Owed {
-    /// It has ended so, with this result.
-    End(Arc<Claimed>, RequestState, String),
-    /// It is as if it had never been made.
-    Forget(Arc<Claimed>),
+pub(in crate::session) struct Owed {
+    pub(in crate::session) request: Arc<Claimed>,
+    /// How it has ended; `None`: it is as if it had never been made.
+    pub(in crate::session) ended: Option<Ended>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +36,3 @@ pub(super) struct Saved {
     /// What is in the archive. Boxed, because without one there is none.
     pub(super) archived: Option<Box<Archived>>,
 }
-
-/// How a request has ended: its key, how, and what came of it.
-pub(in crate::session) type Ended = (RequestKey, RequestState, Option<String>);

@@ -3,7 +3,7 @@
 use super::{means::Means, session::Session};
 use crate::{
     session::{blueprint::Credentials, error::Error, id::SessionKey},
-    store::{self, Uid},
+    store::{self, Ownership},
 };
 
 impl Session {
@@ -12,11 +12,11 @@ impl Session {
     /// # Errors
     /// If the store is away: they cannot be promised.
     pub(in crate::session) async fn save_credentials(&self) -> Result<(), Error> {
-        let (Some(sealer), Some(uid)) = (&self.means.sealer, self.uid()) else { return Ok(()) };
+        let (Some(sealer), Some(ownership)) = (&self.means.sealer, self.ownership()) else { return Ok(()) };
         let credentials = self.blueprint().credentials();
         let sealed = (credentials != Credentials::default())
             .then(|| sealer.seal(&context(&self.key), &credentials.write()));
-        Ok(self.means.store.set_credentials(uid, sealed.as_deref()).await?)
+        Ok(self.means.store.set_credentials(ownership, sealed.as_deref()).await?)
     }
 }
 
@@ -24,16 +24,18 @@ impl Session {
 pub(in crate::session) async fn unsealed(
     means: &Means,
     key: &SessionKey,
-    uid: Uid,
+    ownership: Ownership,
 ) -> Result<Credentials, Error> {
     let Some(sealer) = &means.sealer else { return Ok(Credentials::default()) };
-    let Some(sealed) = means.store.credentials(uid).await? else { return Ok(Credentials::default()) };
+    let Some(sealed) = means.store.credentials(ownership.uid).await? else {
+        return Ok(Credentials::default());
+    };
     match sealer.open(&context(key), &sealed) {
         Ok(credentials) => {
             // So that the older key can be taken away some day.
             if sealer.is_by_an_older_key(&sealed) {
                 let sealed = sealer.seal(&context(key), &credentials);
-                means.store.set_credentials(uid, Some(&sealed)).await?;
+                means.store.set_credentials(ownership, Some(&sealed)).await?;
             }
             Ok(Credentials::read(&credentials).unwrap_or_default())
         }

@@ -3,7 +3,10 @@
 //! All of its state is behind one lock that is held for moments only. At rest it is less than 2 KiB, and no task.
 //! [`incoming`](super::incoming) is what it hears from the CLI, [`turns`](super::turns) its queue and the turn that runs.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
@@ -20,10 +23,11 @@ use crate::{
         asks::{Approvals, Asks},
         blueprint::Blueprint,
         cursor::Cursor,
+        error::Error,
         fanout::{Dedup, Hub},
         id::{SessionId, SessionKey},
         summary::{SessionState, Summary},
-        turn::{Active, Outcome, Queue, Spent},
+        turn::{Active, Outcome, Queue, Spent, TurnCause},
     },
     store::Time,
 };
@@ -38,8 +42,10 @@ pub(in crate::session) struct Session {
     pub(super) row: Row,
     /// What it is made of. Its credentials may change; the rest does not.
     pub(super) blueprint: Mutex<Arc<Blueprint>>,
-    /// Cancelled when the session is deleted.
-    pub(super) deleted: CancellationToken,
+    /// Cancelled when the session is deleted, or another server's.
+    pub(super) gone: CancellationToken,
+    /// Whether it is another server's, or nobody's, rather than deleted.
+    pub(super) has_moved: AtomicBool,
     /// Held while links are attached to the session or leave it, and while it is deleted: one at a time.
     pub(in crate::session) loading: tokio::sync::Mutex<()>,
     /// Held while a keeper link is to be attached to it after it was loaded.
@@ -103,7 +109,7 @@ pub(in crate::session) struct State {
 }
 
 impl State {
-    fn doing(&self) -> SessionState {
+    pub(in crate::session) fn doing(&self) -> SessionState {
         match (&self.link, self.queue.is_busy()) {
             (_, true) if self.asks.is_waiting() => SessionState::Waiting,
             (_, true) => SessionState::Running,
@@ -166,7 +172,8 @@ impl Session {
             home,
             row: Row::default(),
             blueprint: Mutex::new(Arc::new(blueprint)),
-            deleted: CancellationToken::new(),
+            gone: CancellationToken::new(),
+            has_moved: AtomicBool::new(false),
             loading: tokio::sync::Mutex::default(),
             keeping: Arc::default(),
             state: Mutex::new(State {
@@ -236,8 +243,25 @@ impl Session {
         self.key.cli_id()
     }
 
-    pub(in crate::session) fn deleted(&self) -> &CancellationToken {
-        &self.deleted
+    /// Cancelled when it is deleted, or another server's.
+    pub(in crate::session) fn gone(&self) -> &CancellationToken {
+        &self.gone
+    }
+
+    /// Why a turn ends whose session is gone.
+    pub(in crate::session) fn why_gone(&self) -> TurnCause {
+        match self.has_moved.load(Ordering::Acquire) {
+            true => TurnCause::Moved(self.id().clone()),
+            false => TurnCause::Deleted,
+        }
+    }
+
+    /// Why a call fails whose session is gone.
+    pub(in crate::session) fn not_here(&self) -> Error {
+        match self.has_moved.load(Ordering::Acquire) {
+            true => Error::Moved(self.id().clone()),
+            false => Error::NotFound(self.id().clone()),
+        }
     }
 
     /// Where its tasks run.

@@ -1,6 +1,6 @@
 //! The queue of a session, and the turn that has it: who is next, what is sent, how it ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ impl Session {
         let place = Place { session: self.clone(), ticket };
         tokio::select! {
             biased;
-            () = self.deleted.cancelled() => Err(Error::NotFound(self.id().clone())),
+            () = self.gone.cancelled() => Err(self.not_here()),
             _ = granted => Ok(place),
             cause = deadline.passed() => Err(Error::Turn(Arc::new(TurnError::not_delivered(cause)))),
         }
@@ -84,10 +84,11 @@ impl Session {
     }
 
     /// A turn is given up before its time has come.
-    pub(in crate::session) fn give_up(&self, ticket: Ticket, cause: TurnCause) {
+    pub(in crate::session) fn give_up(&self, ticket: Ticket, cause: TurnCause) -> Arc<TurnError> {
         let mut state = self.lock();
-        let error = state.complete(TurnError::not_delivered(cause));
-        state.hub.turn_ended(ticket, &Err(Arc::new(error)));
+        let error = Arc::new(state.complete(TurnError::not_delivered(cause)));
+        state.hub.turn_ended(ticket, &Err(error.clone()));
+        error
     }
 
     /// The session now belongs to this turn.
@@ -296,9 +297,18 @@ impl Session {
     }
 
     /// The session is deleted: its turns end, and its readers hear of it.
-    pub(in crate::session) fn gone(&self) {
-        self.deleted.cancel();
+    pub(in crate::session) fn is_deleted(&self) {
+        self.gone.cancel();
         self.lock().hub.gone();
+    }
+
+    /// The session is another server's by now, or nobody's: its turns end, and its readers hear of it.
+    pub(in crate::session) fn has_gone_elsewhere(&self) {
+        // One that is deleted stays so.
+        if !self.gone.is_cancelled() {
+            self.has_moved.store(true, Ordering::Release);
+        }
+        self.is_deleted();
     }
 }
 

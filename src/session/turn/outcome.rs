@@ -140,6 +140,14 @@ impl TurnError {
     }
 }
 
+impl TurnError {
+    /// Whether another server is to run the turn: nothing was sent, and this one cannot.
+    pub(in crate::session) fn is_anothers(&self) -> bool {
+        self.delivery == Delivery::NotDelivered
+            && matches!(self.cause, TurnCause::Moved(_) | TurnCause::Draining)
+    }
+}
+
 /// Whether the agent got a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivery {
@@ -160,6 +168,9 @@ pub enum TurnCause {
     /// Its session was deleted.
     #[error("the session was deleted")]
     Deleted,
+    /// Its session is another server's by now.
+    #[error("session {0} is not this server's any more")]
+    Moved(SessionId),
     /// Its caller went away. Nobody reads this.
     #[error("the caller went away")]
     Cancelled,

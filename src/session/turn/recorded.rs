@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{Delivery, Outcome, Remains, TurnCause, TurnError, TurnResult};
-use crate::copilot::AgentFailure;
+use crate::{
+    copilot::AgentFailure,
+    store::{Ended, RequestKey, RequestState},
+};
 
 /// The longest that is stored of an outcome, in bytes. What is longer is answered once; a repetition that this process does not
 /// remember is told that it was.
@@ -57,6 +60,15 @@ pub(in crate::session) fn write(outcome: &Outcome) -> String {
     serde_json::to_string(&Recorded::TooLong { message_id }).unwrap_or_default()
 }
 
+/// How the request of a turn has ended, as it is stored.
+pub(in crate::session) fn ended(key: &RequestKey, outcome: &Outcome) -> Ended {
+    let (state, message_id) = match outcome {
+        Ok(result) => (RequestState::Succeeded, Some(result.message_id.clone())),
+        Err(error) => (RequestState::Failed, error.remains.message_id.clone()),
+    };
+    Ended { key: key.clone(), state, result: Some(write(outcome)), message_id }
+}
+
 /// What was stored; `None`: it cannot be read.
 pub(in crate::session) fn read(text: &str) -> Option<Outcome> {
     Some(match serde_json::from_str(text).ok()? {
@@ -86,6 +98,7 @@ fn cause(cause: &TurnCause) -> Cause {
         TurnCause::Draining => Cause::Other(LEFT_BEHIND.into()),
         TurnCause::Interrupted(problem) => Cause::Other(problem.clone()),
         TurnCause::Cancelled
+        | TurnCause::Moved(_)
         | TurnCause::NotFound(_)
         | TurnCause::Lost { .. }
         | TurnCause::Backend(_)

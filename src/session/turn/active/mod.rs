@@ -142,6 +142,11 @@ impl Active {
         }
     }
 
+    /// What the CLI calls its message, once it has it.
+    pub(in crate::session) fn message_id(&self) -> Option<&str> {
+        self.turn.message_id()
+    }
+
     pub(in crate::session) fn ticket(&self) -> Ticket {
         self.ticket
     }
