@@ -28,7 +28,7 @@ use super::{
     streamed::{ConverseResponse, Streamed},
 };
 use crate::session::{
-    Deadline, Error, From, Outcome, SessionId, Sessions, Tenant, Ticket, Watch, Watched, fanout::Filter,
+    Deadline, Error, Outcome, SessionId, Sessions, Tenant, Ticket, Watch, Watched, fanout::Filter,
 };
 
 /// A stream of Converse.
@@ -224,10 +224,11 @@ impl Conversation {
         let interval = checks.heartbeat("open.heartbeat_interval", request.heartbeat_interval);
         let max_event_size =
             checks.max_event_size("open.max_event_size", request.max_event_size, MAX_EVENT_SIZE);
+        let from = checks.parse_from("open.cursor", id.as_ref(), &request.cursor);
         let id = checks.done(id).map_err(status::invalid)?;
         // When the server drains, the stream's turns finish first, so it is not the watcher that ends the stream.
         let never = CancellationToken::new();
-        let watch = self.sessions.watch(Tenant::ONLY, &id, From::Now, filter, never);
+        let watch = self.sessions.watch(Tenant::ONLY, &id, from, filter, never);
         let watch = about(&self.sessions, &id, watch).await?;
         let session = Some(convert::session(watch.session()));
         self.responses.push_back(Down::Opened(pb::ConverseOpened { session }));

@@ -50,6 +50,11 @@ impl Patience {
         self.written - self.hidden - self.spare() / 2
     }
 
+    /// The client's deadline, or a little less.
+    pub(super) fn exactly(self) -> Duration {
+        self.written - self.hidden
+    }
+
     fn spare(self) -> Duration {
         (self.written / 4).min(MAX_SPARE)
     }

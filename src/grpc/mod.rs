@@ -4,7 +4,7 @@
 //! encoding, [`codec`] the size of its buffers, and [`status`] makes every error a rich one. [`deadline`] reads the caller's
 //! deadline and [`ending`] keeps it. [`listener`] accepts clients, [`opening`] reads the first bytes of each, and
 //! [`connection`] is an open connection, whose [`frames`] are counted, as is what its client leaves [`unread`]. The [`gate`]
-//! lets nothing but calls through. Streams have a [`heartbeat`]. [`protoset`] is the contract for tools.
+//! lets nothing but calls through, and [`forward`] sends those on that are for another server. Streams have a [`heartbeat`]. [`protoset`] is the contract for tools.
 
 pub mod client;
 mod codec;
@@ -13,6 +13,7 @@ mod converse;
 mod convert;
 mod deadline;
 mod ending;
+mod forward;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -1,17 +1,32 @@
 //! Serves the contract, health and reflection on a listener.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body, codec::CompressionEncoding, transport::Server};
 use tower::util::MapResponseLayer;
 
 use super::{
-    connection::Connection, convert::Defaults, ending::Ending, gate::Gates, health, listener::Listener, pb,
-    pb::server::copilot_service_server::CopilotServiceServer, service::Service, status,
+    connection::Connection,
+    convert::{Checks, Defaults},
+    ending::Ending,
+    forward::{Forwarding, Node, OtherServers, Peers},
+    gate::Gates,
+    health,
+    listener::Listener,
+    pb,
+    pb::{
+        node::node_service_server::NodeServiceServer, server::copilot_service_server::CopilotServiceServer,
+    },
+    service::{Service, submitted_prompt},
+    status,
 };
-use crate::session::Sessions;
+use crate::{
+    copilot::Secret,
+    session::{PromptReader, Sessions},
+};
 
 /// How long a connection may be silent before it is pinged. A client that has gone without a word is found within this and
 /// [`KEEPALIVE_TIMEOUT`], and its turns end.
@@ -30,6 +45,8 @@ pub struct Setup {
     pub sessions: Sessions,
     /// The settings of sessions whose requests leave them out.
     pub defaults: Defaults,
+    /// The token by which servers that share the store know each other.
+    pub cluster_token: Option<Secret>,
     /// The default turn deadline.
     pub turn_timeout: Duration,
     /// The largest request, in bytes.
@@ -51,8 +68,15 @@ pub async fn serve(
     draining: CancellationToken,
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let Setup { sessions, defaults, turn_timeout, max_message_size, max_connection_age, max_connections } =
-        setup;
+    let Setup {
+        sessions,
+        defaults,
+        cluster_token,
+        turn_timeout,
+        max_message_size,
+        max_connection_age,
+        max_connections,
+    } = setup;
     let budget = sessions.budget().clone();
     let (reporter, health) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
@@ -62,7 +86,15 @@ pub async fn serve(
         sessions.store().availability(),
         draining,
     ));
-    let service = CopilotServiceServer::new(Service { sessions, defaults, turn_timeout, max_message_size })
+    let peers = Peers::new(cluster_token);
+    sessions.ask_others_by(Arc::new(OtherServers(peers.clone())));
+    sessions.read_prompts_by(PromptReader::new(move |source| {
+        let prompt = pb::Prompt::decode(source).ok();
+        submitted_prompt(&mut Checks::default(), prompt, turn_timeout)
+    }));
+    let node = NodeServiceServer::new(Node { sessions: sessions.clone(), peers: peers.clone() });
+    let service = Service { sessions: sessions.clone(), defaults, turn_timeout, max_message_size };
+    let service = CopilotServiceServer::new(service)
         .max_decoding_message_size(max_message_size)
         .max_encoding_message_size(usize::MAX)
         .accept_compressed(CompressionEncoding::Gzip)
@@ -70,6 +102,7 @@ pub async fn serve(
         // Only where a client asks for it: see the gate.
         .send_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Zstd);
+    let service = Forwarding { inner: service, sessions, peers, max_message_size };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
@@ -85,6 +118,7 @@ pub async fn serve(
         .layer(Gates::new())
         .layer(MapResponseLayer::new(move |response| enrich(response, max_message_size)))
         .add_service(service)
+        .add_service(node)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

@@ -2,7 +2,10 @@
 //!
 //! Tests: `tests/integration/turns.rs`, `sessions.rs`, `history.rs` and others there; see `tests/README.md`.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{Stream, stream};
 use prost::Message as _;
@@ -22,10 +25,10 @@ use crate::{
     backend::{Backend, Standing, State, process::discover::Form},
     copilot::{method::Compacted, version::Identity},
     session::{
-        Archive, Delivery, Error, SessionId, Sessions, SetBack, Tenant, Told, Turn, Watch, Watched,
-        fanout::Filter,
+        Archive, Deadline, Delivery, Error, Prompt, SessionId, Sessions, SetBack, Tenant, Told, Turn, Watch,
+        Watched, fanout::Filter,
     },
-    store::{Availability, Engine},
+    store::{Availability, Engine, Incarnation, NodeRecord, Role},
 };
 
 /// The implementation of the service.
@@ -316,6 +319,56 @@ impl CopilotService for Service {
         }))))
     }
 
+    async fn submit_turn(
+        &self,
+        request: Request<pb::SubmitTurnRequest>,
+    ) -> Result<Response<pb::SubmitTurnResponse>, Status> {
+        let pb::SubmitTurnRequest { session_id, prompt } = request.into_inner();
+        let mut checks = Checks::default();
+        let id = checks.session_id(&session_id);
+        let source = prompt.as_ref().map(pb::Prompt::encode_to_vec);
+        if prompt.as_ref().is_some_and(|prompt| prompt.request_id.is_empty()) {
+            checks.wrong("prompt.request_id", "is required: the turn is known by it");
+        }
+        let prompt = submitted_prompt(&mut checks, prompt, self.turn_timeout);
+        let (id, prompt) = checks.done(id.zip(prompt)).map_err(status::invalid)?;
+        let submitted = self.sessions.submit(Tenant::ONLY, &id, Prompt { source, ..prompt });
+        let turn = convert::turn(&id, self.about(&id, submitted).await?);
+        Ok(Response::new(pb::SubmitTurnResponse { turn: Some(turn) }))
+    }
+
+    async fn get_turn(
+        &self,
+        request: Request<pb::GetTurnRequest>,
+    ) -> Result<Response<pb::GetTurnResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let pb::GetTurnRequest { session_id, request_id, message_id, wait } = request;
+        let mut checks = Checks::default();
+        let id = checks.session_id(&session_id);
+        let name = checks.turn_name(request_id, message_id);
+        let wait = checks.wait("wait", wait);
+        let (id, name) = checks.done(id.zip(name)).map_err(status::invalid)?;
+        let wait = wait.map(|wait| deadline::of_call(&metadata, Some(wait), wait));
+        let turn = self.read(&id, self.sessions.turn(Tenant::ONLY, &id, &name, wait)).await?;
+        Ok(Response::new(pb::GetTurnResponse { turn: Some(convert::turn(&id, turn)) }))
+    }
+
+    async fn list_turns(
+        &self,
+        request: Request<pb::ListTurnsRequest>,
+    ) -> Result<Response<pb::ListTurnsResponse>, Status> {
+        let pb::ListTurnsRequest { session_id, page_size, page_token } = request.into_inner();
+        let mut checks = Checks::default();
+        let id = checks.session_id(&session_id);
+        let size = checks.page_size(page_size);
+        let after = checks.turn_token(&page_token);
+        let id = checks.done(id).map_err(status::invalid)?;
+        let page = self.sessions.turns(Tenant::ONLY, &id, after.as_ref(), size);
+        let (turns, next) = self.read(&id, page).await?;
+        let turns = turns.into_iter().map(|turn| convert::listed_turn(&id, turn)).collect();
+        Ok(Response::new(pb::ListTurnsResponse { turns, next_page_token: convert::turn_token(next) }))
+    }
+
     type ConverseStream = BoxStream<ConverseResponse>;
 
     async fn converse(
@@ -419,10 +472,19 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::AbortTurnRequest>,
     ) -> Result<Response<pb::AbortTurnResponse>, Status> {
-        let pb::AbortTurnRequest { session_id: id, message_id } = request.into_inner();
-        let id = session_id(&id)?;
-        let only = Some(message_id.as_str()).filter(|id| !id.is_empty());
-        let message_id = self.about(&id, self.sessions.abort(Tenant::ONLY, &id, only)).await?;
+        let pb::AbortTurnRequest { session_id, message_id, request_id } = request.into_inner();
+        let mut checks = Checks::default();
+        let id = checks.session_id(&session_id);
+        if !message_id.is_empty() && !request_id.is_empty() {
+            checks.wrong("request_id", "cannot be set together with `message_id`");
+        }
+        let id = checks.done(id).map_err(status::invalid)?;
+        let message_id = if request_id.is_empty() {
+            let only = Some(message_id.as_str()).filter(|id| !id.is_empty());
+            self.about(&id, self.sessions.abort(Tenant::ONLY, &id, only)).await?
+        } else {
+            self.about(&id, self.sessions.abort_request(Tenant::ONLY, &id, &request_id)).await?
+        };
         Ok(Response::new(pb::AbortTurnResponse { message_id }))
     }
 
@@ -435,9 +497,21 @@ impl CopilotService for Service {
             backends: self.sessions.pool().all().iter().map(|one| backend(one, &self.sessions)).collect(),
             cleanup: self.sessions.cleanup().map(convert::cleanup),
             store: Some(store(&self.sessions)),
+            nodes: nodes(&self.sessions).await,
         };
         Ok(Response::new(info))
     }
+}
+
+/// The prompt of a turn that nobody waits for: it has as much time as it asks for, whatever time its call has.
+pub(super) fn submitted_prompt(
+    checks: &mut Checks,
+    prompt: Option<pb::Prompt>,
+    turn_timeout: Duration,
+) -> Option<Prompt> {
+    let deadline = |timeout: Option<Duration>| Deadline::after(timeout.unwrap_or(turn_timeout));
+    let prompt = checks.prompt(prompt, Filter::NOTHING, deadline)?;
+    Some(Prompt { detached: true, ..prompt })
 }
 
 /// The largest `max_event_size` of ListEvents.
@@ -487,6 +561,9 @@ async fn next_of_session(
                 (Ok(Streamed::event(update, max_size, message)), Some(watch))
             }
             Watched::TurnEnded(..) => continue,
+            Watched::Ended(error @ Error::Moved(_)) => {
+                (Err(status::moved_from(&error, watch.cursor().as_ref())), None)
+            }
             Watched::Ended(error) => (Err(status::of(&error)), None),
             Watched::Lagged(cursor) => (Err(status::lagged(cursor.as_ref())), None),
         });
@@ -531,6 +608,41 @@ fn backend(backend: &Backend, sessions: &Sessions) -> pb::Backend {
         last_output: sessions.redact(&stats.last_lines),
         cli_form: cli_form(backend.form()).into(),
         retiring_clis: count(backend.retiring()),
+    }
+}
+
+/// The servers that share the store; none, where it is a file, or cannot be asked.
+async fn nodes(sessions: &Sessions) -> Vec<pb::Node> {
+    if !sessions.store().is_shared() {
+        return Vec::new();
+    }
+    let nodes = match sessions.store().nodes().await {
+        Ok(nodes) => nodes,
+        Err(_) => sessions.store().neighbours().borrow().nodes.to_vec(),
+    };
+    let this = sessions.store().incarnation();
+    nodes.into_iter().map(|node| self::node(node, this)).collect()
+}
+
+fn node(node: NodeRecord, this: &Incarnation) -> pb::Node {
+    let state = match node.load.role {
+        _ if node.lease.is_zero() => pb::NodeState::Gone,
+        Role::Draining => pb::NodeState::Draining,
+        Role::Serving | Role::Command => pb::NodeState::Serving,
+    };
+    let count = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+    pb::Node {
+        is_this: node.incarnation == *this,
+        name: node.incarnation.node,
+        incarnation: node.incarnation.number,
+        address: node.address,
+        version: node.version,
+        state: state.into(),
+        lease: prost_types::Duration::try_from(node.lease).ok(),
+        sessions: count(node.load.sessions),
+        turns: count(node.load.turns),
+        room: count(node.load.room),
+        start_time: Some(SystemTime::from(node.start_time).into()),
     }
 }
 

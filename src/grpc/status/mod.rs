@@ -47,6 +47,13 @@ const MAX_DESCRIPTION: usize = 160;
 /// A6).
 const PUSH_BACK: &str = "grpc-retry-pushback-ms";
 
+/// The trailer that tells a server that forwards a call, and not its caller, that it may go better at once: nothing was done, and the
+/// session is on its way to another server.
+pub(super) const PASSING: &str = "copilot-grpc-passing";
+
+/// The trailer that tells it the place after which a stream is to go on that has ended because its session has moved.
+pub(super) const CURSOR: &str = "copilot-grpc-cursor";
+
 /// When to try again where something has to recover.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
@@ -62,12 +69,22 @@ struct Problem {
     details: Vec<Any>,
     /// After how long a client may repeat the call by itself; `None`: not at all, because it would fail again or be done twice.
     push_back: Option<Duration>,
+    /// Whether this or another server may do better at once: the session is on its way to one.
+    is_passing: bool,
 }
 
 impl Problem {
     fn new(code: Code, reason: ErrorReason, message: impl ToString) -> Self {
         let message = message.to_string();
-        Self { code, reason, message, metadata: HashMap::new(), details: Vec::new(), push_back: None }
+        Self {
+            code,
+            reason,
+            message,
+            metadata: HashMap::new(),
+            details: Vec::new(),
+            push_back: None,
+            is_passing: false,
+        }
     }
 
     /// Adds metadata that is useless when cut, and never long.
@@ -102,6 +119,11 @@ impl Problem {
         self.retry_after(delay).push_back(delay)
     }
 
+    /// Marks the call as one that is to be tried once more, here or by another server, before its caller hears of it.
+    fn passing(self) -> Self {
+        Self { is_passing: true, ..self }
+    }
+
     fn push_back(self, delay: Duration) -> Self {
         Self { push_back: Some(delay), ..self }
     }
@@ -118,9 +140,17 @@ impl Problem {
     }
 
     fn into_status(self) -> Status {
-        let reason = self.reason.as_str_name().trim_start_matches("ERROR_REASON_");
         // The message is not logged: it may hold what a provider says about a prompt.
-        tracing::info!(code = ?self.code, reason, info = ?self.metadata, "a call failed");
+        tracing::info!(code = ?self.code, reason = self.reason(), info = ?self.metadata, "a call failed");
+        self.status()
+    }
+
+    fn reason(&self) -> &'static str {
+        self.reason.as_str_name().trim_start_matches("ERROR_REASON_")
+    }
+
+    fn status(self) -> Status {
+        let reason = self.reason();
         let message = cut(&self.message, MAX_MESSAGE);
         let info = rpc::ErrorInfo { reason: reason.into(), domain: DOMAIN.into(), metadata: self.metadata };
         let info =
@@ -133,6 +163,9 @@ impl Problem {
             None => MetadataValue::from_static("-1"),
         };
         metadata.insert(PUSH_BACK, push_back);
+        if self.is_passing {
+            metadata.insert(PASSING, MetadataValue::from_static("1"));
+        }
         Status::with_details_and_metadata(self.code, message, status.encode_to_vec().into(), metadata)
     }
 }
@@ -195,6 +228,15 @@ pub(super) fn lagged(cursor: Option<&Cursor>) -> Status {
     .into_status()
 }
 
+/// The status for a stream whose session has moved, with the place from which another server goes on.
+pub(super) fn moved_from(error: &Error, cursor: Option<&Cursor>) -> Status {
+    let mut status = of(error);
+    if let Some(cursor) = cursor.and_then(|cursor| MetadataValue::try_from(cursor.as_str()).ok()) {
+        status.metadata_mut().insert(CURSOR, cursor);
+    }
+    status
+}
+
 /// The status of a call that only reads, which a client may repeat by itself whatever became of it.
 pub(super) fn of_reading(mut status: Status) -> Status {
     if status.code() == Code::Unavailable {
@@ -212,6 +254,12 @@ pub(super) fn reason(status: &Status) -> ErrorReason {
     name.and_then(|name| ErrorReason::from_str_name(&name)).unwrap_or(ErrorReason::Unspecified)
 }
 
+/// Whether nothing was done, because the store was away.
+pub(super) fn is_without_store(status: &Status) -> bool {
+    let is_repeatable = status.metadata().get(PUSH_BACK).is_some_and(|delay| delay != "-1");
+    is_repeatable && reason(status) == ErrorReason::StoreUnavailable
+}
+
 /// The status for a call for which there is no room.
 pub(super) fn too_many_calls() -> Status {
     let message = "there are as many open calls, or as much that callers have not read, as there may be \
@@ -226,6 +274,8 @@ pub(super) fn of(error: &Error) -> Status {
     match error {
         Error::NotFound(id) => not_found(error, id),
         Error::Lost { session, .. } => not_found(error, session),
+        Error::Moved(id) => moved(error, id).repeatable(RETRY_SOON),
+        Error::NoSuchTurn(id) => Problem::new(Code::NotFound, ErrorReason::TurnNotFound, error).session(id),
         Error::Unreadable(id) => Problem::new(Code::Internal, ErrorReason::StoreCorrupt, error).session(id),
         Error::Store(error) => of_store(error),
         Error::Exists(id) => Problem::new(Code::AlreadyExists, ErrorReason::SessionExists, error).session(id),
@@ -304,13 +354,31 @@ fn not_found(message: impl ToString, id: &SessionId) -> Problem {
 }
 
 fn draining(message: impl ToString) -> Problem {
-    Problem::new(Code::Unavailable, ErrorReason::Draining, message).repeatable(RETRY_SOON)
+    Problem::new(Code::Unavailable, ErrorReason::Draining, message).repeatable(RETRY_SOON).passing()
+}
+
+fn moved(message: impl ToString, id: &SessionId) -> Problem {
+    Problem::new(Code::Unavailable, ErrorReason::BackendUnavailable, message).session(id).passing()
+}
+
+/// The status for a call that another server was to serve, and does not. One that may have been done is not to be repeated by a client
+/// library.
+pub(super) fn not_forwarded(message: impl ToString, delivery: Delivery) -> Status {
+    let problem = Problem::new(Code::Unavailable, ErrorReason::BackendUnavailable, message);
+    match delivery {
+        Delivery::NotDelivered => problem.repeatable(RETRY_SOON),
+        Delivery::Delivered | Delivery::Unknown => problem.retry_after(RETRY_SOON),
+    }
+    .into_status()
 }
 
 /// The error for a store that does not do what it is asked.
 fn of_store(error: &store::Error) -> Problem {
     match error {
         // What has gone or was written by another process is as it is when it is looked at again.
+        store::Error::Fenced => Problem::new(Code::Unavailable, ErrorReason::BackendUnavailable, error)
+            .repeatable(RETRY_SOON)
+            .passing(),
         store::Error::Unavailable { .. }
         | store::Error::Exists
         | store::Error::Gone
@@ -323,6 +391,15 @@ fn of_store(error: &store::Error) -> Problem {
 
 /// The status for a turn that failed.
 pub(super) fn of_turn(error: &TurnError) -> Status {
+    turn_problem(error).into_status()
+}
+
+/// The status that a turn failed with, to be told of in the answer to a call that did not fail.
+pub(super) fn told_of_turn(error: &TurnError) -> Status {
+    turn_problem(error).status()
+}
+
+fn turn_problem(error: &TurnError) -> Problem {
     let message = &error.cause;
     let problem = match &error.cause {
         TurnCause::Aborted | TurnCause::Deleted => {
@@ -338,6 +415,10 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
         TurnCause::Agent(failure) => of_agent(failure),
         TurnCause::Mismatch(_) => Problem::new(Code::Internal, ErrorReason::ResponseMismatch, message),
         TurnCause::Draining => draining(message),
+        TurnCause::Moved(id) if error.delivery == Delivery::NotDelivered => moved(message, id),
+        TurnCause::Moved(_) => {
+            Problem::new(Code::Unavailable, ErrorReason::TurnInterrupted, message).retry_after(RETRY_SOON)
+        }
         TurnCause::NotFound(id) => not_found(message, id),
         TurnCause::Lost { session, .. } => not_found(message, session),
         TurnCause::Store(error) => of_store(error),
@@ -353,14 +434,18 @@ pub(super) fn of_turn(error: &TurnError) -> Status {
     match error.delivery {
         Delivery::NotDelivered if problem.code == Code::Unavailable => problem.push_back(RETRY_SOON),
         Delivery::NotDelivered => problem,
-        Delivery::Delivered | Delivery::Unknown => problem.not_repeatable(),
+        Delivery::Delivered | Delivery::Unknown => Problem { is_passing: false, ..problem }.not_repeatable(),
     }
-    .into_status()
 }
 
 /// The status for a turn whose caller's deadline has passed before the turn itself could say more.
 pub(super) fn turn_timed_out(after: Duration, delivery: Delivery) -> Status {
     of_turn(&TurnError { cause: TurnCause::Timeout(after), delivery, remains: Remains::default() })
+}
+
+/// The status for a turn whose server was lost.
+pub(super) fn turn_cut(why: &str, delivery: Delivery) -> Status {
+    of_turn(&TurnError { cause: TurnCause::Interrupted(why.into()), delivery, remains: Remains::default() })
 }
 
 /// The status for a call about no turn whose deadline has passed.

@@ -1,0 +1,271 @@
+//! Connections to the other servers that share the store.
+//!
+//! Each is opened by a greeting: a question that only the server answers that is meant, and only to one with its token. So a call
+//! goes nowhere else, and whether it was sent is known: on a connection that is closed it was not.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use http::{Request, Response, Uri};
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{net::TcpStream, time::timeout};
+use tonic::{Code, Status, body::Body, metadata::MetadataMap};
+use tower::Service;
+
+use super::hop;
+use crate::{
+    copilot::Secret,
+    grpc::pb::node::{ListStatesRequest, ListStatesResponse, node_service_client::NodeServiceClient},
+    lock::lock,
+    session::Peer,
+    store::Incarnation,
+};
+
+/// How long connecting and the greeting may take: the others are near.
+const CONNECTING: Duration = Duration::from_secs(2);
+
+/// How long a connection with open calls may be silent before it is pinged, and how long the answer may take.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// How many calls one connection carries; a server takes a thousand.
+const CALLS: usize = 500;
+
+/// How many servers are remembered: those that are gone are forgotten when there are more.
+const MAX_PEERS: usize = 1_000;
+
+/// Connections to the other servers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::grpc) struct Peers {
+    token: Option<Secret>,
+    carriers: Arc<Mutex<HashMap<Incarnation, Vec<Carrier>>>>,
+}
+
+/// A connection, and the calls that it carries: those who hold its count.
+#[derive(Debug, Clone)]
+struct Carrier {
+    sender: Sender,
+    calls: Arc<()>,
+}
+
+/// A call of another server that goes on as long as this is held.
+#[derive(Debug)]
+pub(super) struct Carried {
+    _call: Arc<()>,
+}
+
+/// Why a call has not reached another server, or has no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Nothing was sent.
+    NotSent(String),
+    /// It may have been done.
+    Lost(String),
+    /// It is never to be tried again: the operator has to mend something.
+    Misled(String),
+}
+
+impl Peers {
+    /// Connections on which this token is shown.
+    pub(in crate::grpc) fn new(token: Option<Secret>) -> Self {
+        Self { token, carriers: Arc::default() }
+    }
+
+    /// The token by which servers know each other.
+    pub(super) fn token(&self) -> Option<&Secret> {
+        self.token.as_ref()
+    }
+
+    /// Sends a request to another server, and gives the headers of its answer, and the answer as it comes.
+    pub(super) async fn call(
+        &self,
+        peer: &Peer,
+        mut request: Request<Body>,
+    ) -> Result<(Response<Body>, Carried), Failure> {
+        let Carrier { mut sender, calls } = self.carrier(peer).await?;
+        hop::address(request.headers_mut(), peer, self.token());
+        let mut uri = request.uri().clone().into_parts();
+        (uri.scheme, uri.authority) = (sender.origin.scheme().cloned(), sender.origin.authority().cloned());
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|error| Failure::NotSent(error.to_string()))?;
+        let sent = sender.sender.send_request(request).await;
+        let response = sent.map_err(|error| failure(&error))?.map(Body::new);
+        match hop::refusal(response.headers()) {
+            // It has started anew.
+            Some(hop::Refusal::NotForUs) => {
+                Err(Failure::NotSent(format!("server {} has started anew", peer.incarnation.node)))
+            }
+            Some(hop::Refusal::BadToken) => Err(Failure::Misled(bad_token(peer))),
+            None => Ok((response, Carried { _call: calls })),
+        }
+    }
+
+    /// What a server says of the states of sessions that it owns.
+    pub(super) async fn states(&self, peer: &Peer, session_ids: Vec<String>) -> Option<ListStatesResponse> {
+        let Carrier { sender, calls: _calls } = self.carrier(peer).await.ok()?;
+        Some(self.ask(sender, peer, session_ids).await.ok()?.1)
+    }
+
+    /// A connection on which there is room, if need be a new one.
+    async fn carrier(&self, peer: &Peer) -> Result<Carrier, Failure> {
+        if let Some(carrier) = self.free(&peer.incarnation) {
+            return Ok(carrier);
+        }
+        let greeted = timeout(CONNECTING, async {
+            let sender = connect(peer).await?;
+            self.greet(sender.clone(), peer).await?;
+            Ok(sender)
+        });
+        let late = |_| Failure::NotSent(format!("{} does not answer within {CONNECTING:?}", peer.address));
+        let carrier = Carrier { sender: greeted.await.map_err(late)??, calls: Arc::default() };
+        lock(&self.carriers).entry(peer.incarnation.clone()).or_default().push(carrier.clone());
+        Ok(carrier)
+    }
+
+    fn free(&self, peer: &Incarnation) -> Option<Carrier> {
+        let mut carriers = lock(&self.carriers);
+        if carriers.len() >= MAX_PEERS {
+            carriers.retain(|_, carriers| carriers.iter().any(|carrier| !carrier.sender.sender.is_closed()));
+        }
+        let carriers = carriers.get_mut(peer)?;
+        carriers.retain(|carrier| !carrier.sender.sender.is_closed());
+        carriers.iter().find(|carrier| Arc::strong_count(&carrier.calls) <= CALLS).cloned()
+    }
+
+    /// Makes sure that the other side is the server that is meant.
+    async fn greet(&self, sender: Sender, peer: &Peer) -> Result<(), Failure> {
+        let name = &peer.incarnation.node;
+        let no_server = |what: &str| {
+            Failure::Misled(format!(
+                "what answers at {}, which server {name} advertises, is no server of this store: {what} (advertise)",
+                peer.address
+            ))
+        };
+        let (metadata, status) = match self.ask(sender, peer, Vec::new()).await {
+            Ok((metadata, _)) => (metadata, None),
+            Err(status) => (status.metadata().clone(), Some(status)),
+        };
+        let headers = metadata.into_headers();
+        let at = hop::signature(&headers);
+        match (hop::refusal(&headers), at, status) {
+            (None, Some(_), None) => Ok(()),
+            (Some(hop::Refusal::BadToken), ..) => Err(Failure::Misled(bad_token(peer))),
+            (Some(hop::Refusal::NotForUs), Some(at), _) => {
+                let is_same_node = at.rsplit_once('/').is_some_and(|(node, _)| node == name);
+                Err(match is_same_node {
+                    true => Failure::NotSent(format!("server {name} has started anew")),
+                    false => Failure::Misled(format!(
+                        "what server {name} advertises, {}, leads to server {at} (advertise)",
+                        peer.address
+                    )),
+                })
+            }
+            (_, Some(_), Some(status)) => Err(Failure::NotSent(status.message().to_owned())),
+            // The connection was closed, which a server does that is just ending.
+            (_, None, Some(status)) if is_disconnected(&status) => {
+                Err(Failure::NotSent(format!("{} closes the connection", peer.address)))
+            }
+            (_, None, status) => {
+                let said = status.map(|status| status.message().to_owned()).unwrap_or_default();
+                Err(no_server(if said.is_empty() { "it signs nothing" } else { &said }))
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        sender: Sender,
+        peer: &Peer,
+        session_ids: Vec<String>,
+    ) -> Result<(MetadataMap, ListStatesResponse), Status> {
+        let origin = sender.origin.clone();
+        let mut request = tonic::Request::new(ListStatesRequest { session_ids });
+        let mut headers = std::mem::take(request.metadata_mut()).into_headers();
+        hop::address(&mut headers, peer, self.token());
+        *request.metadata_mut() = MetadataMap::from_headers(headers);
+        let answer = NodeServiceClient::with_origin(sender, origin).list_states(request).await?;
+        let (metadata, answer, _) = answer.into_parts();
+        Ok((metadata, answer))
+    }
+}
+
+fn bad_token(peer: &Peer) -> String {
+    format!("server {} has another cluster token than this one (cluster_token_file)", peer.incarnation.node)
+}
+
+/// Whether a status is that of a connection that was closed without a word of HTTP/2.
+fn is_disconnected(status: &Status) -> bool {
+    let mut causes = std::iter::successors(std::error::Error::source(status), |error| error.source());
+    let is_foreign = causes.any(|error| {
+        error.downcast_ref::<h2::Error>().is_some_and(|error| error.is_library() || error.reason().is_some())
+    });
+    !is_foreign
+        && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+        && std::error::Error::source(status).is_some()
+}
+
+/// Opens a connection.
+async fn connect(peer: &Peer) -> Result<Sender, Failure> {
+    let name = &peer.incarnation.node;
+    if peer.address.is_empty() {
+        return Err(Failure::Misled(format!(
+            "server {name}, which has the session, tells the others no address (advertise)"
+        )));
+    }
+    let origin: Uri = format!("http://{}", peer.address).parse().map_err(|_| {
+        Failure::Misled(format!("server {name} advertises {}, which is no address (advertise)", peer.address))
+    })?;
+    let not_sent = |error: io::Error| Failure::NotSent(format!("{}: {error}", peer.address));
+    let socket = TcpStream::connect(&peer.address).await.map_err(not_sent)?;
+    socket.set_nodelay(true).map_err(not_sent)?;
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .adaptive_window(true)
+        .handshake(TokioIo::new(socket))
+        .await
+        .map_err(|error| Failure::NotSent(error.to_string()))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the connection to another server has ended");
+        }
+    });
+    Ok(Sender { sender, origin })
+}
+
+fn failure(error: &hyper::Error) -> Failure {
+    let causes = || std::iter::successors(std::error::Error::source(error), |error| error.source());
+    let cause = causes().last().map_or_else(|| error.to_string(), ToString::to_string);
+    // The other side has not begun with it: the connection was closed before, or just being closed.
+    let is_refused = causes().filter_map(|error| error.downcast_ref::<h2::Error>()).any(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    });
+    if error.is_canceled() || is_refused { Failure::NotSent(cause) } else { Failure::Lost(cause) }
+}
+
+/// A connection, for tonic's client.
+#[derive(Debug, Clone)]
+struct Sender {
+    sender: http2::SendRequest<Body>,
+    origin: Uri,
+}
+
+impl Service<Request<Body>> for Sender {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Response<Incoming>, hyper::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.sender.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.sender.send_request(request).boxed()
+    }
+}
