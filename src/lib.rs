@@ -36,7 +36,8 @@
 //! 8. A session is found by its tenant and its id together. Without authentication there is one tenant.
 //! 9. Prompts, answers, tokens and keys are in no log and no error, but a session's own answer in its own errors. Tokens and
 //!    keys are never on disk, unless sealed with the operator's key.
-//! 10. With `before_answer`, an answer that a caller has seen is in the archive. A repeated request is run once, also over the end
+//! 10. At most one server owns a session at any time, and one that has lost it, or its lease, writes nothing more for it: every write
+//!     carries the session's fence. With `before_answer`, an answer that a caller has seen is in the archive. A repeated request is run once, also over the end
 //!     of a process: it gets the stored result, or the truth about its turn.
 //! 11. No single request costs more than its bound: the work to check a schema and its answers is counted, paths lead into the
 //!     operator's roots, callers get no credentials of the machine's, and a call that fails leaves a session as it was.

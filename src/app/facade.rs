@@ -1,6 +1,6 @@
 //! The running service: backends, sessions and server, put together from a configuration and stopped in order.
 //!
-//! Tests: `tests/integration/serve.rs`, `tests/integration/rolling.rs`.
+//! Tests: `tests/integration/serve.rs`, `tests/integration/nodes/rolling.rs`.
 
 use std::{
     fs::File,
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    config::{CliAddress, Config, StoreSettings},
+    config::{CliAddress, ClusterSettings, Config, StoreLocation, StoreSettings},
     descriptors,
     state_dir::{self, Unusable, cli_name},
 };
@@ -38,7 +38,7 @@ use crate::{
         },
     },
     grpc::{Defaults, listen, server},
-    session::{Limits, Policy, Roots, Sessions, Storage},
+    session::{Archive, Limits, Policy, Roots, Sessions, Storage},
     store::{self, FolderLimits, Store},
 };
 
@@ -103,14 +103,15 @@ impl Facade {
     ) -> Result<Self, StartError> {
         let lock = state_dir::lock_soon(&config.state_dir).await?;
         let backends = backends(&config, &guard, look_up)?;
-        // Sessions on this server's own disk are nobody else's.
+        // Sessions on this server's own disk, and in no archive, are nobody else's.
         let groups = backends.groups.iter().map(|group| &group.backend);
-        let alone = backends.fixed.iter().chain(groups).any(|backend| has_home(&backend.source));
-        let storage = storage(&config, alone).await?;
-        let roots = Roots::new(config.roots());
+        let has_homes = backends.fixed.iter().chain(groups).any(|backend| has_home(&backend.source));
+        let alone = has_homes && config.archive == Archive::Off;
         let (address, listener) = listen(config.listen)
             .and_then(|listener| Ok((listener.local_addr()?, listener)))
             .map_err(|error| StartError::Listen { address: config.listen, error })?;
+        let storage = storage(&config, address, alone).await?;
+        let roots = Roots::new(config.roots());
         let clis = backends.fixed.len() + backends.groups.len() * CLIS_OF_A_NAME;
         let limits = Limits {
             max_sessions: config.max_sessions,
@@ -128,9 +129,11 @@ impl Facade {
             storage,
             backends,
         );
+        sessions.keep_up();
         sessions.keep_clean(config.cleanup);
         let setup = server::Setup {
             sessions: sessions.clone(),
+            cluster_token: config.cluster.token,
             turn_timeout: config.turn_timeout,
             max_message_size: config.max_message_size,
             max_connection_age: config.max_connection_age,
@@ -190,6 +193,7 @@ impl Facade {
     /// The future must be run to its end; dropping it leaves the rest to the end of the process.
     pub async fn stop(&self, grace: Duration) {
         self.draining.cancel();
+        self.sessions.leave();
         // Load balancers that ask for health, and clients that they tell, still send calls for a while. Not a sleep of zero: it
         // would yield, and calls that come in then would be taken.
         if !self.drain_delay.is_zero() {
@@ -244,10 +248,25 @@ fn has_home(source: &Source) -> bool {
 }
 
 /// Opens the store.
-async fn storage(config: &Config, alone: bool) -> Result<Storage, StartError> {
+async fn storage(config: &Config, address: SocketAddr, alone: bool) -> Result<Storage, StartError> {
     let StoreSettings { location, time_limit, max_session_size, max_session_file_size } =
         config.store.clone();
-    let node = state_dir::node(&config.state_dir)?;
+    let disk = state_dir::node(&config.state_dir)?;
+    let ClusterSettings { node_name, advertise, lease, .. } = config.cluster.clone();
+    let reached_at = (!address.ip().is_unspecified()).then(|| address.to_string());
+    let address = advertise.or(reached_at).unwrap_or_default();
+    if address.is_empty() && matches!(location, StoreLocation::Postgres { .. }) {
+        warn!(
+            "this server tells the others at store_url no address (advertise): they cannot forward calls to it"
+        );
+    }
+    let node = store::Node {
+        name: node_name.unwrap_or_else(|| disk.clone()),
+        address,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        lease,
+        is_command: false,
+    };
     let (setup, runtime) = (store::Config { location, node, time_limit, alone }, Handle::current());
     // On a thread of its own, because the compiler does not see that what sqlx does here can change threads.
     let opened = spawn_blocking(move || runtime.block_on(Store::open(setup))).await;
@@ -261,6 +280,7 @@ async fn storage(config: &Config, alone: bool) -> Result<Storage, StartError> {
             ..FolderLimits::default()
         },
         sealer: config.seal.clone().map(Arc::new),
+        disk,
         state_dir: config.state_dir.clone(),
     })
 }

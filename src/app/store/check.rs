@@ -82,7 +82,7 @@ async fn session(
     if !record.facts.usage.is_empty() && serde_json::from_str::<&RawValue>(&record.facts.usage).is_err() {
         problems.push("its usage cannot be read".to_owned());
     }
-    let archived = archived(store, record.uid).await?;
+    let archived = archived(store, record.ownership.uid).await?;
     let is_archived = archived.is_some();
     if let Some((head, chunks)) = archived {
         found.in_archive += 1;
@@ -101,7 +101,7 @@ async fn session(
         problems.push("it has messages, but no folder".into());
     }
     if let Some(sealer) = sealer
-        && let Some(sealed) = store.credentials(record.uid).await?
+        && let Some(sealed) = store.credentials(record.ownership.uid).await?
         && let Err(error) = sealer.open(&store::context(&record.tenant, &record.id), &sealed)
     {
         problems.push(format!("its credentials cannot be opened: {error}"));

@@ -34,10 +34,10 @@ pub(super) async fn export(store: &Store, homes: &Homes, session: &str, file: &P
         .ok_or_else(|| format!("there is no session {session}"))?;
     let (manifest, chunks) = match on_disk(homes, &record).await? {
         Some(folder) => folder,
-        None => match archived(store, record.uid).await? {
+        None => match archived(store, record.ownership.uid).await? {
             Some((head, chunks)) => verified(head.manifest, chunks).await?,
             None if record.facts.has_message => {
-                let (home, node) = (&record.facts.home, &record.facts.home_node);
+                let (home, node) = (&record.facts.home, &record.facts.home_disk);
                 let problem = format!(
                     "the folder of session {session} is neither in the archive nor on this disk: it is in {home:?} of node {node:?}"
                 );

@@ -46,7 +46,7 @@ impl Homes {
 
     /// The folder of a session, if it is on this machine's disk.
     pub(super) fn folder(&self, record: &SessionRecord) -> Option<PathBuf> {
-        let (home, node) = (&record.facts.home, &record.facts.home_node);
+        let (home, node) = (&record.facts.home, &record.facts.home_disk);
         let home = match node.as_str() {
             _ if home.is_empty() => None,
             "" => self.external(home),

@@ -18,7 +18,7 @@ use crate::{
     app::outcome::Result,
     session::{Archive, SessionId, Tenant},
     store::{
-        Changes, Facts, FolderWrite, Settling, Store, Time, Uid, archive,
+        Changes, Facts, FolderWrite, Ownership, Settling, Store, Time, archive,
         folder::{self, Manifest},
     },
 };
@@ -48,9 +48,9 @@ pub(super) async fn import(
     }
     if has_folder && id != record.id {
         chunks = renamed(&chunks, &record.id, &id)?;
-        let made = archive::verify(&chunks, None)?;
-        manifest = made.encode();
-        known = Some(made);
+        let found = archive::verify(&chunks, None)?;
+        manifest = found.encode();
+        known = Some(found);
     }
     let (facts, created, updated) = facts(record)?;
     let there = store.find(Tenant::ONLY.as_str(), &id).await?;
@@ -71,20 +71,20 @@ pub(super) async fn import(
             format!("{problem}: replace it (--replace), or import this one as another (--as ID)").into()
         );
     }
-    let uid = store.create(Tenant::ONLY.as_str(), &made_as, &facts, created).await?;
-    let made = async {
+    let made = store.create(Tenant::ONLY.as_str(), &made_as, &facts, created).await?;
+    let filled = async {
         match &place {
-            Some(place) => to_disk(store, uid, place, chunks, known, updated).await?,
-            None => to_archive(store, uid, chunks, manifest, updated).await?,
+            Some(place) => to_disk(store, made, place, chunks, known, updated).await?,
+            None => to_archive(store, made, chunks, manifest, updated).await?,
         }
         match &there {
-            Some(there) => Ok(store.replace(there.uid, uid).await?),
+            Some(there) => Ok(store.replace(there.ownership.uid, made.uid).await?),
             None => Ok(()),
         }
     };
     let folder = place.as_ref().map(|place| place.folder.clone());
-    if let Err(error) = made.await {
-        undo(store, uid, &made_as, folder).await?;
+    if let Err(error) = filled.await {
+        undo(store, made, &made_as, folder).await?;
         return Err(error);
     }
     match there.map(|there| homes.folder(&there)) {
@@ -94,11 +94,11 @@ pub(super) async fn import(
 }
 
 /// Removes half a session. It is looked for by its id: one that has replaced the other after all has that one's.
-async fn undo(store: &Store, uid: Uid, made_as: &str, folder: Option<PathBuf>) -> Result {
+async fn undo(store: &Store, ownership: Ownership, made_as: &str, folder: Option<PathBuf>) -> Result {
     if store.find(Tenant::ONLY.as_str(), made_as).await?.is_none() {
         return Ok(());
     }
-    store.delete(uid).await?;
+    store.delete(ownership).await?;
     if let Some(folder) = folder {
         // It is mostly not there, and if it cannot be removed, that is the same trouble again.
         let _ = spawn_blocking(move || folder::remove(&folder)).await;
@@ -121,7 +121,7 @@ fn put_in_place(old: Option<PathBuf>, new: Option<PathBuf>, id: &str) -> Result 
 
 async fn to_disk(
     store: &Store,
-    uid: Uid,
+    ownership: Ownership,
     place: &First,
     chunks: Vec<Vec<u8>>,
     manifest: Option<Manifest>,
@@ -131,16 +131,16 @@ async fn to_disk(
     spawn_blocking(move || archive::restore(&chunks, manifest.as_ref(), &folder)).await??;
     let changes = Changes {
         home: Some(place.home.clone()),
-        home_node: Some(place.node.clone()),
+        home_disk: Some(place.node.clone()),
         update_time: Some(updated),
         ..Changes::default()
     };
-    Ok(store.change(uid, &changes).await?)
+    Ok(store.change(ownership, &changes).await?)
 }
 
 async fn to_archive(
     store: &Store,
-    uid: Uid,
+    ownership: Ownership,
     chunks: Vec<Vec<u8>>,
     manifest: Vec<u8>,
     updated: Time,
@@ -149,11 +149,11 @@ async fn to_archive(
     let mut after = None;
     for data in chunks {
         let write = FolderWrite { after, data, manifest: manifest.clone(), is_snapshot: after.is_none() };
-        store.settle(uid, &Settling { folder: Some(write), ..Settling::default() }).await?;
-        after = store.folder_head(uid).await?.map(|head| head.seq);
+        store.settle(ownership, &Settling { folder: Some(write), ..Settling::default() }).await?;
+        after = store.folder_head(ownership.uid).await?.map(|head| head.seq);
     }
     let changes = Changes { bytes, update_time: Some(updated), ..Changes::default() };
-    Ok(store.change(uid, &changes).await?)
+    Ok(store.change(ownership, &changes).await?)
 }
 
 fn read(file: &Path) -> std::result::Result<Exported, Boxed> {

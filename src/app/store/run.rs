@@ -73,6 +73,13 @@ async fn open(
     // Not the server's own id: to the store a server that runs would look like one that has been replaced.
     let node = format!("command-{}", Uuid::new_v4());
     // Beside servers, whose sessions it leaves alone.
+    let node = store::Node {
+        name: node,
+        address: String::new(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        lease: config.cluster.lease,
+        is_command: true,
+    };
     let config = store::Config { location, node, time_limit: config.store.time_limit, alone: false };
     let runtime = Handle::current();
     // As in `serve`: the compiler does not see that what sqlx does here can change threads.
