@@ -5,7 +5,7 @@ SHELL := bash
 # The docs are for who works on the code: with the private items, to which a room's doc may link.
 RUSTDOC_STRICT := RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links'
 
-.PHONY: help run clients test test-clients lint docs baseline test-versions drift abuse chaos test-postgres fuzz bench tools
+.PHONY: help run clients test test-clients lint docs baseline test-update test-versions drift abuse chaos test-postgres fuzz bench tools
 
 help: ## list the targets
 	@awk '/^## /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{sub(/:.*## /, ": "); print "  make " $$0}' Makefile
@@ -64,8 +64,12 @@ drift: tools ## say what is used of the CLI and gone from the newest on npm, and
 abuse: tools ## run the tests of callers that mean ill, those that take long or want the machine for themselves included
 	cargo test --locked --test integration abuse:: -- --include-ignored --test-threads=1 --nocapture
 
-chaos: tools ## kill CLIs, servers and PostgreSQL at random for ten minutes on each engine: nothing that was answered is lost
+chaos: tools ## kill CLIs, servers and PostgreSQL at random for ten minutes on each engine, and for twenty on three nodes: nothing that was answered is lost
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --locked --test integration store::chaos:: -- --nocapture --test-threads=1
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-1200} cargo test --locked --test integration nodes::chaos:: -- --nocapture --test-threads=1
+
+test-update: tools ## run servers of this version and of the next one together, as a rolling update does
+	OTHER_BUILD="$$(scripts/other-version)" cargo test --locked --test integration nodes::versions:: -- --ignored
 
 fuzz: ## run each fuzz target for a minute; needs nightly and cargo-fuzz
 	@scripts/fuzz

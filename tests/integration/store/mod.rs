@@ -3,9 +3,9 @@
 //! Everything is shown on the program itself, which is killed, and on both engines where both promise it.
 
 mod away;
-mod chaos;
+pub(crate) mod chaos;
 mod clock;
-mod installation;
+pub(crate) mod installation;
 mod lasting;
 mod moving;
 mod repeating;

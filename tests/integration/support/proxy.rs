@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,9 @@ pub(crate) struct Proxy {
     /// Oldest first.
     connections: Arc<Mutex<Vec<Connection>>>,
     taken: Arc<AtomicUsize>,
+    target: Arc<AtomicU16>,
+    /// Whether new connections are closed at once.
+    is_shut: Arc<AtomicBool>,
     listening: AbortHandle,
 }
 
@@ -53,17 +56,23 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::<Mutex<Vec<Connection>>>::default();
         let taken = Arc::<AtomicUsize>::default();
+        let (target, is_shut) = (Arc::new(AtomicU16::new(target)), Arc::<AtomicBool>::default());
         let (accepted, counter) = (connections.clone(), taken.clone());
+        let (now, shut) = (target.clone(), is_shut.clone());
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::Relaxed);
+                if shut.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let target = now.load(Ordering::Relaxed);
                 let (flow, flowing) = watch::channel(Flow::Passing);
                 let (nonsense, inserted) = mpsc::channel(1);
                 let task = tokio::spawn(carry(client, target, flowing, inserted));
                 accepted.lock().unwrap().push(Connection { task, flow, nonsense });
             }
         });
-        Self { port, connections, taken, listening: listening.abort_handle() }
+        Self { port, connections, taken, target, is_shut, listening: listening.abort_handle() }
     }
 
     /// How many connections there are.
@@ -79,6 +88,22 @@ impl Proxy {
     /// Cuts all connections; new ones are taken.
     pub(crate) fn cut(&self) {
         self.open().drain(..).for_each(|connection| connection.task.abort());
+    }
+
+    /// Cuts all connections, and closes new ones at once, until it is opened.
+    pub(crate) fn shut(&self) {
+        self.is_shut.store(true, Ordering::Relaxed);
+        self.cut();
+    }
+
+    /// New connections are taken again.
+    pub(crate) fn reopen(&self) {
+        self.is_shut.store(false, Ordering::Relaxed);
+    }
+
+    /// New connections go to this port.
+    pub(crate) fn lead_to(&self, target: u16) {
+        self.target.store(target, Ordering::Relaxed);
     }
 
     /// Cuts one of them.

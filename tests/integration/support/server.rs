@@ -87,7 +87,18 @@ impl Server {
         cli: &Path,
         flags: &[&str],
     ) -> Self {
-        Self::spawn_on(state, Command::new(PROGRAM), model, cli, flags).await
+        Self::start_program_on(Path::new(PROGRAM), state, model, cli, flags).await
+    }
+
+    /// The same of another build.
+    pub(crate) async fn start_program_on(
+        program: &Path,
+        state: Arc<State>,
+        model: &ModelServer,
+        cli: &Path,
+        flags: &[&str],
+    ) -> Self {
+        Self::spawn_on(state, Command::new(program), model, cli, flags).await
     }
 
     async fn spawn(program: Command, model: &ModelServer, cli: &Path, flags: &[&str]) -> Self {
@@ -120,7 +131,12 @@ impl Server {
     }
 
     async fn watch(mut program: Command, state: Arc<State>) -> Self {
-        program.args(["--listen=127.0.0.1:0", "--log-format=json"]).args(state.flags().await);
+        let listens =
+            program.as_std().get_args().any(|flag| flag.as_encoded_bytes().starts_with(b"--listen="));
+        if !listens {
+            program.arg("--listen=127.0.0.1:0");
+        }
+        program.arg("--log-format=json").args(state.flags().await);
         let mut child = program.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, mut logs) = watch::channel(Vec::new());

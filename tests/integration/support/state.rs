@@ -58,6 +58,8 @@ impl State {
         let mut flags = vec!["--state-dir".into(), self.dir().into()];
         if self.in_database {
             flags.push(format!("--store-url={}", self.database.url().await).into());
+            // Longer than tests let pass on a clock of their own.
+            flags.push("--lease=600s".into());
         }
         flags
     }

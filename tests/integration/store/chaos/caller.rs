@@ -1,6 +1,9 @@
 //! A caller, which repeats what may be repeated, and notes what it was told.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use copilot_grpc::grpc::pb::{
     CreateSessionRequest, DeleteSessionRequest, DeliveryState, ForkSessionRequest, Prompt,
@@ -32,28 +35,29 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const RESTS: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(4));
 
 /// The label of all sessions of a run.
-pub(super) const LABEL: (&str, &str) = ("run", "chaos");
+pub(crate) const LABEL: (&str, &str) = ("run", "chaos");
 
-pub(super) struct Caller {
+pub(crate) struct Caller {
     number: usize,
     dice: Dice,
-    /// Where the server is now.
-    url: watch::Receiver<String>,
+    /// Where the servers are now, which are called one after the other.
+    urls: watch::Receiver<Vec<String>>,
+    calls: usize,
     /// Whether it is to go on.
     goes_on: watch::Receiver<bool>,
-    client: Option<(String, Client)>,
-    pub(super) notes: Notes,
+    clients: HashMap<String, Client>,
+    pub(crate) notes: Notes,
 }
 
 /// What a caller has been told.
 #[derive(Debug, Default)]
-pub(super) struct Notes {
-    pub(super) accounts: Vec<Account>,
-    pub(super) problems: Vec<String>,
+pub(crate) struct Notes {
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) problems: Vec<String>,
     /// How many calls were repeated, by the reason.
-    pub(super) repeated: BTreeMap<String, usize>,
+    pub(crate) repeated: BTreeMap<String, usize>,
     /// The longest that a call had to be repeated.
-    pub(super) longest: Duration,
+    pub(crate) longest: Duration,
 }
 
 /// Why a call has no good end.
@@ -67,18 +71,18 @@ enum Failure {
 }
 
 impl Caller {
-    pub(super) fn new(
+    pub(crate) fn new(
         number: usize,
         seed: u64,
-        url: watch::Receiver<String>,
+        urls: watch::Receiver<Vec<String>>,
         goes_on: watch::Receiver<bool>,
     ) -> Self {
         let dice = Dice::new(seed.wrapping_add(1 + number as u64));
-        Self { number, dice, url, goes_on, client: None, notes: Notes::default() }
+        Self { number, dice, urls, calls: number, goes_on, clients: HashMap::new(), notes: Notes::default() }
     }
 
     /// Sessions one after the other, until it is not to go on.
-    pub(super) async fn run(mut self) -> Notes {
+    pub(crate) async fn run(mut self) -> Notes {
         for life in 0.. {
             let id = format!("c{}-{life}", self.number);
             self.live(id).await;
@@ -231,18 +235,19 @@ impl Caller {
         unreachable!("it goes on for ever")
     }
 
-    /// A client of the server as it is now.
+    /// A client of the next server, as they are now.
     async fn client(&mut self) -> Result<Client, tonic::transport::Error> {
-        let url = self.url.borrow().clone();
-        match &self.client {
-            Some((known, client)) if *known == url => Ok(client.clone()),
-            _ => {
-                let endpoint = Endpoint::from_shared(url.clone())?.connect_timeout(Duration::from_secs(1));
-                let client = CopilotServiceClient::new(endpoint.connect().await?);
-                self.client = Some((url, client.clone()));
-                Ok(client)
-            }
+        let urls = self.urls.borrow().clone();
+        self.clients.retain(|known, _| urls.contains(known));
+        self.calls += 1;
+        let url = urls[self.calls % urls.len()].clone();
+        if let Some(client) = self.clients.get(&url) {
+            return Ok(client.clone());
         }
+        let endpoint = Endpoint::from_shared(url.clone())?.connect_timeout(Duration::from_secs(1));
+        let client = CopilotServiceClient::new(endpoint.connect().await?);
+        self.clients.insert(url, client.clone());
+        Ok(client)
     }
 
     fn note<T>(&mut self, what: &str, ended: Result<T, Failure>) -> Option<T> {

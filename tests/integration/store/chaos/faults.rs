@@ -28,7 +28,7 @@ pub(super) struct Subject {
     /// Anew with each server, since it remembers all that it is asked.
     model: ModelServer,
     server: Server,
-    url: watch::Sender<String>,
+    urls: watch::Sender<Vec<String>>,
     dice: Dice,
     pub(super) happened: BTreeMap<&'static str, usize>,
 }
@@ -37,13 +37,13 @@ impl Subject {
     pub(super) async fn start(installation: Installation, asked: Asked, seed: u64) -> Self {
         let model = model(&asked).await;
         let server = installation.start_before(&model).await;
-        let url = watch::Sender::new(server.url.clone());
-        Self { installation, asked, model, server, url, dice: Dice::new(seed), happened: BTreeMap::new() }
+        let urls = watch::Sender::new(vec![server.url.clone()]);
+        Self { installation, asked, model, server, urls, dice: Dice::new(seed), happened: BTreeMap::new() }
     }
 
     /// Where the server is, which changes.
-    pub(super) fn url(&self) -> watch::Receiver<String> {
-        self.url.subscribe()
+    pub(super) fn urls(&self) -> watch::Receiver<Vec<String>> {
+        self.urls.subscribe()
     }
 
     pub(super) fn server(&self) -> &Server {
@@ -95,7 +95,7 @@ impl Subject {
         }
         self.model = model(&self.asked).await;
         self.server = self.installation.start_before(&self.model).await;
-        self.url.send_replace(self.server.url.clone());
+        self.urls.send_replace(vec![self.server.url.clone()]);
         self
     }
 

@@ -2,21 +2,21 @@
 
 /// One session, as its caller knows it.
 #[derive(Debug, Clone)]
-pub(super) struct Account {
-    pub(super) id: String,
-    pub(super) turns: Vec<Turn>,
-    pub(super) life: Life,
+pub(crate) struct Account {
+    pub(crate) id: String,
+    pub(crate) turns: Vec<Turn>,
+    pub(crate) life: Life,
 }
 
 /// A prompt, and what its caller was told of it last.
 #[derive(Debug, Clone)]
-pub(super) struct Turn {
-    pub(super) prompt: String,
-    pub(super) end: End,
+pub(crate) struct Turn {
+    pub(crate) prompt: String,
+    pub(crate) end: End,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// With this answer. It is surely there.
     Answered { answer: String, attempts: usize },
     /// It was cut, or its end is not known: it may be there once.
@@ -24,24 +24,24 @@ pub(super) enum End {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Life {
+pub(crate) enum Life {
     Living,
     Deleted,
 }
 
 impl Account {
-    pub(super) fn new(id: String) -> Self {
+    pub(crate) fn new(id: String) -> Self {
         Self { id, turns: Vec::new(), life: Life::Living }
     }
 
     /// How many prompts there are at least and at most before the next one.
-    pub(super) fn before(&self) -> std::ops::RangeInclusive<usize> {
+    pub(crate) fn before(&self) -> std::ops::RangeInclusive<usize> {
         let answered = self.turns.iter().filter(|turn| turn.end != End::Cut).count();
         answered..=self.turns.len()
     }
 
     /// What is wrong with what was said in the session by its history, prompts with a `>` before them.
-    pub(super) fn problems(&self, history: &[String]) -> Vec<String> {
+    pub(crate) fn problems(&self, history: &[String]) -> Vec<String> {
         let mut problems = Vec::new();
         let mut least = 0;
         for Turn { prompt, end } in &self.turns {

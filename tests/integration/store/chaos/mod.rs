@@ -3,8 +3,8 @@
 //! Each run prints its seed. `CHAOS_SECONDS` and `CHAOS_SEED` make it longer, and choose the faults; `make chaos` runs it for ten minutes
 //! on each engine.
 
-mod caller;
+pub(crate) mod caller;
 mod faults;
-mod ledger;
-mod runs;
-mod script;
+pub(crate) mod ledger;
+pub(crate) mod runs;
+pub(crate) mod script;

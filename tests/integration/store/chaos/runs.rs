@@ -57,7 +57,7 @@ async fn run(engine: Engine) {
     let installation = installation.with_plain_clis();
     let subject = Subject::start(installation, asked.clone(), seed).await;
     let goes_on = watch::Sender::new(true);
-    let callers = (0..SESSIONS).map(|n| Caller::new(n, seed, subject.url(), goes_on.subscribe()).run());
+    let callers = (0..SESSIONS).map(|n| Caller::new(n, seed, subject.urls(), goes_on.subscribe()).run());
     let (callers, suffering) = (join_all(callers), async {
         let subject = subject.suffer(time).await;
         goes_on.send_replace(false);
@@ -85,7 +85,7 @@ async fn run(engine: Engine) {
 }
 
 /// What is not as the callers were told.
-async fn missing(client: &mut Client, accounts: &[Account]) -> Vec<String> {
+pub(crate) async fn missing(client: &mut Client, accounts: &[Account]) -> Vec<String> {
     let mut problems = Vec::new();
     let listed = listed(client).await;
     let ids: BTreeSet<_> = listed.iter().map(String::as_str).collect();
@@ -117,7 +117,7 @@ async fn missing(client: &mut Client, accounts: &[Account]) -> Vec<String> {
 }
 
 /// What the model was asked another number of times than it should have been.
-fn doubly_asked(accounts: &[Account], asked: &Asked) -> Vec<String> {
+pub(crate) fn doubly_asked(accounts: &[Account], asked: &Asked) -> Vec<String> {
     let turns = accounts.iter().flat_map(|account| &account.turns);
     let wrong = turns.filter_map(|turn| {
         let times = asked.times(&turn.prompt);
@@ -131,7 +131,7 @@ fn doubly_asked(accounts: &[Account], asked: &Asked) -> Vec<String> {
 }
 
 impl Notes {
-    fn all(notes: Vec<Self>) -> Self {
+    pub(crate) fn all(notes: Vec<Self>) -> Self {
         notes.into_iter().fold(Self::default(), |mut all, one| {
             all.accounts.extend(one.accounts);
             all.problems.extend(one.problems);
@@ -143,7 +143,7 @@ impl Notes {
         })
     }
 
-    fn print(&self, happened: &BTreeMap<&str, usize>) {
+    pub(crate) fn print(&self, happened: &BTreeMap<&str, usize>) {
         let turns = || self.accounts.iter().flat_map(|account| &account.turns);
         let answered = turns().filter(|turn| turn.end != End::Cut).count();
         let repeated = turns().filter(|turn| matches!(turn.end, End::Answered { attempts: 2.., .. })).count();
@@ -161,6 +161,6 @@ impl Notes {
     }
 }
 
-fn of_env(name: &str) -> Option<u64> {
+pub(crate) fn of_env(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
