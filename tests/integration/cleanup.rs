@@ -197,7 +197,7 @@ async fn a_session_that_changes_between_decision_and_act_stays() {
     let store = facade.facade.sessions().store();
     let record = store.find("", other).await.unwrap().unwrap();
     let changes = Changes { update_time: Time::parse("2999-01-01T00:00:00Z"), ..Changes::default() };
-    store.change(record.uid, &changes).await.unwrap();
+    store.change(record.ownership, &changes).await.unwrap();
     cli.automatic("session.delete");
     first.answer_as_usual().await;
     another_run(&facade).await;

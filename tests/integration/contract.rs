@@ -329,7 +329,8 @@ async fn only_the_turn_that_is_named_is_stopped() {
         }
     };
     let abort = async |message_id: &str| {
-        let request = AbortTurnRequest { session_id: "s".into(), message_id: message_id.into() };
+        let request =
+            AbortTurnRequest { session_id: "s".into(), message_id: message_id.into(), ..Default::default() };
         facade.client().abort_turn(request).await.unwrap().into_inner().message_id
     };
     assert_eq!(abort("another").await, None);

@@ -7,8 +7,9 @@ use copilot_grpc::{
     grpc::{
         DOMAIN,
         pb::{
-            CreateSessionRequest, ErrorReason, GetSessionRequest, ListEventsRequest, ListModelsRequest,
-            PermissionDecision, PermissionEffect, Prompt, Provider, SendAndWaitRequest, TurnResult,
+            CreateSessionRequest, ErrorReason, GetSessionRequest, GetTurnRequest, ListEventsRequest,
+            ListModelsRequest, PermissionDecision, PermissionEffect, Prompt, Provider, SendAndWaitRequest,
+            TurnResult,
         },
     },
     store::{Facts, Time},
@@ -69,6 +70,7 @@ fn producers() -> Vec<(ErrorReason, Produced)> {
         (ErrorReason::SessionNotLoaded, Box::pin(a_session_of_another_time())),
         (ErrorReason::CursorExpired, Box::pin(a_place_that_is_gone())),
         (ErrorReason::AskNotFound, Box::pin(an_answer_to_nothing())),
+        (ErrorReason::TurnNotFound, Box::pin(a_turn_that_nobody_has_sent())),
         (ErrorReason::AskSettled, Box::pin(an_answer_that_is_too_late())),
         (ErrorReason::ResponseMismatch, Box::pin(an_answer_of_another_form())),
         (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot_grpc.v1.CopilotService/Fly", b"", None))),
@@ -147,6 +149,12 @@ fn code(name: &str) -> Code {
 }
 
 // The producers.
+
+async fn a_turn_that_nobody_has_sent() -> Status {
+    let (_cli, facade) = start(&[]).await;
+    let request = GetTurnRequest { session_id: "s".into(), request_id: "none".into(), ..Default::default() };
+    facade.client().get_turn(request).await.unwrap_err()
+}
 
 async fn start(flags: &[&str]) -> (FakeCli, TestFacade) {
     let cli = FakeCli::start().await;

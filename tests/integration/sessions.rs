@@ -233,7 +233,7 @@ async fn an_id_that_exists_is_never_attached_to() {
         let again = CreateSessionRequest { session_id: id.into(), ..Default::default() };
         check(&create(&other, again).await.unwrap_err(), Code::AlreadyExists, ErrorReason::SessionExists);
     }
-    assert_eq!(other.get("taken").await.unwrap().state(), SessionState::Unloaded);
+    assert_eq!(other.get("taken").await.unwrap().state(), SessionState::Idle);
     assert_eq!(soon("a turn", facade.send("taken", "still")).await.unwrap().content, "You said: still");
 }
 

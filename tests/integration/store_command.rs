@@ -11,8 +11,8 @@ use std::{
 };
 
 use copilot_grpc::store::{
-    Config, Facts, FolderWrite, Location, SealKey, Sealer, SessionRecord, Settling, Store, Time, Uid,
-    archive, context,
+    Config, Facts, FolderWrite, Location, Node, Ownership, SealKey, Sealer, SessionRecord, Settling, Store,
+    Time, archive, context,
     folder::{Limits, Tracker},
 };
 use copilot_grpc::{copilot::Secret, grpc::pb::CreateSessionRequest};
@@ -52,7 +52,14 @@ impl Server {
     async fn store(&self) -> Store {
         let location = self.location.clone();
         let time_limit = Duration::from_secs(10);
-        Store::open(Config { location, node: NODE.into(), time_limit, alone: false }).await.unwrap()
+        let node = Node {
+            name: NODE.into(),
+            address: String::new(),
+            version: "1.2.3".into(),
+            lease: Duration::from_secs(60),
+            is_command: true,
+        };
+        Store::open(Config { location, node, time_limit, alone: false }).await.unwrap()
     }
 
     fn folder(&self, home: &str, session: &str) -> PathBuf {
@@ -60,7 +67,7 @@ impl Server {
     }
 
     /// Makes a session with a folder in this home, or without one.
-    async fn session(&self, store: &Store, id: &str, home: Option<&str>) -> Uid {
+    async fn session(&self, store: &Store, id: &str, home: Option<&str>) -> Ownership {
         let node = if home.is_some() { NODE } else { "" };
         let facts = Facts {
             title: format!("The title of {id}"),
@@ -68,7 +75,7 @@ impl Server {
             settings: "{\"model\":\"m\"}".into(),
             has_message: home.is_some(),
             home: home.unwrap_or_default().into(),
-            home_node: node.into(),
+            home_disk: node.into(),
             ..Facts::default()
         };
         if let Some(home) = home {
@@ -125,7 +132,7 @@ fn write_folder(folder: &Path, id: &str) {
 }
 
 /// Writes a folder to the archive, and again with another event.
-async fn archive_folder(store: &Store, uid: Uid, folder: &Path) {
+async fn archive_folder(store: &Store, session: Ownership, folder: &Path) {
     let mut tracker = Tracker::new(folder, None);
     let mut after = None;
     for event in ["", "{\"n\":2}\n"] {
@@ -139,8 +146,8 @@ async fn archive_folder(store: &Store, uid: Uid, folder: &Path) {
             is_snapshot: after.is_none(),
         };
         tracker.commit(changes);
-        store.settle(uid, &Settling { folder: Some(write), ..Settling::default() }).await.unwrap();
-        after = store.folder_head(uid).await.unwrap().map(|head| head.seq);
+        store.settle(session, &Settling { folder: Some(write), ..Settling::default() }).await.unwrap();
+        after = store.folder_head(session.uid).await.unwrap().map(|head| head.seq);
     }
 }
 
@@ -186,8 +193,8 @@ async fn each_problem_is_a_line_and_there_is_an_exit_code() {
     let settling = Settling { folder: Some(write(None, b"garbage".to_vec())), ..Settling::default() };
     store.settle(uids["damaged"], &settling).await.unwrap();
     archive_folder(&store, uids["short"], &server.folder("cli-0", "short")).await;
-    let head = store.folder_head(uids["short"]).await.unwrap().unwrap();
-    let first = store.folder(uids["short"]).await.unwrap().swap_remove(0);
+    let head = store.folder_head(uids["short"].uid).await.unwrap().unwrap();
+    let first = store.folder(uids["short"].uid).await.unwrap().swap_remove(0);
     let only = FolderWrite { after: Some(head.seq), data: first, manifest: head.manifest, is_snapshot: true };
     store.settle(uids["short"], &Settling { folder: Some(only), ..Settling::default() }).await.unwrap();
     let sealed = Sealer::new(key("B"), []).seal(&context("", "sealed"), b"secret");
@@ -228,7 +235,7 @@ async fn a_session_goes_from_one_installation_to_another() {
     to.succeeds(&["import", &file]).await;
     let (old, new) = (from.find("one").await.unwrap(), to.find("one").await.unwrap());
     assert_eq!((new.create_time, new.update_time), (old.create_time, old.update_time));
-    let home = Facts { home: "cli-0".into(), home_node: NODE.into(), ..old.facts };
+    let home = Facts { home: "cli-0".into(), home_disk: NODE.into(), ..old.facts };
     assert_eq!(new.facts, home);
     let expected = files(&to.folder("cli-0", "one"));
     assert_eq!(expected["events.jsonl"], "{\"sessionId\":\"one\"}\n");
@@ -313,7 +320,7 @@ async fn with_postgresql_a_session_goes_into_the_archive_and_out_of_it_beside_a_
     let server = to.store().await;
     to.succeeds(&["import", &file]).await;
     let one = server.find("", "one").await.unwrap().unwrap();
-    assert_eq!((one.facts.home.as_str(), one.facts.home_node.as_str()), ("", ""));
+    assert_eq!((one.facts.home.as_str(), one.facts.home_disk.as_str()), ("", ""));
     assert!(!to.dir.path().join("cli-0").exists());
     let told = to.succeeds(&["check"]).await;
     assert!(told.starts_with("1 sessions, 0 of them on this disk, 1 in the archive with "), "{told}");
