@@ -6,9 +6,9 @@ A job is a line {"id": "1", "prompt": "..."} of standard input. Its result is a 
 {"id": "1", "text": "..."} or {"id": "1", "error": {"code": "...", "reason": "...", "delivery": "..."}}. The exit status is 1 if a
 job failed. SIGTERM has the worker take no more jobs and finish those that run; Ctrl-C stops those, too.
 
-A queue that delivers a job again does not have it done again: the session's id comes from the job's, and within 10 minutes the
-server knows the prompt by its `request_id`. So sessions are left when their jobs are done. `cleanup.py --label from=worker`
-deletes them later. The server knows the ids in memory only: a job that is delivered again after its restart is done again.
+A queue that delivers a job again does not have it done again, also by another worker: the session's id comes from the job's, and for
+a day the service knows the turn by its `request_id`, whichever of its servers have died meanwhile. So sessions are left when their
+jobs are done. `cleanup.py --label from=worker` deletes them later.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from copilot_grpc.v1 import copilot_service_pb2_grpc, turn_pb2
 
 OPTIONS = [
     ("grpc.service_config", copilot_grpc.SERVICE_CONFIG),
-    # SendAndWait is silent for as long as the agent works. A server that hangs is noticed within 40 seconds.
+    # A server that hangs is noticed within 40 seconds.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -41,8 +41,8 @@ OPTIONS = [
     # Answers may be longer than the library's 4 MiB.
     ("grpc.max_receive_message_length", 64 << 20),
 ]
-# After these an agent may go on without its caller.
-MAY_GO_ON = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+# How long the service is asked to wait for the end of a turn, in seconds.
+WAIT = 20
 ABORT_TIMEOUT = 5
 MAX_DELAY = 30
 
@@ -87,6 +87,8 @@ class Worker:
             result = {"text": await self.answer(str(job["id"]), str(job["prompt"]))}
         except grpc.RpcError as error:
             result = {"error": describe(errors.read(error))}
+        except Failed as failed:
+            result = {"error": describe(failed.failure)}
         except (KeyError, TypeError, ValueError):
             print(f"not a job: {line[:200]}", file=sys.stderr)
             result = {"error": {"code": "INVALID_ARGUMENT", "reason": None, "delivery": None}}
@@ -96,43 +98,67 @@ class Worker:
 
     async def answer(self, job_id, prompt):
         """The agent's answer, in a session of its own."""
+        deadline = time.monotonic() + self.timeout
         session_id = "job-" + hashlib.sha256(job_id.encode()).hexdigest()[:32]
-        labels = {"from": "worker", "job": job_id}
+        for tries in itertools.count():
+            # A turn that has failed has failed for good: the next one is another request.
+            request_id = job_id if tries == 0 else f"{job_id} again {tries}"
+            asked = turn_pb2.Prompt(text=prompt, request_id=request_id)
+            turn = await self.turn(session_id, {"from": "worker", "job": job_id}, asked, deadline)
+            if turn.state == turn_pb2.TURN_STATE_SUCCEEDED:
+                return turn.result.content
+            failure = errors.of_turn(turn)
+            if not may_be_repeated(failure):
+                raise Failed(failure)
+            await self.pause(request_id, failure, tries, deadline)
+
+    async def turn(self, session_id, labels, asked, deadline):
+        """Has a turn run, and waits for its end. If that does not come in time, the turn is stopped."""
         create = pb.CreateSessionRequest(session_id=session_id, resume_if_exists=True, labels=labels)
-        # The agent goes on when a connection is lost: the repetition, known by its request id, gets the answer.
-        on_disconnect = turn_pb2.ON_DISCONNECT_CONTINUE
-        asked = turn_pb2.Prompt(text=prompt, request_id=job_id, on_disconnect=on_disconnect)
-        send = pb.SendAndWaitRequest(session_id=session_id, prompt=asked)
+        submit = pb.SubmitTurnRequest(session_id=session_id, prompt=asked)
+        get = pb.GetTurnRequest(session_id=session_id, request_id=asked.request_id, wait={"seconds": WAIT})
         try:
-            return await self.repeat(create, send)
-        except (grpc.RpcError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) or error.code() in MAY_GO_ON:
-                with contextlib.suppress(grpc.RpcError):
-                    await self.service.AbortTurn(pb.AbortTurnRequest(session_id=session_id), timeout=ABORT_TIMEOUT)
+            await self.repeat(self.service.CreateSession, create, deadline)
+            turn = (await self.repeat(self.service.SubmitTurn, submit, deadline)).turn
+            while turn.state not in (turn_pb2.TURN_STATE_SUCCEEDED, turn_pb2.TURN_STATE_FAILED):
+                turn = (await self.repeat(self.service.GetTurn, get, deadline)).turn
+            return turn
+        except (grpc.RpcError, asyncio.CancelledError):
+            abort = pb.AbortTurnRequest(session_id=session_id, request_id=asked.request_id)
+            with contextlib.suppress(grpc.RpcError):
+                await self.service.AbortTurn(abort, timeout=ABORT_TIMEOUT)
             raise
 
-    async def repeat(self, create, send):
-        """Repeats what may be repeated, until the job's time is over."""
-        deadline = time.monotonic() + self.timeout
+    async def repeat(self, call, request, deadline):
+        """Calls until there is an answer: by its request id nothing is done twice."""
         for tries in itertools.count():
             try:
-                await self.service.CreateSession(create, timeout=deadline - time.monotonic())
-                response = await self.service.SendAndWait(send, timeout=deadline - time.monotonic())
-                return response.result.content
+                return await call(request, timeout=max(deadline - time.monotonic(), 0.001))
             except grpc.RpcError as error:
                 failure = errors.read(error)
-                print(f"job {send.prompt.request_id}: {failure.code.name}: {failure.message}", file=sys.stderr)
-                delay = failure.retry_delay or random.uniform(0.5, 1) * min(2**tries, MAX_DELAY)
-                if not may_be_repeated(failure) or time.monotonic() + delay >= deadline:
+                if failure.code != grpc.StatusCode.UNAVAILABLE and failure.retry_delay is None:
                     raise
-            await asyncio.sleep(delay)
+                await self.pause(type(request).__name__, failure, tries, deadline)
+
+    async def pause(self, what, failure, tries, deadline):
+        """Waits before the next try. If there is no time for one, the failure is the job's."""
+        print(f"{what}: {failure.code.name}: {failure.message}", file=sys.stderr)
+        delay = failure.retry_delay or random.uniform(0.5, 1) * min(2**tries, MAX_DELAY)
+        if time.monotonic() + delay >= deadline:
+            raise Failed(failure)
+        await asyncio.sleep(delay)
+
+
+class Failed(Exception):
+    """A job whose turn has failed."""
+
+    def __init__(self, failure):
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 def may_be_repeated(failure):
-    """With the request id, nothing is done twice. But a turn that was delivered and failed would only fail again."""
-    if failure.delivery is None:
-        # Not a turn's error: the connection was lost, or the server wants to be asked later.
-        return failure.code == grpc.StatusCode.UNAVAILABLE or failure.retry_delay is not None
+    """A turn that was delivered and failed may have been done in part, and would only fail again."""
     is_passing = failure.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
     return is_passing and failure.delivery == turn_pb2.DELIVERY_STATE_NOT_DELIVERED
 

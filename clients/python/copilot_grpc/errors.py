@@ -57,8 +57,20 @@ class Failure:
 
 def read(error: grpc.RpcError) -> Failure:
     """What an error says, of a call or a stream."""
+    return failure(error.code(), error.details() or "", details(error))
+
+
+def of_turn(turn: turn_pb2.Turn) -> Failure:
+    """What is said of a turn that has failed, as GetTurn returns it."""
+    codes = {code.value[0]: code for code in grpc.StatusCode}
+    code = codes.get(turn.failure.code, grpc.StatusCode.UNKNOWN)
+    return failure(code, turn.failure.message, turn.failure.details)
+
+
+def failure(code, message, details) -> Failure:
+    """What an error with these details says."""
     found: dict[str, Any] = {}
-    for detail in details(error):
+    for detail in details:
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             info = error_details_pb2.ErrorInfo.FromString(detail.value)
             if info.domain == DOMAIN:
@@ -70,7 +82,7 @@ def read(error: grpc.RpcError) -> Failure:
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
             found["retry_delay"] = delay.ToTimedelta().total_seconds()
-    return Failure(error.code(), error.details() or "", **found)
+    return Failure(code, message, **found)
 
 
 def details(error):
