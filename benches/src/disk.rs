@@ -16,7 +16,12 @@ pub struct Disk(PathBuf);
 impl Disk {
     /// The one of the CLI that this process is, if it has a home.
     pub fn of_env() -> Option<Self> {
-        Some(Self(PathBuf::from(std::env::var_os("COPILOT_HOME")?).join("session-state")))
+        Some(Self::new(std::env::var_os("COPILOT_HOME")?.into()))
+    }
+
+    /// The one of a CLI with this home.
+    pub fn new(home: PathBuf) -> Self {
+        Self(home.join("session-state"))
     }
 
     /// Whether there is something of a session.

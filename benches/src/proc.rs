@@ -1,6 +1,6 @@
 //! What the kernel knows of a process.
 
-use std::{fs, io};
+use std::{collections::BTreeMap, fs, io};
 
 /// The CPU time that a process has used so far, in microseconds: its own and the kernel's for it. Of its threads those that run by
 /// now; it is what the scheduler counts in nanoseconds, because times in ticks (`/proc/PID/stat`) are samples, which miss what
@@ -9,14 +9,75 @@ use std::{fs, io};
 /// # Errors
 /// If it is gone.
 pub fn cpu(pid: u32) -> io::Result<u64> {
-    let mut nanoseconds = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // It may have ended by now.
-        let times = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-        let running = times.split_ascii_whitespace().next().and_then(|time| time.parse::<u64>().ok());
-        nanoseconds += running.unwrap_or_default();
+    Ok(nanoseconds(pid)?.into_values().sum::<u64>() / 1000)
+}
+
+/// What a process uses from now on, also if threads that run now end meanwhile: what they have used before is not missed then.
+#[derive(Debug)]
+pub struct Meter {
+    pid: u32,
+    before: BTreeMap<String, u64>,
+}
+
+impl Meter {
+    /// Begins to count.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn start(pid: u32) -> io::Result<Self> {
+        Ok(Self { pid, before: nanoseconds(pid)? })
     }
-    Ok(nanoseconds / 1000)
+
+    /// The CPU time since then, in microseconds.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn read(&self) -> io::Result<u64> {
+        // One that ends while it is looked at has nothing any more.
+        let since = |(thread, now): (String, u64)| {
+            now.saturating_sub(self.before.get(&thread).copied().unwrap_or_default())
+        };
+        Ok(nanoseconds(self.pid)?.into_iter().map(since).sum::<u64>() / 1000)
+    }
+}
+
+/// The CPU time of each thread of a process.
+fn nanoseconds(pid: u32) -> io::Result<BTreeMap<String, u64>> {
+    let mut threads = BTreeMap::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?;
+        // It may have ended by now.
+        let times = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let running = times.split_ascii_whitespace().next().and_then(|time| time.parse().ok());
+        threads.insert(thread.file_name().to_string_lossy().into_owned(), running.unwrap_or_default());
+    }
+    Ok(threads)
+}
+
+/// The CPU time of a process's children that have ended, in microseconds. It is counted in ticks of 10 ms.
+///
+/// # Errors
+/// If the process is gone.
+pub fn cpu_of_ended(pid: u32) -> io::Result<u64> {
+    let ticks = stat(pid, 16)? + stat(pid, 17)?;
+    Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
+}
+
+/// The process whose child a process is.
+///
+/// # Errors
+/// If it is gone.
+pub fn parent(pid: u32) -> io::Result<u32> {
+    Ok(u32::try_from(stat(pid, 4)?).unwrap_or_default())
+}
+
+/// A field of `/proc/PID/stat`, by its number in proc(5).
+fn stat(pid: u32, field: usize) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, which is the second field, may have spaces in it.
+    let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+    let value = behind.split_ascii_whitespace().nth(field - 3).and_then(|value| value.parse().ok());
+    value.ok_or_else(|| io::Error::other("there is no such number"))
 }
 
 /// The memory that a process has for itself, in bytes: what it does not share with files.

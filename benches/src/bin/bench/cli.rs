@@ -1,18 +1,14 @@
 //! Beside the real CLI, in both its forms: how many turns it does, what share of their CPU time is the service's, and what of memory
 //! is left behind.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use copilot_grpc::backend::process::discover::Form;
 use copilot_grpc_bench::{job::Job, proc};
 use rustix::process::{Pid, Signal, kill_process};
 use scripted_model::{ModelServer, Reply};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::{process::Command, time::sleep};
 
 use crate::{
     Result,
@@ -162,13 +158,7 @@ impl Pair {
         folder: TempDir,
     ) -> Result<Self> {
         let address = format!("127.0.0.1:{}", free_port()?);
-        let cli: PathBuf = bench.cli(form)?;
-        let mut command = bench.embedding_command(&address, &cli, folder.path());
-        // What the CLI needs no account and no network with.
-        command
-            .env("COPILOT_OFFLINE", "true")
-            .env("COPILOT_PROVIDER_BASE_URL", model.base_url())
-            .env("COPILOT_MODEL", "scripted");
+        let mut command = command(bench, form, model, &address, folder.path())?;
         let facade = Program::start(command.args(flags))?;
         serving(&address).await?;
         Ok(Self { address, facade, folder })
@@ -196,13 +186,8 @@ impl Pair {
         Ok(kill_process(pid, Signal::KILL)?)
     }
 
-    /// How large the folder of a session is, in bytes, where it is largest.
     pub(crate) fn session_size(&self, session: &str) -> Result<u64> {
-        let mut largest = 0;
-        for home in fs::read_dir(self.folder.path().join("state"))? {
-            largest = largest.max(size(&home?.path().join("session-state").join(session)));
-        }
-        Ok(largest)
+        session_size(self.folder.path(), session)
     }
 
     /// What they hold, in bytes.
@@ -242,6 +227,31 @@ impl Pair {
             p99: outcome.whole.p99 as f64 / 1e6,
         })
     }
+}
+
+/// The service with a real CLI of its own, which needs no account and no network.
+pub(crate) fn command(
+    bench: &Bench,
+    form: Form,
+    model: &ModelServer,
+    address: &str,
+    folder: &Path,
+) -> Result<Command> {
+    let mut command = bench.embedding_command(address, &bench.cli(form)?, folder);
+    command
+        .env("COPILOT_OFFLINE", "true")
+        .env("COPILOT_PROVIDER_BASE_URL", model.base_url())
+        .env("COPILOT_MODEL", "scripted");
+    Ok(command)
+}
+
+/// How large the folder of a session is, in bytes, where it is largest, of a service that keeps its sessions below this folder.
+pub(crate) fn session_size(folder: &Path, session: &str) -> Result<u64> {
+    let mut largest = 0;
+    for home in fs::read_dir(folder.join("state"))? {
+        largest = largest.max(size(&home?.path().join("session-state").join(session)));
+    }
+    Ok(largest)
 }
 
 /// One that has ended has no command line any more.

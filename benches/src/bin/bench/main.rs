@@ -2,7 +2,7 @@
 //! [--seconds N] [PART...]`. With `--alone` without the peers. How far it is, it tells on standard error.
 //!
 //! Parts: `turns`, `streams`, `bulk`, `latency`, `json`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
-//! `growth`, `long`, `curve`, `several`, `store`, `wear` and `soak`. See docs/operate/benchmarks.md.
+//! `growth`, `long`, `curve`, `several`, `store`, `nodes`, `wear` and `soak`. See docs/operate/benchmarks.md.
 //!
 //! `bench plot FILE FOLDER` draws pictures of the tables in a Markdown file: those that were printed, or of that page.
 
@@ -10,6 +10,7 @@ mod cli;
 mod database;
 mod growth;
 mod instructions;
+mod nodes;
 mod peers;
 mod pictures;
 mod plot;
@@ -85,6 +86,7 @@ enum Part {
     Growth,
     Long,
     Store,
+    Nodes,
     Wear,
     Soak,
 }
@@ -101,6 +103,7 @@ impl Part {
             "growth" => Self::Growth,
             "long" => Self::Long,
             "store" => Self::Store,
+            "nodes" => Self::Nodes,
             "wear" => Self::Wear,
             "soak" => Self::Soak,
             _ => Self::Compare(SCENARIOS.iter().find(|scenario| scenario.part == name)?),
@@ -118,6 +121,7 @@ impl Part {
             Self::Growth => growth::STEPS,
             Self::Long => growth::LONG_STEPS,
             Self::Store => store::steps(plan.runs),
+            Self::Nodes => nodes::steps(plan.runs),
             Self::Wear => wear::steps(plan.duration),
             Self::Soak => soak::STEPS,
         }
@@ -133,6 +137,7 @@ impl Part {
             Self::Growth => growth::measure(bench, progress).await,
             Self::Long => growth::long(bench, progress).await,
             Self::Store => store::measure(bench, progress, plan.runs).await,
+            Self::Nodes => nodes::measure(bench, progress, plan.runs).await,
             Self::Wear => wear::measure(bench, progress, plan.duration).await,
             Self::Soak => soak::measure(bench, progress, plan.duration).await,
         }

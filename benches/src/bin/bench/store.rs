@@ -27,7 +27,7 @@ use crate::{
     table::{Table, median},
 };
 
-type Client = CopilotServiceClient<Channel>;
+pub(crate) type Client = CopilotServiceClient<Channel>;
 
 /// How many sessions a long list has, and how many are on a page.
 const SESSIONS: usize = 100_000;
@@ -127,7 +127,7 @@ async fn end(program: &mut Program, signal: Signal) -> Result<()> {
     program.ended().await
 }
 
-async fn client(address: &str) -> Result<Client> {
+pub(crate) async fn client(address: &str) -> Result<Client> {
     let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
     Ok(Client::new(channel).max_decoding_message_size(usize::MAX))
 }
@@ -337,7 +337,7 @@ async fn moves(bench: &Bench, database: &Database, progress: &mut Progress, runs
 }
 
 /// A text that does not compress to nothing.
-fn text(number: usize, length: usize) -> String {
+pub(crate) fn text(number: usize, length: usize) -> String {
     let mut seed = number as u64 + 1;
     let mut text = String::with_capacity(length + 20);
     while text.len() < length {
@@ -348,7 +348,7 @@ fn text(number: usize, length: usize) -> String {
 }
 
 /// How long it takes until a prompt is answered, in milliseconds, for a caller that repeats what was not delivered.
-async fn turn(client: &mut Client, session_id: &str, prompt: &str) -> Result<f64> {
+pub(crate) async fn turn(client: &mut Client, session_id: &str, prompt: &str) -> Result<f64> {
     let began = clock::now();
     loop {
         let request = SendAndWaitRequest { session_id: session_id.into(), prompt: Some(prompt.into()) };
@@ -365,7 +365,7 @@ fn may_be_repeated(status: &Status) -> bool {
 }
 
 /// Waits until all CLIs are ready, and names the one that has the session, if there is one.
-async fn ready(client: &mut Client) -> Result<String> {
+pub(crate) async fn ready(client: &mut Client) -> Result<String> {
     loop {
         let backends = client.get_server_info(GetServerInfoRequest {}).await?.into_inner().backends;
         if backends.iter().all(|backend| backend.state() == BackendState::Ready) {
