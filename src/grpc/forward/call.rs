@@ -5,6 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
 use http_body_util::Full;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Status, body::Body};
 use tower::{Service, ServiceExt as _};
 use tracing::warn;
@@ -63,7 +64,15 @@ pub(super) struct Call<S> {
 pub(super) struct Served {
     pub(super) response: Response<Body>,
     /// `None`: this server.
-    pub(super) by: Option<(Peer, Carried)>,
+    pub(super) by: Option<Forwarded>,
+}
+
+/// A call that another server serves. Held until its answer has ended.
+pub(super) struct Forwarded {
+    pub(super) peer: Peer,
+    _carried: Carried,
+    /// This server waits for it before it ends.
+    _busy: Option<TaskTrackerToken>,
 }
 
 impl<S: Local> Call<S> {
@@ -151,6 +160,7 @@ impl<S: Local> Call<S> {
     /// Has another server serve it.
     async fn forward(&self, peer: Peer, first: &First, body: &impl Fn() -> Body) -> Result<Served, InVain> {
         let request = self.request(body(), true);
+        let busy = (!self.method.is_endless()).then(|| self.sessions.busy());
         let answer = tokio::select! {
             biased;
             answer = self.peers.call(&peer, request) => answer,
@@ -163,7 +173,10 @@ impl<S: Local> Call<S> {
             Ok((response, _)) if hop::is_passing(response.headers()) => Err(InVain::Passing(response)),
             // What it cannot have from the store this server can, when its lease is over.
             Ok((response, _)) if self.may_have_the_store_alone(&response) => Err(InVain::Passing(response)),
-            Ok((response, carried)) => Ok(Served { response, by: Some((peer, carried)) }),
+            Ok((response, carried)) => {
+                let by = Forwarded { peer, _carried: carried, _busy: busy };
+                Ok(Served { response, by: Some(by) })
+            }
             Err(Failure::NotSent(problem)) => Err(InVain::Unreached(format!(
                 "server {}, which has the session, cannot be reached: {problem}",
                 peer.incarnation.node

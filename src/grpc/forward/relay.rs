@@ -16,7 +16,7 @@ use tracing::info;
 
 use super::{
     answering::watching,
-    call::{Call, Local, Served},
+    call::{Call, Forwarded, Local, Served},
     first::First,
     frame::Frames,
     hop,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     grpc::{pb::ErrorReason, status},
-    session::{Delivery, Peer, Sessions},
+    session::{Delivery, Sessions},
 };
 
 /// A piece of an answer.
@@ -43,8 +43,7 @@ pub(super) enum Piece {
 /// The answer of one server.
 pub(super) struct Source {
     body: Body,
-    /// What else keeps it: a place on a connection.
-    by: Option<(Peer, super::peers::Carried)>,
+    by: Option<Forwarded>,
     /// Resolves when its server is dead.
     dead: BoxFuture<'static, ()>,
     /// Resolves when it is to end because this server does.
@@ -57,8 +56,8 @@ impl Source {
         let Served { response, by } = served;
         let (parts, body) = response.into_parts();
         let dead = match &by {
-            Some((peer, _)) => {
-                let (sessions, process) = (sessions.clone(), peer.incarnation.clone());
+            Some(by) => {
+                let (sessions, process) = (sessions.clone(), by.peer.incarnation.clone());
                 async move { sessions.until_dead(&process).await }.boxed()
             }
             None => pending().boxed(),

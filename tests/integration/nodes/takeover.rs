@@ -8,6 +8,7 @@ use copilot_grpc::grpc::pb::{
     watch_session_response,
 };
 use rustix::process::Signal;
+use scripted_model::{Reply, Request};
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt as _;
 use tonic::Streaming;
@@ -207,6 +208,21 @@ async fn a_server_that_ends_hands_its_sessions_over_and_no_call_fails() {
     cluster.stop(0, Signal::TERM).await;
     let nodes = nodes_of(&mut clients[1]).await;
     assert_eq!(nodes[0].state(), NodeState::Gone);
+}
+
+#[tokio::test]
+async fn a_server_that_ends_waits_for_the_turns_that_it_forwards() {
+    // Longer than the last answers may take when all turns have ended.
+    let long =
+        |_: &Request| Reply::chunks((0..25).map(|n| format!("{n} "))).every(Duration::from_millis(200));
+    let mut cluster = Cluster::start(2, long).await;
+    let mut clients = cluster.clients().await;
+    create(&mut clients[1], "s").await;
+    let mut first = clients[0].clone();
+    let running = tokio::spawn(async move { send(&mut first, "s", "hello").await });
+    until("the prompt is with the model", || cluster.model.calls().len() == 1).await;
+    cluster.stop(0, Signal::TERM).await;
+    assert!(running.await.unwrap().unwrap().content.ends_with("23 24 "));
 }
 
 #[tokio::test]
