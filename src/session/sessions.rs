@@ -98,6 +98,8 @@ pub(super) struct Inner {
     pub(super) draining: CancellationToken,
     /// Cancelled when what still runs has to end.
     pub(super) shutdown: CancellationToken,
+    /// Cancelled when all has ended.
+    pub(super) ended: CancellationToken,
 }
 
 impl Sessions {
@@ -151,6 +153,7 @@ impl Sessions {
                 leaving: CancellationToken::new(),
                 draining,
                 shutdown,
+                ended: CancellationToken::new(),
             }),
         }
     }

@@ -87,6 +87,7 @@ impl Sessions {
             // To stop an agent takes milliseconds; a CLI that does not answer is ended anyway.
             let _ = timeout(LAST_GRACE, self.inner.means.tasks.wait()).await;
         }
+        self.inner.ended.cancel();
     }
 
     /// Lets all sessions go that are at rest. True: there are none left. As long as calls are served, only if there is a server that
@@ -127,14 +128,15 @@ impl Sessions {
         session.is_archived() && session.ownership().is_some()
     }
 
-    /// Starts what goes on beside the calls, until the server drains.
+    /// Starts what goes on beside the calls, until all has ended.
     pub fn keep_up(&self) {
         let this = self.clone();
         tokio::spawn(async move {
+            let until_draining = this.inner.draining.run_until_cancelled(Box::pin(this.look_after_others()));
             let beside = async {
-                tokio::join!(this.watch_lease(), this.tell_others(), this.look_after_others());
+                tokio::join!(this.watch_lease(), this.tell_others(), until_draining);
             };
-            this.inner.draining.run_until_cancelled(beside).await;
+            this.inner.ended.run_until_cancelled(Box::pin(beside)).await;
         });
     }
 

@@ -11,7 +11,7 @@ use crate::{
         blueprint::Credentials,
         error::Error,
         id::{SessionId, SessionKey, Tenant},
-        idempotency::{Accepted, Key, RequestId},
+        idempotency::{Accepted, Key},
         prompt::{Prompt, PromptReader},
         sessions::Sessions,
         summary::SessionState,
@@ -88,8 +88,7 @@ impl Sessions {
         id: &SessionId,
         mut prompt: Prompt,
     ) -> Result<Submitted, Error> {
-        let RequestId { id: request_id, .. } =
-            prompt.request.clone().unwrap_or_else(|| RequestId { id: String::new(), fingerprint: 0 });
+        let request_id = prompt.request.as_ref().map(|request| request.id.clone()).unwrap_or_default();
         prompt.source = prompt.source.take().and_then(|source| self.storable(tenant, id, &prompt, source));
         let (this, session) = (self.clone(), id.clone());
         // On a task of its own, because one that was half accepted when its caller left would be run some day.
