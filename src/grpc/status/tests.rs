@@ -100,6 +100,8 @@ fn rows() -> Vec<Row> {
             (PermissionDenied, PolicyDenied, &[BAD_REQUEST]),
         ),
         error(Error::CursorExpired, (FailedPrecondition, CursorExpired, &[])),
+        error(Error::Moved(id()), (Unavailable, BackendUnavailable, &[RESOURCE_INFO, RETRY_INFO])),
+        error(Error::NoSuchTurn(id()), (NotFound, TurnNotFound, &[RESOURCE_INFO])),
         error(no_such_ask(), (NotFound, AskNotFound, &[RESOURCE_INFO])),
         error(settled(Settlement::Answered), (FailedPrecondition, AskSettled, &[])),
         error(settled(Settlement::TimedOut), (FailedPrecondition, AskSettled, &[])),
