@@ -8,6 +8,7 @@
 use std::{
     collections::VecDeque,
     future::{pending, poll_fn},
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -28,7 +29,7 @@ use super::{
     streamed::{ConverseResponse, Streamed},
 };
 use crate::session::{
-    Deadline, Error, Outcome, SessionId, Sessions, Tenant, Ticket, Watch, Watched, fanout::Filter,
+    Caller, Deadline, Error, Outcome, SessionId, Sessions, Tenant, Ticket, Watch, Watched, fanout::Filter,
 };
 
 /// A stream of Converse.
@@ -36,6 +37,8 @@ pub(super) struct Conversation {
     sessions: Sessions,
     /// The caller's requests, until it has closed its side.
     requests: Option<Streaming<pb::ConverseRequest>>,
+    /// The caller, if another server forwards its stream.
+    caller: Option<Arc<Caller>>,
     deadline: Option<Deadline>,
     turn_timeout: Duration,
     max_message_size: usize,
@@ -89,6 +92,7 @@ impl Conversation {
     pub(super) fn new(
         sessions: Sessions,
         requests: Streaming<pb::ConverseRequest>,
+        caller: Option<Arc<Caller>>,
         deadline: Option<Deadline>,
         turn_timeout: Duration,
         max_message_size: usize,
@@ -97,6 +101,7 @@ impl Conversation {
         Self {
             sessions,
             requests: Some(requests),
+            caller,
             deadline,
             turn_timeout,
             max_message_size,
@@ -247,7 +252,8 @@ impl Conversation {
                 self.deadline.map_or(own, |call| own.earlier(call))
             };
             let prompt = checks.prompt(prompt, Filter::NOTHING, deadline);
-            let prompt = checks.done(prompt).map_err(status::invalid)?;
+            let mut prompt = checks.done(prompt).map_err(status::invalid)?;
+            prompt.caller = self.caller.clone();
             about(&self.sessions, &open.id, self.sessions.send(Tenant::ONLY, &open.id, prompt)).await
         };
         match sent.await {

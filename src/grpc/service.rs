@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::{Stream, stream};
 use prost::Message as _;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     converse::Conversation,
@@ -45,7 +45,7 @@ pub(super) struct Service {
 impl Service {
     async fn send(
         &self,
-        metadata: &MetadataMap,
+        (metadata, extensions): (&MetadataMap, &Extensions),
         mut checks: Checks,
         session_id: &str,
         prompt: Option<pb::Prompt>,
@@ -54,7 +54,8 @@ impl Service {
         let deadline = |timeout| deadline::of_call(metadata, timeout, self.turn_timeout);
         let id = checks.session_id(session_id);
         let prompt = checks.prompt(prompt, filter, deadline);
-        let (id, prompt) = checks.done(id.zip(prompt)).map_err(status::invalid)?;
+        let (id, mut prompt) = checks.done(id.zip(prompt)).map_err(status::invalid)?;
+        prompt.caller = extensions.get().cloned();
         self.about(&id, self.sessions.send(Tenant::ONLY, &id, prompt)).await
     }
 
@@ -279,9 +280,10 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::SendAndWaitRequest>,
     ) -> Result<Response<Self::SendAndWaitStream>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let pb::SendAndWaitRequest { session_id, prompt } = request;
-        let mut turn = self.send(&metadata, Checks::default(), &session_id, prompt, Filter::NOTHING).await?;
+        let call = (&metadata, &extensions);
+        let mut turn = self.send(call, Checks::default(), &session_id, prompt, Filter::NOTHING).await?;
         let outcome = match turn.delivered().await {
             Some(Err(error)) if error.delivery == Delivery::NotDelivered => {
                 return Err(status::of_turn(&error));
@@ -305,13 +307,14 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::SendAndStreamRequest>,
     ) -> Result<Response<Self::SendAndStreamStream>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let mut checks = Checks::default();
         let filter = checks.filter("event_types", request.event_types, request.exclude_sub_agents);
         let interval = checks.heartbeat("heartbeat_interval", request.heartbeat_interval);
         let max_size =
             checks.max_event_size("max_event_size", request.max_event_size, convert::MAX_EVENT_SIZE);
-        let turn = self.send(&metadata, checks, &request.session_id, request.prompt, filter).await?;
+        let turn =
+            self.send((&metadata, &extensions), checks, &request.session_id, request.prompt, filter).await?;
         let turn = stream::unfold(Some(turn), move |turn| next_of_turn(turn, max_size));
         Ok(Response::new(Box::pin(Heartbeats::new(Box::pin(turn), interval, || {
             let payload = pb::send_and_stream_response::Payload::Heartbeat(pb::Heartbeat {});
@@ -375,11 +378,11 @@ impl CopilotService for Service {
         &self,
         request: Request<Streaming<pb::ConverseRequest>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
-        let (metadata, _, requests) = request.into_parts();
-        let deadline = deadline::of_stream(&metadata);
+        let (metadata, extensions, requests) = request.into_parts();
+        let (deadline, caller) = (deadline::of_stream(&metadata), extensions.get().cloned());
         let Self { sessions, turn_timeout, max_message_size, .. } = self;
         let conversation =
-            Conversation::new(sessions.clone(), requests, deadline, *turn_timeout, *max_message_size);
+            Conversation::new(sessions.clone(), requests, caller, deadline, *turn_timeout, *max_message_size);
         Ok(Response::new(Box::pin(conversation.into_stream())))
     }
 

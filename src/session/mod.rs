@@ -7,6 +7,7 @@
 
 mod asks;
 mod blueprint;
+mod callers;
 mod calls;
 mod cleanup;
 mod cursor;
@@ -30,6 +31,7 @@ pub use blueprint::{
     Blueprint, Credentials, Effect, Excess, KINDS as PERMISSION_KINDS, Missing, Policy, Profile, Profiles,
     Rule, Unfit,
 };
+pub use callers::Caller;
 pub use calls::{
     Change, From, HistoryPlace, SetBack, Submitted, SubmittedState, Told, Turn, TurnName, TurnPlace, Watch,
     Watched, Whereabouts,

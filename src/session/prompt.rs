@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{fanout::Filter, idempotency::RequestId, turn::Deadline};
+use super::{callers::Caller, fanout::Filter, idempotency::RequestId, turn::Deadline};
 use crate::copilot::{Message, Schema};
 
 /// A prompt, and what its caller expects.
@@ -26,6 +26,8 @@ pub struct Prompt {
     pub request: Option<RequestId>,
     /// What the prompt can be read from again, of a turn that nobody waits for.
     pub source: Option<Vec<u8>>,
+    /// The caller, if another server forwards its call.
+    pub caller: Option<Arc<Caller>>,
 }
 
 /// Reads a prompt again that is stored.

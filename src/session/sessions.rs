@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     blueprint::{Blueprint, Profiles},
+    callers::Callers,
     cleanup::Cleanup,
     error::Error,
     id::{SessionKey, Tenant},
@@ -87,6 +88,8 @@ pub(super) struct Inner {
     pub(super) takes: Turnstile<SessionKey>,
     /// Which other servers own the sessions that were looked for lately.
     pub(super) owners: Owners,
+    /// Callers whose calls other servers forward.
+    pub(super) callers: Arc<Callers>,
     /// How other servers are asked.
     pub(super) others: OnceLock<Arc<dyn Others>>,
     /// Reads what is stored of a prompt.
@@ -147,6 +150,7 @@ impl Sessions {
                 models: Models::default(),
                 takes: Turnstile::default(),
                 owners: Owners::default(),
+                callers: Arc::default(),
                 others: OnceLock::new(),
                 prompts: OnceLock::new(),
                 cleanup: Mutex::default(),

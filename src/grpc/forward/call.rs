@@ -15,6 +15,7 @@ use super::{
     hop,
     method::{Method, watch_after},
     peers::{Carried, Failure, Peers},
+    relay::GRPC_STATUS,
 };
 use crate::{
     grpc::{deadline::patience, status},
@@ -70,9 +71,42 @@ pub(super) struct Served {
 /// A call that another server serves. Held until its answer has ended.
 pub(super) struct Forwarded {
     pub(super) peer: Peer,
+    pub(super) leaving: Leaving,
     _carried: Carried,
     /// This server waits for it before it ends.
     _busy: Option<TaskTrackerToken>,
+}
+
+/// Tells the server that serves a call that its caller has left, when that is dropped before the call has ended.
+pub(super) struct Leaving {
+    sessions: Sessions,
+    peers: Peers,
+    peer: Peer,
+    call_id: String,
+    has_ended: bool,
+}
+
+impl Leaving {
+    /// The call has ended: by itself, or with a server.
+    pub(super) fn ended(&mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        // When this server ends, its callers have not left.
+        if self.has_ended || self.sessions.is_shutting_down() {
+            return;
+        }
+        let (peers, peer, call_id) =
+            (self.peers.clone(), self.peer.clone(), std::mem::take(&mut self.call_id));
+        let busy = self.sessions.busy();
+        tokio::spawn(async move {
+            peers.leave(&peer, call_id).await;
+            drop(busy);
+        });
+    }
 }
 
 impl<S: Local> Call<S> {
@@ -159,7 +193,9 @@ impl<S: Local> Call<S> {
 
     /// Has another server serve it.
     async fn forward(&self, peer: Peer, first: &First, body: &impl Fn() -> Body) -> Result<Served, InVain> {
-        let request = self.request(body(), true);
+        let mut request = self.request(body(), true);
+        let mut leaving = self.leaving(&peer);
+        hop::name_call(request.headers_mut(), &leaving.call_id);
         let busy = (!self.method.is_endless()).then(|| self.sessions.busy());
         let answer = tokio::select! {
             biased;
@@ -169,12 +205,15 @@ impl<S: Local> Call<S> {
                 Err(Failure::Lost(format!("server {} is dead", peer.incarnation.node)))
             }
         };
+        if !matches!(&answer, Ok((response, _)) if !response.headers().contains_key(GRPC_STATUS)) {
+            leaving.ended();
+        }
         match answer {
             Ok((response, _)) if hop::is_passing(response.headers()) => Err(InVain::Passing(response)),
             // What it cannot have from the store this server can, when its lease is over.
             Ok((response, _)) if self.may_have_the_store_alone(&response) => Err(InVain::Passing(response)),
             Ok((response, carried)) => {
-                let by = Forwarded { peer, _carried: carried, _busy: busy };
+                let by = Forwarded { peer, leaving, _carried: carried, _busy: busy };
                 Ok(Served { response, by: Some(by) })
             }
             Err(Failure::NotSent(problem)) => Err(InVain::Unreached(format!(
@@ -189,6 +228,17 @@ impl<S: Local> Call<S> {
                 Err(InVain::Unreached(problem))
             }
             Err(Failure::Lost(_)) => Err(InVain::Final(self.cut_off(Delivery::Unknown))),
+        }
+    }
+
+    /// What tells a server that the caller has left. Only turns are kept for callers, so of other calls it is told by their end.
+    fn leaving(&self, peer: &Peer) -> Leaving {
+        Leaving {
+            sessions: self.sessions.clone(),
+            peers: self.peers.clone(),
+            peer: peer.clone(),
+            call_id: uuid::Uuid::new_v4().to_string(),
+            has_ended: !(self.method.is_turn() || self.method == Method::Converse),
         }
     }
 

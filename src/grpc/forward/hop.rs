@@ -15,6 +15,9 @@ const TO: HeaderName = HeaderName::from_static("copilot-grpc-to");
 /// The token by which servers know each other.
 const TOKEN: HeaderName = HeaderName::from_static("copilot-grpc-token");
 
+/// The id of a forwarded call.
+const CALL: HeaderName = HeaderName::from_static("copilot-grpc-call");
+
 /// Who has answered a forwarded call.
 const FROM: HeaderName = HeaderName::from_static("copilot-grpc-from");
 
@@ -48,6 +51,18 @@ pub(super) fn address(headers: &mut HeaderMap, to: &Peer, token: Option<&Secret>
         token.set_sensitive(true);
         headers.insert(TOKEN, token);
     }
+}
+
+/// Names a forwarded call.
+pub(super) fn name_call(headers: &mut HeaderMap, call_id: &str) {
+    if let Ok(call_id) = HeaderValue::from_str(call_id) {
+        headers.insert(CALL, call_id);
+    }
+}
+
+/// Takes the id of a forwarded call from its request.
+pub(super) fn call_id(headers: &mut HeaderMap) -> Option<String> {
+    Some(headers.remove(CALL)?.to_str().ok()?.to_owned())
 }
 
 /// Whether a request was forwarded.

@@ -68,6 +68,11 @@ impl<S: Local> Service<Request<Body>> for Forwarding<S> {
                 hop::sign(answer.headers_mut(), &this, Some(refusal));
                 return ready(Ok(answer)).boxed();
             }
+            // At once, because what is said of it comes later on the same connection.
+            if let Some(call_id) = hop::call_id(request.headers_mut()) {
+                let caller = self.sessions.caller(call_id);
+                request.extensions_mut().insert(caller);
+            }
             let answer = self.inner.call(request);
             return async move {
                 let mut answer = answer.await?;

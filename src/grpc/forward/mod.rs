@@ -3,7 +3,7 @@
 //! [`layer`] takes the calls in, and a [`call`] is served wherever its session is, and tried again where nothing was done. [`method`] knows
 //! where a method's request has its session, and [`first`] reads that far. [`peers`] are the connections to the other servers, and
 //! [`hop`] what is said on them beside the call itself. [`relay`] passes an answer on, and goes on with it elsewhere when its server
-//! dies; [`conversation`] does that for Converse, whose caller speaks, too. [`states`] asks what other servers' sessions do.
+//! dies; [`conversation`] does that for Converse, whose caller speaks, too. [`node`] is what servers tell each other beside that.
 //!
 //! Tests: `tests/integration/nodes/`.
 
@@ -15,11 +15,11 @@ mod frame;
 mod hop;
 mod layer;
 mod method;
+mod node;
 mod peers;
 mod relay;
-mod states;
 mod trail;
 
 pub(super) use layer::Forwarding;
+pub(super) use node::{Node, OtherServers};
 pub(super) use peers::Peers;
-pub(super) use states::{Node, OtherServers};

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use http::{Request, Response, Uri};
+use http::{HeaderMap, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
@@ -22,7 +22,9 @@ use tower::Service;
 use super::hop;
 use crate::{
     copilot::Secret,
-    grpc::pb::node::{ListStatesRequest, ListStatesResponse, node_service_client::NodeServiceClient},
+    grpc::pb::node::{
+        LeaveCallRequest, ListStatesRequest, ListStatesResponse, node_service_client::NodeServiceClient,
+    },
     lock::lock,
     session::Peer,
     store::Incarnation,
@@ -105,6 +107,20 @@ impl Peers {
         }
     }
 
+    /// Tells a server that the caller of a call has left.
+    pub(super) async fn leave(&self, peer: &Peer, call_id: String) {
+        let Ok(Carrier { sender, calls: _calls }) = self.carrier(peer).await else { return };
+        let origin = sender.origin.clone();
+        let request = self.question(peer, LeaveCallRequest { call_id });
+        let mut client = NodeServiceClient::with_origin(sender, origin);
+        if !matches!(timeout(CONNECTING, client.leave_call(request)).await, Ok(Ok(_))) {
+            tracing::debug!(
+                node = peer.incarnation.node,
+                "another server has not heard that a caller has left"
+            );
+        }
+    }
+
     /// What a server says of the states of sessions that it owns.
     pub(super) async fn states(&self, peer: &Peer, session_ids: Vec<String>) -> Option<ListStatesResponse> {
         let Carrier { sender, calls: _calls } = self.carrier(peer).await.ok()?;
@@ -184,13 +200,17 @@ impl Peers {
         session_ids: Vec<String>,
     ) -> Result<(MetadataMap, ListStatesResponse), Status> {
         let origin = sender.origin.clone();
-        let mut request = tonic::Request::new(ListStatesRequest { session_ids });
-        let mut headers = std::mem::take(request.metadata_mut()).into_headers();
-        hop::address(&mut headers, peer, self.token());
-        *request.metadata_mut() = MetadataMap::from_headers(headers);
+        let request = self.question(peer, ListStatesRequest { session_ids });
         let answer = NodeServiceClient::with_origin(sender, origin).list_states(request).await?;
         let (metadata, answer, _) = answer.into_parts();
         Ok((metadata, answer))
+    }
+
+    fn question<T>(&self, peer: &Peer, message: T) -> tonic::Request<T> {
+        let mut headers = HeaderMap::new();
+        hop::address(&mut headers, peer, self.token());
+        let metadata = MetadataMap::from_headers(headers);
+        tonic::Request::from_parts(metadata, tonic::Extensions::new(), message)
     }
 }
 

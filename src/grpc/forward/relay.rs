@@ -76,19 +76,22 @@ impl Source {
 
     pub(super) async fn next(&mut self) -> Piece {
         let Self { body, dead, closing, .. } = self;
-        let frame = tokio::select! {
+        let piece = tokio::select! {
             biased;
-            frame = body.frame() => frame,
-            () = dead => return Piece::Broken,
-            () = closing => return Piece::Closing,
-        };
-        match frame {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => Piece::Data(data),
-                Err(frame) => Piece::Trailers(frame.into_trailers().unwrap_or_default()),
+            frame = body.frame() => match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => Piece::Data(data),
+                    Err(frame) => Piece::Trailers(frame.into_trailers().unwrap_or_default()),
+                },
+                Some(Err(_)) | None => Piece::Broken,
             },
-            Some(Err(_)) | None => Piece::Broken,
+            () = dead => Piece::Broken,
+            () = closing => Piece::Closing,
+        };
+        if let (Piece::Trailers(_) | Piece::Broken | Piece::Closing, Some(by)) = (&piece, &mut self.by) {
+            by.leaving.ended();
         }
+        piece
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     copilot::method::{Send, Sent},
     session::{
         blueprint::Credentials,
+        callers::Caller,
         error::Error,
         fanout::{Filter, Scope, Subscriber},
         id::{SessionId, SessionKey, Tenant},
@@ -59,7 +60,7 @@ impl Sessions {
     ) -> Result<Turn, Error> {
         let RequestId { id, fingerprint } = request;
         let key = Key::Send(session.key().clone(), id.clone());
-        let (deadline, filter) = (prompt.deadline, prompt.filter.clone());
+        let (deadline, filter, caller) = (prompt.deadline, prompt.filter.clone(), prompt.caller.clone());
         // An earlier call may have delivered it.
         let too_late = |cause| {
             let (delivery, remains) = (Delivery::Unknown, Remains::default());
@@ -77,7 +78,9 @@ impl Sessions {
             share.is_some()
         };
         if let Some(accepted) = self.inner.accepted.find(&key, fingerprint, is_current)? {
-            return Ok(join(&accepted, share.flatten(), deadline, filter));
+            let joined = join(&accepted, share.flatten(), deadline, filter);
+            self.keep_until_left(caller, &accepted, &joined);
+            return Ok(joined);
         }
         let Some(uid) = session.uid() else { return Err(Error::NotFound(session.id().clone())) };
         let stored = RequestKey {
@@ -112,9 +115,25 @@ impl Sessions {
         key: Key,
         claimed: Arc<Claimed>,
     ) -> Result<Turn, Error> {
+        let caller = prompt.caller.clone();
         let (turn, accepted) = self.accept(session, prompt, Some(claimed))?;
+        self.keep_until_left(caller, &accepted, &turn);
         self.inner.accepted.insert(key, fingerprint, accepted);
         Ok(turn)
+    }
+
+    /// Lets a turn go on when the server is lost that forwards its caller's call: the caller asks for it again. It keeps the caller's
+    /// part in the turn until the caller leaves.
+    fn keep_until_left(&self, caller: Option<Arc<Caller>>, accepted: &Accepted, turn: &Turn) {
+        let (Some(caller), Some(part)) = (caller, turn.gone.clone()) else { return };
+        let mut rest = beside(accepted, turn.deadline);
+        self.inner.means.tasks.spawn(async move {
+            tokio::select! {
+                () = caller.left() => {}
+                _ = rest.outcome() => {}
+            }
+            drop(part);
+        });
     }
 
     /// Accepts a prompt into the session's queue.
@@ -134,6 +153,7 @@ impl Sessions {
             filter,
             request,
             source: _,
+            caller: _,
         } = prompt;
         // Only into a turn that runs; now there is none.
         message.steering = false;

@@ -9,6 +9,7 @@ use copilot_grpc::grpc::pb::{
     WatchSessionRequest, ask_answer::Answer, converse_request, converse_response, send_and_stream_response,
     session_event::Payload, watch_session_response,
 };
+use rustix::process::Signal;
 use scripted_model::{Reply, Request};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -18,7 +19,7 @@ use tonic::{Code, Request as Call, codec::CompressionEncoding};
 use super::cluster::{Cluster, in_state};
 use crate::{
     store::installation::{create, create_with, get, history, script, send, send_named},
-    support::{check, facade::on_everything, failure_of, fields_of, soon, until},
+    support::{check, facade::on_everything, failure_of, fields_of, reason_of, soon, until},
 };
 
 /// How often each wrong of two servers is tried.
@@ -266,13 +267,46 @@ async fn a_stream_through_another_server_is_read_as_it_comes_and_ends_the_turn_w
     }
     assert_eq!((text.as_str(), content.as_str()), ("prompts: slow", "prompts: slow"));
     assert!(pieces > 1, "it came at once");
-    // One that nobody reads any more.
+    // One that nobody reads any more, whether it could be asked for again or not.
+    for request_id in ["", "r"] {
+        let prompt = Prompt { text: "hang".into(), request_id: request_id.into(), ..Default::default() };
+        let request =
+            SendAndStreamRequest { session_id: "s".into(), prompt: Some(prompt), ..Default::default() };
+        let stream = clients[1].send_and_stream(request).await.unwrap();
+        in_state(&mut clients[0], "s", SessionState::Running).await;
+        drop(stream);
+        in_state(&mut clients[0], "s", SessionState::Idle).await;
+    }
+}
+
+#[tokio::test]
+async fn a_turn_with_a_request_id_goes_on_when_the_server_dies_that_forwards_it() {
+    let mut cluster = Cluster::start(2, script).await;
+    let mut clients = cluster.clients().await;
+    create(&mut clients[0], "waits").await;
+    create(&mut clients[0], "streams").await;
+    let prompt = Prompt { text: "hang".into(), request_id: "r".into(), ..Default::default() };
     let request =
-        SendAndStreamRequest { session_id: "s".into(), prompt: prompt("hang"), ..Default::default() };
-    let stream = clients[1].send_and_stream(request).await.unwrap();
-    in_state(&mut clients[0], "s", SessionState::Running).await;
-    drop(stream);
-    in_state(&mut clients[0], "s", SessionState::Idle).await;
+        SendAndStreamRequest { session_id: "streams".into(), prompt: Some(prompt), ..Default::default() };
+    let _stream = clients[1].send_and_stream(request).await.unwrap();
+    let mut through = clients[1].clone();
+    let waits = tokio::spawn(async move { send_named(&mut through, "waits", "r", "hang").await });
+    until("both are with the model", || cluster.model.calls().len() == 2).await;
+    cluster.stop(1, Signal::KILL).await;
+    soon("the end of a call", waits).await.unwrap().unwrap_err();
+    for id in ["waits", "streams"] {
+        let mut owner = clients[0].clone();
+        let again = tokio::spawn(async move { send_named(&mut owner, id, "r", "hang").await });
+        let request =
+            AbortTurnRequest { session_id: id.into(), request_id: "r".into(), ..Default::default() };
+        assert!(
+            clients[0].abort_turn(request).await.unwrap().into_inner().message_id.is_some(),
+            "{id} goes on"
+        );
+        let status = soon("the end of a turn", again).await.unwrap().unwrap_err();
+        assert_eq!(reason_of(&status), "TURN_ABORTED", "{status:?}");
+    }
+    assert_eq!(cluster.model.calls().len(), 2, "no prompt was sent twice");
 }
 
 #[tokio::test]

@@ -111,6 +111,7 @@ impl Checks {
             filter,
             request: request_id,
             source: None,
+            caller: None,
         })
     }
 

@@ -1,4 +1,4 @@
-//! What sessions do that other servers own: asked of them when sessions are listed.
+//! What servers tell each other: what the sessions do that they own, for lists, and which callers have left.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,7 +10,10 @@ use super::{hop, peers::Peers};
 use crate::{
     grpc::pb::{
         self,
-        node::{ListStatesRequest, ListStatesResponse, OwnedSession, node_service_server::NodeService},
+        node::{
+            LeaveCallRequest, LeaveCallResponse, ListStatesRequest, ListStatesResponse, OwnedSession,
+            node_service_server::NodeService,
+        },
     },
     session::{Others, Peer, SessionId, SessionState, Sessions, Tenant},
 };
@@ -57,13 +60,9 @@ pub(in crate::grpc) struct Node {
     pub(in crate::grpc) peers: Peers,
 }
 
-#[tonic::async_trait]
-impl NodeService for Node {
-    async fn list_states(
-        &self,
-        request: Request<ListStatesRequest>,
-    ) -> Result<Response<ListStatesResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+impl Node {
+    /// Takes a question of another server, and signs the answer.
+    fn accept(&self, metadata: MetadataMap) -> Result<MetadataMap, Status> {
         let (mut headers, this) = (metadata.into_headers(), self.sessions.store().incarnation());
         let accepted = hop::accept(&mut headers, this, self.peers.token());
         headers.clear();
@@ -73,6 +72,18 @@ impl NodeService for Node {
             let refused = "this is for servers of one store and one token";
             return Err(Status::with_metadata(Code::PermissionDenied, refused, signed));
         }
+        Ok(signed)
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for Node {
+    async fn list_states(
+        &self,
+        request: Request<ListStatesRequest>,
+    ) -> Result<Response<ListStatesResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let signed = self.accept(metadata)?;
         let ids = request.session_ids.iter().filter_map(|id| SessionId::parse(id).ok());
         let known = self.sessions.states(Tenant::ONLY, ids);
         let sessions = known.into_iter().map(|(id, state)| OwnedSession {
@@ -87,5 +98,15 @@ impl NodeService for Node {
         });
         let answer = ListStatesResponse { sessions: sessions.collect() };
         Ok(Response::from_parts(signed, answer, Extensions::new()))
+    }
+
+    async fn leave_call(
+        &self,
+        request: Request<LeaveCallRequest>,
+    ) -> Result<Response<LeaveCallResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let signed = self.accept(metadata)?;
+        self.sessions.caller_left(&request.call_id);
+        Ok(Response::from_parts(signed, LeaveCallResponse {}, Extensions::new()))
     }
 }
