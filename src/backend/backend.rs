@@ -42,6 +42,7 @@ pub(super) struct Inner {
     address: Option<String>,
     form: Option<Form>,
     home: Option<PathBuf>,
+    work_dir: Option<PathBuf>,
     /// Weak, because the sink leads back to this backend.
     sink: Weak<dyn Sink>,
     state: watch::Receiver<State>,
@@ -67,6 +68,7 @@ impl Backend {
         let stop = CancellationToken::new();
         let (name, address, form) = (config.name.clone(), config.address(), config.form());
         let home = config.home().map(Path::to_owned);
+        let work_dir = config.work_dir().map(Path::to_owned);
         let shared =
             Arc::new(Shared::new(Admission::new(config.turns), Eligibility::new(&name, config.ejection)));
         let status = supervisor::Status { state: state_tx, shared: shared.clone() };
@@ -81,6 +83,7 @@ impl Backend {
                 address,
                 form,
                 home,
+                work_dir,
                 sink: weak_sink,
                 state,
                 shared,
@@ -115,6 +118,11 @@ impl Backend {
     /// or of an external one by `cli_home`.
     pub fn home(&self) -> Option<&Path> {
         self.inner.home.as_deref()
+    }
+
+    /// The folder that its sessions work in, unless they name one, if it is embedded.
+    pub fn work_dir(&self) -> Option<&Path> {
+        self.inner.work_dir.as_deref()
     }
 
     /// The name by which sessions are placed: the address, which every server in front of this CLI knows, or the backend's name

@@ -73,6 +73,14 @@ impl Config {
         }
     }
 
+    /// The folder that its sessions work in, unless they name one, if it is embedded.
+    pub(super) fn work_dir(&self) -> Option<&Path> {
+        match &self.source {
+            Source::External { .. } => None,
+            Source::Embedded(spec) => Some(&spec.work_dir),
+        }
+    }
+
     /// A copy of this configuration for a CLI that a name leads to, whose address also becomes the name.
     pub(super) fn at(&self, target: &Target) -> Self {
         let (token, keeper, homes) = match &self.source {

@@ -63,6 +63,11 @@ impl<'a> Parameters<'a> {
         self.reasoning_effort = None;
     }
 
+    /// Has the session work in this folder, and not in the one that the CLI knows of it.
+    pub fn work_in(&mut self, folder: &'a str) {
+        self.working_directory = Some(folder);
+    }
+
     /// Leaves the caller's tools to another connection: two cannot both have them (observed).
     pub fn leave_tools(&mut self) {
         self.tools.clear();

@@ -347,6 +347,10 @@ impl Session {
         let mut tries = 0..RESUME_TRIES;
         let mut parameters = self.parameters(&blueprint);
         parameters.leave_model();
+        let own_folder = self.folder_instead().await;
+        if let Some(folder) = &own_folder {
+            parameters.work_in(folder);
+        }
         loop {
             tries.next();
             let resume = Resume { parameters, continue_pending_work };
@@ -361,10 +365,27 @@ impl Session {
                         parameters.leave_tools();
                     }
                 }
-                resumed => return resumed,
+                resumed => {
+                    if let (Ok(_), Some(folder)) = (&resumed, own_folder) {
+                        self.lock().working_directory = folder;
+                    }
+                    return resumed;
+                }
             }
             sleep(RESUME_PAUSE).await;
         }
+    }
+
+    /// Where it is to work instead, if it comes from a server whose folder is not on this machine, and nobody has named that one.
+    async fn folder_instead(&self) -> Option<String> {
+        let backend = self.backend();
+        let own = std::path::absolute(backend.work_dir()?).ok()?;
+        if self.blueprint().settings.working_directory.is_some() {
+            return None;
+        }
+        let known = self.lock().working_directory.clone();
+        let is_here = known.is_empty() || tokio::fs::metadata(&known).await.is_ok_and(|it| it.is_dir());
+        (!is_here).then(|| own.to_string_lossy().into_owned())
     }
 
     async fn complete(self: &Arc<Self>, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {

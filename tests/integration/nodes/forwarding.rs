@@ -173,11 +173,14 @@ async fn deadlines_hold_through_another_server() {
         create(client, id).await;
     }
     clients.reverse();
-    for (id, client) in ["a", "b"].into_iter().zip(&mut clients) {
+    // Long enough for the first event, also on a busy machine.
+    let both = ["a", "b"].into_iter().zip(clients).map(async |(id, mut client)| {
         let prompt = Some(Prompt { text: "hang".into(), ..Default::default() });
         let mut call = Call::new(SendAndWaitRequest { session_id: id.into(), prompt });
-        call.set_timeout(Duration::from_secs(3));
-        let status = client.send_and_wait(call).await.unwrap_err();
+        call.set_timeout(Duration::from_secs(8));
+        client.send_and_wait(call).await.unwrap_err()
+    });
+    for status in futures_util::future::join_all(both).await {
         check(&status, Code::DeadlineExceeded, ErrorReason::TurnTimeout);
         let failure = failure_of(&status);
         assert!(!failure.last_event_type.is_empty(), "{failure:?}");

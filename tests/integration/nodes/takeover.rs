@@ -44,6 +44,19 @@ async fn a_session_answers_elsewhere_when_its_server_is_killed_with_all_that_was
 }
 
 #[tokio::test]
+async fn a_session_answers_elsewhere_when_its_server_is_killed_and_the_folder_is_gone_that_it_worked_in() {
+    let mut cluster = Cluster::start(2, script).await;
+    let mut clients = cluster.clients().await;
+    create(&mut clients[0], "s").await;
+    send(&mut clients[0], "s", "one").await.unwrap();
+    cluster.stop(0, Signal::KILL).await;
+    cluster.wipe(0).await;
+    assert_eq!(send(&mut clients[1], "s", "two").await.unwrap().content, "prompts: one, two");
+    let folder = get(&mut clients[1], "s").await.unwrap().working_directory;
+    assert!(std::path::Path::new(&folder).is_dir(), "{folder}");
+}
+
+#[tokio::test]
 async fn a_session_is_had_at_once_from_a_server_that_has_started_anew() {
     let mut cluster = Cluster::start(2, script).await;
     let mut clients = cluster.clients().await;
