@@ -8,7 +8,6 @@ use std::{
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-use super::sessions::Sessions;
 use crate::lock::lock;
 
 /// The callers of the forwarded calls that go on here, by the ids of the calls.
@@ -30,29 +29,24 @@ impl Caller {
     }
 }
 
-impl Drop for Caller {
-    fn drop(&mut self) {
-        lock(&self.callers.0).remove(&self.call_id);
-    }
-}
-
-impl Sessions {
-    /// The caller of a forwarded call. Ids of calls are used once.
-    pub fn caller(&self, call_id: String) -> Arc<Caller> {
-        let (callers, left) = (self.inner.callers.clone(), CancellationToken::new());
-        lock(&callers.0).insert(call_id.clone(), left.clone());
-        Arc::new(Caller { callers, call_id, left })
+impl Callers {
+    /// A call comes in.
+    pub(super) fn enter(self: &Arc<Self>, call_id: String) -> Arc<Caller> {
+        let left = CancellationToken::new();
+        lock(&self.0).insert(call_id.clone(), left.clone());
+        Arc::new(Caller { callers: self.clone(), call_id, left })
     }
 
-    /// The caller of a forwarded call has left. One that is not known has nothing here.
-    pub fn caller_left(&self, call_id: &str) {
-        if let Some(left) = lock(&self.inner.callers.0).get(call_id) {
+    /// The caller of a call has left.
+    pub(super) fn leave(&self, call_id: &str) {
+        if let Some(left) = lock(&self.0).get(call_id) {
             left.cancel();
         }
     }
+}
 
-    /// Whether what still runs has to end.
-    pub fn is_shutting_down(&self) -> bool {
-        self.inner.shutdown.is_cancelled()
+impl Drop for Caller {
+    fn drop(&mut self) {
+        lock(&self.callers.0).remove(&self.call_id);
     }
 }

@@ -15,7 +15,6 @@ use super::{
     hop,
     method::{Method, watch_after},
     peers::{Carried, Failure, Peers},
-    relay::GRPC_STATUS,
 };
 use crate::{
     grpc::{deadline::patience, status},
@@ -205,7 +204,7 @@ impl<S: Local> Call<S> {
                 Err(Failure::Lost(format!("server {} is dead", peer.incarnation.node)))
             }
         };
-        if !matches!(&answer, Ok((response, _)) if !response.headers().contains_key(GRPC_STATUS)) {
+        if !matches!(&answer, Ok((response, _)) if !response.headers().contains_key(hop::GRPC_STATUS)) {
             leaving.ended();
         }
         match answer {

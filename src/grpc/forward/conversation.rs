@@ -26,7 +26,7 @@ use super::{
     hop,
     method::Method,
     peers::Peers,
-    relay::{GRPC_STATUS, Piece, Source, end, is_expired},
+    relay::{Piece, Source, end, is_expired},
     trail::Trail,
 };
 use crate::{
@@ -187,7 +187,7 @@ impl<S: Local> Conversation<S> {
         let served = served.map_err(|status| end(&status))?;
         let (response, source) = Source::of(served, &call.sessions, call.method);
         let mut headers = response.into_parts().0.headers;
-        if headers.contains_key(GRPC_STATUS) {
+        if headers.contains_key(hop::GRPC_STATUS) {
             hop::clean(&mut headers);
             return Err(Frame::trailers(headers));
         }
@@ -279,7 +279,7 @@ impl<S: Local> Conversation<S> {
         *source = next;
         let mut headers = response.into_parts().0.headers;
         hop::clean(&mut headers);
-        headers.contains_key(GRPC_STATUS).then(|| Frame::trailers(headers))
+        headers.contains_key(hop::GRPC_STATUS).then(|| Frame::trailers(headers))
     }
 
     /// How the stream is opened with the next server.
@@ -375,7 +375,7 @@ impl<S: Local> Unopened<S> {
             }
             Some(Read::Odd(body)) => {
                 let (parts, body) = local(inner, Request::from_parts(parts, body)).await.into_parts();
-                match parts.headers.contains_key(GRPC_STATUS) {
+                match parts.headers.contains_key(hop::GRPC_STATUS) {
                     true => Err(Frame::trailers(parts.headers)),
                     false => Ok(State::Odd(body)),
                 }

@@ -9,6 +9,9 @@ use crate::{
     store::Incarnation,
 };
 
+/// The header, or trailer, that a call ends with.
+pub(super) const GRPC_STATUS: &str = "grpc-status";
+
 /// For whom a forwarded call is.
 const TO: HeaderName = HeaderName::from_static("copilot-grpc-to");
 

@@ -124,7 +124,7 @@ impl<S: Local> Relay<S> {
         let (mut parts, ()) = response.into_parts();
         hop::clean(&mut parts.headers);
         // One that has only headers, or that no other server can go on with.
-        let is_whole = parts.headers.contains_key(GRPC_STATUS);
+        let is_whole = parts.headers.contains_key(hop::GRPC_STATUS);
         let is_short = matches!(self.call.method, Method::Create | Method::Read | Method::Write);
         if is_whole || (is_short && !source.is_anothers()) {
             return Response::from_parts(parts, source.body);
@@ -217,7 +217,7 @@ impl<S: Local> Relay<S> {
                 let (response, next) = Source::of(served, &self.call.sessions, self.call.method);
                 *source = next;
                 let mut headers = response.into_parts().0.headers;
-                if !headers.contains_key(GRPC_STATUS) {
+                if !headers.contains_key(hop::GRPC_STATUS) {
                     return None;
                 }
                 hop::clean(&mut headers);
@@ -249,9 +249,6 @@ pub(super) fn is_expired(end: &Frame<Bytes>) -> bool {
     let status = end.trailers_ref().and_then(Status::from_header_map);
     status.is_some_and(|status| status::reason(&status) == ErrorReason::CursorExpired)
 }
-
-/// The header, or trailer, that a call ends with.
-pub(super) const GRPC_STATUS: &str = "grpc-status";
 
 /// The trailers of a status.
 pub(super) fn end(status: &Status) -> Frame<Bytes> {

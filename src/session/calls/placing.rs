@@ -7,6 +7,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     session::{
+        callers::Caller,
         error::Error,
         id::{SessionId, SessionKey, Tenant},
         others::Peer,
@@ -108,6 +109,21 @@ impl Sessions {
     /// What is to be waited for before this server may go, although it is none of its own turns. Held as long as that goes on.
     pub fn busy(&self) -> TaskTrackerToken {
         self.inner.means.tasks.token()
+    }
+
+    /// The caller of a call that another server forwards. Ids of calls are used once.
+    pub fn caller(&self, call_id: String) -> Arc<Caller> {
+        self.inner.callers.enter(call_id)
+    }
+
+    /// The caller of a forwarded call has left. One that is not known has nothing here.
+    pub fn caller_left(&self, call_id: &str) {
+        self.inner.callers.leave(call_id);
+    }
+
+    /// Whether what still runs has to end.
+    pub fn is_shutting_down(&self) -> bool {
+        self.inner.shutdown.is_cancelled()
     }
 
     /// Another server that takes sessions: of those that have room, the one with fewest.
