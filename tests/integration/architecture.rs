@@ -37,6 +37,7 @@ const SESSION: &[&str] = &[
     "registry",
     "idempotency",
     "others",
+    "callers",
     "prompt",
     "sessions",
     "calls",

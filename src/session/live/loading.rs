@@ -347,7 +347,7 @@ impl Session {
         let mut tries = 0..RESUME_TRIES;
         let mut parameters = self.parameters(&blueprint);
         parameters.leave_model();
-        let own_folder = self.folder_instead().await;
+        let own_folder = self.own_folder().await;
         if let Some(folder) = &own_folder {
             parameters.work_in(folder);
         }
@@ -376,16 +376,17 @@ impl Session {
         }
     }
 
-    /// Where it is to work instead, if it comes from a server whose folder is not on this machine, and nobody has named that one.
-    async fn folder_instead(&self) -> Option<String> {
+    /// Where it is to work, unless somebody has named a folder: where it did, if that is on this machine. The CLI may know an older one,
+    /// of a server that had it before.
+    async fn own_folder(&self) -> Option<String> {
         let backend = self.backend();
         let own = std::path::absolute(backend.work_dir()?).ok()?;
         if self.blueprint().settings.working_directory.is_some() {
             return None;
         }
         let known = self.lock().working_directory.clone();
-        let is_here = known.is_empty() || tokio::fs::metadata(&known).await.is_ok_and(|it| it.is_dir());
-        (!is_here).then(|| own.to_string_lossy().into_owned())
+        let is_here = tokio::fs::metadata(&known).await.is_ok_and(|it| it.is_dir());
+        Some(if is_here { known } else { own.to_string_lossy().into_owned() })
     }
 
     async fn complete(self: &Arc<Self>, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {
