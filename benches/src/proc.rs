@@ -28,6 +28,22 @@ impl Meter {
         Ok(Self { pid, before: nanoseconds(pid)? })
     }
 
+    /// Begins to count for several processes.
+    ///
+    /// # Errors
+    /// If one of them is gone.
+    pub fn start_all(pids: impl IntoIterator<Item = u32>) -> io::Result<Vec<Self>> {
+        pids.into_iter().map(Self::start).collect()
+    }
+
+    /// What all of them have used since then, in microseconds.
+    ///
+    /// # Errors
+    /// If one of them is gone.
+    pub fn read_all(meters: &[Self]) -> io::Result<u64> {
+        meters.iter().map(Self::read).sum()
+    }
+
     /// The CPU time since then, in microseconds.
     ///
     /// # Errors

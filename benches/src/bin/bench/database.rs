@@ -51,6 +51,13 @@ impl Database {
         Ok(log.lines().filter(is_one).count())
     }
 
+    /// The processes that serve a database, one for each connection to it.
+    pub(crate) async fn servers_of(&self, sql: &mut Sql, url: &str) -> Result<Vec<u32>> {
+        let all = format!("SELECT pid FROM pg_stat_activity WHERE datname = '{}'", name(url));
+        let all: Vec<i32> = sqlx::query_scalar(&all).fetch_all(&mut sql.0).await?;
+        Ok(all.into_iter().map(i32::cast_unsigned).collect())
+    }
+
     /// The CPU time that all its processes have used so far, in microseconds.
     pub(crate) fn cpu(&self) -> Result<u64> {
         // One that ends meanwhile is counted with those that have ended.
@@ -77,6 +84,12 @@ impl Sql {
         Ok(numbers)
     }
 
+    /// How many bytes of WAL have been written so far.
+    pub(crate) async fn wal(&mut self) -> Result<i64> {
+        let [wal] = self.numbers("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint").await?;
+        Ok(wal)
+    }
+
     pub(crate) async fn run(&mut self, statement: &str) -> Result<()> {
         self.0.execute(sqlx::raw_sql(statement)).await?;
         Ok(())
@@ -84,7 +97,7 @@ impl Sql {
 }
 
 /// The name of a URL's database.
-pub(crate) fn name(url: &str) -> &str {
+fn name(url: &str) -> &str {
     let path = url.split('?').next().unwrap_or_default();
     path.rsplit('/').next().unwrap_or_default()
 }

@@ -2,7 +2,8 @@
 //! [--seconds N] [PART...]`. With `--alone` without the peers. How far it is, it tells on standard error.
 //!
 //! Parts: `turns`, `streams`, `bulk`, `latency`, `json`, `rest`, `start`, `cli`, which are all run without any; and `instructions`,
-//! `growth`, `long`, `curve`, `several`, `store`, `nodes`, `wear` and `soak`. See docs/operate/benchmarks.md.
+//! `growth`, `long`, `curve`, `several`, `store`, `nodes` (or of it `hop`, `takeover`,
+//! `idle`, `ceiling`), `wear` and `soak`. See docs/operate/benchmarks.md.
 //!
 //! `bench plot FILE FOLDER` draws pictures of the tables in a Markdown file: those that were printed, or of that page.
 
@@ -86,7 +87,7 @@ enum Part {
     Growth,
     Long,
     Store,
-    Nodes,
+    Nodes(&'static [nodes::Piece]),
     Wear,
     Soak,
 }
@@ -103,7 +104,11 @@ impl Part {
             "growth" => Self::Growth,
             "long" => Self::Long,
             "store" => Self::Store,
-            "nodes" => Self::Nodes,
+            "nodes" => Self::Nodes(&nodes::Piece::ALL),
+            "hop" => Self::Nodes(&[nodes::Piece::Hop]),
+            "takeover" => Self::Nodes(&[nodes::Piece::TakeOver]),
+            "idle" => Self::Nodes(&[nodes::Piece::Idle]),
+            "ceiling" => Self::Nodes(&[nodes::Piece::Ceiling]),
             "wear" => Self::Wear,
             "soak" => Self::Soak,
             _ => Self::Compare(SCENARIOS.iter().find(|scenario| scenario.part == name)?),
@@ -121,7 +126,7 @@ impl Part {
             Self::Growth => growth::STEPS,
             Self::Long => growth::LONG_STEPS,
             Self::Store => store::steps(plan.runs),
-            Self::Nodes => nodes::steps(plan.runs),
+            Self::Nodes(pieces) => nodes::steps(pieces, plan.runs),
             Self::Wear => wear::steps(plan.duration),
             Self::Soak => soak::STEPS,
         }
@@ -137,7 +142,7 @@ impl Part {
             Self::Growth => growth::measure(bench, progress).await,
             Self::Long => growth::long(bench, progress).await,
             Self::Store => store::measure(bench, progress, plan.runs).await,
-            Self::Nodes => nodes::measure(bench, progress, plan.runs).await,
+            Self::Nodes(pieces) => nodes::measure(bench, progress, pieces, plan.runs).await,
             Self::Wear => wear::measure(bench, progress, plan.duration).await,
             Self::Soak => soak::measure(bench, progress, plan.duration).await,
         }

@@ -159,11 +159,8 @@ async fn cost(database: &Database, folders: &Arc<Folders>, written: Written, nod
 
 /// Turns, the time, PostgreSQL's CPU time, its WAL, and the size of the database.
 async fn counts(database: &Database, sql: &mut Sql, tally: &Tally) -> Result<[f64; 5]> {
-    let [wal, disk] = sql
-        .numbers(
-            "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint, pg_database_size(current_database())",
-        )
-        .await?;
+    let [disk] = sql.numbers("SELECT pg_database_size(current_database())").await?;
+    let wal = sql.wal().await?;
     Ok([
         tally.turns.load(Ordering::Relaxed) as f64,
         clock::now() as f64,

@@ -143,10 +143,6 @@ impl Two {
     }
 }
 
-pub(super) fn steps(runs: usize) -> usize {
-    runs
-}
-
 pub(super) async fn measure(
     bench: &Bench,
     database: &Database,

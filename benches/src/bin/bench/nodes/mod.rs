@@ -18,16 +18,49 @@ use crate::{
     progress::Progress,
 };
 
-pub(crate) fn steps(runs: usize) -> usize {
-    hop::steps(runs) + takeover::STEPS + idle::STEPS + ceiling::steps(runs)
+/// What of it is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Piece {
+    Hop,
+    TakeOver,
+    Idle,
+    Ceiling,
 }
 
-pub(crate) async fn measure(bench: &Bench, progress: &mut Progress, runs: usize) -> Result<()> {
-    let database = Database::start().await?;
-    hop::measure(bench, &database, progress, runs).await?;
-    takeover::measure(bench, &database, progress, runs).await?;
-    idle::measure(bench, &database, progress).await?;
-    ceiling::measure(&database, progress, runs).await
+impl Piece {
+    pub(crate) const ALL: [Self; 4] = [Self::Hop, Self::TakeOver, Self::Idle, Self::Ceiling];
+
+    fn steps(self, runs: usize) -> usize {
+        match self {
+            Self::Hop => runs,
+            Self::TakeOver => takeover::STEPS,
+            Self::Idle => idle::STEPS,
+            Self::Ceiling => ceiling::steps(runs),
+        }
+    }
+}
+
+pub(crate) fn steps(pieces: &[Piece], runs: usize) -> usize {
+    pieces.iter().map(|piece| piece.steps(runs)).sum()
+}
+
+pub(crate) async fn measure(
+    bench: &Bench,
+    progress: &mut Progress,
+    pieces: &[Piece],
+    runs: usize,
+) -> Result<()> {
+    for piece in pieces {
+        // Anew for each: it writes behind for minutes what it was told before.
+        let database = Database::start().await?;
+        match piece {
+            Piece::Hop => hop::measure(bench, &database, progress, runs).await?,
+            Piece::TakeOver => takeover::measure(bench, &database, progress, runs).await?,
+            Piece::Idle => idle::measure(bench, &database, progress).await?,
+            Piece::Ceiling => ceiling::measure(&database, progress, runs).await?,
+        }
+    }
+    Ok(())
 }
 
 /// What a node runs its sessions with.
