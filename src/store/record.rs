@@ -94,11 +94,13 @@ pub struct SessionRecord {
     pub update_time: Time,
 }
 
-/// All that may change of a session.
+/// What a session's record tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Who made it; empty: nobody in particular.
     pub owner: String,
+    /// The id of the request that has made it, which never changes; empty: it had none.
+    pub request: String,
     /// The profile it was made with; empty: none.
     pub profile: String,
     /// Its model; empty: the CLI's default.

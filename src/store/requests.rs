@@ -139,11 +139,12 @@ impl Store {
             .await
     }
 
-    /// Forgets a request of this process.
+    /// Forgets a request of this process, unless there is a session that it has made.
     pub async fn forget(&self, key: &RequestKey) -> Result<(), Error> {
         let own = &self.runner.incarnation;
         let delete = Statement::new(
-            "DELETE FROM requests WHERE scope = $1 AND tenant = $2 AND id = $3 AND node = $4 AND incarnation = $5",
+            "DELETE FROM requests WHERE scope = $1 AND tenant = $2 AND id = $3 AND node = $4 AND incarnation = $5 \
+             AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.tenant = $2 AND s.id = requests.result AND s.request = $3)",
         );
         let delete = keyed(delete, key).with(own.node.as_str()).with(own.number);
         self.runner.write(0, async move |mut work| work.execute(&delete).await).await?;

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The columns of a record, of the table `s`, in the order in which [`record`] reads them.
-pub(super) const COLUMNS: &str = "s.uid, s.tenant, s.id, s.owner, s.profile, s.model, s.reasoning_effort, s.title, \
+pub(super) const COLUMNS: &str = "s.uid, s.tenant, s.id, s.owner, s.request, s.profile, s.model, s.reasoning_effort, s.title, \
      s.working_directory, s.labels, s.settings, s.has_message, s.home, s.home_disk, s.usage, s.bytes, s.create_time, \
      s.update_time, s.node, s.incarnation, s.fence";
 
@@ -168,6 +168,7 @@ pub(super) fn record(row: &mut Row) -> Result<SessionRecord, Error> {
         id: row.text()?,
         facts: Facts {
             owner: row.text()?,
+            request: row.text()?,
             profile: row.text()?,
             model: row.text()?,
             reasoning_effort: row.text()?,
@@ -195,15 +196,16 @@ const FIRST_FENCE: i64 = 1;
 
 fn insertion(tenant: &str, id: &str, facts: &Facts, now: Time, owner: Option<&Incarnation>) -> Statement {
     let insert = Statement::new(
-        "INSERT INTO sessions (tenant, id, owner, profile, model, reasoning_effort, title, working_directory, labels, \
+        "INSERT INTO sessions (tenant, id, owner, request, profile, model, reasoning_effort, title, working_directory, labels, \
          settings, has_message, home, home_disk, usage, bytes, create_time, update_time, node, incarnation, fence) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
          ON CONFLICT (tenant, id) DO NOTHING RETURNING uid",
     );
     insert
         .with(tenant)
         .with(id)
         .with(facts.owner.as_str())
+        .with(facts.request.as_str())
         .with(facts.profile.as_str())
         .with(facts.model.as_str())
         .with(facts.reasoning_effort.as_str())

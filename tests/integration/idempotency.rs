@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use copilot_grpc::{
     grpc::pb::{
-        CreateSessionRequest, CreateSessionResponse, ErrorReason, OnDisconnect, Prompt, SendAndWaitRequest,
+        CreateSessionRequest, CreateSessionResponse, DeleteSessionRequest, ErrorReason, OnDisconnect, Prompt,
+        SendAndWaitRequest,
     },
     session::{SessionId, Tenant},
 };
@@ -140,6 +141,24 @@ async fn a_session_is_created_once() {
     let other = create("c", "somebody").await.unwrap_err();
     check(&other, Code::InvalidArgument, ErrorReason::InvalidField);
     assert_eq!(fields_of(&other), ["request_id"]);
+}
+
+#[tokio::test]
+async fn a_creation_that_was_refused_because_the_id_is_taken_is_refused_again() {
+    let (_cli, facade) = started().await;
+    let request =
+        CreateSessionRequest { session_id: "s".into(), request_id: "c".into(), ..Default::default() };
+    for _ in 0..2 {
+        let taken = facade.client().create_session(request.clone()).await.unwrap_err();
+        check(&taken, Code::AlreadyExists, ErrorReason::SessionExists);
+    }
+    // It was not done: it is when the id is free.
+    facade
+        .client()
+        .delete_session(DeleteSessionRequest { session_id: "s".into(), ..Default::default() })
+        .await
+        .unwrap();
+    facade.client().create_session(request).await.unwrap();
 }
 
 #[tokio::test]

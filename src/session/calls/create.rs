@@ -12,17 +12,18 @@ use crate::{
         method::{GetMetadata, IsProcessing},
     },
     session::{
-        blueprint::Blueprint,
+        blueprint::{Blueprint, Credentials},
         error::Error,
         id::{SessionId, SessionKey, Tenant},
         idempotency::{Claim, Creation, Key, RequestId},
         live::{Claimed, Session},
+        registry::Reservation,
         roots,
         sessions::Sessions,
         summary::Summary,
         turn::{Deadline, TurnError},
     },
-    store::{Ended, RequestKey, RequestState, Scope},
+    store::{self, Availability, Ended, RequestKey, RequestState, Scope},
 };
 
 /// How long to wait for a session that another call is creating or about to delete, before looking again.
@@ -92,7 +93,7 @@ impl Sessions {
         self.inner.roots.admit(roots::in_settings(&blueprint.settings)).await?;
         let wanted = Wanted { id: id.clone().unwrap_or_else(SessionId::random), is_chosen: id.is_some() };
         match request {
-            None => finished(self.begin_creation(tenant, wanted, blueprint, None)?).await,
+            None => finished(self.begin_creation(tenant, wanted, blueprint, None)).await,
             Some(request) => self.create_once(tenant, wanted, blueprint, request).await,
         }
     }
@@ -101,7 +102,7 @@ impl Sessions {
     async fn create_once(
         &self,
         tenant: Tenant,
-        wanted: Wanted,
+        mut wanted: Wanted,
         blueprint: Blueprint,
         request: RequestId,
     ) -> Result<Summary, Error> {
@@ -114,24 +115,15 @@ impl Sessions {
             return self.glance(tenant, &finished(creation).await?.id).await;
         }
         let stored = RequestKey { tenant: tenant.as_str().into(), scope: Scope::Create, id: request.id };
-        let (claimed, noted) =
-            match self.begun(&stored, request.fingerprint, Begin::Creation(&wanted.id)).await? {
-                Claim::Ours(claimed, noted) => (claimed, noted),
-                Claim::Ended(id) => return self.glance(tenant, &noted_id(&id, &wanted)?).await,
-            };
-        let mut wanted = wanted;
-        if let Some(id) = noted {
-            wanted.id = noted_id(&id, &wanted)?;
-            // Whoever began it may have made the session.
-            match self.glance(tenant, &wanted.id).await {
-                Err(Error::NotFound(_)) => {}
-                found => {
-                    self.end_creation(&claimed, &found).await;
-                    return found;
-                }
+        let claimed = match self.begun(&stored, request.fingerprint, Begin::Creation(&wanted.id)).await? {
+            Claim::Ours(claimed, None) => claimed,
+            Claim::Ours(claimed, Some(id)) => {
+                wanted.id = noted_id(&id, &wanted)?;
+                claimed
             }
-        }
-        let creation = self.begin_creation(tenant, wanted, blueprint, Some(claimed))?;
+            Claim::Ended(id) => return self.glance(tenant, &noted_id(&id, &wanted)?).await,
+        };
+        let creation = self.begin_creation(tenant, wanted, blueprint, Some(claimed));
         self.inner.creations.insert(key, request.fingerprint, creation.clone());
         drop(turn);
         finished(creation).await
@@ -144,57 +136,107 @@ impl Sessions {
         wanted: Wanted,
         blueprint: Blueprint,
         request: Option<Arc<Claimed>>,
-    ) -> Result<Creation, Error> {
-        let Wanted { id, is_chosen } = wanted;
-        let key = SessionKey::new(tenant, id);
-        let backend = self.pool().for_new(key.cli_id())?;
-        let session = Arc::new(self.session(key, blueprint, backend));
-        let reserved = self.inner.registry.reserve(session.clone())?;
+    ) -> Creation {
         let (created, answer) = tokio::sync::watch::channel(None);
         let this = self.clone();
         // On a task of its own, because a session that was half made when its caller left could not be found again.
         self.inner.means.tasks.spawn(async move {
-            let result = this.create_in_cli(&session, is_chosen).await.and_then(|()| {
-                reserved.keep();
-                this.check_lease(&session)?;
-                Ok(session.summary())
-            });
+            let key = SessionKey::new(tenant, wanted.id);
+            let credentials = blueprint.credentials();
+            let mut result = this.create_new(key.clone(), wanted.is_chosen, blueprint, request.clone()).await;
+            if let (Err(Error::Exists(_)), Some(request)) = (&result, &request) {
+                result = this.created_before(&key, credentials, request.key()).await;
+            }
             if let Some(request) = &request {
                 this.end_creation(request, &result).await;
             }
             let unwanted = result.is_ok() && request.is_none() && created.is_closed();
             created.send_replace(Some(result));
             if unwanted {
-                info!(session = %session.id(), "the caller left while the session was created");
-                if let Err(error) = this.delete(tenant, session.id()).await {
-                    warn!(session = %session.id(), %error, "the unwanted session could not be deleted");
+                info!(session = %key.id(), "the caller left while the session was created");
+                if let Err(error) = this.delete(tenant, key.id()).await {
+                    warn!(session = %key.id(), %error, "the unwanted session could not be deleted");
                 }
             }
         });
-        Ok(answer)
+        answer
     }
 
-    async fn create_in_cli(&self, session: &Arc<Session>, chosen: bool) -> Result<(), Error> {
-        let backend = session.home().await?;
-        let link = backend.connected().await?;
-        session.is_made_in(&backend);
-        // On an id that exists the CLI would silently attach, or glue two histories together.
-        if chosen && has(&link, session.cli_id()).await? {
-            return Err(Error::Exists(session.id().clone()));
+    /// Creates a session that does not exist.
+    async fn create_new(
+        &self,
+        key: SessionKey,
+        is_chosen: bool,
+        blueprint: Blueprint,
+        request: Option<Arc<Claimed>>,
+    ) -> Result<Summary, Error> {
+        let backend = self.pool().for_new(key.cli_id())?;
+        let session = Arc::new(self.session(key, blueprint, backend));
+        let reserved = self.inner.registry.reserve(session.clone())?;
+        let request_id = request.as_ref().map_or("", |request| request.key().id.as_str());
+        match create_in_cli(&session, is_chosen, request_id).await {
+            Ok(()) => {
+                reserved.keep();
+                self.check_lease(&session)?;
+                Ok(session.summary())
+            }
+            Err(error) => {
+                self.undo(session, reserved, request).await;
+                Err(error)
+            }
         }
-        session.enter().await?;
-        let mut created = session.create(&link).await.map_err(Error::from);
-        if created.is_ok() {
-            created = session.validate_tools(&link).await.map_err(Error::from);
+    }
+
+    /// Removes what there is of a session that could not be created. While the store is away, it is done later; until then nobody
+    /// gets the session, and its request waits.
+    async fn undo(&self, session: Arc<Session>, reserved: Reservation, request: Option<Arc<Claimed>>) {
+        // What has no record is in no CLI, or not by us. Where the lease is lost, others may have the session.
+        let Some(ownership) = session.ownership().filter(|ownership| self.store().holds(*ownership)) else {
+            return;
+        };
+        if let Err(error) = session.delete().await {
+            debug!(session = %session.id(), %error, "a session that could not be created may be in its CLI");
         }
-        if created.is_err() {
-            // Where the second half has failed, the first must not stay.
-            let undone = session.delete().await;
-            let erased = session.erase().await;
-            let ok = undone.is_ok() && erased.is_ok();
-            debug!(session = %session.id(), ok, "a session could not be created");
+        let Err(store::Error::Unavailable { .. }) = session.erase().await else { return };
+        let store = self.store().clone();
+        self.inner.means.tasks.spawn(async move {
+            let mut availability = store.availability();
+            while availability.wait_for(Availability::is_here).await.is_ok() && store.holds(ownership) {
+                match session.erase().await {
+                    Err(store::Error::Unavailable { .. }) => {}
+                    erased => {
+                        debug!(session = %session.id(), ?erased, "the store was away when a session could not be created");
+                        break;
+                    }
+                }
+            }
+            drop((reserved, request));
+        });
+    }
+
+    /// The session that a request has made before, if it has: when its server died over it, or did not hear that the store has it.
+    ///
+    /// # Errors
+    /// If there is a session of this id that another has made.
+    async fn created_before(
+        &self,
+        key: &SessionKey,
+        credentials: Credentials,
+        request: &RequestKey,
+    ) -> Result<Summary, Error> {
+        let record = self.record(key).await?.filter(|record| record.facts.request == request.id);
+        if record.is_none() {
+            return Err(Error::Exists(key.id().clone()));
         }
-        created
+        match self.known(key, credentials).await {
+            Ok(session) => {
+                session.save_credentials().await?;
+                Ok(session.summary())
+            }
+            // By a server that was taken for dead.
+            Err(Error::Moved(_)) => self.glance(key.tenant(), key.id()).await,
+            Err(error) => Err(error),
+        }
     }
 
     /// Records what came of a request. One that failed may be tried again.
@@ -205,12 +247,31 @@ impl Sessions {
                 let (key, result) = (request.key().clone(), Some(session.id.to_string()));
                 store.end(&Ended { key, state: RequestState::Succeeded, result, message_id: None }).await
             }
+            // The store may have the session, or get it yet: a repetition has to look for it.
+            Err(Error::Store(store::Error::Unavailable { .. })) => return,
             Err(_) => store.forget(request.key()).await,
         };
         if let Err(error) = recorded {
             debug!(%error, "what came of a request could not be recorded");
         }
     }
+}
+
+/// Makes a session's record, and the session in its CLI.
+///
+/// # Errors
+/// If the CLI or the store has one of this id. Else there may be a half of it, where it has a record.
+async fn create_in_cli(session: &Arc<Session>, is_chosen: bool, request_id: &str) -> Result<(), Error> {
+    let backend = session.home().await?;
+    let link = backend.connected().await?;
+    session.is_made_in(&backend);
+    // On an id that exists the CLI would silently attach, or glue two histories together.
+    if is_chosen && has(&link, session.cli_id()).await? {
+        return Err(Error::Exists(session.id().clone()));
+    }
+    session.enter(request_id).await?;
+    session.create(&link).await?;
+    Ok(session.validate_tools(&link).await?)
 }
 
 /// The id of a session that is to be created.

@@ -213,7 +213,7 @@ impl Sessions {
     async fn enter_copy(&self, copy: Session) -> Result<Summary, Error> {
         let copy = Arc::new(copy);
         let reserved = self.inner.registry.reserve(copy.clone())?;
-        copy.enter().await?;
+        copy.enter("").await?;
         // With an archive, its folder.
         copy.save(None).await?;
         reserved.keep();

@@ -32,16 +32,17 @@ impl Session {
         self.row.ownership.get().copied()
     }
 
-    /// Makes its record.
+    /// Makes its record. It is of the request with this id; empty: of one without.
     ///
     /// # Errors
     /// If there is a session with its id.
     ///
     /// # Cancel safety
     /// Dropping it may leave the record or not.
-    pub(in crate::session) async fn enter(&self) -> Result<(), Error> {
+    pub(in crate::session) async fn enter(&self, request_id: &str) -> Result<(), Error> {
         let blueprint = self.blueprint();
-        let facts = self.facts(&blueprint).ok_or(Error::TooMuchToStore)?;
+        let mut facts = self.facts(&blueprint).ok_or(Error::TooMuchToStore)?;
+        facts.request = request_id.into();
         let (tenant, id) = (self.key.tenant().as_str(), self.id().as_str());
         let now = Time::now();
         let ownership = match self.means.store.create(tenant, id, &facts, now).await {

@@ -191,11 +191,11 @@ mod of_100_000 {
         };
         let labels = r#"'{"all":"yes","tenth":"' || (n % 10) || '"}'"#;
         let sessions = format!(
-            "INSERT INTO sessions (tenant, id, owner, profile, model, reasoning_effort, title, working_directory, labels, \
-             settings, has_message, home, home_disk, usage, bytes, create_time, update_time) {numbers} \
-             SELECT 't', 's' || n, 'o' || (n % 100), 'p', 'gpt', '', 'The title of session ' || n, '/work', {labels}, \
+            "INSERT INTO sessions (tenant, id, owner, request, profile, model, reasoning_effort, title, working_directory, labels, \
+             settings, has_message, home, home_disk, usage, bytes, create_time, update_time, node, incarnation, fence) {numbers} \
+             SELECT 't', 's' || n, 'o' || (n % 100), '', 'p', 'gpt', '', 'The title of session ' || n, '/work', {labels}, \
              '{{\"settings\":\"some of about a hundred bytes, as they are for most sessions that have few of their own\"}}', \
-             1, 'cli-1', 'node', '{{}}', 1000, n * 1000, n * 7919 % 100000 FROM numbers"
+             1, 'cli-1', 'node', '{{}}', 1000, n * 1000, n * 7919 % 100000, '', 0, 1 FROM numbers"
         );
         let all = "INSERT INTO labels (tenant, name, value, create_time, id, uid) \
                    SELECT tenant, 'all', 'yes', create_time, id, uid FROM sessions";

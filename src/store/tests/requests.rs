@@ -8,6 +8,7 @@ on_both! {
     a_request_is_begun_once
     a_request_is_known_in_its_scope_and_tenant
     a_request_goes_on_to_its_end_and_no_further
+    a_request_is_not_forgotten_whose_session_is_there
     a_request_that_its_process_left_behind_is_taken_over_once
     a_request_is_forgotten_after_a_day
     of_many_that_begin_one_request_one_is_first
@@ -54,6 +55,24 @@ async fn a_request_is_known_in_its_scope_and_tenant(place: Place) {
         assert_eq!(store.begin(&other, 1, None, None).await, Ok(Begun::First));
         assert_eq!(store.begin(&key(scope, "R"), 1, None, None).await, Ok(Begun::First));
     }
+}
+
+async fn a_request_is_not_forgotten_whose_session_is_there(place: Place) {
+    let store = place.open().await;
+    let made = async |id: &str, request: &str| {
+        let facts = Facts { request: request.into(), ..Facts::default() };
+        store.create("t", id, &facts, Time(1)).await.unwrap()
+    };
+    let key = key(Scope::Create, "r");
+    store.begin(&key, 1, Some("s"), None).await.unwrap();
+    let session = made("s", "r").await;
+    store.forget(&key).await.unwrap();
+    assert!(store.request(&key).await.unwrap().is_some());
+    store.delete(session).await.unwrap();
+    // One that another request has made is no reason.
+    made("s", "other").await;
+    store.forget(&key).await.unwrap();
+    assert_eq!(store.request(&key).await, Ok(None));
 }
 
 async fn a_request_goes_on_to_its_end_and_no_further(place: Place) {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use copilot_grpc::grpc::pb::{ErrorReason, GetServerInfoRequest, Store};
+use copilot_grpc::grpc::pb::{CreateSessionRequest, ErrorReason, GetServerInfoRequest, Store};
 use tokio::time::sleep;
 use tonic::Code;
 
 use super::cluster::{Cluster, LEASE, nodes_of};
 use crate::{
-    store::installation::{Client, create, history, script, send, send_named},
+    store::installation::{Client, create, create_with, history, listed, script, send, send_named},
     support::{check, proxy::Proxy, soon},
 };
 
@@ -24,12 +24,20 @@ async fn store_of(client: &mut Client) -> Store {
 
 /// Two servers, of which the second reaches the store through the proxy.
 async fn behind_a_proxy(lease: Duration) -> (Cluster, Proxy) {
-    let mut cluster = Cluster::new(2, script).await.flag(format!("--lease={}s", lease.as_secs()));
+    last_behind_a_proxy(2, lease).await
+}
+
+/// So many servers, of which the last reaches the store through the proxy.
+async fn last_behind_a_proxy(count: usize, lease: Duration) -> (Cluster, Proxy) {
+    let mut cluster = Cluster::new(count, script).await.flag(format!("--lease={}s", lease.as_secs()));
     let url = cluster.store_url().to_owned();
     let authority = url.split("://").nth(1).unwrap().split('/').next().unwrap();
     let host = authority.rsplit('@').next().unwrap().to_owned();
     let proxy = Proxy::start(port(&host)).await;
-    cluster.flag_of(1, format!("--store-url={}", url.replace(&host, &format!("127.0.0.1:{}", proxy.port))));
+    cluster.flag_of(
+        count - 1,
+        format!("--store-url={}", url.replace(&host, &format!("127.0.0.1:{}", proxy.port))),
+    );
     cluster.start_all().await;
     (cluster, proxy)
 }
@@ -85,6 +93,39 @@ async fn a_store_that_is_away_for_less_than_a_lease_costs_no_turn_that_runs() {
     proxy.reopen();
     assert_eq!(running.await.unwrap().unwrap().content, "prompts: slow");
     assert_eq!(nodes_of(&mut clients[0]).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_session_is_created_once_also_if_the_store_could_not_say_that_it_has_it() {
+    let (cluster, proxy) = last_behind_a_proxy(1, 20 * LEASE).await;
+    let mut client = cluster.clients().await.remove(0);
+    let request = |session_id: &str, request_id: &str| CreateSessionRequest {
+        session_id: session_id.into(),
+        request_id: request_id.into(),
+        owner: format!("the owner of {request_id}"),
+        ..Default::default()
+    };
+    for (session_id, request_id) in [("chosen", "r-1"), ("", "r-2")] {
+        let request = request(session_id, request_id);
+        proxy.cut_the_answer_to(&request.owner);
+        let lost = create_with(&mut client, request.clone()).await.unwrap_err();
+        check(&lost, Code::Unavailable, ErrorReason::StoreUnavailable);
+        let made = soon("the store is back", async {
+            loop {
+                match create_with(&mut client, request.clone()).await {
+                    Ok(session) => return session.session_id,
+                    Err(status) => check(&status, Code::Unavailable, ErrorReason::StoreUnavailable),
+                }
+            }
+        })
+        .await;
+        assert!(session_id.is_empty() || made == session_id);
+        assert_eq!(create_with(&mut client, request).await.unwrap().session_id, made);
+        assert_eq!(send(&mut client, &made, "one").await.unwrap().content, "prompts: one");
+    }
+    assert_eq!(listed(&mut client).await.len(), 2);
+    let taken = create_with(&mut client, request("chosen", "r-3")).await.unwrap_err();
+    check(&taken, Code::AlreadyExists, ErrorReason::SessionExists);
 }
 
 #[tokio::test]

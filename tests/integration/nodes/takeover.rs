@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use copilot_grpc::grpc::pb::{
-    ConverseOpen, ConversePrompt, ConverseRequest, ErrorReason, Node, NodeState, Prompt, SessionState,
-    WatchSessionRequest, WatchSessionResponse, converse_request, converse_response, session_event::Payload,
-    watch_session_response,
+    ConverseOpen, ConversePrompt, ConverseRequest, CreateSessionRequest, ErrorReason, Node, NodeState,
+    Prompt, SessionState, WatchSessionRequest, WatchSessionResponse, converse_request, converse_response,
+    session_event::Payload, watch_session_response,
 };
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 use scripted_model::{Reply, Request};
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt as _;
@@ -15,7 +15,7 @@ use tonic::Streaming;
 
 use super::cluster::{Cluster, LEASE, in_state, nodes_of};
 use crate::{
-    store::installation::{create, get, history, script, send, send_named},
+    store::installation::{create, create_with, get, history, listed, script, send, send_named},
     support::{failure_of, reason_of, soon, until},
 };
 
@@ -54,6 +54,30 @@ async fn a_session_answers_elsewhere_when_its_server_is_killed_and_the_folder_is
     assert_eq!(send(&mut clients[1], "s", "two").await.unwrap().content, "prompts: one, two");
     let folder = get(&mut clients[1], "s").await.unwrap().working_directory;
     assert!(std::path::Path::new(&folder).is_dir(), "{folder}");
+}
+
+#[tokio::test]
+async fn a_session_in_whose_creation_its_server_is_killed_is_created_elsewhere_and_once() {
+    let mut cluster = Cluster::start(2, script).await;
+    let mut clients = cluster.clients().await;
+    for cli in cluster.server(0).clis() {
+        kill_process(cli, Signal::STOP).unwrap();
+    }
+    let request = CreateSessionRequest { request_id: "r".into(), ..Default::default() };
+    let (mut first, cut) = (clients[0].clone(), request.clone());
+    let cut = tokio::spawn(async move { create_with(&mut first, cut).await });
+    soon("the session's record", async {
+        while listed(&mut clients[1]).await.is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    cluster.stop(0, Signal::KILL).await;
+    cut.await.unwrap().unwrap_err();
+    let made = create_with(&mut clients[1], request).await.unwrap().session_id;
+    assert_eq!(listed(&mut clients[1]).await, [made.as_str()]);
+    assert_eq!(cluster.owner_of(&made).await, 1);
+    assert_eq!(send(&mut clients[1], &made, "one").await.unwrap().content, "prompts: one");
 }
 
 #[tokio::test]

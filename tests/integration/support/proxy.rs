@@ -26,6 +26,7 @@ pub(crate) struct Proxy {
     target: Arc<AtomicU16>,
     /// Whether new connections are closed at once.
     is_shut: Arc<AtomicBool>,
+    answerless: Answerless,
     listening: AbortHandle,
 }
 
@@ -35,6 +36,9 @@ struct Connection {
     /// What the client gets in the midst of what the server says.
     nonsense: mpsc::Sender<Vec<u8>>,
 }
+
+/// What a client is about to say whose connection is cut when the server answers it.
+type Answerless = Arc<Mutex<Option<Vec<u8>>>>;
 
 /// What a connection does with what comes.
 #[derive(Clone, Copy, PartialEq)]
@@ -58,7 +62,8 @@ impl Proxy {
         let taken = Arc::<AtomicUsize>::default();
         let (target, is_shut) = (Arc::new(AtomicU16::new(target)), Arc::<AtomicBool>::default());
         let (accepted, counter) = (connections.clone(), taken.clone());
-        let (now, shut) = (target.clone(), is_shut.clone());
+        let answerless = Answerless::default();
+        let (now, shut, said) = (target.clone(), is_shut.clone(), answerless.clone());
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -68,11 +73,11 @@ impl Proxy {
                 let target = now.load(Ordering::Relaxed);
                 let (flow, flowing) = watch::channel(Flow::Passing);
                 let (nonsense, inserted) = mpsc::channel(1);
-                let task = tokio::spawn(carry(client, target, flowing, inserted));
+                let task = tokio::spawn(carry(client, target, flowing, inserted, said.clone()));
                 accepted.lock().unwrap().push(Connection { task, flow, nonsense });
             }
         });
-        Self { port, connections, taken, target, is_shut, listening: listening.abort_handle() }
+        Self { port, connections, taken, target, is_shut, answerless, listening: listening.abort_handle() }
     }
 
     /// How many connections there are.
@@ -109,6 +114,11 @@ impl Proxy {
     /// Cuts one of them.
     pub(crate) fn cut_one(&self, number: usize) {
         self.open().remove(number).task.abort();
+    }
+
+    /// What a client says next that has this text is passed on; its connection is cut when the server answers.
+    pub(crate) fn cut_the_answer_to(&self, text: &str) {
+        *self.answerless.lock().unwrap() = Some(text.into());
     }
 
     /// From now on the connections carry nothing, and nobody is told; new ones are taken.
@@ -173,16 +183,26 @@ async fn carry(
     target: u16,
     flow: watch::Receiver<Flow>,
     nonsense: mpsc::Receiver<Vec<u8>>,
+    answerless: Answerless,
 ) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", target)).await else { return };
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let (_, none) = mpsc::channel(1);
     let mut reset = flow.clone();
+    let is_to_be_cut = AtomicBool::new(false);
+    let hear = |said: &[u8]| {
+        let is_it = |text: &Vec<u8>| said.windows(text.len()).any(|window| window == text);
+        if answerless.lock().unwrap().take_if(|text| is_it(text)).is_some() {
+            is_to_be_cut.store(true, Ordering::Relaxed);
+        }
+        true
+    };
+    let may_answer = |_: &[u8]| !is_to_be_cut.load(Ordering::Relaxed);
     // Both ways at once, and if one ends so does the other.
     let is_reset = tokio::select! {
-        _ = pass_on(from_client, to_server, flow.clone(), none) => false,
-        _ = pass_on(from_server, to_client, flow, nonsense) => false,
+        _ = pass_on(from_client, to_server, flow.clone(), none, hear) => false,
+        _ = pass_on(from_server, to_client, flow, nonsense, may_answer) => false,
         _ = reset.wait_for(|flow| *flow == Flow::Reset) => true,
     };
     if is_reset {
@@ -193,11 +213,13 @@ async fn carry(
     }
 }
 
+/// Passes on what comes, for as long as it `may` be.
 async fn pass_on(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut flow: watch::Receiver<Flow>,
     mut nonsense: mpsc::Receiver<Vec<u8>>,
+    may: impl Fn(&[u8]) -> bool,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -208,7 +230,7 @@ async fn pass_on(
                 continue;
             }
         };
-        if length == 0 {
+        if length == 0 || !may(&buffer[..length]) {
             return Ok(());
         }
         // It fails when nobody is there any more who could let it go on.

@@ -24,6 +24,8 @@ CREATE TABLE sessions (
     tenant text COLLATE "C" NOT NULL,
     id text COLLATE "C" NOT NULL,
     owner text COLLATE "C" NOT NULL,
+    -- The request that has made it; empty: one without an id.
+    request text COLLATE "C" NOT NULL,
     profile text COLLATE "C" NOT NULL,
     model text COLLATE "C" NOT NULL,
     reasoning_effort text COLLATE "C" NOT NULL,

@@ -27,6 +27,8 @@ CREATE TABLE sessions (
     tenant TEXT NOT NULL,
     id TEXT NOT NULL,
     owner TEXT NOT NULL,
+    -- The request that has made it; empty: one without an id.
+    request TEXT NOT NULL,
     profile TEXT NOT NULL,
     model TEXT NOT NULL,
     reasoning_effort TEXT NOT NULL,
