@@ -19,6 +19,7 @@ use super::{
 use crate::{
     grpc::{deadline::patience, status},
     session::{Delivery, Peer, Sessions, Tenant, Whereabouts},
+    store::Incarnation,
 };
 
 /// The pause before a call is tried again.
@@ -157,6 +158,10 @@ impl<S: Local> Call<S> {
                 None if self.method == Method::Create => Ok(self.sessions.place()),
                 None => Ok(Whereabouts::Here),
             };
+            let owner = match &place {
+                Ok(Whereabouts::At(peer)) => Some(peer.incarnation.clone()),
+                _ => None,
+            };
             let in_vain = match place {
                 // The service says why.
                 Ok(Whereabouts::Here) | Err(_) => {
@@ -183,10 +188,19 @@ impl<S: Local> Call<S> {
                 InVain::Passing(_) => "its session is on its way to another server".to_owned(),
                 InVain::Unreached(why) => why,
             };
-            if timeout_at(until, sleep(pause)).await.is_err() {
+            if timeout_at(until, self.pause(pause, owner.as_ref())).await.is_err() {
                 return Err(self.too_late(&why));
             }
             pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Waits before it is tried again: no longer than the server lives that has the session.
+    async fn pause(&self, pause: Duration, owner: Option<&Incarnation>) {
+        let Some(owner) = owner else { return sleep(pause).await };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.sessions.until_dead(owner) => {}
         }
     }
 
