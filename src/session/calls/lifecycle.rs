@@ -193,6 +193,8 @@ impl Sessions {
         let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
         let _place = session.place(deadline).await?;
         let link = self.load_within(deadline, &session).await?;
+        // The CLI copies what is written.
+        session.until_written(&link).await.map_err(|cause| session.not_loaded(cause))?;
         let Forked { session_id } =
             link.call(&Fork { session_id: session.cli_id(), to_event_id: before }).await?;
         let protocol =

@@ -336,7 +336,14 @@ impl Runner {
                 continue;
             }
             if let Some(answer) = self.session.to_record() {
-                let recorded = self.record(answer).await;
+                let written = tokio::select! {
+                    written = self.session.until_written(link) => written,
+                    cause = self.deadline.passed() => Err(cause),
+                };
+                let recorded = match written {
+                    Ok(()) => self.record(answer).await,
+                    Err(cause) => Err(cause),
+                };
                 self.session.recorded(recorded);
                 continue;
             }

@@ -22,6 +22,7 @@ mod row;
 mod sealed;
 mod session;
 mod turns;
+mod written;
 
 pub use asks::Response;
 pub use means::Archive;

@@ -63,7 +63,7 @@ pub(crate) struct Notes {
 /// Why a call has no good end.
 enum Failure {
     /// The turn was cut.
-    Cut,
+    Cut(Status),
     /// The server says what it must not say.
     Wrong(Status),
     /// It was repeated for too long.
@@ -155,12 +155,13 @@ impl Caller {
             Ok(response.result.unwrap_or_default().content)
         };
         let sent = self.insist(send).await;
-        if let Err(Failure::Cut) = sent {
+        if let Err(Failure::Cut(status)) = sent {
             self.notes.accounts[place].turns.push(Turn { prompt, end: End::Cut });
             if self.dice.one_in(4) {
                 // That is the truth about it, also when it is asked for again.
                 if let Ok((answer, _)) = self.insist(send).await {
-                    self.notes.problems.push(format!("{id}: a cut turn, repeated, was answered: {answer}"));
+                    let problem = format!("a cut turn ({status:?}), repeated, was answered: {answer}");
+                    self.notes.problems.push(format!("{id}: {problem}"));
                 }
             }
             return Some(());
@@ -224,7 +225,7 @@ impl Caller {
             };
             match fate(&status) {
                 Fate::Repeat(reason) => *self.notes.repeated.entry(reason).or_default() += 1,
-                Fate::Cut => return Err(Failure::Cut),
+                Fate::Cut => return Err(Failure::Cut(status)),
                 Fate::Wrong => return Err(Failure::Wrong(status)),
             }
             if began.elapsed() > PATIENCE {
@@ -253,7 +254,7 @@ impl Caller {
     fn note<T>(&mut self, what: &str, ended: Result<T, Failure>) -> Option<T> {
         let problem = match ended {
             Ok(value) => return Some(value),
-            Err(Failure::Cut) => "was cut, which is for turns".to_owned(),
+            Err(Failure::Cut(status)) => format!("was cut, which is for turns: {status:?}"),
             Err(Failure::Wrong(status)) => format!("{status:?}"),
             Err(Failure::OutOfReach(status)) => format!("out of reach for {PATIENCE:?}: {status:?}"),
         };
