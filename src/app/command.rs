@@ -71,12 +71,16 @@ pub fn parse(args: impl Iterator<Item = OsString>, env: &impl Environment) -> Re
         Some(("store", args)) => {
             // clap takes none without one of them.
             let (name, args) = args.subcommand().unwrap_or(("check", args));
+            let tenant = || text(args, "tenant").unwrap_or_default();
             let file = || args.get_one::<PathBuf>("file").cloned().unwrap_or_default();
             let action = match name {
-                "export" => {
-                    store::Action::Export { session: text(args, "session").unwrap_or_default(), file: file() }
-                }
+                "export" => store::Action::Export {
+                    tenant: tenant(),
+                    session: text(args, "session").unwrap_or_default(),
+                    file: file(),
+                },
                 "import" => store::Action::Import {
+                    tenant: tenant(),
                     file: file(),
                     id: text(args, "as"),
                     replace: args.get_flag("replace"),
@@ -145,14 +149,20 @@ fn store_command() -> clap::Command {
     let file = |help: &'static str| {
         Arg::new("file").value_name("FILE").required(true).value_parser(ValueParser::path_buf()).help(help)
     };
+    let tenant = || {
+        let help = "The tenant whose it is\n[default: none, as of a server that asks nobody who he is]";
+        Arg::new("tenant").long("tenant").value_name("NAME").help(help)
+    };
     let check = clap::Command::new("check").about("Look for what does not fit together").after_help(CHECKED);
     let export = clap::Command::new("export").about("Write a session to a file").after_help(EXPORTED).args([
         Arg::new("session").value_name("SESSION_ID").required(true).help("The session"),
+        tenant(),
         file("The file, which must not exist; - for standard output"),
     ]);
     let import =
         clap::Command::new("import").about("Make a session from a file").after_help(IMPORTED).args([
             file("The file that export has written; - for standard input"),
+            tenant(),
             Arg::new("as").long("as").value_name("ID").help("Its id here\n[default: the one that it had]"),
             Arg::new("replace")
                 .long("replace")

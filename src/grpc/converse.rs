@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::{
+    access::Access,
     convert::{self, Checks, MAX_EVENT_SIZE},
     heartbeat::Pulse,
     pb::{self, converse_request::Payload as Up, converse_response::Payload as Down},
@@ -29,7 +30,7 @@ use super::{
     streamed::{ConverseResponse, Streamed},
 };
 use crate::session::{
-    Caller, Deadline, Error, Outcome, SessionId, Sessions, Tenant, Ticket, Watch, Watched, fanout::Filter,
+    Caller, Deadline, Error, Outcome, SessionKey, Sessions, Ticket, Watch, Watched, fanout::Filter,
 };
 
 /// A stream of Converse.
@@ -37,6 +38,7 @@ pub(super) struct Conversation {
     sessions: Sessions,
     /// The caller's requests, until it has closed its side.
     requests: Option<Streaming<pb::ConverseRequest>>,
+    access: Access,
     /// The caller, if another server forwards its stream.
     caller: Option<Arc<Caller>>,
     deadline: Option<Deadline>,
@@ -50,7 +52,7 @@ pub(super) struct Conversation {
 }
 
 struct Open {
-    id: SessionId,
+    key: SessionKey,
     watch: Watch,
     turns: Turns,
     /// The timer of heartbeats, if there are to be some.
@@ -92,6 +94,7 @@ impl Conversation {
     pub(super) fn new(
         sessions: Sessions,
         requests: Streaming<pb::ConverseRequest>,
+        access: Access,
         caller: Option<Arc<Caller>>,
         deadline: Option<Deadline>,
         turn_timeout: Duration,
@@ -101,6 +104,7 @@ impl Conversation {
         Self {
             sessions,
             requests: Some(requests),
+            access,
             caller,
             deadline,
             turn_timeout,
@@ -211,8 +215,8 @@ impl Conversation {
             }
             (Some(Up::Abort(pb::ConverseAbort { message_id })), Some(open)) => {
                 let only = Some(message_id.as_str()).filter(|id| !id.is_empty());
-                let abort = self.sessions.abort(Tenant::ONLY, &open.id, only);
-                let aborted = about(&self.sessions, &open.id, abort).await;
+                let abort = self.sessions.abort(&open.key, only);
+                let aborted = about(&self.sessions, &open.key, abort).await;
                 self.push_failure(String::new(), String::new(), aborted.map(|_| ()));
                 Ok(())
             }
@@ -233,12 +237,13 @@ impl Conversation {
         let id = checks.done(id).map_err(status::invalid)?;
         // When the server drains, the stream's turns finish first, so it is not the watcher that ends the stream.
         let never = CancellationToken::new();
-        let watch = self.sessions.watch(Tenant::ONLY, &id, from, filter, never);
-        let watch = about(&self.sessions, &id, watch).await?;
+        let key = self.access.session(&self.sessions, id).await?;
+        let watch = self.sessions.watch(&key, from, filter, never);
+        let watch = about(&self.sessions, &key, watch).await?;
         let session = Some(convert::session(watch.session()));
         self.responses.push_back(Down::Opened(pb::ConverseOpened { session }));
         let (pulse, turns) = (interval.map(Pulse::new), Turns::default());
-        self.open = Some(Open { id, watch, turns, pulse, max_event_size });
+        self.open = Some(Open { key, watch, turns, pulse, max_event_size });
         Ok(())
     }
 
@@ -254,7 +259,7 @@ impl Conversation {
             let prompt = checks.prompt(prompt, Filter::NOTHING, deadline);
             let mut prompt = checks.done(prompt).map_err(status::invalid)?;
             prompt.caller = self.caller.clone();
-            about(&self.sessions, &open.id, self.sessions.send(Tenant::ONLY, &open.id, prompt)).await
+            about(&self.sessions, &open.key, self.sessions.send(&open.key, prompt)).await
         };
         match sent.await {
             Ok(mut turn) => {
@@ -268,14 +273,14 @@ impl Conversation {
     }
 
     async fn answer(&mut self, request: pb::ConverseAnswer) {
-        let Some(id) = self.open.as_ref().map(|open| open.id.clone()) else { return };
+        let Some(key) = self.open.as_ref().map(|open| open.key.clone()) else { return };
         let pb::ConverseAnswer { ask_id, answer } = request;
         let answered = async {
             let mut checks = Checks::default();
             let ask_id = checks.text("ask_id", ask_id.clone());
             let response = checks.answer(answer);
             let response = checks.done(response).map_err(status::invalid)?;
-            about(&self.sessions, &id, self.sessions.respond(Tenant::ONLY, &id, &ask_id, response)).await
+            about(&self.sessions, &key, self.sessions.respond(&key, &ask_id, response)).await
         };
         let answered = answered.await;
         self.push_failure(String::new(), ask_id, answered);

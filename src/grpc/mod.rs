@@ -6,6 +6,7 @@
 //! [`connection`] is an open connection, whose [`frames`] are counted, as is what its client leaves [`unread`]. The [`gate`]
 //! lets nothing but calls through, and [`forward`] sends those on that are for another server. Streams have a [`heartbeat`]. [`protoset`] is the contract for tools.
 
+mod access;
 pub mod client;
 mod codec;
 mod connection;

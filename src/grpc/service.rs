@@ -12,6 +12,7 @@ use prost::Message as _;
 use tonic::{Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
+    access::Access,
     converse::Conversation,
     convert::{self, Checks, Defaults},
     deadline,
@@ -25,8 +26,8 @@ use crate::{
     backend::{Backend, Standing, State, process::discover::Form},
     copilot::{method::Compacted, version::Identity},
     session::{
-        Archive, Deadline, Delivery, Error, Prompt, SessionId, Sessions, SetBack, Tenant, Told, Turn, Watch,
-        Watched, fanout::Filter,
+        Archive, Deadline, Delivery, Error, Prompt, SessionId, SessionKey, Sessions, SetBack, Told, Turn,
+        Watch, Watched, fanout::Filter,
     },
     store::{Availability, Engine, Incarnation, NodeRecord, Role},
 };
@@ -55,26 +56,32 @@ impl Service {
         let id = checks.session_id(session_id);
         let prompt = checks.prompt(prompt, filter, deadline);
         let (id, mut prompt) = checks.done(id.zip(prompt)).map_err(status::invalid)?;
+        let key = self.session(extensions, id).await?;
         prompt.caller = extensions.get().cloned();
-        self.about(&id, self.sessions.send(Tenant::ONLY, &id, prompt)).await
+        self.about(&key, self.sessions.send(&key, prompt)).await
+    }
+
+    /// The session that a call names, if its caller may see it.
+    async fn session(&self, extensions: &Extensions, id: SessionId) -> Result<SessionKey, Status> {
+        Access::of(extensions).session(&self.sessions, id).await
     }
 
     /// The result of a call about a session that only reads, and so may be repeated whatever became of it.
     async fn read<T>(
         &self,
-        id: &SessionId,
+        key: &SessionKey,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Status> {
-        self.about(id, call).await.map_err(status::of_reading)
+        self.about(key, call).await.map_err(status::of_reading)
     }
 
     /// The result of a call about a session.
     async fn about<T>(
         &self,
-        id: &SessionId,
+        key: &SessionKey,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Status> {
-        status::about(&self.sessions, id, call).await
+        status::about(&self.sessions, key, call).await
     }
 }
 
@@ -91,7 +98,8 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::CreateSessionRequest>,
     ) -> Result<Response<pb::CreateSessionResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let access = Access::of(&extensions);
         let mut checks = Checks::default();
         let request_id = checks.request_id("request_id", &request.request_id, &request);
         let id = checks.new_session_id(&request.session_id, request.resume_if_exists);
@@ -104,13 +112,16 @@ impl CopilotService for Service {
             blueprint =
                 profile.tighten(blueprint).map_err(|excesses| status::of(&Error::Denied(excesses)))?;
         }
+        blueprint.owner = access.owner_of_new(blueprint.owner)?;
+        let request_id = request_id.map(|request| access.request(request));
         let (session, resumed) = match resume {
             Some(id) => {
+                let key = access.free_or_own(&self.sessions, id).await?;
                 let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-                self.sessions.create_or_resume(Tenant::ONLY, id, blueprint, request_id, deadline).await
+                self.sessions.create_or_resume(&key, blueprint, request_id, deadline).await
             }
             None => {
-                let created = self.sessions.create(Tenant::ONLY, id, blueprint, request_id).await;
+                let created = self.sessions.create(&access.tenant, id, blueprint, request_id).await;
                 created.map(|session| (session, false))
             }
         }
@@ -123,14 +134,15 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::ResumeSessionRequest>,
     ) -> Result<Response<pb::ResumeSessionResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let mut checks = Checks::default();
         let id = checks.session_id(&request.session_id);
         let credentials = checks.credentials(request);
         let id = checks.done(id).map_err(status::invalid)?;
+        let key = self.session(&extensions, id).await?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let resume = self.sessions.resume(Tenant::ONLY, &id, credentials, deadline);
-        let resumed = self.about(&id, resume).await?;
+        let resume = self.sessions.resume(&key, credentials, deadline);
+        let resumed = self.about(&key, resume).await?;
         Ok(Response::new(pb::ResumeSessionResponse { session: Some(convert::session(resumed)) }))
     }
 
@@ -138,15 +150,16 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::UpdateSessionRequest>,
     ) -> Result<Response<pb::UpdateSessionResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let session = request.session.unwrap_or_default();
         let mut checks = Checks::default();
         let id = checks.session_id_in("session.session_id", &session.session_id);
         let change = checks.change(session, request.update_mask.unwrap_or_default());
         let id = checks.done(id).map_err(status::invalid)?;
+        let key = self.session(&extensions, id).await?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let update = self.sessions.update(Tenant::ONLY, &id, change, deadline);
-        let updated = self.about(&id, update).await?;
+        let update = self.sessions.update(&key, change, deadline);
+        let updated = self.about(&key, update).await?;
         Ok(Response::new(pb::UpdateSessionResponse { session: Some(convert::session(updated)) }))
     }
 
@@ -154,8 +167,9 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
-        let id = session_id(&request.into_inner().session_id)?;
-        let session = self.read(&id, self.sessions.get(Tenant::ONLY, &id)).await?;
+        let (_, extensions, request) = request.into_parts();
+        let key = self.session(&extensions, session_id(&request.session_id)?).await?;
+        let session = self.read(&key, self.sessions.get(&key)).await?;
         Ok(Response::new(pb::GetSessionResponse { session: Some(convert::session(session)) }))
     }
 
@@ -163,10 +177,15 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let access = Access::of(&extensions);
         let mut checks = Checks::default();
-        let listing = checks.listing(request.into_inner());
+        let listing = checks.listing(request);
         let listing = checks.done(Some(listing)).map_err(status::invalid)?;
-        let page = self.sessions.list(Tenant::ONLY, &listing).await;
+        let Some(listing) = access.listing(listing) else {
+            return Ok(Response::new(pb::ListSessionsResponse::default()));
+        };
+        let page = self.sessions.list(&access.tenant, &listing).await;
         let page = page.map_err(|error| status::of_reading(status::of(&error)))?;
         Ok(Response::new(pb::ListSessionsResponse {
             sessions: page.sessions.into_iter().map(convert::session).collect(),
@@ -178,10 +197,10 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::CloseSessionRequest>,
     ) -> Result<Response<pb::CloseSessionResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let id = session_id(&request.session_id)?;
+        let (metadata, extensions, request) = request.into_parts();
+        let key = self.session(&extensions, session_id(&request.session_id)?).await?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        self.about(&id, self.sessions.close(Tenant::ONLY, &id, deadline)).await?;
+        self.about(&key, self.sessions.close(&key, deadline)).await?;
         Ok(Response::new(pb::CloseSessionResponse {}))
     }
 
@@ -189,11 +208,11 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::ForkSessionRequest>,
     ) -> Result<Response<pb::ForkSessionResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let id = session_id(&request.session_id)?;
+        let (metadata, extensions, request) = request.into_parts();
+        let key = self.session(&extensions, session_id(&request.session_id)?).await?;
         let before = Some(request.event_id.as_str()).filter(|event| !event.is_empty());
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let copy = self.about(&id, self.sessions.fork(Tenant::ONLY, &id, before, deadline)).await?;
+        let copy = self.about(&key, self.sessions.fork(&key, before, deadline)).await?;
         Ok(Response::new(pb::ForkSessionResponse { session: Some(convert::session(copy)) }))
     }
 
@@ -201,11 +220,11 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::CompactSessionRequest>,
     ) -> Result<Response<pb::CompactSessionResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let id = session_id(&request.session_id)?;
+        let (metadata, extensions, request) = request.into_parts();
+        let key = self.session(&extensions, session_id(&request.session_id)?).await?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let compact = self.sessions.compact(Tenant::ONLY, &id, deadline);
-        let Compacted { messages_removed, tokens_removed } = self.about(&id, compact).await?;
+        let compact = self.sessions.compact(&key, deadline);
+        let Compacted { messages_removed, tokens_removed } = self.about(&key, compact).await?;
         Ok(Response::new(pb::CompactSessionResponse { messages_removed, tokens_removed }))
     }
 
@@ -213,16 +232,16 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::RewindSessionRequest>,
     ) -> Result<Response<pb::RewindSessionResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let pb::RewindSessionRequest { session_id, event_id, restore_files, validate_only } = request;
         let mut checks = Checks::default();
         let id = checks.session_id(&session_id);
         let event_id = checks.text("event_id", event_id);
         let id = checks.done(id).map_err(status::invalid)?;
+        let key = self.session(&extensions, id).await?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let rewind =
-            self.sessions.rewind(Tenant::ONLY, &id, &event_id, restore_files, validate_only, deadline);
-        let SetBack { events_removed, files, skipped } = self.about(&id, rewind).await?;
+        let rewind = self.sessions.rewind(&key, &event_id, restore_files, validate_only, deadline);
+        let SetBack { events_removed, files, skipped } = self.about(&key, rewind).await?;
         let skipped = skipped.into_iter();
         Ok(Response::new(pb::RewindSessionResponse {
             events_removed,
@@ -237,10 +256,10 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::ListRewindPointsRequest>,
     ) -> Result<Response<pb::ListRewindPointsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let id = session_id(&request.session_id)?;
+        let (metadata, extensions, request) = request.into_parts();
+        let key = self.session(&extensions, session_id(&request.session_id)?).await?;
         let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
-        let points = self.read(&id, self.sessions.rewind_points(Tenant::ONLY, &id, deadline)).await?;
+        let points = self.read(&key, self.sessions.rewind_points(&key, deadline)).await?;
         let points = points.into_iter().map(convert::rewind_point).collect();
         Ok(Response::new(pb::ListRewindPointsResponse { points }))
     }
@@ -249,8 +268,9 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::GetUsageRequest>,
     ) -> Result<Response<pb::GetUsageResponse>, Status> {
-        let id = session_id(&request.into_inner().session_id)?;
-        let spent = self.read(&id, self.sessions.usage(Tenant::ONLY, &id)).await?;
+        let (_, extensions, request) = request.into_parts();
+        let key = self.session(&extensions, session_id(&request.session_id)?).await?;
+        let spent = self.read(&key, self.sessions.usage(&key)).await?;
         Ok(Response::new(convert::session_usage(spent)))
     }
 
@@ -258,10 +278,10 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::DeleteSessionRequest>,
     ) -> Result<Response<pb::DeleteSessionResponse>, Status> {
-        let request = request.into_inner();
-        let id = session_id(&request.session_id)?;
-        let deleted = match self.sessions.delete(Tenant::ONLY, &id).await {
-            Err(error) => Err(self.sessions.explain(Tenant::ONLY, &id, error).await),
+        let (_, extensions, request) = request.into_parts();
+        let key = self.session(&extensions, session_id(&request.session_id)?).await?;
+        let deleted = match self.sessions.delete(&key).await {
+            Err(error) => Err(self.sessions.explain(&key, error).await),
             deleted => deleted,
         };
         match deleted {
@@ -326,7 +346,8 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::SubmitTurnRequest>,
     ) -> Result<Response<pb::SubmitTurnResponse>, Status> {
-        let pb::SubmitTurnRequest { session_id, prompt } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let pb::SubmitTurnRequest { session_id, prompt } = request;
         let mut checks = Checks::default();
         let id = checks.session_id(&session_id);
         let source = prompt.as_ref().map(pb::Prompt::encode_to_vec);
@@ -335,8 +356,9 @@ impl CopilotService for Service {
         }
         let prompt = submitted_prompt(&mut checks, prompt, self.turn_timeout);
         let (id, prompt) = checks.done(id.zip(prompt)).map_err(status::invalid)?;
-        let submitted = self.sessions.submit(Tenant::ONLY, &id, Prompt { source, ..prompt });
-        let turn = convert::turn(&id, self.about(&id, submitted).await?);
+        let key = self.session(&extensions, id).await?;
+        let submitted = self.sessions.submit(&key, Prompt { source, ..prompt });
+        let turn = convert::turn(key.id(), self.about(&key, submitted).await?);
         Ok(Response::new(pb::SubmitTurnResponse { turn: Some(turn) }))
     }
 
@@ -344,31 +366,34 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::GetTurnRequest>,
     ) -> Result<Response<pb::GetTurnResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let pb::GetTurnRequest { session_id, request_id, message_id, wait } = request;
         let mut checks = Checks::default();
         let id = checks.session_id(&session_id);
         let name = checks.turn_name(request_id, message_id);
         let wait = checks.wait("wait", wait);
         let (id, name) = checks.done(id.zip(name)).map_err(status::invalid)?;
+        let key = self.session(&extensions, id).await?;
         let wait = wait.map(|wait| deadline::of_call(&metadata, Some(wait), wait));
-        let turn = self.read(&id, self.sessions.turn(Tenant::ONLY, &id, &name, wait)).await?;
-        Ok(Response::new(pb::GetTurnResponse { turn: Some(convert::turn(&id, turn)) }))
+        let turn = self.read(&key, self.sessions.turn(&key, &name, wait)).await?;
+        Ok(Response::new(pb::GetTurnResponse { turn: Some(convert::turn(key.id(), turn)) }))
     }
 
     async fn list_turns(
         &self,
         request: Request<pb::ListTurnsRequest>,
     ) -> Result<Response<pb::ListTurnsResponse>, Status> {
-        let pb::ListTurnsRequest { session_id, page_size, page_token } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let pb::ListTurnsRequest { session_id, page_size, page_token } = request;
         let mut checks = Checks::default();
         let id = checks.session_id(&session_id);
         let size = checks.page_size(page_size);
         let after = checks.turn_token(&page_token);
         let id = checks.done(id).map_err(status::invalid)?;
-        let page = self.sessions.turns(Tenant::ONLY, &id, after.as_ref(), size);
-        let (turns, next) = self.read(&id, page).await?;
-        let turns = turns.into_iter().map(|turn| convert::listed_turn(&id, turn)).collect();
+        let key = self.session(&extensions, id).await?;
+        let page = self.sessions.turns(&key, after.as_ref(), size);
+        let (turns, next) = self.read(&key, page).await?;
+        let turns = turns.into_iter().map(|turn| convert::listed_turn(key.id(), turn)).collect();
         Ok(Response::new(pb::ListTurnsResponse { turns, next_page_token: convert::turn_token(next) }))
     }
 
@@ -379,10 +404,15 @@ impl CopilotService for Service {
         request: Request<Streaming<pb::ConverseRequest>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
         let (metadata, extensions, requests) = request.into_parts();
-        let (deadline, caller) = (deadline::of_stream(&metadata), extensions.get().cloned());
-        let Self { sessions, turn_timeout, max_message_size, .. } = self;
-        let conversation =
-            Conversation::new(sessions.clone(), requests, caller, deadline, *turn_timeout, *max_message_size);
+        let conversation = Conversation::new(
+            self.sessions.clone(),
+            requests,
+            Access::of(&extensions).clone(),
+            extensions.get().cloned(),
+            deadline::of_stream(&metadata),
+            self.turn_timeout,
+            self.max_message_size,
+        );
         Ok(Response::new(Box::pin(conversation.into_stream())))
     }
 
@@ -390,13 +420,14 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::RespondRequest>,
     ) -> Result<Response<pb::RespondResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let mut checks = Checks::default();
         let id = checks.session_id(&request.session_id);
         let ask_id = checks.text("ask_id", request.ask_id);
         let response = checks.answer(request.answer);
         let (id, response) = checks.done(id.zip(response)).map_err(status::invalid)?;
-        self.about(&id, self.sessions.respond(Tenant::ONLY, &id, &ask_id, response)).await?;
+        let key = self.session(&extensions, id).await?;
+        self.about(&key, self.sessions.respond(&key, &ask_id, response)).await?;
         Ok(Response::new(pb::RespondResponse {}))
     }
 
@@ -406,7 +437,7 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::WatchSessionRequest>,
     ) -> Result<Response<Self::WatchSessionStream>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let mut checks = Checks::default();
         let id = checks.session_id(&request.session_id);
         let from = checks.from(id.as_ref(), &request.cursor, request.from_beginning);
@@ -415,8 +446,9 @@ impl CopilotService for Service {
         let max_size =
             checks.max_event_size("max_event_size", request.max_event_size, convert::MAX_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
+        let key = self.session(&extensions, id).await?;
         let closing = self.sessions.draining();
-        let watch = self.read(&id, self.sessions.watch(Tenant::ONLY, &id, from, filter, closing)).await?;
+        let watch = self.read(&key, self.sessions.watch(&key, from, filter, closing)).await?;
         let watch = stream::unfold(Some(watch), move |watch| next_of_session(watch, max_size));
         Ok(Response::new(Box::pin(Heartbeats::new(Box::pin(watch), interval, || {
             let payload = pb::watch_session_response::Payload::Heartbeat(pb::Heartbeat {});
@@ -428,7 +460,7 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let mut checks = Checks::default();
         let id = checks.session_id(&request.session_id);
         let size = checks.page_size(request.page_size);
@@ -436,12 +468,13 @@ impl CopilotService for Service {
         let wanted = checks.filter("event_types", request.event_types, false);
         let max_size = checks.max_event_size("max_event_size", request.max_event_size, MAX_STORED_EVENT_SIZE);
         let id = checks.done(id).map_err(status::invalid)?;
-        let page = self.sessions.history(Tenant::ONLY, &id, after.as_ref(), size);
-        let (events, mut next) = self.read(&id, page).await?;
+        let key = self.session(&extensions, id).await?;
+        let page = self.sessions.history(&key, after.as_ref(), size);
+        let (events, mut next) = self.read(&key, page).await?;
         let (mut room, mut told, mut before) = (MAX_PAGE_SIZE, Vec::new(), after);
         for (event, place) in events {
             if wanted.wants(&event) {
-                let event = convert::stored_event(&id, event, max_size);
+                let event = convert::stored_event(key.id(), event, max_size);
                 let length = event.encoded_len();
                 if length > room {
                     // The rest goes onto the next page.
@@ -453,7 +486,7 @@ impl CopilotService for Service {
             }
             before = Some(place);
         }
-        let next_page_token = convert::history_token(&id, next);
+        let next_page_token = convert::history_token(key.id(), next);
         Ok(Response::new(pb::ListEventsResponse { events: told, next_page_token }))
     }
 
@@ -475,26 +508,33 @@ impl CopilotService for Service {
         &self,
         request: Request<pb::AbortTurnRequest>,
     ) -> Result<Response<pb::AbortTurnResponse>, Status> {
-        let pb::AbortTurnRequest { session_id, message_id, request_id } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let pb::AbortTurnRequest { session_id, message_id, request_id } = request;
         let mut checks = Checks::default();
         let id = checks.session_id(&session_id);
         if !message_id.is_empty() && !request_id.is_empty() {
             checks.wrong("request_id", "cannot be set together with `message_id`");
         }
         let id = checks.done(id).map_err(status::invalid)?;
+        let key = self.session(&extensions, id).await?;
         let message_id = if request_id.is_empty() {
             let only = Some(message_id.as_str()).filter(|id| !id.is_empty());
-            self.about(&id, self.sessions.abort(Tenant::ONLY, &id, only)).await?
+            self.about(&key, self.sessions.abort(&key, only)).await?
         } else {
-            self.about(&id, self.sessions.abort_request(Tenant::ONLY, &id, &request_id)).await?
+            self.about(&key, self.sessions.abort_request(&key, &request_id)).await?
         };
         Ok(Response::new(pb::AbortTurnResponse { message_id }))
     }
 
     async fn get_server_info(
         &self,
-        _: Request<pb::GetServerInfoRequest>,
+        request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
+        if !Access::of(request.extensions()).is_operator() {
+            // What runs where is for who runs it.
+            let version = env!("CARGO_PKG_VERSION").into();
+            return Ok(Response::new(pb::GetServerInfoResponse { version, ..Default::default() }));
+        }
         let info = pb::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             backends: self.sessions.pool().all().iter().map(|one| backend(one, &self.sessions)).collect(),

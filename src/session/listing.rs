@@ -154,7 +154,7 @@ pub struct Listing {
 
 impl Listing {
     /// The question to the store for as many as this of its sessions, whatever their states.
-    pub(super) fn query(&self, tenant: Tenant, limit: usize) -> Query {
+    pub(super) fn query(&self, tenant: &Tenant, limit: usize) -> Query {
         let Selection { labels, states: _, owner, created, updated } = self.wanted.clone();
         Query {
             tenant: tenant.as_str().into(),

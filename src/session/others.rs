@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::{
-    id::{SessionId, SessionKey},
+    id::{SessionId, SessionKey, Tenant},
     summary::SessionState,
 };
 use crate::{
@@ -31,10 +31,11 @@ impl From<&NodeRecord> for Peer {
 
 /// How other servers are asked.
 pub trait Others: fmt::Debug + Send + Sync {
-    /// What these sessions do, as far as the server owns them; `None`: it does not answer.
+    /// What these sessions of a tenant do, as far as the server owns them; `None`: it does not answer.
     fn states<'a>(
         &'a self,
         peer: &'a Peer,
+        tenant: &'a Tenant,
         ids: Vec<SessionId>,
     ) -> BoxFuture<'a, Option<HashMap<SessionId, SessionState>>>;
 }
@@ -76,7 +77,6 @@ impl Owners {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::id::Tenant;
 
     #[tokio::test(start_paused = true)]
     async fn an_owner_is_remembered_for_a_moment_and_not_too_many_are() {

@@ -25,8 +25,41 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Registry {
     max_sessions: usize,
+    known: Mutex<Known>,
+}
+
+/// The sessions, in both maps or in none.
+#[derive(Debug, Default)]
+struct Known {
     /// By the id that the CLI knows them by. Each event looks for its session here.
-    sessions: Mutex<HashMap<Arc<str>, Slot, RandomState>>,
+    slots: HashMap<Arc<str>, Slot, RandomState>,
+    /// That id of each.
+    cli_ids: HashMap<SessionKey, Arc<str>, RandomState>,
+}
+
+impl Known {
+    fn of(&self, key: &SessionKey) -> Option<&Slot> {
+        self.slots.get(self.cli_ids.get(key)?)
+    }
+
+    fn has(&self, session: &Session) -> bool {
+        self.slots.contains_key(session.cli_id()) || self.cli_ids.contains_key(session.key())
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        let (key, cli_id) = (slot.session.key().clone(), slot.session.shared_cli_id());
+        self.cli_ids.insert(key, cli_id.clone());
+        self.slots.insert(cli_id, slot);
+    }
+
+    fn is(&self, session: &Arc<Session>) -> bool {
+        self.slots.get(session.cli_id()).is_some_and(|slot| Arc::ptr_eq(&slot.session, session))
+    }
+
+    fn remove(&mut self, session: &Session) {
+        self.slots.remove(session.cli_id());
+        self.cli_ids.remove(session.key());
+    }
 }
 
 #[derive(Debug)]
@@ -40,7 +73,7 @@ struct Slot {
 
 impl Registry {
     pub(super) fn new(max_sessions: usize) -> Arc<Self> {
-        Arc::new(Self { max_sessions, sessions: Mutex::default() })
+        Arc::new(Self { max_sessions, known: Mutex::default() })
     }
 
     /// What hears one CLI.
@@ -48,71 +81,83 @@ impl Registry {
         Arc::new(Incoming { registry: self.clone(), backend })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slot, RandomState>> {
-        // The map is whole after every statement.
-        lock(&self.sessions)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Nothing between the two maps can panic.
+        lock(&self.known)
     }
 
     /// Takes the session's id before the CLI hears of it: its first events may come ahead of the CLI's answer.
     pub(super) fn reserve(self: &Arc<Self>, session: Arc<Session>) -> Result<Reservation, Error> {
-        let mut sessions = self.lock();
-        if sessions.contains_key(session.cli_id()) {
+        let mut known = self.lock();
+        if known.has(&session) {
             return Err(Error::Exists(session.id().clone()));
         }
-        if sessions.len() >= self.max_sessions {
+        if known.slots.len() >= self.max_sessions {
             return Err(Error::TooManySessions { limit: self.max_sessions });
         }
-        let slot = Slot { session: session.clone(), reserved: true, held: false };
-        sessions.insert(session.key().shared_cli_id(), slot);
+        known.insert(Slot { session: session.clone(), reserved: true, held: false });
         Ok(Reservation { registry: self.clone(), session, kept: false })
     }
 
     /// Keeps a stored session from being taken up, until this is dropped. `None`: somebody has taken it up. It does not count
     /// as a known one: at the limit of those, others can be deleted.
     pub(super) fn hold(self: &Arc<Self>, blank: Arc<Session>) -> Option<Reservation> {
-        let mut sessions = self.lock();
-        if sessions.contains_key(blank.cli_id()) {
+        let mut known = self.lock();
+        if known.has(&blank) {
             return None;
         }
-        let slot = Slot { session: blank.clone(), reserved: true, held: true };
-        sessions.insert(blank.key().shared_cli_id(), slot);
+        known.insert(Slot { session: blank.clone(), reserved: true, held: true });
         Some(Reservation { registry: self.clone(), session: blank, kept: false })
     }
 
     /// Takes a stored session up. If another call was faster, it is that one's. `None`: it is held.
     pub(super) fn adopt(&self, session: Session) -> Result<Option<Arc<Session>>, Error> {
-        let mut sessions = self.lock();
-        if let Some(slot) = sessions.get(session.cli_id()) {
+        let mut known = self.lock();
+        if let Some(slot) = known.of(session.key()) {
             return Ok((!slot.held).then(|| slot.session.clone()));
         }
-        if sessions.len() >= self.max_sessions {
+        if known.slots.len() >= self.max_sessions {
             return Err(Error::TooManySessions { limit: self.max_sessions });
         }
         let session = Arc::new(session);
-        let slot = Slot { session: session.clone(), reserved: false, held: false };
-        sessions.insert(session.key().shared_cli_id(), slot);
+        known.insert(Slot { session: session.clone(), reserved: false, held: false });
         Ok(Some(session))
     }
 
     pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
-        let sessions = self.lock();
-        let slot = sessions.get(key.cli_id()).filter(|slot| !slot.reserved)?;
+        let known = self.lock();
+        let slot = known.of(key).filter(|slot| !slot.reserved)?;
         Some(slot.session.clone())
     }
 
     /// Whether a session is just being created.
     pub(super) fn is_making(&self, key: &SessionKey) -> bool {
-        self.lock().get(key.cli_id()).is_some_and(|slot| slot.reserved && !slot.held)
+        self.lock().of(key).is_some_and(|slot| slot.reserved && !slot.held)
     }
 
     /// Whether a stored session may be about to be deleted.
     pub(super) fn is_held(&self, key: &SessionKey) -> bool {
-        self.lock().get(key.cli_id()).is_some_and(|slot| slot.held)
+        self.lock().of(key).is_some_and(|slot| slot.held)
     }
 
-    pub(super) fn all(&self, tenant: Tenant) -> Vec<Arc<Session>> {
-        let sessions = self.lock();
-        let found = sessions.values().filter(|slot| !slot.reserved && slot.session.key().tenant() == tenant);
+    /// Whether a CLI's session of this id is known, or held.
+    pub(super) fn has_cli_id(&self, cli_id: &str) -> bool {
+        self.lock().slots.get(cli_id).is_some_and(|slot| !slot.reserved || slot.held)
+    }
+
+    /// All sessions, whosever they are.
+    pub(super) fn all(&self) -> Vec<Arc<Session>> {
+        self.all_that(|_| true)
+    }
+
+    /// The sessions of a tenant.
+    pub(super) fn all_of(&self, tenant: &Tenant) -> Vec<Arc<Session>> {
+        self.all_that(|session| session.key().tenant() == tenant)
+    }
+
+    fn all_that(&self, counts: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let known = self.lock();
+        let found = known.slots.values().filter(|slot| !slot.reserved && counts(&slot.session));
         found.map(|slot| slot.session.clone()).collect()
     }
 
@@ -124,20 +169,19 @@ impl Registry {
 
     /// Nobody finds the session any more.
     pub(super) fn remove(&self, session: &Arc<Session>) {
-        let mut sessions = self.lock();
-        if sessions.get(session.cli_id()).is_some_and(|slot| Arc::ptr_eq(&slot.session, session)) {
-            sessions.remove(session.cli_id());
+        let mut known = self.lock();
+        if known.is(session) {
+            known.remove(session);
         }
     }
 
     /// Takes a stored session, which could not be loaded, to be unknown again, unless somebody else has it by now. The caller
     /// holds it once.
     pub(super) fn release(&self, session: &Arc<Session>) {
-        let mut sessions = self.lock();
-        let is_ours = sessions.get(session.cli_id()).is_some_and(|slot| Arc::ptr_eq(&slot.session, session));
+        let mut known = self.lock();
         // With the registry's own; and it gives out no others meanwhile.
-        if is_ours && Arc::strong_count(session) == 2 {
-            sessions.remove(session.cli_id());
+        if known.is(session) && Arc::strong_count(session) == 2 {
+            known.remove(session);
         }
     }
 
@@ -151,8 +195,8 @@ impl Registry {
     }
 
     fn load_of(&self, counts: impl Fn(&Session) -> bool) -> Load {
-        let sessions = self.lock();
-        sessions.values().filter(|slot| counts(&slot.session)).fold(Load::default(), |load, slot| {
+        let known = self.lock();
+        known.slots.values().filter(|slot| counts(&slot.session)).fold(Load::default(), |load, slot| {
             let turns = slot.session.queued();
             Load {
                 turns: load.turns + turns,
@@ -173,15 +217,15 @@ struct Incoming {
 impl Incoming {
     /// All sessions, those included that are being created.
     fn sessions(&self) -> Vec<Arc<Session>> {
-        let sessions = self.registry.lock();
-        let own = sessions.values().filter(|slot| slot.session.is_in(self.backend));
+        let known = self.registry.lock();
+        let own = known.slots.values().filter(|slot| slot.session.is_in(self.backend));
         own.map(|slot| slot.session.clone()).collect()
     }
 
     /// The session that an event is for. Not the registry's lock but this handle is held while it hears it.
     fn session(&self, cli_id: &str) -> Option<Arc<Session>> {
-        let sessions = self.registry.lock();
-        let slot = sessions.get(cli_id).filter(|slot| slot.session.is_in(self.backend))?;
+        let known = self.registry.lock();
+        let slot = known.slots.get(cli_id).filter(|slot| slot.session.is_in(self.backend))?;
         Some(slot.session.clone())
     }
 
@@ -278,7 +322,7 @@ impl Reservation {
     /// The session exists: from now on it can be found.
     pub(super) fn keep(mut self) {
         self.kept = true;
-        if let Some(slot) = self.registry.lock().get_mut(self.session.cli_id()) {
+        if let Some(slot) = self.registry.lock().slots.get_mut(self.session.cli_id()) {
             slot.reserved = false;
         }
     }

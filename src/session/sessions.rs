@@ -11,7 +11,7 @@ use super::{
     callers::Callers,
     cleanup::Cleanup,
     error::Error,
-    id::{SessionKey, Tenant},
+    id::SessionKey,
     idempotency::{Accepted, Creation, Idempotency},
     live::{Archive, Home, Means, Session},
     models::Models,
@@ -179,7 +179,7 @@ impl Sessions {
             return Vec::new();
         }
         let blueprints: Vec<_> =
-            self.inner.registry.all(Tenant::ONLY).iter().map(|session| session.blueprint()).collect();
+            self.inner.registry.all().iter().map(|session| session.blueprint()).collect();
         let inner = &self.inner;
         let ours = inner.secrets.iter().chain(inner.operator.iter().flat_map(|it| it.secrets()));
         let of_sessions = blueprints.iter().flat_map(|blueprint| blueprint.settings.secrets());
@@ -215,7 +215,8 @@ impl Sessions {
     /// A session that is new to this CLI.
     pub(super) fn session(&self, key: SessionKey, blueprint: Blueprint, backend: Backend) -> Session {
         let home = Home::new(backend, String::new(), String::new());
-        Session::new(key, blueprint, home, self.inner.means.clone())
+        let cli_id = key.new_cli_id();
+        Session::new(key, cli_id, blueprint, home, self.inner.means.clone())
     }
 
     /// A session that is in the store. If its CLI has left, it is in any.
@@ -231,10 +232,11 @@ impl Sessions {
         let (pool, facts) = (self.pool(), &record.facts);
         let backend = match pool.at(&facts.home) {
             Some(backend) => backend,
-            None => pool.for_new(key.cli_id())?,
+            None => pool.for_new(&facts.cli_id)?,
         };
         let home = Home::new(backend, facts.home.clone(), facts.home_disk.clone());
-        Ok(Session::new(key, blueprint, home, self.inner.means.clone()).of_record(record))
+        let cli_id = facts.cli_id.as_str().into();
+        Ok(Session::new(key, cli_id, blueprint, home, self.inner.means.clone()).of_record(record))
     }
 
     /// Makes a [`drain`](Self::drain) that is under way stop what still runs.

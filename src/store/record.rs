@@ -99,6 +99,8 @@ pub struct SessionRecord {
 pub struct Facts {
     /// Who made it; empty: nobody in particular.
     pub owner: String,
+    /// The id by which the CLI knows it, which never changes.
+    pub cli_id: String,
     /// The id of the request that has made it, which never changes; empty: it had none.
     pub request: String,
     /// The profile it was made with; empty: none.

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The columns of a record, of the table `s`, in the order in which [`record`] reads them.
-pub(super) const COLUMNS: &str = "s.uid, s.tenant, s.id, s.owner, s.request, s.profile, s.model, s.reasoning_effort, s.title, \
+pub(super) const COLUMNS: &str = "s.uid, s.tenant, s.id, s.owner, s.cli_id, s.request, s.profile, s.model, s.reasoning_effort, s.title, \
      s.working_directory, s.labels, s.settings, s.has_message, s.home, s.home_disk, s.usage, s.bytes, s.create_time, \
      s.update_time, s.node, s.incarnation, s.fence";
 
@@ -55,6 +55,13 @@ impl Store {
         let find =
             Statement::new(format!("SELECT {COLUMNS} FROM sessions s WHERE s.tenant = $1 AND s.id = $2"));
         let row = self.runner.read_one(find.with(tenant).with(id)).await?;
+        row.map(|mut row| record(&mut row)).transpose()
+    }
+
+    /// The record of the session that the CLI knows by this id.
+    pub async fn find_by_cli_id(&self, cli_id: &str) -> Result<Option<SessionRecord>, Error> {
+        let find = Statement::new(format!("SELECT {COLUMNS} FROM sessions s WHERE s.cli_id = $1 LIMIT 1"));
+        let row = self.runner.read_one(find.with(cli_id)).await?;
         row.map(|mut row| record(&mut row)).transpose()
     }
 
@@ -105,7 +112,7 @@ impl Store {
             .await
     }
 
-    /// Gives a session the id of another of its tenant, which is deleted: at once, or not at all.
+    /// Gives a session the ids of another of its tenant, which is deleted: at once, or not at all.
     ///
     /// # Errors
     /// [`Error::Gone`] if one of them has been deleted.
@@ -113,12 +120,13 @@ impl Store {
         self.runner
             .write(0, async move |mut work| {
                 work.begin().await?;
-                let delete = Statement::new("DELETE FROM sessions WHERE uid = $1 RETURNING id").with(old.0);
+                let delete =
+                    Statement::new("DELETE FROM sessions WHERE uid = $1 RETURNING id, cli_id").with(old.0);
                 let Some(mut row) = work.row(&delete).await? else { return Err(Error::Gone.into()) };
-                let id = row.text()?;
+                let (id, cli_id) = (row.text()?, row.text()?);
                 work.execute(&Statement::new("DELETE FROM requests WHERE scope = $1").with(old.0)).await?;
-                let rename = Statement::new("UPDATE sessions SET id = $2 WHERE uid = $1");
-                if work.execute(&rename.with(new.0).with(id.as_str())).await? == 0 {
+                let rename = Statement::new("UPDATE sessions SET id = $2, cli_id = $3 WHERE uid = $1");
+                if work.execute(&rename.with(new.0).with(id.as_str()).with(cli_id.as_str())).await? == 0 {
                     return Err(Error::Gone.into());
                 }
                 let rename = Statement::new("UPDATE labels SET id = $2 WHERE uid = $1");
@@ -168,6 +176,7 @@ pub(super) fn record(row: &mut Row) -> Result<SessionRecord, Error> {
         id: row.text()?,
         facts: Facts {
             owner: row.text()?,
+            cli_id: row.text()?,
             request: row.text()?,
             profile: row.text()?,
             model: row.text()?,
@@ -196,15 +205,16 @@ const FIRST_FENCE: i64 = 1;
 
 fn insertion(tenant: &str, id: &str, facts: &Facts, now: Time, owner: Option<&Incarnation>) -> Statement {
     let insert = Statement::new(
-        "INSERT INTO sessions (tenant, id, owner, request, profile, model, reasoning_effort, title, working_directory, labels, \
+        "INSERT INTO sessions (tenant, id, owner, cli_id, request, profile, model, reasoning_effort, title, working_directory, labels, \
          settings, has_message, home, home_disk, usage, bytes, create_time, update_time, node, incarnation, fence) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) \
          ON CONFLICT (tenant, id) DO NOTHING RETURNING uid",
     );
     insert
         .with(tenant)
         .with(id)
         .with(facts.owner.as_str())
+        .with(facts.cli_id.as_str())
         .with(facts.request.as_str())
         .with(facts.profile.as_str())
         .with(facts.model.as_str())

@@ -7,7 +7,7 @@ use copilot_grpc::{
         CreateSessionRequest, CreateSessionResponse, DeleteSessionRequest, ErrorReason, OnDisconnect, Prompt,
         SendAndWaitRequest,
     },
-    session::{SessionId, Tenant},
+    session::{SessionId, SessionKey, Tenant},
 };
 use scripted_model::{CallState, Reply, Request};
 use tokio::time::timeout;
@@ -193,6 +193,7 @@ async fn a_request_that_was_refused_or_given_up_before_anything_was_done_can_be_
         });
         assert_eq!(answer.unwrap().content, "done");
     }
-    facade.facade.sessions().delete(Tenant::ONLY, &SessionId::parse("s").unwrap()).await.unwrap();
+    let key = SessionKey::new(Tenant::ONLY, SessionId::parse("s").unwrap());
+    facade.facade.sessions().delete(&key).await.unwrap();
     create().await.unwrap();
 }

@@ -49,7 +49,7 @@ pub(super) async fn check(store: &Store, homes: &Homes, sealer: Option<&Sealer>)
                 for problem in session(store, homes, sealer, &record, &mut found).await? {
                     found.tell(&record.id, &problem)?;
                 }
-                ids.insert(record.id);
+                ids.insert(record.facts.cli_id);
             }
         }
     }

@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     app::outcome::Result,
-    session::Tenant,
     store::{
         SessionRecord, Store, archive,
         folder::{self, Manifest, Tracker},
@@ -27,11 +26,9 @@ use crate::{
 type Folder = (Vec<u8>, Vec<Vec<u8>>);
 
 /// Writes a session to a file, or to standard output for `-`.
-pub(super) async fn export(store: &Store, homes: &Homes, session: &str, file: &Path) -> Result {
-    let record = store
-        .find(Tenant::ONLY.as_str(), session)
-        .await?
-        .ok_or_else(|| format!("there is no session {session}"))?;
+pub(super) async fn export(store: &Store, homes: &Homes, tenant: &str, session: &str, file: &Path) -> Result {
+    let record =
+        store.find(tenant, session).await?.ok_or_else(|| format!("there is no session {session}"))?;
     let (manifest, chunks) = match on_disk(homes, &record).await? {
         Some(folder) => folder,
         None => match archived(store, record.ownership.uid).await? {
@@ -93,6 +90,7 @@ fn of_record(record: SessionRecord) -> Record {
     let facts = record.facts;
     Record {
         id: record.id,
+        cli_id: facts.cli_id,
         owner: facts.owner,
         profile: facts.profile,
         model: facts.model,

@@ -30,6 +30,8 @@ pub(super) struct Exported {
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) id: String,
+    /// The id by which the CLI knows it, which its folder names.
+    pub(super) cli_id: String,
     pub(super) owner: String,
     pub(super) profile: String,
     pub(super) model: String,

@@ -52,7 +52,7 @@ impl Homes {
             "" => self.external(home),
             node => (self.node.as_deref() == Some(node)).then(|| self.state_dir.join(home)),
         };
-        home.map(|home| folder_in(&home, &record.id))
+        home.map(|home| folder_in(&home, &record.facts.cli_id))
     }
 
     /// The home of the CLI at this address.

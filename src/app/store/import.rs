@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::outcome::Result,
-    session::{Archive, SessionId, Tenant},
+    session::{Archive, SessionId, SessionKey, Tenant},
     store::{
         Changes, Facts, FolderWrite, Ownership, Settling, Store, Time, archive,
         folder::{self, Manifest},
@@ -33,34 +33,41 @@ pub(super) async fn import(
     store: &Store,
     homes: &Homes,
     archive: Archive,
+    tenant: &Tenant,
     file: &Path,
     id: Option<String>,
     replace: bool,
 ) -> Result {
     let Exported { record, mut manifest, mut chunks } = read(file)?;
     let id = id.unwrap_or_else(|| record.id.clone());
-    SessionId::parse(&id).map_err(|error| format!("{id:?} is no session id: {error}"))?;
+    let parsed = SessionId::parse(&id).map_err(|error| format!("{id:?} is no session id: {error}"))?;
     let has_folder = !chunks.is_empty();
     // All that can be wrong with the file is found before anything is changed.
     let mut known = Manifest::decode(&manifest).ok();
     if has_folder {
         archive::verify(&chunks, Some(known.as_ref().ok_or("the file is damaged")?))?;
     }
-    if has_folder && id != record.id {
-        chunks = renamed(&chunks, &record.id, &id)?;
+    let there = store.find(tenant.as_str(), &id).await?;
+    let cli_id = match &there {
+        Some(there) => there.facts.cli_id.clone(),
+        None => SessionKey::new(tenant.clone(), parsed).new_cli_id().to_string(),
+    };
+    if has_folder && cli_id != record.cli_id {
+        chunks = renamed(&chunks, &record.cli_id, &cli_id)?;
         let found = archive::verify(&chunks, None)?;
         manifest = found.encode();
         known = Some(found);
     }
-    let (facts, created, updated) = facts(record)?;
-    let there = store.find(Tenant::ONLY.as_str(), &id).await?;
+    let (mut facts, created, updated) = facts(record)?;
     if there.is_some() && !replace {
         let advice = "replace it (--replace), or import this one as another (--as ID)";
         return Err(format!("session {id} is there already: {advice}").into());
     }
     // What is there already stays until all of the new one is there, under an id of its own.
-    let made_as = there.as_ref().map_or_else(|| id.clone(), |_| format!("import-{}", Uuid::new_v4()));
-    let place = if has_folder && archive == Archive::Off { Some(homes.first(&made_as)?) } else { None };
+    let temporary = there.as_ref().map(|_| format!("import-{}", Uuid::new_v4()));
+    let made_as = temporary.clone().unwrap_or_else(|| id.clone());
+    facts.cli_id = temporary.unwrap_or_else(|| cli_id.clone());
+    let place = if has_folder && archive == Archive::Off { Some(homes.first(&facts.cli_id)?) } else { None };
     if let Some(First { folder, .. }) = &place
         && there.is_none()
         && folder.try_exists()?
@@ -71,7 +78,7 @@ pub(super) async fn import(
             format!("{problem}: replace it (--replace), or import this one as another (--as ID)").into()
         );
     }
-    let made = store.create(Tenant::ONLY.as_str(), &made_as, &facts, created).await?;
+    let made = store.create(tenant.as_str(), &made_as, &facts, created).await?;
     let filled = async {
         match &place {
             Some(place) => to_disk(store, made, place, chunks, known, updated).await?,
@@ -84,18 +91,24 @@ pub(super) async fn import(
     };
     let folder = place.as_ref().map(|place| place.folder.clone());
     if let Err(error) = filled.await {
-        undo(store, made, &made_as, folder).await?;
+        undo(store, made, tenant, &made_as, folder).await?;
         return Err(error);
     }
     match there.map(|there| homes.folder(&there)) {
-        Some(old) => spawn_blocking(move || put_in_place(old, folder, &id)).await?,
+        Some(old) => spawn_blocking(move || put_in_place(old, folder, &cli_id)).await?,
         None => Ok(()),
     }
 }
 
 /// Removes half a session. It is looked for by its id: one that has replaced the other after all has that one's.
-async fn undo(store: &Store, ownership: Ownership, made_as: &str, folder: Option<PathBuf>) -> Result {
-    if store.find(Tenant::ONLY.as_str(), made_as).await?.is_none() {
+async fn undo(
+    store: &Store,
+    ownership: Ownership,
+    tenant: &Tenant,
+    made_as: &str,
+    folder: Option<PathBuf>,
+) -> Result {
+    if store.find(tenant.as_str(), made_as).await?.is_none() {
         return Ok(());
     }
     store.delete(ownership).await?;
@@ -106,13 +119,13 @@ async fn undo(store: &Store, ownership: Ownership, made_as: &str, folder: Option
     Ok(())
 }
 
-/// Removes the folder of the session that was replaced, and gives the new one's the name that its id has by now.
-fn put_in_place(old: Option<PathBuf>, new: Option<PathBuf>, id: &str) -> Result {
+/// Removes the folder of the session that was replaced, and gives the new one's the id by which the CLI knows it by now.
+fn put_in_place(old: Option<PathBuf>, new: Option<PathBuf>, cli_id: &str) -> Result {
     if let Some(old) = old {
         folder::remove(&old)?;
     }
     if let Some(new) = new {
-        let own = new.with_file_name(id);
+        let own = new.with_file_name(cli_id);
         folder::remove(&own)?;
         fs::rename(new, own)?;
     }

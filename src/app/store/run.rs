@@ -12,6 +12,7 @@ use crate::{
         outcome::Result,
     },
     backend::process::private,
+    session::Tenant,
     store::{self, Location, Store},
 };
 
@@ -22,6 +23,8 @@ pub enum Action {
     Check,
     /// Take a session out.
     Export {
+        /// Whose it is; empty: of a server that asks nobody who he is.
+        tenant: String,
         /// Its id.
         session: String,
         /// Where to; `-`: standard output.
@@ -29,6 +32,8 @@ pub enum Action {
     },
     /// Take a session in.
     Import {
+        /// Whose it is to be; empty: of a server that asks nobody who he is.
+        tenant: String,
         /// From where; `-`: standard input.
         file: PathBuf,
         /// Its id here, if that is to be another.
@@ -44,9 +49,9 @@ pub async fn run(config: Config, action: Action) -> Result {
     let homes = Homes::new(&config)?;
     let done = match action {
         Action::Check => check(&store, &homes, config.seal.as_ref()).await,
-        Action::Export { session, file } => export(&store, &homes, &session, &file).await,
-        Action::Import { file, id, replace } => {
-            import(&store, &homes, config.archive, &file, id, replace).await
+        Action::Export { tenant, session, file } => export(&store, &homes, &tenant, &session, &file).await,
+        Action::Import { tenant, file, id, replace } => {
+            import(&store, &homes, config.archive, &Tenant::named(&tenant), &file, id, replace).await
         }
     };
     store.close().await;

@@ -17,8 +17,8 @@ use super::{
     peers::{Carried, Failure, Peers},
 };
 use crate::{
-    grpc::{deadline::patience, status},
-    session::{Delivery, Peer, Sessions, Tenant, Whereabouts},
+    grpc::{access::Access, deadline::patience, status},
+    session::{Delivery, Peer, SessionKey, Sessions, Whereabouts},
     store::Incarnation,
 };
 
@@ -133,7 +133,9 @@ impl<S: Local> Call<S> {
     fn request(&self, body: Body, is_for_another: bool) -> Request<Body> {
         let mut request = Request::from_parts(self.parts.clone(), body);
         if is_for_another {
+            let access = Access::of_parts(request.extensions()).clone();
             *request.extensions_mut() = http::Extensions::new();
+            hop::speak_for(request.headers_mut(), &access);
             shorten_timeout(request.headers_mut(), self.began);
         }
         request
@@ -151,10 +153,12 @@ impl<S: Local> Call<S> {
         until: Instant,
     ) -> Result<Served, Status> {
         let id = self.method.session(self.parts.uri.path(), &first.plain);
+        let tenant = &Access::of_parts(&self.parts.extensions).tenant;
+        let key = id.map(|id| SessionKey::new(tenant.clone(), id));
         let mut pause = PAUSE;
         loop {
-            let place = match &id {
-                Some(id) => self.sessions.locate(Tenant::ONLY, id).await,
+            let place = match &key {
+                Some(key) => self.sessions.locate(key).await,
                 None if self.method == Method::Create => Ok(self.sessions.place()),
                 None => Ok(Whereabouts::Here),
             };
@@ -176,8 +180,8 @@ impl<S: Local> Call<S> {
                     Err(in_vain) => in_vain,
                 },
             };
-            if let Some(id) = &id {
-                self.sessions.mislocated(Tenant::ONLY, id);
+            if let Some(key) = &key {
+                self.sessions.mislocated(key);
             }
             let why = match in_vain {
                 InVain::Final(status) => return Err(status),

@@ -4,7 +4,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     copilot::Secret,
-    grpc::status::{CURSOR, PASSING},
+    grpc::{
+        access::Access,
+        status::{CURSOR, PASSING},
+    },
     session::Peer,
     store::Incarnation,
 };
@@ -20,6 +23,9 @@ const TOKEN: HeaderName = HeaderName::from_static("copilot-grpc-token");
 
 /// The id of a forwarded call.
 const CALL: HeaderName = HeaderName::from_static("copilot-grpc-call");
+
+/// For whom a forwarded call is made.
+const CALLER: HeaderName = HeaderName::from_static("copilot-grpc-caller");
 
 /// Who has answered a forwarded call.
 const FROM: HeaderName = HeaderName::from_static("copilot-grpc-from");
@@ -66,6 +72,19 @@ pub(super) fn name_call(headers: &mut HeaderMap, call_id: &str) {
 /// Takes the id of a forwarded call from its request.
 pub(super) fn call_id(headers: &mut HeaderMap) -> Option<String> {
     Some(headers.remove(CALL)?.to_str().ok()?.to_owned())
+}
+
+/// Says for whom a forwarded call is made.
+pub(super) fn speak_for(headers: &mut HeaderMap, access: &Access) {
+    if let Ok(mut written) = HeaderValue::from_str(&access.write()) {
+        written.set_sensitive(true);
+        headers.insert(CALLER, written);
+    }
+}
+
+/// Takes from a forwarded request for whom it is made; `None`: it does not say.
+pub(super) fn spoken_for(headers: &mut HeaderMap) -> Option<Access> {
+    Access::read(headers.remove(CALLER)?.as_bytes())
 }
 
 /// Whether a request was forwarded.

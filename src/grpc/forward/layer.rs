@@ -68,6 +68,9 @@ impl<S: Local> Service<Request<Body>> for Forwarding<S> {
                 hop::sign(answer.headers_mut(), &this, Some(refusal));
                 return ready(Ok(answer)).boxed();
             }
+            if let Some(access) = hop::spoken_for(request.headers_mut()) {
+                request.extensions_mut().insert(access);
+            }
             // At once, because what is said of it comes later on the same connection.
             if let Some(call_id) = hop::call_id(request.headers_mut()) {
                 let caller = self.sessions.caller(call_id);

@@ -29,11 +29,13 @@ impl Others for OtherServers {
     fn states<'a>(
         &'a self,
         peer: &'a Peer,
+        tenant: &'a Tenant,
         ids: Vec<SessionId>,
     ) -> BoxFuture<'a, Option<HashMap<SessionId, SessionState>>> {
         Box::pin(async move {
             let session_ids = ids.iter().map(ToString::to_string).collect();
-            let answer = timeout(LIMIT, self.0.states(peer, session_ids)).await.ok()??;
+            let question = ListStatesRequest { session_ids, tenant: tenant.as_str().to_owned() };
+            let answer = timeout(LIMIT, self.0.states(peer, question)).await.ok()??;
             let sessions = answer.sessions.into_iter();
             Some(
                 sessions
@@ -85,7 +87,7 @@ impl NodeService for Node {
         let (metadata, _, request) = request.into_parts();
         let signed = self.accept(metadata)?;
         let ids = request.session_ids.iter().filter_map(|id| SessionId::parse(id).ok());
-        let known = self.sessions.states(Tenant::ONLY, ids);
+        let known = self.sessions.states(&Tenant::named(&request.tenant), ids);
         let sessions = known.into_iter().map(|(id, state)| OwnedSession {
             session_id: id.to_string(),
             state: match state {

@@ -122,9 +122,13 @@ impl Peers {
     }
 
     /// What a server says of the states of sessions that it owns.
-    pub(super) async fn states(&self, peer: &Peer, session_ids: Vec<String>) -> Option<ListStatesResponse> {
+    pub(super) async fn states(
+        &self,
+        peer: &Peer,
+        question: ListStatesRequest,
+    ) -> Option<ListStatesResponse> {
         let Carrier { sender, calls: _calls } = self.carrier(peer).await.ok()?;
-        Some(self.ask(sender, peer, session_ids).await.ok()?.1)
+        Some(self.ask(sender, peer, question).await.ok()?.1)
     }
 
     /// A connection on which there is room, if need be a new one.
@@ -162,7 +166,7 @@ impl Peers {
                 peer.address
             ))
         };
-        let (metadata, status) = match self.ask(sender, peer, Vec::new()).await {
+        let (metadata, status) = match self.ask(sender, peer, ListStatesRequest::default()).await {
             Ok((metadata, _)) => (metadata, None),
             Err(status) => (status.metadata().clone(), Some(status)),
         };
@@ -197,10 +201,10 @@ impl Peers {
         &self,
         sender: Sender,
         peer: &Peer,
-        session_ids: Vec<String>,
+        question: ListStatesRequest,
     ) -> Result<(MetadataMap, ListStatesResponse), Status> {
         let origin = sender.origin.clone();
-        let request = self.question(peer, ListStatesRequest { session_ids });
+        let request = self.question(peer, question);
         let answer = NodeServiceClient::with_origin(sender, origin).list_states(request).await?;
         let (metadata, answer, _) = answer.into_parts();
         Ok((metadata, answer))

@@ -24,7 +24,7 @@ use crate::{
     backend,
     copilot::{AgentFailure, Rejection, failure::AgentCause},
     session::{
-        Cursor, Delivery, Error, Excess, Remains, SessionId, Sessions, Settlement, Tenant, TurnCause,
+        Cursor, Delivery, Error, Excess, Remains, SessionId, SessionKey, Sessions, Settlement, TurnCause,
         TurnError,
     },
     store,
@@ -173,12 +173,12 @@ impl Problem {
 /// The result of a call about a session, with an error made into a status.
 pub(super) async fn about<T>(
     sessions: &Sessions,
-    id: &SessionId,
+    key: &SessionKey,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Status> {
     match call.await {
         Ok(done) => Ok(done),
-        Err(error) => Err(of(&sessions.explain(Tenant::ONLY, id, error).await)),
+        Err(error) => Err(of(&sessions.explain(key, error).await)),
     }
 }
 

@@ -4,7 +4,7 @@
 //! waits is ever cut; a session of which anything is in doubt is left for the next run.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -17,7 +17,7 @@ use crate::{
     session::{
         cleanup::{Act, Cleanup, Facts, Rules, decide, has_ages},
         error::Error,
-        id::{SessionId, SessionKey, Tenant},
+        id::{SessionKey, Tenant},
         live::{Session, is_busy},
         sessions::Sessions,
     },
@@ -32,6 +32,14 @@ struct Candidate {
     /// When it last changed, to see whether it does meanwhile.
     update_time: Time,
     facts: Facts,
+}
+
+/// What one round has done.
+#[derive(Debug, Default)]
+struct Done {
+    closed: u64,
+    deleted: u64,
+    failed: u64,
 }
 
 impl Sessions {
@@ -63,33 +71,18 @@ impl Sessions {
     }
 
     async fn clean_up(&self, rules: &Rules) {
-        let (candidates, count) = match self.candidates(rules).await {
-            Ok(found) => found,
-            // While the store is away there is nothing to clear up.
-            Err(error) => return debug!(%error, "the sessions to clear up could not be looked at"),
-        };
-        let facts: Vec<_> = candidates.iter().map(|candidate| candidate.facts).collect();
-        let (mut closed, mut deleted, mut failed) = (0, 0, 0);
-        for (n, act) in decide(rules, &facts, count) {
-            let candidate = &candidates[n];
-            let done = match rules.dry_run {
-                true => {
-                    info!(session = %candidate.key.id(), ?act, idle = ?facts[n].idle, "would be cleared up");
-                    Ok(true)
-                }
-                false => self.carry_out(candidate, act).await,
-            };
-            match (done, act) {
-                (Ok(true), Act::Close) => closed += 1,
-                (Ok(true), Act::Delete(_)) => deleted += 1,
-                // Something has happened in it meanwhile.
-                (Ok(false), _) => {}
-                (Err(error), _) => {
-                    failed += 1;
-                    warn!(session = %candidate.key.id(), ?act, %error, "a session could not be cleared up");
-                }
+        let mut done = Done::default();
+        // While the store is away there is nothing to clear up.
+        let looked = async {
+            for tenant in self.tenants().await? {
+                self.clean_up_of(&tenant, rules, &mut done).await?;
             }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = looked.await {
+            debug!(%error, "not all sessions that are to be cleared up could be looked at");
         }
+        let Done { closed, deleted, failed } = done;
         if closed + deleted + failed > 0 {
             info!(closed, deleted, failed, dry_run = rules.dry_run, "cleared up");
         }
@@ -103,12 +96,48 @@ impl Sessions {
         }
     }
 
-    /// The sessions to which something may be to do: those that are known here, and of the others those that the store finds to be too
+    /// The tenants that may have sessions to be cleared up by this server.
+    async fn tenants(&self) -> Result<BTreeSet<Tenant>, Error> {
+        let known = self.inner.registry.all().into_iter().map(|session| session.key().tenant().clone());
+        let mut tenants: BTreeSet<_> = known.collect();
+        if self.is_elected() {
+            tenants.extend(self.store().tenants().await?.iter().map(|name| Tenant::named(name)));
+        }
+        Ok(tenants)
+    }
+
+    async fn clean_up_of(&self, tenant: &Tenant, rules: &Rules, done: &mut Done) -> Result<(), Error> {
+        let (candidates, count) = self.candidates(tenant, rules).await?;
+        let facts: Vec<_> = candidates.iter().map(|candidate| candidate.facts).collect();
+        for (n, act) in decide(rules, &facts, count) {
+            let candidate = &candidates[n];
+            let result = match rules.dry_run {
+                true => {
+                    info!(session = %candidate.key.id(), ?act, idle = ?facts[n].idle, "would be cleared up");
+                    Ok(true)
+                }
+                false => self.carry_out(candidate, act).await,
+            };
+            match (result, act) {
+                (Ok(true), Act::Close) => done.closed += 1,
+                (Ok(true), Act::Delete(_)) => done.deleted += 1,
+                // Something has happened in it meanwhile.
+                (Ok(false), _) => {}
+                (Err(error), _) => {
+                    done.failed += 1;
+                    warn!(session = %candidate.key.id(), ?act, %error, "a session could not be cleared up");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The sessions of a tenant to which something may be to do: those that are known here, and of the others those that the store finds to be too
     /// old, too idle or too many.
-    async fn candidates(&self, rules: &Rules) -> Result<(Vec<Candidate>, usize), Error> {
+    async fn candidates(&self, tenant: &Tenant, rules: &Rules) -> Result<(Vec<Candidate>, usize), Error> {
         let now = Time::now();
         let mut candidates = Vec::new();
-        for session in self.inner.registry.all(Tenant::ONLY) {
+        for session in self.inner.registry.all_of(tenant) {
             let blueprint = session.blueprint();
             let (summary, rest) = (session.summary(), session.rest());
             let facts = Facts {
@@ -130,16 +159,13 @@ impl Sessions {
         }
         let known: HashSet<_> = candidates.iter().map(|known| known.key.clone()).collect();
         let count = match rules.max_stored {
-            Some(_) => {
-                usize::try_from(self.store().count(Tenant::ONLY.as_str()).await?).unwrap_or(usize::MAX)
-            }
+            Some(_) => usize::try_from(self.store().count(tenant.as_str()).await?).unwrap_or(usize::MAX),
             None => 0,
         };
         let mut seen = HashSet::new();
-        for query in self.queries(rules, now, count, known.len()) {
+        for query in self.queries(tenant, rules, now, count, known.len()) {
             for record in self.all_of(query).await? {
-                let Ok(id) = SessionId::parse(&record.id) else { continue };
-                let key = SessionKey::new(Tenant::ONLY, id);
+                let Some(key) = SessionKey::of_record(&record) else { continue };
                 if known.contains(&key) || !seen.insert(record.ownership.uid) {
                     continue;
                 }
@@ -152,10 +178,9 @@ impl Sessions {
     }
 
     /// The questions to the store for sessions that the rules may concern.
-    fn queries(&self, rules: &Rules, now: Time, count: usize, known: usize) -> Vec<Query> {
-        let tenant = Tenant::ONLY.as_str();
+    fn queries(&self, tenant: &Tenant, rules: &Rules, now: Time, count: usize, known: usize) -> Vec<Query> {
         let before = |limit: Duration| Range { from: None, until: Some(now.before(limit)) };
-        let all = Query { tenant: tenant.into(), order: Order::EarliestChange, ..Query::default() };
+        let all = Query { tenant: tenant.as_str().into(), order: Order::EarliestChange, ..Query::default() };
         let mut queries = Vec::new();
         queries.extend(rules.delete_idle_after.map(|limit| Query { updated: before(limit), ..all.clone() }));
         queries.extend(rules.delete_after_age.map(|limit| Query { created: before(limit), ..all.clone() }));

@@ -21,7 +21,7 @@ use crate::{
     session::{
         blueprint::Credentials,
         error::Error,
-        id::{SessionId, SessionKey, Tenant},
+        id::SessionKey,
         live::Session,
         sessions::Sessions,
         turn::{Deadline, TurnCause},
@@ -42,14 +42,9 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// Dropping it stops the compaction; it may be done before.
-    pub async fn compact(
-        &self,
-        tenant: Tenant,
-        id: &SessionId,
-        deadline: Deadline,
-    ) -> Result<Compacted, Error> {
+    pub async fn compact(&self, key: &SessionKey, deadline: Deadline) -> Result<Compacted, Error> {
         self.refuse_if_draining()?;
-        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let session = self.known(key, Credentials::default()).await?;
         let place = session.place(deadline).await?;
         let link = self.load_within(deadline, &session).await?;
         let caller_gone = CancellationToken::new();

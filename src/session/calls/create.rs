@@ -36,24 +36,23 @@ impl Sessions {
     /// As of [`Self::create`] and [`Self::resume`].
     pub async fn create_or_resume(
         &self,
-        tenant: Tenant,
-        id: SessionId,
+        key: &SessionKey,
         blueprint: Blueprint,
         request: Option<RequestId>,
         deadline: Deadline,
     ) -> Result<(Summary, bool), Error> {
-        let key = SessionKey::new(tenant, id.clone());
         loop {
-            match self.create(tenant, Some(id.clone()), blueprint.clone(), request.clone()).await {
+            let (tenant, id) = (key.tenant(), key.id().clone());
+            match self.create(tenant, Some(id), blueprint.clone(), request.clone()).await {
                 Err(Error::Exists(_)) => {}
                 created => return created.map(|summary| (summary, false)),
             }
-            let waited = self.wait_until_made(&key, deadline).await?;
-            match self.resume(tenant, &id, blueprint.credentials(), deadline).await {
+            let waited = self.wait_until_made(key, deadline).await?;
+            match self.resume(key, blueprint.credentials(), deadline).await {
                 // Whoever was about to create it did not manage, or it was deleted.
                 Err(Error::NotFound(_)) if waited => {}
                 // Another client of the CLI has made it.
-                Err(Error::NotFound(_)) => return Err(Error::Exists(id)),
+                Err(Error::NotFound(_)) => return Err(Error::Exists(key.id().clone())),
                 resumed => return resumed.map(|summary| (summary, true)),
             }
         }
@@ -84,7 +83,7 @@ impl Sessions {
     /// may be repeated.
     pub async fn create(
         &self,
-        tenant: Tenant,
+        tenant: &Tenant,
         id: Option<SessionId>,
         blueprint: Blueprint,
         request: Option<RequestId>,
@@ -101,18 +100,19 @@ impl Sessions {
     /// Creates the session of a request that may be repeated.
     async fn create_once(
         &self,
-        tenant: Tenant,
+        tenant: &Tenant,
         mut wanted: Wanted,
         blueprint: Blueprint,
         request: RequestId,
     ) -> Result<Summary, Error> {
-        let key = Key::Create(tenant, request.id.clone());
+        let key = Key::Create(tenant.clone(), request.id.clone());
         // One at a time; the store knows of those that other processes have.
         let turn = self.inner.creations.turn(&key).await;
         if let Some(creation) = self.inner.creations.find(&key, request.fingerprint, is_worth_repeating)? {
             drop(turn);
             // It may have been deleted since.
-            return self.glance(tenant, &finished(creation).await?.id).await;
+            let id = finished(creation).await?.id;
+            return self.glance(&SessionKey::new(tenant.clone(), id)).await;
         }
         let stored = RequestKey { tenant: tenant.as_str().into(), scope: Scope::Create, id: request.id };
         let claimed = match self.begun(&stored, request.fingerprint, Begin::Creation(&wanted.id)).await? {
@@ -121,7 +121,9 @@ impl Sessions {
                 wanted.id = noted_id(&id, &wanted)?;
                 claimed
             }
-            Claim::Ended(id) => return self.glance(tenant, &noted_id(&id, &wanted)?).await,
+            Claim::Ended(id) => {
+                return self.glance(&SessionKey::new(tenant.clone(), noted_id(&id, &wanted)?)).await;
+            }
         };
         let creation = self.begin_creation(tenant, wanted, blueprint, Some(claimed));
         self.inner.creations.insert(key, request.fingerprint, creation.clone());
@@ -132,16 +134,15 @@ impl Sessions {
     /// Begins to create a session. With a `request` it is created also if nobody waits for it.
     fn begin_creation(
         &self,
-        tenant: Tenant,
+        tenant: &Tenant,
         wanted: Wanted,
         blueprint: Blueprint,
         request: Option<Arc<Claimed>>,
     ) -> Creation {
         let (created, answer) = tokio::sync::watch::channel(None);
-        let this = self.clone();
+        let (this, key) = (self.clone(), SessionKey::new(tenant.clone(), wanted.id));
         // On a task of its own, because a session that was half made when its caller left could not be found again.
         self.inner.means.tasks.spawn(async move {
-            let key = SessionKey::new(tenant, wanted.id);
             let credentials = blueprint.credentials();
             let mut result = this.create_new(key.clone(), wanted.is_chosen, blueprint, request.clone()).await;
             if let (Err(Error::Exists(_)), Some(request)) = (&result, &request) {
@@ -154,7 +155,7 @@ impl Sessions {
             created.send_replace(Some(result));
             if unwanted {
                 info!(session = %key.id(), "the caller left while the session was created");
-                if let Err(error) = this.delete(tenant, key.id()).await {
+                if let Err(error) = this.delete(&key).await {
                     warn!(session = %key.id(), %error, "the unwanted session could not be deleted");
                 }
             }
@@ -170,7 +171,7 @@ impl Sessions {
         blueprint: Blueprint,
         request: Option<Arc<Claimed>>,
     ) -> Result<Summary, Error> {
-        let backend = self.pool().for_new(key.cli_id())?;
+        let backend = self.pool().for_new(&key.new_cli_id())?;
         let session = Arc::new(self.session(key, blueprint, backend));
         let reserved = self.inner.registry.reserve(session.clone())?;
         let request_id = request.as_ref().map_or("", |request| request.key().id.as_str());
@@ -234,7 +235,7 @@ impl Sessions {
                 Ok(session.summary())
             }
             // By a server that was taken for dead.
-            Err(Error::Moved(_)) => self.glance(key.tenant(), key.id()).await,
+            Err(Error::Moved(_)) => self.glance(key).await,
             Err(error) => Err(error),
         }
     }

@@ -3,12 +3,7 @@
 use crate::{
     backend,
     copilot::Rejection,
-    session::{
-        error::Error,
-        id::{SessionId, SessionKey, Tenant},
-        sessions::Sessions,
-        turn::TurnCause,
-    },
+    session::{error::Error, id::SessionKey, sessions::Sessions, turn::TurnCause},
     store,
 };
 
@@ -17,14 +12,14 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// Dropping it changes nothing.
-    pub async fn explain(&self, tenant: Tenant, id: &SessionId, error: Error) -> Error {
+    pub async fn explain(&self, key: &SessionKey, error: Error) -> Error {
+        let id = key.id();
         if matches!(error, Error::Store(store::Error::Gone)) {
             return Error::NotFound(id.clone());
         }
         let Some(rejection) = rejection(&error) else { return error };
-        let key = SessionKey::new(tenant, id.clone());
-        let Some(session) = self.inner.registry.find(&key) else {
-            let gone = matches!(self.record(&key).await, Ok(None));
+        let Some(session) = self.inner.registry.find(key) else {
+            let gone = matches!(self.record(key).await, Ok(None));
             return if gone { Error::NotFound(id.clone()) } else { error };
         };
         match rejection {

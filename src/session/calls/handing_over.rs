@@ -96,7 +96,7 @@ impl Sessions {
         if self.another().is_none() && !self.inner.draining.is_cancelled() {
             return false;
         }
-        let mut sessions = self.inner.registry.all(Tenant::ONLY);
+        let mut sessions = self.inner.registry.all();
         sessions.retain(|session| self.may_leave(session));
         let sessions = stream::iter(sessions);
         let all = sessions.map(async |session| match self.hand_over(&session, true).await {
@@ -144,7 +144,7 @@ impl Sessions {
     async fn watch_lease(&self) {
         let mut lease = self.store().lease();
         while lease.changed().await.is_ok() {
-            let lost = self.inner.registry.all(Tenant::ONLY).into_iter().filter(|session| {
+            let lost = self.inner.registry.all().into_iter().filter(|session| {
                 session.ownership().is_some_and(|ownership| !self.store().holds(ownership))
             });
             let lost: Vec<_> = lost.collect();
@@ -207,10 +207,7 @@ impl Sessions {
 
     async fn take_what_was_left(&self, tenant: &str, id: &str) {
         let Ok(id) = SessionId::parse(id) else { return };
-        if tenant != Tenant::ONLY.as_str() {
-            return;
-        }
-        let key = SessionKey::new(Tenant::ONLY, id);
+        let key = SessionKey::new(Tenant::named(tenant), id);
         if let Err(error) = self.known(&key, Credentials::default()).await {
             debug!(session = %key.id(), %error, "a session with turns that were left is not taken");
         }
@@ -222,8 +219,7 @@ impl Sessions {
         if excess == 0 {
             return;
         }
-        let mut idle: Vec<_> =
-            self.inner.registry.all(Tenant::ONLY).into_iter().map(|it| (it.rest(), it)).collect();
+        let mut idle: Vec<_> = self.inner.registry.all().into_iter().map(|it| (it.rest(), it)).collect();
         idle.retain(|(rest, _)| !rest.busy && rest.silent >= IDLE * self.store().lease_term());
         idle.sort_by_key(|(rest, _)| std::cmp::Reverse(rest.silent));
         let mut given = 0;
@@ -249,18 +245,21 @@ impl Sessions {
     }
 
     async fn remove_copy(&self, copy: &store::Copy) -> Result<(), Error> {
-        if let Some(key) = SessionKey::from_cli_id(&copy.cli_id) {
-            let _one = self.inner.takes.pass(&key).await;
-            let is_used = self.inner.registry.find(&key).is_some() || self.inner.registry.is_held(&key);
-            let facts = self.record(&key).await?.map(|record| record.facts);
-            let is_here = facts.is_some_and(|it| it.home_disk == copy.disk && it.home == copy.home);
-            if is_used && !is_here {
-                // It may be on its way back.
-                return Ok(());
-            }
-            if !is_here {
-                self.inner.means.remove_folder_of(copy).await?;
-            }
+        let record = self.store().find_by_cli_id(&copy.cli_id).await?;
+        let key = record.and_then(|record| SessionKey::of_record(&record));
+        let _one = match &key {
+            Some(key) => Some(self.inner.takes.pass(key).await),
+            None => None,
+        };
+        let is_used = self.inner.registry.has_cli_id(&copy.cli_id);
+        let facts = self.store().find_by_cli_id(&copy.cli_id).await?.map(|record| record.facts);
+        let is_here = facts.is_some_and(|it| it.home_disk == copy.disk && it.home == copy.home);
+        if is_used && !is_here {
+            // It may be on its way back.
+            return Ok(());
+        }
+        if !is_here {
+            self.inner.means.remove_folder_of(copy).await?;
         }
         Ok(self.store().forget_copy(copy).await?)
     }

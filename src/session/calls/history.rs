@@ -13,12 +13,7 @@ use crate::{
         Event, Rejection, Settings,
         method::{PersistedEvents, ReadPersistedEvents},
     },
-    session::{
-        error::Error,
-        id::{SessionId, SessionKey, Tenant},
-        live::readable,
-        sessions::Sessions,
-    },
+    session::{error::Error, id::SessionKey, live::readable, sessions::Sessions},
 };
 
 /// How many events are read at once where a place is looked for.
@@ -38,15 +33,13 @@ impl Sessions {
     /// without loading the session.
     pub async fn history(
         &self,
-        tenant: Tenant,
-        id: &SessionId,
+        key: &SessionKey,
         after: Option<&HistoryPlace>,
         max: usize,
     ) -> Result<(Vec<(Event, HistoryPlace)>, Option<HistoryPlace>), Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        let reading = self.readable(&key).await?;
+        let reading = self.readable(key).await?;
         let link = reading.session.link_to_read().await?;
-        let history = History { link: &link, session_id: key.cli_id() };
+        let history = History { link: &link, session_id: reading.session.cli_id() };
         let page = match history.page(after, max).await {
             // Before the first message there is no history.
             Err(Error::Backend(backend::Error::Rejected(Rejection::SessionNotFound))) => {

@@ -12,7 +12,7 @@ use crate::{
     session::{
         blueprint::{Blueprint, Credentials, Record},
         error::Error,
-        id::{SessionId, SessionKey, Tenant},
+        id::{SessionId, SessionKey},
         live::{Session, runs_for_others},
         roots,
         sessions::Sessions,
@@ -36,24 +36,25 @@ pub struct Change {
 
 impl Sessions {
     /// What there is to know of a session.
-    pub async fn get(&self, tenant: Tenant, id: &SessionId) -> Result<Summary, Error> {
-        let key = SessionKey::new(tenant, id.clone());
+    pub async fn get(&self, key: &SessionKey) -> Result<Summary, Error> {
+        let id = key.id();
         let gone = || Error::NotFound(id.clone());
-        let (mut summary, backend) = match self.inner.registry.find(&key) {
+        let (mut summary, backend, cli_id) = match self.inner.registry.find(key) {
             Some(session) => {
                 session.check_others().await;
-                (session.summary(), Some(session.backend()))
+                (session.summary(), Some(session.backend()), session.shared_cli_id())
             }
             None => {
-                let record = self.record_here(&key).await?.ok_or_else(gone)?;
-                let backend = self.pool().at(&record.facts.home);
-                (Summary::of(record).ok_or_else(gone)?, backend)
+                let record = self.record_here(key).await?.ok_or_else(gone)?;
+                let (backend, cli_id) =
+                    (self.pool().at(&record.facts.home), record.facts.cli_id.as_str().into());
+                (Summary::of(record).ok_or_else(gone)?, backend, cli_id)
             }
         };
         // What is not loaded for us may be for another client of the CLI.
         if summary.state == SessionState::Unloaded
             && let Some(backend) = backend
-            && runs_for_others(&backend, key.cli_id()).await
+            && runs_for_others(&backend, &cli_id).await
         {
             summary.state = SessionState::Running;
         }
@@ -67,16 +68,14 @@ impl Sessions {
     /// Dropping it leaves the session with the credentials that it had, loaded or not; the next call loads it where it must.
     pub async fn resume(
         &self,
-        tenant: Tenant,
-        id: &SessionId,
+        key: &SessionKey,
         credentials: Credentials,
         deadline: Deadline,
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
         self.inner.roots.admit(roots::in_servers(&credentials.mcp_servers)).await?;
-        let key = SessionKey::new(tenant, id.clone());
-        let was_known = self.inner.registry.find(&key).is_some();
-        let session = self.known(&key, credentials.clone()).await?;
+        let was_known = self.inner.registry.find(key).is_some();
+        let session = self.known(key, credentials.clone()).await?;
         let resumed = self.resume_known(&session, credentials, deadline).await;
         if resumed.is_err() && !was_known {
             // What it was taken up with may be what is wrong.
@@ -139,13 +138,12 @@ impl Sessions {
     /// Dropping it may leave the session changed or not.
     pub async fn update(
         &self,
-        tenant: Tenant,
-        id: &SessionId,
+        key: &SessionKey,
         change: Change,
         deadline: Deadline,
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
-        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let session = self.known(key, Credentials::default()).await?;
         let place = session.place(deadline).await?;
         let mut blueprint = Blueprint::clone(&session.blueprint());
         if let Some(labels) = change.labels {
@@ -184,13 +182,12 @@ impl Sessions {
     /// Dropping it may leave a copy that is only found by listing.
     pub async fn fork(
         &self,
-        tenant: Tenant,
-        id: &SessionId,
+        key: &SessionKey,
         before: Option<&str>,
         deadline: Deadline,
     ) -> Result<Summary, Error> {
         self.refuse_if_draining()?;
-        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let session = self.known(key, Credentials::default()).await?;
         let _place = session.place(deadline).await?;
         let link = self.load_within(deadline, &session).await?;
         // The CLI copies what is written.
@@ -199,11 +196,12 @@ impl Sessions {
             link.call(&Fork { session_id: session.cli_id(), to_event_id: before }).await?;
         let protocol =
             |problem: &str| backend::Error::Protocol { method: Fork::NAME, problem: problem.into() };
-        let key = SessionKey::from_cli_id(&session_id)
-            .ok_or_else(|| protocol("the copy's id cannot be one of ours"))?;
+        let id =
+            SessionId::parse(&session_id).map_err(|_| protocol("the copy's id cannot be one of ours"))?;
+        let copied = SessionKey::new(key.tenant().clone(), id);
         let metadata = link.call(&GetMetadata { session_id: &session_id }).await?;
         let entry = metadata.session.ok_or_else(|| protocol("the copy is not there"))?;
-        let entered = Box::pin(self.enter_copy(session.copy(key, entry))).await;
+        let entered = Box::pin(self.enter_copy(session.copy(copied, &session_id, entry))).await;
         if entered.is_err() {
             // The caller would not know of it.
             link.call(&Delete { session_id: &session_id }).await?;
@@ -244,9 +242,9 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// Dropping it may leave the session closed or not.
-    pub async fn close(&self, tenant: Tenant, id: &SessionId, deadline: Deadline) -> Result<(), Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        match self.inner.registry.find(&key) {
+    pub async fn close(&self, key: &SessionKey, deadline: Deadline) -> Result<(), Error> {
+        let id = key.id();
+        match self.inner.registry.find(key) {
             Some(session) => {
                 let place = session.place(deadline).await?;
                 session.unload().await?;
@@ -254,7 +252,7 @@ impl Sessions {
                 // Another call may use it again already.
                 self.hand_over(&session, false).await.map(|_| ())
             }
-            None => self.record_here(&key).await?.map(|_| ()).ok_or_else(|| Error::NotFound(id.clone())),
+            None => self.record_here(key).await?.map(|_| ()).ok_or_else(|| Error::NotFound(id.clone())),
         }
     }
 
@@ -262,14 +260,13 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// Dropping it may leave the session deleted or not.
-    pub async fn delete(&self, tenant: Tenant, id: &SessionId) -> Result<(), Error> {
-        let key = SessionKey::new(tenant, id.clone());
+    pub async fn delete(&self, key: &SessionKey) -> Result<(), Error> {
         loop {
-            if let Some(session) = self.inner.registry.find(&key) {
+            if let Some(session) = self.inner.registry.find(key) {
                 return self.delete_known(&session).await;
             }
             // Nobody can take it up while it is held. If somebody has, it is known; if somebody else deletes it, it is soon gone.
-            match self.hold(&key).await? {
+            match self.hold(key).await? {
                 Some(held) => return self.delete_known(held.session()).await,
                 None => sleep(HELD_PAUSE).await,
             }

@@ -25,11 +25,11 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// Dropping it changes nothing.
-    pub async fn list(&self, tenant: Tenant, listing: &Listing) -> Result<Page, Error> {
+    pub async fn list(&self, tenant: &Tenant, listing: &Listing) -> Result<Page, Error> {
         let known: HashMap<_, _> = self
             .inner
             .registry
-            .all(tenant)
+            .all_of(tenant)
             .into_iter()
             .map(|session| (session.id().clone(), session))
             .collect();
@@ -47,7 +47,7 @@ impl Sessions {
             query.is_owned = only_loaded;
             let records = self.store().list(&query).await?;
             let is_end = records.len() < wanted;
-            let elsewhere = self.states_elsewhere(&records, &known).await;
+            let elsewhere = self.states_elsewhere(tenant, &records, &known).await;
             let sessions = records.into_iter().filter_map(Summary::of);
             let sessions: Vec<_> = sessions.map(|session| as_it_is(session, &known, &elsewhere)).collect();
             from.after = sessions.last().map(|last| listing.token_after(last));
@@ -58,26 +58,38 @@ impl Sessions {
         }
     }
 
+    /// Who owns a session, as its callers say it; `None`: there is none.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn owner(&self, key: &SessionKey) -> Result<Option<String>, Error> {
+        if let Some(session) = self.inner.registry.find(key) {
+            return Ok(Some(session.blueprint().owner.clone()));
+        }
+        Ok(self.record(key).await?.map(|record| record.facts.owner))
+    }
+
     /// What there is to know of a session, whichever server owns it.
-    pub(super) async fn glance(&self, tenant: Tenant, id: &SessionId) -> Result<Summary, Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        if let Some(session) = self.inner.registry.find(&key) {
+    pub(super) async fn glance(&self, key: &SessionKey) -> Result<Summary, Error> {
+        let id = key.id();
+        if let Some(session) = self.inner.registry.find(key) {
             return Ok(session.summary());
         }
         let gone = || Error::NotFound(id.clone());
-        let record = self.record(&key).await?.ok_or_else(gone)?;
-        let elsewhere = self.states_elsewhere(std::slice::from_ref(&record), &HashMap::new()).await;
+        let record = self.record(key).await?.ok_or_else(gone)?;
+        let records = std::slice::from_ref(&record);
+        let elsewhere = self.states_elsewhere(key.tenant(), records, &HashMap::new()).await;
         Ok(as_it_is(Summary::of(record).ok_or_else(gone)?, &HashMap::new(), &elsewhere))
     }
 
     /// What those of some sessions do that this server knows.
     pub fn states(
         &self,
-        tenant: Tenant,
+        tenant: &Tenant,
         ids: impl Iterator<Item = SessionId>,
     ) -> HashMap<SessionId, SessionState> {
         let known = |id: SessionId| {
-            let session = self.inner.registry.find(&SessionKey::new(tenant, id.clone()))?;
+            let session = self.inner.registry.find(&SessionKey::new(tenant.clone(), id.clone()))?;
             Some((id, session.summary().state))
         };
         ids.filter_map(known).collect()
@@ -89,9 +101,10 @@ impl Sessions {
         let _ = self.inner.others.set(others);
     }
 
-    /// What those of some sessions do that other servers own, which are asked all at once.
+    /// What those of some sessions of a tenant do that other servers own, which are asked all at once.
     async fn states_elsewhere(
         &self,
+        tenant: &Tenant,
         records: &[SessionRecord],
         known: &HashMap<SessionId, Arc<Session>>,
     ) -> HashMap<SessionId, SessionState> {
@@ -112,7 +125,7 @@ impl Sessions {
             of_owner.1.push(id);
         }
         let answers: FuturesUnordered<_> =
-            asked.values().map(|(peer, ids)| others.states(peer, ids.clone())).collect();
+            asked.values().map(|(peer, ids)| others.states(peer, tenant, ids.clone())).collect();
         answers
             .filter_map(std::future::ready)
             .fold(HashMap::new(), async |mut all, some| {

@@ -6,13 +6,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
-    session::{
-        callers::Caller,
-        error::Error,
-        id::{SessionId, SessionKey, Tenant},
-        others::Peer,
-        sessions::Sessions,
-    },
+    session::{callers::Caller, error::Error, id::SessionKey, others::Peer, sessions::Sessions},
     store::{Incarnation, Load, NodeRecord, Owner, Role},
 };
 
@@ -36,27 +30,27 @@ impl Sessions {
     ///
     /// # Errors
     /// If the store is away, and the session is not known here.
-    pub async fn locate(&self, tenant: Tenant, id: &SessionId) -> Result<Whereabouts, Error> {
+    pub async fn locate(&self, key: &SessionKey) -> Result<Whereabouts, Error> {
+        let id = key.id();
         if !self.store().is_shared() {
             return Ok(Whereabouts::Here);
         }
-        let key = SessionKey::new(tenant, id.clone());
-        if let Some(session) = self.inner.registry.find(&key) {
+        if let Some(session) = self.inner.registry.find(key) {
             let is_to_go = self.is_leaving() && self.another().is_some();
             if !is_to_go || !self.hand_over(&session, true).await? {
                 return Ok(Whereabouts::Here);
             }
-        } else if self.inner.registry.is_making(&key) {
+        } else if self.inner.registry.is_making(key) {
             return Ok(Whereabouts::Here);
         }
-        if let Some(owner) = self.inner.owners.find(&key) {
+        if let Some(owner) = self.inner.owners.find(key) {
             return Ok(Whereabouts::At(owner));
         }
-        Ok(match self.store().owner_of(tenant.as_str(), id.as_str()).await? {
+        Ok(match self.store().owner_of(key.tenant().as_str(), id.as_str()).await? {
             Owner::Us | Owner::Gone => Whereabouts::Here,
             Owner::Node(node) => {
                 let owner = Peer::from(&*node);
-                self.inner.owners.remember(key, owner.clone());
+                self.inner.owners.remember(key.clone(), owner.clone());
                 Whereabouts::At(owner)
             }
             Owner::Nobody => self.place(),
@@ -64,8 +58,8 @@ impl Sessions {
     }
 
     /// The server to which the session was [located](Self::locate) has not served it: the store is to be asked again.
-    pub fn mislocated(&self, tenant: Tenant, id: &SessionId) {
-        self.inner.owners.forget(&SessionKey::new(tenant, id.clone()));
+    pub fn mislocated(&self, key: &SessionKey) {
+        self.inner.owners.forget(key);
     }
 
     /// Where a session that nobody has is to be served, or a new one.

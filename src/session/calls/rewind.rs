@@ -17,7 +17,7 @@ use crate::{
     session::{
         blueprint::{Credentials, Unfit},
         error::Error,
-        id::{SessionId, SessionKey, Tenant},
+        id::SessionKey,
         live::Session,
         sessions::Sessions,
         turn::{Deadline, TurnError},
@@ -54,12 +54,11 @@ impl Sessions {
     /// Dropping it may leave the session loaded.
     pub async fn rewind_points(
         &self,
-        tenant: Tenant,
-        id: &SessionId,
+        key: &SessionKey,
         deadline: Deadline,
     ) -> Result<Vec<RewindPoint>, Error> {
         self.refuse_if_draining()?;
-        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let session = self.known(key, Credentials::default()).await?;
         let _place = session.place(deadline).await?;
         let link = self.load_within(deadline, &session).await?;
         let question = ListRewindPoints { session_id: session.cli_id() };
@@ -74,15 +73,14 @@ impl Sessions {
     /// Dropping it may leave the session set back or not.
     pub async fn rewind(
         &self,
-        tenant: Tenant,
-        id: &SessionId,
+        key: &SessionKey,
         event_id: &str,
         files: bool,
         trial: bool,
         deadline: Deadline,
     ) -> Result<SetBack, Error> {
         self.refuse_if_draining()?;
-        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let session = self.known(key, Credentials::default()).await?;
         let _place = session.place(deadline).await?;
         let link = self.load_within(deadline, &session).await?;
         let session_id = session.cli_id();

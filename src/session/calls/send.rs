@@ -18,7 +18,7 @@ use crate::{
         callers::Caller,
         error::Error,
         fanout::{Filter, Scope, Subscriber},
-        id::{SessionId, SessionKey, Tenant},
+        id::SessionKey,
         idempotency::{Accepted, Claim, Key, RequestId, Share},
         live::{Claimed, Response, Session, stop_whatever_runs},
         prompt::Prompt,
@@ -35,11 +35,10 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// The prompt is accepted or it is not; if it is, and nobody waits for it, its turn ends like a dropped one.
-    pub async fn send(&self, tenant: Tenant, id: &SessionId, prompt: Prompt) -> Result<Turn, Error> {
+    pub async fn send(&self, key: &SessionKey, prompt: Prompt) -> Result<Turn, Error> {
         self.refuse_if_draining()?;
         self.inner.roots.admit(roots::in_attachments(&prompt.message.attachments)).await?;
-        let key = SessionKey::new(tenant, id.clone());
-        let session = self.known(&key, Credentials::default()).await?;
+        let session = self.known(key, Credentials::default()).await?;
         if prompt.message.steering
             && let Some(turn) = self.steer(&session, &prompt).await?
         {
@@ -242,20 +241,15 @@ impl Sessions {
 
     /// Stops what runs in a session: our turn, or compaction, or what another client of the CLI runs there; with `only` our
     /// turn with this id alone. Gives the message's id, empty where it is not known. `None`: nothing runs.
-    pub async fn abort(
-        &self,
-        tenant: Tenant,
-        id: &SessionId,
-        only: Option<&str>,
-    ) -> Result<Option<String>, Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        let Some(session) = self.inner.registry.find(&key) else {
-            let record = self.record_here(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+    pub async fn abort(&self, key: &SessionKey, only: Option<&str>) -> Result<Option<String>, Error> {
+        let id = key.id();
+        let Some(session) = self.inner.registry.find(key) else {
+            let record = self.record_here(key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
             let Some(backend) = self.pool().at(&record.facts.home).filter(|_| only.is_none()) else {
                 return Ok(None);
             };
             let link = backend.connected().await?;
-            return Ok(stop_whatever_runs(&link, key.cli_id()).await?.then(String::new));
+            return Ok(stop_whatever_runs(&link, &record.facts.cli_id).await?.then(String::new));
         };
         let stopped = session.abort(only);
         if stopped.is_some() || only.is_some() {
@@ -272,12 +266,12 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.
-    pub async fn usage(&self, tenant: Tenant, id: &SessionId) -> Result<Option<Spent>, Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        match self.inner.registry.find(&key) {
+    pub async fn usage(&self, key: &SessionKey) -> Result<Option<Spent>, Error> {
+        let id = key.id();
+        match self.inner.registry.find(key) {
             Some(session) => Ok(session.lock().spent.as_deref().cloned()),
             None => {
-                let record = self.record_here(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+                let record = self.record_here(key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
                 Ok(Spent::read(&record.facts.usage))
             }
         }
@@ -287,17 +281,11 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// Once polled, the answer is given whether anybody waits for it or not.
-    pub async fn respond(
-        &self,
-        tenant: Tenant,
-        id: &SessionId,
-        request_id: &str,
-        response: Response,
-    ) -> Result<(), Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        match self.inner.registry.find(&key) {
+    pub async fn respond(&self, key: &SessionKey, request_id: &str, response: Response) -> Result<(), Error> {
+        let id = key.id();
+        match self.inner.registry.find(key) {
             Some(session) => session.respond(request_id, response).await,
-            None if self.record_here(&key).await?.is_some() => {
+            None if self.record_here(key).await?.is_some() => {
                 Err(Error::NoSuchAsk { session: id.clone(), ask: request_id.to_owned() })
             }
             None => Err(Error::NotFound(id.clone())),
@@ -310,14 +298,13 @@ impl Sessions {
     /// Dropping it may leave the session loaded.
     pub async fn watch(
         &self,
-        tenant: Tenant,
-        id: &SessionId,
+        key: &SessionKey,
         from: From,
         filter: Filter,
         closing: CancellationToken,
     ) -> Result<Watch, Error> {
         self.refuse_if_draining()?;
-        let session = self.known(&SessionKey::new(tenant, id.clone()), Credentials::default()).await?;
+        let session = self.known(key, Credentials::default()).await?;
         let link = session.reach().await.map_err(|cause| session.not_loaded(cause))?;
         Watch::open(session, self.inner.limits.max_watchers, closing, link, from, filter).await
     }

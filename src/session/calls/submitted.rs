@@ -10,7 +10,7 @@ use crate::{
     session::{
         blueprint::Credentials,
         error::Error,
-        id::{SessionId, SessionKey, Tenant},
+        id::{SessionId, SessionKey},
         idempotency::{Accepted, Key},
         prompt::{Prompt, PromptReader},
         sessions::Sessions,
@@ -82,19 +82,14 @@ impl Sessions {
     ///
     /// # Cancel safety
     /// It is accepted or it is not.
-    pub async fn submit(
-        &self,
-        tenant: Tenant,
-        id: &SessionId,
-        mut prompt: Prompt,
-    ) -> Result<Submitted, Error> {
+    pub async fn submit(&self, key: &SessionKey, mut prompt: Prompt) -> Result<Submitted, Error> {
         let request_id = prompt.request.as_ref().map(|request| request.id.clone()).unwrap_or_default();
-        prompt.source = prompt.source.take().and_then(|source| self.storable(tenant, id, &prompt, source));
-        let (this, session) = (self.clone(), id.clone());
+        prompt.source = prompt.source.take().and_then(|source| self.storable(key, &prompt, source));
+        let (this, session) = (self.clone(), key.clone());
         // On a task of its own, because one that was half accepted when its caller left would be run some day.
-        let sent = self.inner.means.tasks.spawn(async move { this.send(tenant, &session, prompt).await });
+        let sent = self.inner.means.tasks.spawn(async move { this.send(&session, prompt).await });
         sent.await.map_err(|_| Error::Draining)??.detach();
-        self.turn(tenant, id, &TurnName::Request(request_id), None).await
+        self.turn(key, &TurnName::Request(request_id), None).await
     }
 
     /// A turn that has a request id, as it stands; or, with `wait`, when it has ended, by then at the latest.
@@ -103,40 +98,39 @@ impl Sessions {
     /// Dropping it changes nothing.
     pub async fn turn(
         &self,
-        tenant: Tenant,
-        id: &SessionId,
+        key: &SessionKey,
         name: &TurnName,
         wait: Option<Deadline>,
     ) -> Result<Submitted, Error> {
-        let key = SessionKey::new(tenant, id.clone());
+        let id = key.id();
         let mut tries = 0..2;
         loop {
             tries.next();
-            let live = self.accepted(&key, name);
+            let live = self.accepted(key, name);
             if let (Some((_, accepted)), Some(deadline)) = (&live, wait) {
                 // At the deadline it is told how it stands.
                 let _ = beside(accepted, deadline).outcome().await;
             }
-            let uid = match self.inner.registry.find(&key).and_then(|session| session.uid()) {
+            let uid = match self.inner.registry.find(key).and_then(|session| session.uid()) {
                 Some(uid) => uid,
                 None => {
-                    self.record_here(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?.ownership.uid
+                    self.record_here(key).await?.ok_or_else(|| Error::NotFound(id.clone()))?.ownership.uid
                 }
             };
             let stored = match name {
                 TurnName::Message(message) => self.store().request_of_message(uid, message).await?,
-                TurnName::Request(request) => self.stored_request(&key, uid, request).await?,
+                TurnName::Request(request) => self.stored_request(key, uid, request).await?,
             };
             let stored = match (stored, &live) {
-                (None, Some((Key::Send(_, request), _))) => self.stored_request(&key, uid, request).await?,
+                (None, Some((Key::Send(_, request), _))) => self.stored_request(key, uid, request).await?,
                 (stored, _) => stored,
             };
             let Some((request_id, record)) = stored else { return Err(Error::NoSuchTurn(id.clone())) };
             let is_left =
-                !record.state.is_ended() && live.is_none() && !self.has_in_hand(&key, uid, &request_id);
+                !record.state.is_ended() && live.is_none() && !self.has_in_hand(key, uid, &request_id);
             // Whoever takes the session runs the turn, or closes it.
-            if is_left && !tries.is_empty() && self.inner.registry.find(&key).is_none() {
-                match self.known(&key, Credentials::default()).await {
+            if is_left && !tries.is_empty() && self.inner.registry.find(key).is_none() {
+                match self.known(key, Credentials::default()).await {
                     Ok(_) => continue,
                     Err(error @ (Error::Moved(_) | Error::Store(_))) => return Err(error),
                     Err(error) => debug!(session = %id, %error, "a turn that was left waits"),
@@ -152,20 +146,19 @@ impl Sessions {
     /// Dropping it changes nothing.
     pub async fn turns(
         &self,
-        tenant: Tenant,
-        id: &SessionId,
+        key: &SessionKey,
         after: Option<&TurnPlace>,
         limit: usize,
     ) -> Result<(Vec<Submitted>, Option<TurnPlace>), Error> {
-        let key = SessionKey::new(tenant, id.clone());
-        let record = self.record_here(&key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
+        let id = key.id();
+        let record = self.record_here(key).await?.ok_or_else(|| Error::NotFound(id.clone()))?;
         let after = after.map(|place| (place.create_time, place.request_id.as_str()));
         let mut found = self.store().requests(record.ownership.uid, after, limit + 1).await?;
         let is_more = found.len() > limit;
         found.truncate(limit);
         let mut turns = Vec::new();
         for (request_id, record) in found {
-            let live = self.accepted(&key, &TurnName::Request(request_id.clone()));
+            let live = self.accepted(key, &TurnName::Request(request_id.clone()));
             turns.push(self.as_it_stands(
                 id,
                 request_id,
@@ -181,19 +174,13 @@ impl Sessions {
 
     /// Stops a turn by the id of its request, whether it runs or waits. `None`: it has ended. The id of its message is empty where that
     /// is not known.
-    pub async fn abort_request(
-        &self,
-        tenant: Tenant,
-        id: &SessionId,
-        request_id: &str,
-    ) -> Result<Option<String>, Error> {
+    pub async fn abort_request(&self, key: &SessionKey, request_id: &str) -> Result<Option<String>, Error> {
         let name = TurnName::Request(request_id.to_owned());
-        let turn = self.turn(tenant, id, &name, None).await?;
+        let turn = self.turn(key, &name, None).await?;
         if let SubmittedState::Ended(_) = turn.state {
             return Ok(None);
         }
-        let key = SessionKey::new(tenant, id.clone());
-        let Some((_, accepted)) = self.accepted(&key, &name) else { return Ok(None) };
+        let Some((_, accepted)) = self.accepted(key, &name) else { return Ok(None) };
         accepted.aborted.cancel();
         Ok(Some(turn.message_id.unwrap_or_default()))
     }
@@ -264,12 +251,12 @@ impl Sessions {
     }
 
     /// What is stored of a prompt; `None`: it has headers, which may be secret, and there is no key to seal them with.
-    fn storable(&self, tenant: Tenant, id: &SessionId, prompt: &Prompt, source: Vec<u8>) -> Option<Vec<u8>> {
+    fn storable(&self, key: &SessionKey, prompt: &Prompt, source: Vec<u8>) -> Option<Vec<u8>> {
         if prompt.message.request_headers.is_empty() {
             return Some([&[PLAIN], &source[..]].concat());
         }
         let sealer = self.inner.means.sealer.as_ref()?;
-        let sealed = sealer.seal(&context(tenant.as_str(), id.as_str()), &source);
+        let sealed = sealer.seal(&context(key.tenant().as_str(), key.id().as_str()), &source);
         Some([&[SEALED], &sealed[..]].concat())
     }
 

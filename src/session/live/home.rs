@@ -31,8 +31,9 @@ pub(super) const OWN_CLI_WAIT: Duration = Duration::from_millis(500);
 
 impl Session {
     /// The copy of it that its CLI has made, with what that says of it.
-    pub(in crate::session) fn copy(&self, key: SessionKey, entry: Entry) -> Self {
-        let copy = Self::new(key, Blueprint::clone(&self.blueprint()), self.home.copy(), self.means.clone());
+    pub(in crate::session) fn copy(&self, key: SessionKey, cli_id: &str, entry: Entry) -> Self {
+        let blueprint = Blueprint::clone(&self.blueprint());
+        let copy = Self::new(key, cli_id.into(), blueprint, self.home.copy(), self.means.clone());
         {
             let mut state = copy.lock();
             state.stored = Stored::Yes;

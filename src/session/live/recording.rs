@@ -42,6 +42,7 @@ impl Session {
     pub(in crate::session) async fn enter(&self, request_id: &str) -> Result<(), Error> {
         let blueprint = self.blueprint();
         let mut facts = self.facts(&blueprint).ok_or(Error::TooMuchToStore)?;
+        facts.cli_id = self.cli_id().into();
         facts.request = request_id.into();
         let (tenant, id) = (self.key.tenant().as_str(), self.id().as_str());
         let now = Time::now();

@@ -37,6 +37,8 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::session) struct Session {
     pub(super) key: SessionKey,
+    /// The id by which the CLI knows it.
+    cli_id: Arc<str>,
     pub(in crate::session) means: Arc<Means>,
     pub(super) home: Home,
     pub(super) row: Row,
@@ -162,6 +164,7 @@ pub(in crate::session) enum Stored {
 impl Session {
     pub(in crate::session) fn new(
         key: SessionKey,
+        cli_id: Arc<str>,
         blueprint: Blueprint,
         home: Home,
         means: Arc<Means>,
@@ -169,6 +172,7 @@ impl Session {
         let working_directory = blueprint.settings.working_directory.clone().unwrap_or_default();
         Self {
             key,
+            cli_id,
             home,
             row: Row::default(),
             blueprint: Mutex::new(Arc::new(blueprint)),
@@ -240,7 +244,11 @@ impl Session {
     }
 
     pub(in crate::session) fn cli_id(&self) -> &str {
-        self.key.cli_id()
+        &self.cli_id
+    }
+
+    pub(in crate::session) fn shared_cli_id(&self) -> Arc<str> {
+        self.cli_id.clone()
     }
 
     /// Cancelled when it is deleted, or another server's.

@@ -191,9 +191,9 @@ mod of_100_000 {
         };
         let labels = r#"'{"all":"yes","tenth":"' || (n % 10) || '"}'"#;
         let sessions = format!(
-            "INSERT INTO sessions (tenant, id, owner, request, profile, model, reasoning_effort, title, working_directory, labels, \
+            "INSERT INTO sessions (tenant, id, owner, cli_id, request, profile, model, reasoning_effort, title, working_directory, labels, \
              settings, has_message, home, home_disk, usage, bytes, create_time, update_time, node, incarnation, fence) {numbers} \
-             SELECT 't', 's' || n, 'o' || (n % 100), '', 'p', 'gpt', '', 'The title of session ' || n, '/work', {labels}, \
+             SELECT 't', 's' || n, 'o' || (n % 100), 's' || n, '', 'p', 'gpt', '', 'The title of session ' || n, '/work', {labels}, \
              '{{\"settings\":\"some of about a hundred bytes, as they are for most sessions that have few of their own\"}}', \
              1, 'cli-1', 'node', '{{}}', 1000, n * 1000, n * 7919 % 100000, '', 0, 1 FROM numbers"
         );

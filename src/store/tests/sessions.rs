@@ -17,6 +17,7 @@ on_both! {
 fn full() -> Facts {
     Facts {
         owner: "o".into(),
+        cli_id: "c".into(),
         request: "r".into(),
         profile: "p".into(),
         model: "m".into(),

@@ -24,6 +24,8 @@ CREATE TABLE sessions (
     tenant text COLLATE "C" NOT NULL,
     id text COLLATE "C" NOT NULL,
     owner text COLLATE "C" NOT NULL,
+    -- The id by which the CLI knows it.
+    cli_id text COLLATE "C" NOT NULL,
     -- The request that has made it; empty: one without an id.
     request text COLLATE "C" NOT NULL,
     profile text COLLATE "C" NOT NULL,
@@ -53,6 +55,8 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_create_time ON sessions (tenant, create_time, id);
 CREATE INDEX sessions_by_update_time ON sessions (tenant, update_time, id);
 CREATE INDEX sessions_by_owner ON sessions (tenant, owner, create_time, id);
+
+CREATE INDEX sessions_by_cli_id ON sessions (cli_id);
 
 -- Those that a node owns, which are few.
 CREATE INDEX sessions_by_node ON sessions (node) WHERE node <> '';

@@ -27,6 +27,8 @@ CREATE TABLE sessions (
     tenant TEXT NOT NULL,
     id TEXT NOT NULL,
     owner TEXT NOT NULL,
+    -- The id by which the CLI knows it.
+    cli_id TEXT NOT NULL,
     -- The request that has made it; empty: one without an id.
     request TEXT NOT NULL,
     profile TEXT NOT NULL,
@@ -56,6 +58,8 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_create_time ON sessions (tenant, create_time, id);
 CREATE INDEX sessions_by_update_time ON sessions (tenant, update_time, id);
 CREATE INDEX sessions_by_owner ON sessions (tenant, owner, create_time, id);
+
+CREATE INDEX sessions_by_cli_id ON sessions (cli_id);
 
 -- Those that a node owns, which are few.
 CREATE INDEX sessions_by_node ON sessions (node) WHERE node <> '';
