@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use tonic::{Extensions, Status};
 
-use super::{convert::Checks, status};
+use super::{convert::Checks, pb, status};
 use crate::session::{Error, Listing, RequestId, SessionId, SessionKey, Sessions, Tenant};
 
 /// What a call may see and do.
@@ -81,6 +81,18 @@ impl Access {
     /// Whether it may see what runs where.
     pub(super) fn is_operator(&self) -> bool {
         self.roles.operator
+    }
+
+    /// What a caller is told of himself.
+    pub(super) fn tell(&self) -> pb::WhoAmIResponse {
+        let Roles { tenant_admin, operator } = self.roles;
+        let roles =
+            [(true, pb::Role::User), (tenant_admin, pb::Role::TenantAdmin), (operator, pb::Role::Operator)];
+        pb::WhoAmIResponse {
+            tenant: self.tenant.as_str().into(),
+            subject: self.subject.as_deref().unwrap_or_default().into(),
+            roles: roles.into_iter().filter(|(has, _)| *has).map(|(_, role)| role.into()).collect(),
+        }
     }
 
     /// A session that a call names.

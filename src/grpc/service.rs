@@ -526,6 +526,13 @@ impl CopilotService for Service {
         Ok(Response::new(pb::AbortTurnResponse { message_id }))
     }
 
+    async fn who_am_i(
+        &self,
+        request: Request<pb::WhoAmIRequest>,
+    ) -> Result<Response<pb::WhoAmIResponse>, Status> {
+        Ok(Response::new(Access::of(request.extensions()).tell()))
+    }
+
     async fn get_server_info(
         &self,
         request: Request<pb::GetServerInfoRequest>,

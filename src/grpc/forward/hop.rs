@@ -88,7 +88,7 @@ pub(super) fn spoken_for(headers: &mut HeaderMap) -> Option<Access> {
 }
 
 /// Whether a request was forwarded.
-pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+pub(in crate::grpc) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.contains_key(TO)
 }
 

@@ -20,6 +20,7 @@ mod peers;
 mod relay;
 mod trail;
 
+pub(super) use hop::is_forwarded;
 pub(super) use layer::Forwarding;
 pub(super) use node::{Node, OtherServers};
 pub(super) use peers::Peers;

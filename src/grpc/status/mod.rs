@@ -182,6 +182,21 @@ pub(super) async fn about<T>(
     }
 }
 
+/// The status of a call whose caller does not show who he is, or shows something wrong.
+pub(super) fn unauthenticated(refused: &Refused) -> Status {
+    let code = match refused {
+        Refused::Unavailable => Code::Unavailable,
+        _ => Code::Unauthenticated,
+    };
+    let problem = Problem::new(code, ErrorReason::Unauthenticated, refused);
+    match refused {
+        Refused::TooManyFailures { retry_after } => problem.retry_after(*retry_after),
+        Refused::Unavailable => problem.repeatable(RETRY_SOON),
+        _ => problem,
+    }
+    .into_status()
+}
+
 /// The status for wrong fields.
 pub(super) fn invalid(violations: Vec<Violation>) -> Status {
     let message: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
