@@ -13,6 +13,7 @@
 //! | `lock`, `fnv`, `seldom`, [`budget`] | what rooms share: locks, a hash, rare lines in the log, the memory that readers hold |
 //! | [`jsonrpc`] | JSON-RPC 2.0 over `Content-Length` frames; knows nothing of Copilot or gRPC |
 //! | [`copilot`] | the CLI's vocabulary: methods, events, errors. Pure |
+//! | [`identity`] | who calls: tokens, JWTs, certificates, users of the machine |
 //! | [`backend`] | the CLIs: found or started, connected to, watched; and which of them a session belongs to |
 //! | [`store`] | where sessions live: records, folders, request ids, sealed credentials. Knows SQL and nothing of turns |
 //! | [`session`] | what the facade decides: registry, queue, turns, fan-out, policy |
@@ -48,6 +49,7 @@ pub mod budget;
 pub mod copilot;
 mod fnv;
 pub mod grpc;
+pub mod identity;
 pub mod jsonrpc;
 mod lock;
 mod seldom;

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Ok(Command::Chat(chat)) => app::run(app::chat::chat(chat)),
         Ok(Command::Health { server, service }) => app::run(app::health::check(server, service)),
         Ok(Command::Store(config, action)) => app::run(app::store::run(*config, action)),
+        Ok(Command::Token(asked)) => app::run(app::token::new(asked)),
         Ok(Command::Protoset) => app::run(app::protoset()),
         // Not async: it outlives whatever happens to the facade, and a runtime would be more that can go wrong.
         Ok(Command::Guard { args }) => guard::run(args.into_iter()),

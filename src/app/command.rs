@@ -9,6 +9,7 @@ use super::{
     config::Config,
     settings::{self, ConfigError, Environment, Mistake, Origin},
     store,
+    token::{self, NewToken},
 };
 
 /// A command with its arguments.
@@ -27,6 +28,8 @@ pub enum Command {
     },
     /// Print the contract's descriptor set.
     Protoset,
+    /// Make a bearer token.
+    Token(NewToken),
     /// Look after the store.
     Store(Box<Config>, store::Action),
     /// Run a program that must not outlive this one (internal).
@@ -68,6 +71,7 @@ pub fn parse(args: impl Iterator<Item = OsString>, env: &impl Environment) -> Re
             Command::Health { server: server(args, env)?, service: text(args, "service").unwrap_or_default() }
         }
         Some(("protoset", _)) => Command::Protoset,
+        Some(("token", args)) => Command::Token(token::asked(args)?),
         Some(("store", args)) => {
             // clap takes none without one of them.
             let (name, args) = args.subcommand().unwrap_or(("check", args));
@@ -138,7 +142,7 @@ fn command_line() -> clap::Command {
         .args_conflicts_with_subcommands(true)
         .args(settings::args())
         .subcommands(
-            [serve.after_help(SOURCES), chat, health, protoset, store_command(), guard]
+            [serve.after_help(SOURCES), chat, health, protoset, token::command(), store_command(), guard]
                 .map(|command| command.next_line_help(true)),
         )
         .next_line_help(true)

@@ -11,6 +11,7 @@ pub mod settings;
 mod state_dir;
 pub mod store;
 mod telemetry;
+pub mod token;
 
 use std::{
     fmt::Display,

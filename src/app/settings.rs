@@ -48,6 +48,18 @@ const SETTINGS: &[Setting] = &[
         help: "Allow --listen to be an address that other machines can reach, without TLS or authentication",
     },
     Setting {
+        key: "token_file",
+        value: "FILE",
+        default: None,
+        help: "TOML file with the hashes of the bearer tokens that are let in (copilot-grpc token new); read again every 2 s",
+    },
+    Setting {
+        key: "trusted_proxies",
+        value: LIST,
+        default: None,
+        help: "Names in the certificates of proxies that may tell who their clients are (x-forwarded-client-cert)",
+    },
+    Setting {
         key: "cli_url",
         value: ADDRESSES,
         default: None,
@@ -373,8 +385,8 @@ const STATE_DIR: &str = "$XDG_STATE_HOME/copilot-grpc or $HOME/.local/state/copi
 
 const PREFIX: &str = "COPILOT_GRPC_";
 const CONFIG: &str = "config";
-/// The table of the file that has no flag and no variable; `config::profiles` reads it.
-const PROFILES: &str = "profiles";
+/// The tables of the file, which have neither flags nor variables: `config::profiles` and `config::identity` read them.
+const TABLES: [&str; 4] = ["profiles", "jwt", "certificate", "unix_user"];
 /// The variable with the name of the file.
 const CONFIG_VARIABLE: &str = "COPILOT_GRPC_CONFIG";
 /// The variable of the clients' `--server`. It is no setting, but not unknown either: one shell may run both sides.
@@ -540,8 +552,8 @@ impl From<Mistake> for ConfigError {
 pub(super) struct Values<'e> {
     env: &'e dyn Environment,
     given: BTreeMap<&'static str, Given>,
-    /// The file and its table of profiles.
-    profiles: Option<(PathBuf, toml::Table)>,
+    /// The file and its tables.
+    tables: Option<(PathBuf, toml::Table)>,
     mistakes: Vec<Mistake>,
 }
 
@@ -555,7 +567,7 @@ impl<'e> Values<'e> {
     /// Collects the values of the three sources. A value that another source overrides is not checked: a wrong value that does
     /// not count is no mistake.
     pub(super) fn collect(flags: &ArgMatches, env: &'e dyn Environment) -> Self {
-        let mut values = Self { env, given: BTreeMap::new(), profiles: None, mistakes: Vec::new() };
+        let mut values = Self { env, given: BTreeMap::new(), tables: None, mistakes: Vec::new() };
         if let Some((origin, path)) = config_file(flags, env) {
             values.add_file(origin, &path);
         }
@@ -583,9 +595,10 @@ impl<'e> Values<'e> {
                 return self.mistakes.push(Mistake::new(origin, problem).of(&shown));
             }
         };
+        let mut tables = toml::Table::new();
         for (key, value) in table {
-            if let (PROFILES, toml::Value::Table(profiles)) = (key.as_str(), &value) {
-                self.profiles = Some((file.into(), profiles.clone()));
+            if TABLES.contains(&key.as_str()) {
+                tables.insert(key, value);
                 continue;
             }
             let origin = Origin::Key { file: file.into(), key: key.clone() };
@@ -595,12 +608,13 @@ impl<'e> Values<'e> {
                     let problem = unknown(
                         "key",
                         &key,
-                        SETTINGS.iter().map(|setting| setting.key.into()).chain([PROFILES.into()]),
+                        SETTINGS.iter().map(|setting| setting.key).chain(TABLES).map(String::from),
                     );
                     self.mistakes.push(Mistake::new(origin, problem));
                 }
             }
         }
+        self.tables = Some((file.into(), tables));
     }
 
     fn add_variables(&mut self) {
@@ -742,9 +756,10 @@ impl<'e> Values<'e> {
         self.mistakes.push(mistake);
     }
 
-    /// The file and its table of profiles.
-    pub(super) fn profiles(&mut self) -> Option<(PathBuf, toml::Table)> {
-        self.profiles.take()
+    /// One of the tables of the file, and the file.
+    pub(super) fn table(&mut self, name: &str) -> Option<(PathBuf, toml::Value)> {
+        let (file, tables) = self.tables.as_mut()?;
+        Some((file.clone(), tables.remove(name)?))
     }
 
     pub(super) fn env(&self) -> &'e dyn Environment {

@@ -15,8 +15,10 @@ use syn::{
 };
 
 /// The rooms, from the ground up.
-const ROOMS: &[&str] =
-    &["lock", "fnv", "seldom", "budget", "jsonrpc", "copilot", "backend", "store", "session", "grpc", "app"];
+const ROOMS: &[&str] = &[
+    "lock", "fnv", "seldom", "budget", "jsonrpc", "copilot", "identity", "backend", "store", "session",
+    "grpc", "app",
+];
 
 /// The parts of the session room, from the ground up.
 const SESSION: &[&str] = &[
@@ -46,10 +48,12 @@ const SESSION: &[&str] = &[
 /// What only some rooms know: the beginnings of crates' and modules' names, and the rooms.
 const PRIVATE: &[(&[&str], &[&str])] = &[
     (&["tonic", "prost"], &["grpc"]),
-    (&["tokio::net", "std::net", "socket2"], &["backend", "grpc", "app"]),
+    (&["tokio::net", "std::net", "socket2"], &["identity", "backend", "grpc", "app"]),
+    (&["ring", "tokio_rustls", "rustls_native_certs"], &["identity"]),
     (&["hickory_resolver"], &["backend"]),
     (&["sqlx"], &["store"]),
-    (&["clap", "toml", "tracing_subscriber"], &["app"]),
+    (&["clap", "tracing_subscriber"], &["app"]),
+    (&["toml"], &["identity", "app"]),
 ];
 
 #[test]

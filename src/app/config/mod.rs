@@ -8,7 +8,9 @@
 
 mod address;
 mod cluster;
+mod identity;
 mod profiles;
+mod section;
 mod store;
 mod text;
 
@@ -32,6 +34,7 @@ use crate::{
         recycling::{self, AtMemory},
     },
     copilot::{Provider, Secret},
+    identity::Settings,
     session::{Archive, PERMISSION_KINDS, Profiles, Rules},
     store::Sealer,
 };
@@ -52,6 +55,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether `listen` may be an address that other machines can reach.
     pub allow_insecure_listen: bool,
+    /// How callers show who they are; `None`: nothing is configured.
+    pub identity: Option<Settings>,
     /// The external CLIs, each once; if there are none, embedded ones are started. Never together with `cli_path`.
     pub cli_url: Vec<CliAddress>,
     /// The homes of the CLIs at `cli_url`, one for each in their order; empty: this server does not see them. The home of an
@@ -186,6 +191,7 @@ impl Config {
         // If the permission itself is wrong, the address does not get a mistake on top of that.
         let listen =
             values.read("listen", |text| listen_address(text, allow_insecure_listen.unwrap_or(true)));
+        let identity = identity::identity(values);
         let cli_url = values.read("cli_url", cli_addresses);
         let cli_home = cli_home(values, cli_url.as_deref());
         let cli_token = cli_token(values);
@@ -233,6 +239,7 @@ impl Config {
         Some(Self {
             listen: listen?,
             allow_insecure_listen: allow_insecure_listen?,
+            identity,
             cli_url: cli_url.unwrap_or_default(),
             cli_home: cli_home.unwrap_or_default(),
             cli_token,

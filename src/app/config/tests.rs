@@ -9,6 +9,7 @@ use super::{
 use crate::{
     app::{chat::Chat, settings::settings},
     copilot::SystemMessage,
+    identity::{Algorithm, Role, Source, TenantFrom},
     session::{Effect, Policy, Rule},
 };
 
@@ -35,6 +36,8 @@ impl Environment for World {
 const FILE: &str = "/etc/copilot-grpc.toml";
 
 const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const JWKS: &str =
+    r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 const OTHER_KEY: &str = "/////////////////////////////////////////ws=";
 
 /// A home, a configuration file unless it is empty, and files with the token `s3cret` and with keys.
@@ -47,6 +50,11 @@ fn world(vars: &[(&str, &str)], file: &str) -> World {
         ("/empty".into(), "\n".into()),
         ("/key".into(), format!("{KEY}\n")),
         ("/keys".into(), format!("{KEY}\r\n\n {OTHER_KEY}")),
+        (
+            "/tokens".into(),
+            format!("[[token]]\nsha256 = \"{}\"\ntenant = \"t\"\nsubject = \"s\"", "0".repeat(64)),
+        ),
+        ("/jwks.json".into(), JWKS.into()),
         ("/three-keys".into(), [KEY, KEY, KEY].join("\n")),
     ]);
     if !file.is_empty() {
@@ -116,6 +124,10 @@ macro_rules! row {
 const ROWS: &[Row] = &[
     row!(listen = "[::1]:1", "'[::1]:1'" => "[::1]:1"),
     row!(allow_insecure_listen = "true", "true" => "true"),
+    row!(token_file = "/tokens", "'/tokens'" => "Some(1 tokens)",
+            seen |config| format!("{:?}", config.identity.as_ref().and_then(|it| Some(&it.tokens.as_ref()?.tokens)))),
+    row!(trusted_proxies = "a.example.com,spiffe://b/c", "['a.example.com', 'spiffe://b/c']" => "2",
+            seen |config| config.identity.as_ref().map_or(0, |it| it.trusted_proxies.len()).to_string()),
     row!(cli_url = "cli:1, [::1]:2", "['cli:1', '[::1]:2']" => "cli:1 [::1]:2",
             seen |config| config.cli_url.iter().map(CliAddress::to_string).collect::<Vec<_>>().join(" ")),
     row!(cli_home = "/a, /b/{name}", "['/a', '/b/{name}']" => r#"["/a", "/b/{name}"]"#,
@@ -971,4 +983,138 @@ fn profiles_are_a_table_and_cannot_be_a_value() {
     assert!(mistakes(&[], &[], "profiles = 1").contains("key profiles in"));
     assert!(mistakes(&[], &[], "[profiles]\np = 1").contains("key profiles.p in"));
     assert!(mistakes(&["--default-profile=p"], &[], "").contains("flag --default-profile"));
+}
+
+#[test]
+fn the_ways_to_show_who_one_is_are_read_whole() {
+    assert!(good(&[], &[], "").identity.is_none());
+    let identity = good(
+        &[],
+        &[],
+        r#"
+        [[jwt]]
+        issuer = "https://issuer.example"
+        audiences = ["copilot-grpc"]
+        jwks = "https://issuer.example/keys"
+        tenant_claim = "org.name"
+        roles_claim = "groups"
+        roles = { "copilot-admins" = "tenant_admin" }
+        [[jwt]]
+        issuer = "https://kubernetes.default.svc"
+        audiences = ["a", "b"]
+        jwks = "/jwks.json"
+        algorithms = ["RS256", "ES384"]
+        skew = "0s"
+        tenant = "cluster"
+        subject_claim = "kubernetes.io.serviceaccount.name"
+        [[certificate]]
+        name = "*.workers.example.com"
+        tenant = "acme"
+        [[certificate]]
+        name = "spiffe://example.org/ns/*/sa/chat"
+        tenant = "mesh"
+        subject = "chat"
+        roles = ["operator"]
+        [[unix_user]]
+        uid = 1000
+        tenant = "local"
+        subject = "ann"
+        "#,
+    )
+    .identity
+    .unwrap();
+    let [first, second] = &identity.issuers[..] else { panic!("{identity:?}") };
+    assert_eq!((first.skew, first.subject_claim.as_str()), (Duration::from_secs(60), "sub"));
+    assert_eq!(first.algorithms, Algorithm::USUAL);
+    assert_eq!(first.tenant, TenantFrom::Claim("org.name".into()));
+    assert_eq!(first.roles["copilot-admins"], Role::TenantAdmin);
+    assert!(matches!(&first.source, Source::Url { .. }) && matches!(&second.source, Source::File(_)));
+    assert_eq!(second.algorithms, [Algorithm::Rs256, Algorithm::Es384]);
+    assert_eq!((second.skew, second.audiences.len()), (Duration::ZERO, 2));
+    assert_eq!(identity.certificates[0].subject, None);
+    assert!(
+        identity.certificates[1].roles.has(Role::Operator)
+            && !identity.certificates[0].roles.has(Role::Operator)
+    );
+    assert_eq!((identity.users[0].uid, identity.users[0].subject.as_str()), (1000, "ann"));
+}
+
+#[test]
+fn all_that_is_wrong_with_who_is_let_in_is_reported_at_once_by_its_key() {
+    let told = mistakes(
+        &["--token-file=/three-keys", "--trusted-proxies=*.com"],
+        &[],
+        r#"
+        unix_user = [1]
+        [[jwt]]
+        [[jwt]]
+        issuer = "i"
+        audiences = []
+        jwks = "http://issuer.example/keys"
+        algorithms = ["HS256"]
+        skew = "1h"
+        tenant = "Acme"
+        ca_file = "/key"
+        roles = { admin = "root" }
+        secret = 1
+        [[jwt]]
+        issuer = "i"
+        audiences = "a"
+        jwks = "/key"
+        algorithms = []
+        tenant = "a"
+        tenant_claim = "b"
+        [certificate]
+        name = "a.example.com"
+        "#,
+    );
+    let keys = [
+        "jwt[0].issuer",
+        "jwt[0].audiences",
+        "jwt[0].jwks",
+        "jwt[0].tenant",
+        "jwt[1].audiences",
+        "jwt[1].jwks",
+        "jwt[1].algorithms",
+        "jwt[1].skew",
+        "jwt[1].tenant",
+        "jwt[1].ca_file",
+        "jwt[1].roles",
+        "jwt[1].roles.admin",
+        "jwt[1].secret",
+        "jwt[2].issuer",
+        "jwt[2].audiences",
+        "jwt[2].jwks",
+        "jwt[2].algorithms",
+        "jwt[2].tenant_claim",
+        "certificate",
+        "unix_user[0]",
+    ];
+    for key in keys {
+        let origin = format!("key {key} in {FILE}");
+        let is_told =
+            |line: &str| line.strip_prefix(&origin).is_some_and(|rest| rest.starts_with([':', ' ']));
+        assert!(told.lines().any(is_told), "{key} in {told}");
+    }
+    assert!(told.contains("key token in /three-keys: the file is not TOML: see line 1"), "{told}");
+    assert!(told.contains("flag --trusted-proxies"), "{told}");
+    assert!(told.contains("write some of RS256") && !told.contains(KEY), "{told}");
+}
+
+#[test]
+fn a_new_token_is_asked_for_with_whose_it_is() {
+    let args =
+        ["token", "new", "--tenant", "acme", "--subject", "ann", "--role", "operator", "--expires", "90d"];
+    let Ok(Command::Token(new)) = run(&args, &world(&[], "")) else { panic!("{args:?}") };
+    assert_eq!((new.tenant.as_str(), new.subject.as_str(), new.name), ("acme", "ann", None));
+    assert!(new.roles.has(Role::Operator));
+    assert_eq!(new.expires, Some(Duration::from_secs(90 * 24 * 60 * 60)));
+    for wrong in [
+        &["token", "new", "--tenant", "acme"][..],
+        &["token", "new", "--tenant", "Acme", "--subject", "ann"],
+        &["token", "new", "--tenant", "acme", "--subject", "ann", "--role", "root"],
+        &["token", "new", "--tenant", "acme", "--subject", "ann", "--expires", "soon"],
+    ] {
+        usage(wrong);
+    }
 }
