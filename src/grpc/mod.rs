@@ -26,8 +26,12 @@ pub mod pb;
 pub mod protoset;
 pub mod server;
 mod service;
+mod socket;
 mod status;
 pub mod streamed;
+pub mod tls;
+mod transport;
+mod unix;
 mod unread;
 mod violation;
 
@@ -35,3 +39,4 @@ pub use convert::Defaults;
 pub use listener::listen;
 pub use pb::DESCRIPTORS;
 pub use status::DOMAIN;
+pub use unix::UnixPort;
