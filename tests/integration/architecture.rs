@@ -48,6 +48,7 @@ const PRIVATE: &[(&[&str], &[&str])] = &[
     (&["tonic", "prost"], &["grpc"]),
     (&["tokio::net", "std::net", "socket2"], &["backend", "grpc", "app"]),
     (&["hickory_resolver"], &["backend"]),
+    (&["rustls", "tokio_rustls", "x509_cert"], &["grpc"]),
     (&["sqlx"], &["store"]),
     (&["clap", "toml", "tracing_subscriber"], &["app"]),
 ];
