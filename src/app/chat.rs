@@ -5,13 +5,13 @@ use std::io::{IsTerminal, Write};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::outcome::Result;
-use crate::grpc::client::{Client, Piece};
+use crate::grpc::client::{Client, Piece, Target};
 
 /// The arguments of `chat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chat {
-    /// The server, such as `http://127.0.0.1:50051`.
-    pub server: String,
+    /// The server.
+    pub server: Target,
     /// The session to go on with. Without one a new session is made, and deleted at the end.
     pub session: Option<String>,
     /// The model of a new session.

@@ -12,6 +12,8 @@ use super::{
     token::{self, NewToken},
 };
 
+use crate::grpc::client::{Target, UNIX};
+
 /// A command with its arguments.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -21,8 +23,8 @@ pub enum Command {
     Chat(Chat),
     /// Ask a running server for its health.
     Health {
-        /// The server's `http://` or `https://` URL.
-        server: String,
+        /// The server.
+        server: Target,
         /// The gRPC service to ask about; empty for the whole server.
         service: String,
     },
@@ -118,6 +120,7 @@ fn command_line() -> clap::Command {
             .num_args(0..)
             .help("The prompt; without one, lines are read from standard input"),
     ]);
+    let chat = chat.args(tls_args());
     let health = clap::Command::new("health").about("Ask a running server for its health").args([
         server_arg(),
         Arg::new("service")
@@ -125,6 +128,7 @@ fn command_line() -> clap::Command {
             .value_name("NAME")
             .help("gRPC service to ask about\n[default: the whole server]"),
     ]);
+    let health = health.args(tls_args());
     let protoset = clap::Command::new("protoset").about(ABOUT_PROTOSET).after_help(USES_OF_PROTOSET);
     let guard =
         clap::Command::new("guard").hide(true).about("Run a program that must not outlive this one").arg(
@@ -219,9 +223,34 @@ fn server_arg() -> Arg {
     Arg::new("server").long("server").value_name("URL").help(help)
 }
 
+/// The files by which a client and a server at `https://` know each other.
+fn tls_args() -> [Arg; 3] {
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("FILE").value_parser(ValueParser::path_buf()).help(help)
+    };
+    [
+        file(
+            "ca-file",
+            "PEM file with the CAs of a server at https://\n[default: those that the machine trusts]",
+        ),
+        file("cert-file", "PEM file with the certificate to show to it\n[default: none]")
+            .requires("key-file"),
+        file("key-file", "PEM file with the key of --cert-file\n[default: none]").requires("cert-file"),
+    ]
+}
+
 const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
 
-fn server(args: &ArgMatches, env: &impl Environment) -> Result<String, ConfigError> {
+fn server(args: &ArgMatches, env: &impl Environment) -> Result<Target, ConfigError> {
+    let file = |name| args.get_one::<PathBuf>(name).cloned();
+    Ok(Target {
+        server: server_url(args, env)?,
+        ca_file: file("ca-file"),
+        certificate: file("cert-file").zip(file("key-file")),
+    })
+}
+
+fn server_url(args: &ArgMatches, env: &impl Environment) -> Result<String, ConfigError> {
     let variable = || env.var(settings::SERVER_VARIABLE).filter(|url| !url.is_empty());
     let (origin, url) = if let Some(url) = args.get_one::<String>("server") {
         (Origin::Flag("--server".into()), url.clone())
@@ -232,6 +261,10 @@ fn server(args: &ArgMatches, env: &impl Environment) -> Result<String, ConfigErr
     };
     match url.split_once("://") {
         Some(("http" | "https", rest)) if !rest.is_empty() => Ok(url),
-        _ => Err(Mistake::new(origin, format!("write a URL such as {DEFAULT_SERVER}")).of(&url).into()),
+        None if url.strip_prefix(UNIX).is_some_and(|path| !path.is_empty()) => Ok(url),
+        _ => {
+            let problem = format!("write a URL such as {DEFAULT_SERVER}, or {UNIX}/path of a Unix socket");
+            Err(Mistake::new(origin, problem).of(&url).into())
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Tests: `tests/integration/serve.rs`, `tests/integration/nodes/rolling.rs`.
 
 use std::{
+    fmt::Display,
     fs::File,
     io,
     net::SocketAddr,
@@ -24,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    config::{CliAddress, ClusterSettings, Config, StoreLocation, StoreSettings},
+    config::{
+        CliAddress, ClusterSettings, Config, StoreLocation, StoreSettings, TransportSettings, UnixSettings,
+    },
     descriptors,
     state_dir::{self, Unusable, cli_name},
 };
@@ -37,7 +40,12 @@ use crate::{
             discover::{self, Form, Found, Places},
         },
     },
-    grpc::{Defaults, listen, server},
+    grpc::{
+        Defaults, UnixPort, listen,
+        server::{self, Ports, Stages},
+        tls::{self, Tls},
+    },
+    identity::Identities,
     session::{Archive, Limits, Policy, Roots, Sessions, Storage},
     store::{self, FolderLimits, Store},
 };
@@ -51,14 +59,17 @@ const CLIS_OF_A_NAME: usize = 8;
 /// Why the service could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The port cannot be opened.
+    /// A port cannot be opened.
     #[error("cannot listen on {address}: {error}")]
     Listen {
-        /// The address to listen on.
-        address: SocketAddr,
+        /// The address or path to listen on.
+        address: String,
         /// The system's error.
         error: io::Error,
     },
+    /// Certificates, keys or CAs cannot be used.
+    #[error("{0}")]
+    Tls(#[from] tls::Problems),
     /// There is no CLI to run.
     #[error("{0}")]
     NoCli(#[from] discover::NotFound),
@@ -75,8 +86,7 @@ pub enum StartError {
 pub struct Facade {
     address: SocketAddr,
     sessions: Sessions,
-    draining: CancellationToken,
-    closing: CancellationToken,
+    stages: Stages,
     /// The time between `draining` and `closing`.
     drain_delay: Duration,
     /// Cancelled to cut the wait for callers short.
@@ -101,15 +111,17 @@ impl Facade {
         guard: PathBuf,
         look_up: impl Fn(&CliAddress) -> Addresses,
     ) -> Result<Self, StartError> {
+        if let Some(risk) = config.transport.risk() {
+            warn!(listen = %config.transport.listen, "{risk} (allow_insecure_listen)");
+        }
+        let tls = Tls::load(config.transport.tls.clone())?;
         let lock = state_dir::lock_soon(&config.state_dir).await?;
         let backends = backends(&config, &guard, look_up)?;
         // Sessions on this server's own disk, and in no archive, are nobody else's.
         let groups = backends.groups.iter().map(|group| &group.backend);
         let has_homes = backends.fixed.iter().chain(groups).any(|backend| has_home(&backend.source));
         let alone = has_homes && config.archive == Archive::Off;
-        let (address, listener) = listen(config.listen)
-            .and_then(|listener| Ok((listener.local_addr()?, listener)))
-            .map_err(|error| StartError::Listen { address: config.listen, error })?;
+        let (ports, address) = ports(&config.transport)?;
         let storage = storage(&config, address, alone).await?;
         let roots = Roots::new(config.roots());
         let clis = backends.fixed.len() + backends.groups.len() * CLIS_OF_A_NAME;
@@ -133,6 +145,8 @@ impl Facade {
         sessions.keep_clean(config.cleanup);
         let setup = server::Setup {
             sessions: sessions.clone(),
+            tls,
+            identities: config.identity.map(|settings| Arc::new(Identities::start(settings))),
             cluster_token: config.cluster.token,
             turn_timeout: config.turn_timeout,
             max_message_size: config.max_message_size,
@@ -146,9 +160,8 @@ impl Facade {
                 available_tools: config.available_tools,
             },
         };
-        let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
-        let failed = CancellationToken::new();
-        let serving = server::serve(listener, setup, draining.clone(), closing.clone());
+        let (stages, failed) = (Stages::default(), CancellationToken::new());
+        let serving = server::serve(ports, setup, stages.clone());
         let server = tokio::spawn({
             let failed = failed.clone().drop_guard();
             async move {
@@ -161,8 +174,7 @@ impl Facade {
         Ok(Self {
             address,
             sessions,
-            draining,
-            closing,
+            stages,
             drain_delay: config.drain_delay,
             hurried: CancellationToken::new(),
             failed,
@@ -192,15 +204,16 @@ impl Facade {
     /// # Cancel safety
     /// The future must be run to its end; dropping it leaves the rest to the end of the process.
     pub async fn stop(&self, grace: Duration) {
-        self.draining.cancel();
+        self.stages.draining.cancel();
         self.sessions.leave();
         // Load balancers that ask for health, and clients that they tell, still send calls for a while. Not a sleep of zero: it
         // would yield, and calls that come in then would be taken.
         if !self.drain_delay.is_zero() {
             self.hurried.run_until_cancelled(sleep(self.drain_delay)).await;
         }
-        self.closing.cancel();
+        self.stages.closing.cancel();
         self.sessions.drain(grace).await;
+        self.stages.ended.cancel();
         if let Some(mut server) = self.server.lock().await.take()
             && timeout(FLUSH, &mut server).await.is_err()
         {
@@ -216,6 +229,28 @@ impl Facade {
         self.hurried.cancel();
         self.sessions.hurry();
     }
+}
+
+/// Opens the ports, and gives the address of the one for clients.
+fn ports(config: &TransportSettings) -> Result<(Ports, SocketAddr), StartError> {
+    let failed = |address: &dyn Display| {
+        let address = address.to_string();
+        |error| StartError::Listen { address, error }
+    };
+    let tcp = listen(config.listen).map_err(failed(&config.listen))?;
+    let address = tcp.local_addr().map_err(failed(&config.listen))?;
+    let probes = config.probes.map(|address| listen(address).map_err(failed(&address))).transpose()?;
+    let unix = config.unix.as_ref().map(|UnixSettings { path, users }| {
+        UnixPort::listen(path, users.as_deref()).map_err(failed(&format!("unix:{}", path.display())))
+    });
+    let unix = unix.transpose()?;
+    if let Some(port) = &unix {
+        info!(path = %port.path().display(), "serving on a Unix socket");
+    }
+    if let Some(port) = probes.as_ref().and_then(|probes| probes.local_addr().ok()) {
+        info!(address = %port, "serving probes");
+    }
+    Ok((Ports { tcp, unix, probes }, address))
 }
 
 /// The CLIs that an address leads to, as they change.
@@ -255,6 +290,11 @@ async fn storage(config: &Config, address: SocketAddr, alone: bool) -> Result<St
     let ClusterSettings { node_name, advertise, lease, .. } = config.cluster.clone();
     let reached_at = (!address.ip().is_unspecified()).then(|| address.to_string());
     let address = advertise.or(reached_at).unwrap_or_default();
+    let is_tls = config.transport.tls.serving.is_some();
+    let address = match is_tls && !address.is_empty() && !address.starts_with("https://") {
+        true => format!("https://{address}"),
+        false => address,
+    };
     if address.is_empty() && matches!(location, StoreLocation::Postgres { .. }) {
         warn!(
             "this server tells the others at store_url no address (advertise): they cannot forward calls to it"

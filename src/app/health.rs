@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use super::outcome::Result;
-use crate::grpc::client::Client;
+use crate::grpc::client::{Client, Target};
 
 /// Succeeds if the service is serving.
-pub async fn check(server: String, service: String) -> Result {
+pub async fn check(server: Target, service: String) -> Result {
     if Client::connect(&server).await?.is_serving(&service).await? {
         writeln!(std::io::stdout(), "SERVING")?;
         Ok(())

@@ -45,7 +45,57 @@ const SETTINGS: &[Setting] = &[
         key: "allow_insecure_listen",
         value: BOOL,
         default: Some("false"),
-        help: "Allow --listen to be an address that other machines can reach, without TLS or authentication",
+        help: "Allow --listen to be an address that other machines can reach, without TLS or without certificates of clients",
+    },
+    Setting {
+        key: "tls_cert_file",
+        value: "FILE",
+        default: None,
+        help: "PEM file with the server's certificate and its chain; with it, TLS is spoken at --listen. It and the other files of TLS \
+               are read again when they change",
+    },
+    Setting {
+        key: "tls_key_file",
+        value: "FILE",
+        default: None,
+        help: "PEM file with the private key of --tls-cert-file",
+    },
+    Setting {
+        key: "tls_client_ca_file",
+        value: "FILE",
+        default: None,
+        help: "PEM file with the CAs of clients: they have to show a certificate",
+    },
+    Setting {
+        key: "tls_client_auth",
+        value: "required|optional",
+        default: None,
+        help: "Whether a client without a certificate is refused; without it required, where there is --tls-client-ca-file",
+    },
+    Setting {
+        key: "tls_allowed_names",
+        value: LIST,
+        default: None,
+        help: "Names of which a client's certificate must have one: DNS names, also *.example.org, and URIs, also \
+               spiffe://example.org/ns/*; without it, every certificate of the CAs is taken",
+    },
+    Setting {
+        key: "listen_unix",
+        value: "PATH",
+        default: None,
+        help: "Unix socket on which gRPC is served, too",
+    },
+    Setting {
+        key: "listen_unix_users",
+        value: LIST,
+        default: None,
+        help: "Ids of the users that may connect to --listen-unix; without it the server's own and root",
+    },
+    Setting {
+        key: "probe_listen",
+        value: "ADDR",
+        default: None,
+        help: "IP address and port on which health is served, and nothing else, without TLS",
     },
     Setting {
         key: "token_file",
@@ -153,7 +203,14 @@ const SETTINGS: &[Setting] = &[
         key: "cluster_token_file",
         value: "FILE",
         default: None,
-        help: "File with the token by which the servers at --store-url know each other; required off loopback",
+        help: "File with the token by which the servers at --store-url know each other; required off loopback, unless all clients \
+               show certificates",
+    },
+    Setting {
+        key: "cluster_ca_file",
+        value: "FILE",
+        default: None,
+        help: "PEM file with the CAs of the other servers at --store-url that speak TLS; without it those that the machine trusts",
     },
     Setting {
         key: "archive",

@@ -37,22 +37,26 @@ struct Written {
     roles: Roles,
 }
 
-/// The access of all callers of a server that asks nobody who he is.
-static EVERYBODY: LazyLock<Access> = LazyLock::new(|| Access {
-    tenant: Tenant::ONLY,
-    subject: None,
-    roles: Roles { tenant_admin: true, operator: true },
+/// That of a call of which nobody has said whose it is. No caller has this subject.
+static NOBODY: LazyLock<Access> = LazyLock::new(|| Access {
+    tenant: Tenant::named("\0"),
+    subject: Some("\0".into()),
+    roles: Roles::default(),
 });
 
 impl Access {
+    /// That of all callers of a server that asks nobody who he is.
+    pub(super) const EVERYBODY: Self =
+        Self { tenant: Tenant::ONLY, subject: None, roles: Roles { tenant_admin: true, operator: true } };
+
     /// That of a call.
     pub(super) fn of(extensions: &Extensions) -> &Self {
-        extensions.get().unwrap_or(&EVERYBODY)
+        extensions.get().unwrap_or(&NOBODY)
     }
 
     /// The same, where the call is not decoded yet.
     pub(super) fn of_parts(extensions: &http::Extensions) -> &Self {
-        extensions.get().unwrap_or(&EVERYBODY)
+        extensions.get().unwrap_or(&NOBODY)
     }
 
     /// As servers tell each other for whom they forward a call.

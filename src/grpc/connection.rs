@@ -18,9 +18,9 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use futures_util::{StreamExt as _, future, stream};
+use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::sleep,
 };
@@ -30,7 +30,11 @@ use uuid::Uuid;
 
 use super::{
     frames::Allowance,
+    listener::Accepted,
     opening::{self, Refusal},
+    socket::Socket,
+    tls::Tls,
+    transport::Transport,
     unread::Unread,
 };
 use crate::budget::{Budget, Entry};
@@ -38,7 +42,8 @@ use crate::budget::{Budget, Entry};
 /// An open connection to a client.
 #[derive(Debug)]
 pub(super) struct Connection {
-    socket: TcpStream,
+    socket: Socket,
+    transport: Transport,
     /// The first bytes from the client, until they have been read again.
     received: Bytes,
     allowance: Allowance,
@@ -53,27 +58,46 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Waits until the client has opened HTTP/2.
+    /// Waits until the client has opened HTTP/2, over TLS if that is spoken here.
     ///
     /// # Errors
     /// If the client has not done so in time, or does something else. The connection is then dropped.
-    pub(super) async fn open(
-        mut socket: TcpStream,
-        place: OwnedSemaphorePermit,
-        budget: &Budget,
-    ) -> Result<Self, Refusal> {
-        // Deltas are small and are sent at once.
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, "a connection could not be tuned");
+    pub(super) async fn open(client: Accepted, tls: Option<&Tls>, budget: &Budget) -> Result<Self, Refusal> {
+        let deadline = opening::deadline();
+        let Accepted { mut socket, mut transport, place } = client;
+        if let Socket::Tcp(tcp) = socket {
+            // Deltas are small and are sent at once.
+            if let Err(error) = tcp.set_nodelay(true) {
+                tracing::debug!(%error, "a connection could not be tuned");
+            }
+            socket = match tls {
+                None => Socket::Tcp(tcp),
+                Some(tls) => {
+                    let (stream, certificate) = tls.accept(tcp, deadline).await?;
+                    transport.is_tls = true;
+                    transport.certificate = certificate;
+                    Socket::Tls(Box::new(stream))
+                }
+            };
         }
-        let received = opening::read(&mut socket).await?;
+        let received = opening::read(&mut socket, deadline).await?;
         let mut allowance = Allowance::new();
         // The allowance follows the frames from the first one on.
         allowance.received(opening::frames(&received)).map_err(io::Error::other)?;
         let closed = CancellationToken::new();
         let open = closed.clone().drop_guard();
         let (unread, entry) = Unread::new(budget);
-        Ok(Self { socket, received, allowance, unread, _entry: entry, _place: place, _open: open, closed })
+        Ok(Self {
+            socket,
+            transport,
+            received,
+            allowance,
+            unread,
+            _entry: entry,
+            _place: place,
+            _open: open,
+            closed,
+        })
     }
 
     /// The connection as tonic takes it, and a future that resolves when its client is to be told to go: at the maximum age,
@@ -160,12 +184,30 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Unread;
+/// What each call on a connection has among its extensions.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    transport: Transport,
+    unread: Unread,
+}
 
-    /// The count of what the client leaves unread, which each call on this connection has among its extensions.
-    fn connect_info(&self) -> Unread {
-        self.unread.clone()
+impl Shared {
+    /// Puts each part among a request's extensions by itself, where layers look for it.
+    pub(super) fn spread<B>(mut request: Request<B>) -> Request<B> {
+        let extensions = request.extensions_mut();
+        if let Some(Self { transport, unread }) = extensions.remove() {
+            extensions.insert(transport);
+            extensions.insert(unread);
+        }
+        request
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Shared;
+
+    fn connect_info(&self) -> Shared {
+        Shared { transport: self.transport.clone(), unread: self.unread.clone() }
     }
 }
 

@@ -9,8 +9,8 @@
 //! Tests: `tests/integration/identified.rs`, `tests/integration/tenants.rs`.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
-    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -19,18 +19,18 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{
     HeaderMap, HeaderName, Request, Response,
     header::{AUTHORIZATION, HeaderValue},
+    request::Parts,
 };
 use tonic::{body::Body, server::NamedService};
 use tower::Service;
 
 use super::{
     access::{Access, Roles},
-    forward,
-    status,
-    transport::Transport,
+    forward, status,
+    transport::{ClientCertificate, Transport},
 };
 use crate::{
-    identity::{Caller, Identities, Presented, Refused, Role},
+    identity::{Caller, CertificateNames, Identities, Presented, Refused, Role},
     session::{Sessions, Tenant},
 };
 
@@ -51,7 +51,10 @@ impl<S: NamedService> NamedService for Identified<S> {
 
 impl<S> Service<Request<Body>> for Identified<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -62,20 +65,24 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Some(identities) = self.identities.clone() else { return self.inner.call(request).boxed() };
         if self.sessions.store().is_shared() && forward::is_forwarded(request.headers()) {
             return self.inner.call(request).boxed();
         }
+        let Some(identities) = self.identities.clone() else {
+            request.extensions_mut().insert(Access::EVERYBODY);
+            return self.inner.call(request).boxed();
+        };
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         async move {
-            match caller(&identities, &request).await {
+            let (mut parts, body) = request.into_parts();
+            match caller(&identities, &parts).await {
                 Ok(caller) => {
                     // Nobody behind this is to see it, or pass it on.
-                    request.headers_mut().remove(AUTHORIZATION);
-                    request.headers_mut().remove(FORWARDED_CLIENT_CERT);
-                    request.extensions_mut().insert(access(&caller));
-                    inner.call(request).await
+                    parts.headers.remove(AUTHORIZATION);
+                    parts.headers.remove(FORWARDED_CLIENT_CERT);
+                    parts.extensions.insert(access(&caller));
+                    inner.call(Request::from_parts(parts, body)).await
                 }
                 Err(refused) => Ok(status::unauthenticated(&refused).into_http()),
             }
@@ -84,15 +91,16 @@ where
     }
 }
 
-async fn caller(identities: &Identities, request: &Request<Body>) -> Result<Caller, Refused> {
-    let transport = request.extensions().get::<Transport>();
-    let headers = request.headers();
+async fn caller(identities: &Identities, call: &Parts) -> Result<Caller, Refused> {
+    let transport = call.extensions.get::<Transport>();
+    let names = transport.and_then(|transport| transport.certificate.as_deref()).map(names);
+    let (headers, forwarded) = (&call.headers, joined(&call.headers, &FORWARDED_CLIENT_CERT));
     identities
         .identify(&Presented {
             authorization: single(headers, &AUTHORIZATION)?.map(HeaderValue::as_bytes),
-            forwarded_client_cert: single(headers, &FORWARDED_CLIENT_CERT)?.map(HeaderValue::as_bytes),
-            certificate: transport.and_then(|transport| transport.certificate.as_deref()),
-            uid: transport.and_then(|transport| transport.uid()),
+            forwarded_client_cert: forwarded.as_deref(),
+            certificate: names.as_ref(),
+            uid: transport.and_then(|transport| transport.process).map(|process| process.uid),
             from: transport.and_then(|transport| transport.address).map(|address| address.ip()),
         })
         .await
@@ -105,6 +113,19 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a He
         (_, Some(_)) => Err(Refused::Malformed("an identity header may come only once")),
         (value, None) => Ok(value),
     }
+}
+
+/// All values of a header that is a list (RFC 9110, section 5.3).
+fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = values.next()?;
+    Some(values.fold(Cow::Borrowed(first), |all, value| [&*all, value].join(&b","[..]).into()))
+}
+
+/// The names in a certificate, as the identity room takes them.
+fn names(certificate: &ClientCertificate) -> CertificateNames {
+    let ClientCertificate { dns_names, uris, emails, common_name, .. } = certificate.clone();
+    CertificateNames { dns: dns_names, uri: uris, email: emails, common_name, sha256: None }
 }
 
 fn access(caller: &Caller) -> Access {

@@ -8,12 +8,13 @@ use std::{io, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 use super::frames::{HEAD, Head};
 
-/// How long a client may take to send its preface and SETTINGS. They usually come with the first packet.
+/// How long a client may take to shake hands, where TLS is spoken, and to send its preface and SETTINGS, which usually come with
+/// the first packet.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -30,6 +31,10 @@ pub(super) enum Refusal {
     Http1,
     #[error("it speaks TLS")]
     Tls,
+    #[error("it does not speak TLS")]
+    Plaintext,
+    #[error("the TLS handshake has failed: {0}")]
+    Handshake(rustls::Error),
     #[error("it does not speak HTTP/2")]
     Foreign,
     #[error("its first frame is no SETTINGS, or one over {MAX_SETTINGS} bytes")]
@@ -38,14 +43,22 @@ pub(super) enum Refusal {
     Lost(#[from] io::Error),
 }
 
+/// When a client that connects now must have opened HTTP/2.
+pub(super) fn deadline() -> Instant {
+    Instant::now() + DEADLINE
+}
+
 /// Reads a client's preface and SETTINGS, and perhaps more that came with them. A client of HTTP/1 is told what this port
 /// serves.
 ///
 /// # Cancel safety
 /// Dropping the future loses what was read.
-pub(super) async fn read(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<Bytes, Refusal> {
+pub(super) async fn read(
+    io: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    deadline: Instant,
+) -> Result<Bytes, Refusal> {
     let mut said = BytesMut::with_capacity(256);
-    let reading = timeout(DEADLINE, async {
+    let reading = timeout_at(deadline, async {
         loop {
             if io.read_buf(&mut said).await? == 0 {
                 return Err(Refusal::Lost(io::ErrorKind::UnexpectedEof.into()));
@@ -59,7 +72,7 @@ pub(super) async fn read(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Resu
         Ok(Ok(())) => Ok(said.freeze()),
         Ok(Err(Refusal::Http1)) => {
             // It may not read the answer; either way it is not served.
-            let _ = timeout(DEADLINE, turn_away(io)).await;
+            let _ = timeout_at(deadline, turn_away(io)).await;
             Err(Refusal::Http1)
         }
         Ok(Err(refusal)) => Err(refusal),
@@ -96,7 +109,7 @@ fn foreign(said: &[u8]) -> Refusal {
 }
 
 const HTTP1_ANSWER: &str = "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\n\
-    content-length: 56\r\nconnection: close\r\n\r\nThis port serves gRPC, over HTTP/2 and without TLS only.";
+    content-length: 40\r\nconnection: close\r\n\r\nThis port serves gRPC, over HTTP/2 only.";
 
 /// How many bytes of a request are read on, so that its sender comes to read the answer: closing a socket with something unread
 /// takes back what was sent.
@@ -104,6 +117,11 @@ const MAX_UNREAD: u64 = 64 * 1024;
 
 async fn turn_away(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
     io.write_all(HTTP1_ANSWER.as_bytes()).await?;
+    linger(io).await
+}
+
+/// Ends a connection so that its client reads what was written last.
+pub(super) async fn linger(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
     io.shutdown().await?;
     tokio::io::copy(&mut io.take(MAX_UNREAD), &mut tokio::io::sink()).await?;
     Ok(())
@@ -111,7 +129,7 @@ async fn turn_away(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::duplex, time::Instant};
+    use tokio::io::duplex;
 
     use super::*;
 
@@ -126,7 +144,7 @@ mod tests {
         let (mut client, mut server) = duplex(64 * 1024);
         client.write_all(said).await.unwrap();
         let began = Instant::now();
-        (read(&mut server).await, began.elapsed())
+        (read(&mut server, deadline()).await, began.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
@@ -157,7 +175,7 @@ mod tests {
             }
         });
         let began = Instant::now();
-        assert!(matches!(read(&mut server).await, Err(Refusal::Silent)));
+        assert!(matches!(read(&mut server, deadline()).await, Err(Refusal::Silent)));
         assert_eq!(began.elapsed().as_secs(), DEADLINE.as_secs());
         dribble.abort();
     }
@@ -179,7 +197,7 @@ mod tests {
             let (mut client, mut server) = duplex(64 * 1024);
             client.write_all(said).await.unwrap();
             client.shutdown().await.unwrap();
-            let read = read(&mut server).await;
+            let read = read(&mut server, deadline()).await;
             assert!(read.as_ref().is_err_and(expected), "{said:?}: {read:?}");
         }
     }
@@ -189,7 +207,7 @@ mod tests {
         let (mut client, mut server) = duplex(64 * 1024);
         client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         client.shutdown().await.unwrap();
-        assert!(matches!(read(&mut server).await, Err(Refusal::Http1)));
+        assert!(matches!(read(&mut server, deadline()).await, Err(Refusal::Http1)));
         drop(server);
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();

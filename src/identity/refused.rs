@@ -7,7 +7,9 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The call brings none: bring one.
-    #[error("credentials are required")]
+    #[error(
+        "credentials are required: send the header `authorization: Bearer TOKEN`, or show a client certificate"
+    )]
     NoCredentials,
     /// What it brings has no form that is understood, as the text says: send it in another one.
     #[error("{0}")]

@@ -51,6 +51,7 @@ const PRIVATE: &[(&[&str], &[&str])] = &[
     (&["tokio::net", "std::net", "socket2"], &["identity", "backend", "grpc", "app"]),
     (&["ring", "tokio_rustls", "rustls_native_certs"], &["identity"]),
     (&["hickory_resolver"], &["backend"]),
+    (&["rustls", "tokio_rustls", "x509_cert"], &["grpc"]),
     (&["sqlx"], &["store"]),
     (&["clap", "tracing_subscriber"], &["app"]),
     (&["toml"], &["identity", "app"]),

@@ -59,6 +59,7 @@ mod stopping;
 mod store;
 mod store_command;
 mod support;
+mod transport;
 mod turns;
 mod watching;
 mod withdrawing;

@@ -3,8 +3,11 @@
     python retrying.py CONFIG ADDRESS create SESSION
     python retrying.py CONFIG ADDRESS send SESSION PROMPT
     python retrying.py CONFIG ADDRESS send-compressed SESSION PROMPT
+
+With a folder in TLS_FOLDER, the connection is encrypted, by ca.pem, own-cert.pem and own-key.pem there.
 """
 
+import os
 import pathlib
 import sys
 
@@ -22,13 +25,21 @@ def main():
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
     ]
-    with grpc.insecure_channel(address, options) as channel:
+    with connect(address, options) as channel:
         service = copilot_service_pb2_grpc.CopilotServiceStub(channel)
         try:
             print(call(service, what, session, *rest))
         except grpc.RpcError as error:
             print(error.code().name)
             print(error.details(), file=sys.stderr)
+
+
+def connect(address, options):
+    if "TLS_FOLDER" not in os.environ:
+        return grpc.insecure_channel(address, options)
+    folder = pathlib.Path(os.environ["TLS_FOLDER"])
+    ca, cert, key = ((folder / name).read_bytes() for name in ("ca.pem", "own-cert.pem", "own-key.pem"))
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options)
 
 
 def call(service, what, session, text=None):

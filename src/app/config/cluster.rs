@@ -4,7 +4,10 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use zeroize::Zeroizing;
 
-use super::text::{DURATION, within};
+use super::{
+    text::{DURATION, within},
+    transport::{self, TransportSettings},
+};
 use crate::{app::settings::Values, copilot::Secret};
 
 /// What a node is among those that share a store.
@@ -12,7 +15,8 @@ use crate::{app::settings::Values, copilot::Secret};
 pub struct ClusterSettings {
     /// Its name; `None`: the id of its state directory.
     pub node_name: Option<String>,
-    /// Where other nodes reach it, as `host:port`; `None`: where it listens, if that is an address.
+    /// Where other nodes reach it, as `host:port`, or `https://host:port` where TLS is spoken there whatever this server itself
+    /// speaks; `None`: where it listens, if that is an address.
     pub advertise: Option<String>,
     /// For how long it counts as alive after a renewal of its lease.
     pub lease: Duration,
@@ -30,12 +34,18 @@ const MAX_NAME: usize = 64;
 /// The shortest token of a cluster, in characters: 16 random bytes in base64 have 24.
 const MIN_TOKEN: usize = 16;
 
+/// How an address begins where TLS is spoken.
+const TLS: &str = "https://";
+
 const ADVERTISE: &str = "advertise";
 const TOKEN_FILE: &str = "cluster_token_file";
 const STORE_URL: &str = "store_url";
 
-/// What a node is. `listens_on` is where it listens; `None` if that is wrong, which has been noted.
-pub(super) fn cluster(values: &mut Values<'_>, listens_on: Option<IpAddr>) -> Option<ClusterSettings> {
+/// What a node is. `transport` is where it listens; `None` if that is wrong, which has been noted.
+pub(super) fn cluster(
+    values: &mut Values<'_>,
+    transport: Option<&TransportSettings>,
+) -> Option<ClusterSettings> {
     let node_name = values.read("node_name", node_name);
     let advertise = values.read(ADVERTISE, address);
     let lease = values.read("lease", within(LEASES, DURATION));
@@ -48,11 +58,19 @@ pub(super) fn cluster(values: &mut Values<'_>, listens_on: Option<IpAddr>) -> Op
     }
     let is_reached_from_elsewhere = match &advertise {
         Some(address) => !is_loopback(address),
-        None => listens_on.is_some_and(|ip| !ip.is_loopback() && !ip.is_unspecified()),
+        None => {
+            transport.is_some_and(|it| !transport::is_loopback(it.listen) && !it.listen.ip().is_unspecified())
+        }
     };
-    if is_shared && is_reached_from_elsewhere && values.origin(TOKEN_FILE).is_none() {
+    let is_mutual = transport.is_none_or(TransportSettings::is_mutual);
+    if is_shared && is_reached_from_elsewhere && !is_mutual && values.origin(TOKEN_FILE).is_none() {
         let problem = "servers that share a store off loopback need a token to know each other by: write one into a file \
-                       (openssl rand -base64 32), the same for all";
+                       (openssl rand -base64 32), the same for all; or have all clients show certificates \
+                       (tls_client_ca_file)";
+        values.refuse(TOKEN_FILE, problem);
+    } else if is_shared && transport.is_some_and(|it| it.asks_who) && values.origin(TOKEN_FILE).is_none() {
+        let problem = "servers that ask callers who they are take each other's word for it: they need a token to know each other \
+                       by, so write one into a file (openssl rand -base64 32), the same for all";
         values.refuse(TOKEN_FILE, problem);
     }
     Some(ClusterSettings { node_name, advertise, lease: lease?, token })
@@ -70,6 +88,10 @@ fn node_name(text: &str) -> Result<String, String> {
 fn address(text: &str) -> Result<String, String> {
     const FORM: &str = "write host:port, such as 10.0.0.7:50051, as other servers reach this one";
     let rest = text.strip_prefix("http://").unwrap_or(text);
+    let (scheme, rest) = match rest.strip_prefix(TLS) {
+        Some(rest) => (TLS, rest),
+        None => ("", rest),
+    };
     let uri: http::Uri = format!("http://{rest}").parse().map_err(|_| FORM.to_owned())?;
     let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else { return Err(FORM.into()) };
     if port == 0 || uri.path_and_query().is_some_and(|path| path.as_str() != "/") || rest.contains('@') {
@@ -78,10 +100,11 @@ fn address(text: &str) -> Result<String, String> {
     if host_ip(host).is_some_and(|ip| ip.is_unspecified()) {
         return Err(format!("{host} is no address that others can use: {FORM}"));
     }
-    Ok(rest.trim_end_matches('/').into())
+    Ok(format!("{scheme}{}", rest.trim_end_matches('/')))
 }
 
 fn is_loopback(address: &str) -> bool {
+    let address = address.strip_prefix(TLS).unwrap_or(address);
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host == "localhost" || host_ip(host).is_some_and(|ip| ip.is_loopback())
 }

@@ -13,9 +13,9 @@ mod profiles;
 mod section;
 mod store;
 mod text;
+mod transport;
 
 use std::{
-    net::SocketAddr,
     ops::RangeInclusive,
     path::{self, Path, PathBuf},
     str::FromStr,
@@ -44,18 +44,17 @@ pub use cluster::ClusterSettings;
 use profiles::AGES;
 pub use store::{StoreLocation, StoreSettings};
 use text::{
-    BYTES, COUNT, DURATION, GIB, KIB, MIB, absolute_path, any, base_url, headers, list, listen_address,
-    log_directives, one_of, tokens, tool, truth, within,
+    BYTES, COUNT, DURATION, GIB, KIB, MIB, absolute_path, any, base_url, headers, list, log_directives,
+    one_of, tokens, tool, truth, within,
 };
+pub use transport::{TransportSettings, UnixSettings};
 
 /// The configuration of `serve`. Every value has been checked; secrets are redacted in `Debug`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The address to listen on. Loopback, unless `allow_insecure_listen`.
-    pub listen: SocketAddr,
-    /// Whether `listen` may be an address that other machines can reach.
-    pub allow_insecure_listen: bool,
-    /// How callers show who they are; `None`: nothing is configured.
+    /// Where clients come in.
+    pub transport: TransportSettings,
+    /// How callers show who they are; `None`: nobody is asked.
     pub identity: Option<Settings>,
     /// The external CLIs, each once; if there are none, embedded ones are started. Never together with `cli_path`.
     pub cli_url: Vec<CliAddress>,
@@ -187,11 +186,8 @@ impl Config {
 
     /// Reads all settings before it gives up on any, so that all mistakes are noted.
     fn read(values: &mut Values<'_>) -> Option<Self> {
-        let allow_insecure_listen = values.read("allow_insecure_listen", truth);
-        // If the permission itself is wrong, the address does not get a mistake on top of that.
-        let listen =
-            values.read("listen", |text| listen_address(text, allow_insecure_listen.unwrap_or(true)));
         let identity = identity::identity(values);
+        let transport = transport::transport(values, identity.is_some());
         let cli_url = values.read("cli_url", cli_addresses);
         let cli_home = cli_home(values, cli_url.as_deref());
         let cli_token = cli_token(values);
@@ -202,7 +198,7 @@ impl Config {
         refuse_two_clis(values);
         let state_dir = state_dir(values);
         let store = store::store(values, state_dir.as_ref());
-        let cluster = cluster::cluster(values, listen.map(|address| address.ip()));
+        let cluster = cluster::cluster(values, transport.as_ref());
         let archive = store::archive(values);
         let seal = store::sealer(values);
         let available_tools = values.read("available_tools", |text| list(text, tool));
@@ -237,8 +233,7 @@ impl Config {
         let known = cli_token.clone().into_iter().chain(cluster.token.clone());
         let secrets = secrets(values.env()).chain(known).chain(store::secrets(&store.location)).collect();
         Some(Self {
-            listen: listen?,
-            allow_insecure_listen: allow_insecure_listen?,
+            transport: transport?,
             identity,
             cli_url: cli_url.unwrap_or_default(),
             cli_home: cli_home.unwrap_or_default(),

@@ -1,6 +1,12 @@
 //! From arguments, environment and file to a configuration or to all that is wrong with it.
 
-use std::{collections::BTreeMap, ffi::OsString, io, net::Ipv4Addr, path::Path};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use super::{
     super::command::{Command, Failure, parse},
@@ -9,6 +15,10 @@ use super::{
 use crate::{
     app::{chat::Chat, settings::settings},
     copilot::SystemMessage,
+    grpc::{
+        client::Target,
+        tls::{Clients, Files, Serving},
+    },
     identity::{Algorithm, Role, Source, TenantFrom},
     session::{Effect, Policy, Rule},
 };
@@ -99,7 +109,7 @@ struct Row {
     key: &'static str,
     text: &'static str,
     toml: &'static str,
-    /// A flag without which the setting would be a mistake; empty if there is none.
+    /// The flags without which the setting would be a mistake, with spaces between them.
     needs: &'static str,
     seen: fn(&Config) -> String,
     expected: &'static str,
@@ -121,9 +131,39 @@ macro_rules! row {
         };
     }
 
+fn serving(config: &Config) -> Option<&Serving> {
+    config.transport.tls.serving.as_ref()
+}
+
+fn clients(config: &Config) -> Option<&Clients> {
+    serving(config)?.clients.as_ref()
+}
+
 const ROWS: &[Row] = &[
-    row!(listen = "[::1]:1", "'[::1]:1'" => "[::1]:1"),
-    row!(allow_insecure_listen = "true", "true" => "true"),
+    row!(listen = "[::1]:1", "'[::1]:1'" => "[::1]:1", seen |config| config.transport.listen.to_string()),
+    row!(allow_insecure_listen = "true", "true" => "true",
+            seen |config| config.transport.allow_insecure.to_string()),
+    row!(tls_cert_file = "/cert", "'/cert'" => "Some(\"/cert\")",
+            seen |config| format!("{:?}", serving(config).map(|it| &it.certificate)), needs "--tls-key-file=/key"),
+    row!(tls_key_file = "/key", "'/key'" => "Some(\"/key\")",
+            seen |config| format!("{:?}", serving(config).map(|it| &it.key)), needs "--tls-cert-file=/cert"),
+    row!(tls_client_ca_file = "/ca", "'/ca'" => "(\"/ca\", true)",
+            seen |config| clients(config).map(|it| format!("{:?}", (&it.ca, it.is_required))).unwrap_or_default(),
+            needs "--tls-cert-file=/cert --tls-key-file=/key"),
+    row!(tls_client_auth = "optional", "'optional'" => "Some(false)",
+            seen |config| format!("{:?}", clients(config).map(|it| it.is_required)),
+            needs "--tls-cert-file=/cert --tls-key-file=/key --tls-client-ca-file=/ca"),
+    row!(tls_allowed_names = "a.org, spiffe://a.org/*", "['a.org', 'spiffe://a.org/*']"
+            => r#"Some(AllowedNames([Dns("a.org"), UriBelow("spiffe://a.org/")]))"#,
+            seen |config| format!("{:?}", clients(config).map(|it| &it.allowed)),
+            needs "--tls-cert-file=/cert --tls-key-file=/key --tls-client-ca-file=/ca"),
+    row!(listen_unix = "/run/s", "'/run/s'" => r#"Some(UnixSettings { path: "/run/s", users: None })"#,
+            seen |config| format!("{:?}", config.transport.unix)),
+    row!(listen_unix_users = "0, 1000", "['0', '1000']" => "Some([0, 1000])",
+            seen |config| format!("{:?}", config.transport.unix.as_ref().and_then(|unix| unix.users.as_ref())),
+            needs "--listen-unix=/run/s"),
+    row!(probe_listen = "0.0.0.0:1", "'0.0.0.0:1'" => "Some(0.0.0.0:1)",
+            seen |config| format!("{:?}", config.transport.probes)),
     row!(token_file = "/tokens", "'/tokens'" => "Some(1 tokens)",
             seen |config| format!("{:?}", config.identity.as_ref().and_then(|it| Some(&it.tokens.as_ref()?.tokens)))),
     row!(trusted_proxies = "a.example.com,spiffe://b/c", "['a.example.com', 'spiffe://b/c']" => "2",
@@ -152,6 +192,8 @@ const ROWS: &[Row] = &[
     row!(lease = "9s", "'9s'" => "9s", seen |config| format!("{:?}", config.cluster.lease)),
     row!(cluster_token_file = "/key", "'/key'" => "true",
             seen |config| config.cluster.token.is_some().to_string(), needs "--store-url=postgres://me@db/x"),
+    row!(cluster_ca_file = "/ca", "'/ca'" => "Some(File(\"/ca\"))",
+            seen |config| format!("{:?}", config.transport.tls.peers), needs "--store-url=postgres://me@db/x"),
     row!(store_timeout = "100ms", "'100ms'" => "100ms", seen |config| format!("{:?}", config.store.time_limit)),
     row!(archive = "after_answer", "'after_answer'" => "AfterAnswer", needs "--store-url=postgres://me@db/x"),
     row!(max_session_size = "1MiB", "'1MiB'" => "1048576", seen |config| config.store.max_session_size.to_string()),
@@ -199,7 +241,7 @@ fn every_setting_can_be_set_from_each_source() {
     for setting in settings() {
         let row = ROWS.iter().find(|row| row.key == setting.key);
         let row = row.unwrap_or_else(|| panic!("give {} a row", setting.key));
-        let needs: &[&str] = if row.needs.is_empty() { &[] } else { &[row.needs] };
+        let needs = &row.needs.split(' ').filter(|flag| !flag.is_empty()).collect::<Vec<_>>()[..];
         let flag = format!("{}={}", setting.flag(), row.text);
         // For `default_profile`.
         let profile = "[profiles.a]";
@@ -211,19 +253,16 @@ fn every_setting_can_be_set_from_each_source() {
         check("flag after serve", good(&[&["serve"], needs, &[&flag]].concat(), &[], profile));
         check("variable", good(needs, &[(&setting.variable(), row.text)], profile));
         check("key", good(needs, &[], &toml));
-        assert_ne!(
-            (row.seen)(&good(needs, &[], "")),
-            row.expected,
-            "{} must differ from its default",
-            row.key
-        );
+        // Where it goes together with another, there is no default.
+        let default = load(needs, &[], "").map(|config| (row.seen)(&config));
+        assert_ne!(default.as_deref(), Ok(row.expected), "{} must differ from its default", row.key);
     }
 }
 
 #[test]
 fn without_any_source_the_defaults_count() {
     let config = good(&[], &[], "");
-    assert_eq!(config.listen, SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)));
+    assert_eq!(config.transport.listen, SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)));
     assert_eq!(config.state_dir, Path::new("/home/me/.local/state/copilot-grpc"));
     assert_eq!(config.turn_timeout, Duration::from_secs(600));
     assert_eq!(config.ask_timeout, Duration::from_secs(300));
@@ -238,7 +277,8 @@ fn without_any_source_the_defaults_count() {
     assert_eq!(config.roots(), [config.work_dir()]);
     assert!(good(&["--cli-url=cli:1"], &[], "").roots().is_empty());
     assert!(config.available_tools.is_empty() && config.allow_permissions.is_empty());
-    assert!(!config.allow_insecure_listen);
+    assert!(!config.transport.allow_insecure);
+    assert!(config.transport.tls == Files::default());
     assert!(
         config.cli_url.is_empty()
             && config.embedded_clis == 1
@@ -284,10 +324,9 @@ fn a_list_flag_may_be_repeated() {
 
 #[test]
 fn a_switch_needs_no_value_and_takes_none_from_its_neighbour() {
-    assert!(good(&["--allow-insecure-listen"], &[], "").allow_insecure_listen);
-    assert!(
-        !good(&["--allow-insecure-listen=false"], &[], "allow_insecure_listen = true").allow_insecure_listen
-    );
+    assert!(good(&["--allow-insecure-listen"], &[], "").transport.allow_insecure);
+    let config = good(&["--allow-insecure-listen=false"], &[], "allow_insecure_listen = true");
+    assert!(!config.transport.allow_insecure);
     assert!(usage(&["--allow-insecure-listen", "true"]).contains("'true'"));
 }
 
@@ -312,7 +351,7 @@ fn all_mistakes_are_told_at_once() {
     let expected = r#"
 key max_sesions in /etc/copilot-grpc.toml: unknown key; did you mean max_sessions?
 environment variable COPILOT_GRPC_TURN_TIMOUT: unknown variable; did you mean COPILOT_GRPC_TURN_TIMEOUT?
-environment variable COPILOT_GRPC_LISTEN = "0.0.0.0:50051": other machines could drive the agent here without TLS or authentication: listen on a loopback address, or set allow_insecure_listen = true (--allow-insecure-listen)
+environment variable COPILOT_GRPC_LISTEN = "0.0.0.0:50051": other machines could drive the agent here without TLS or authentication: listen on a loopback address, set tls_cert_file, tls_key_file and tls_client_ca_file, or set allow_insecure_listen = true (--allow-insecure-listen)
 flag --cli-path: cli_path and cli_url (key cli_url in /etc/copilot-grpc.toml) exclude each other: start a CLI or use a running one
 flag --turn-timeout = "soon": write a time with its unit, such as 90s, 10m or 1h30m, from 1ms to 1day
 key log_level in /etc/copilot-grpc.toml: this is a TOML array: write log_level = "FILTER""#;
@@ -377,6 +416,92 @@ fn a_wrong_value_is_refused_with_what_to_write() {
     }
 }
 
+/// Certificates, and with them clients' own.
+const TLS: [&str; 2] = ["--tls-cert-file=/cert", "--tls-key-file=/key"];
+const MUTUAL: [&str; 3] = [TLS[0], TLS[1], "--tls-client-ca-file=/ca"];
+
+#[test]
+fn off_loopback_callers_show_who_they_are_over_tls_unless_the_operator_says_that_they_need_not() {
+    const ANYWHERE: &str = "--listen=0.0.0.0:1";
+    let optional = [MUTUAL[0], MUTUAL[1], MUTUAL[2], "--tls-client-auth=optional"];
+    for (flags, problem, risk) in [
+        (&[][..], "without TLS or authentication", "without TLS"),
+        (&TLS[..], "need not show who they are", "do not show who they are"),
+        (&optional[..], "need not show who they are", "do not show who they are"),
+    ] {
+        let flags = [flags, &[ANYWHERE]].concat();
+        let told = mistakes(&flags, &[], "");
+        assert!(told.starts_with("flag --listen") && told.contains(problem), "{flags:?}: {told}");
+        assert!(told.contains("--allow-insecure-listen") && !told.contains('\n'), "{flags:?}: {told}");
+        let allowed = good(&[&flags[..], &["--allow-insecure-listen"]].concat(), &[], "");
+        assert!(allowed.transport.risk().unwrap().contains(risk), "{flags:?}");
+        let local = flags.iter().map(|flag| flag.replace("0.0.0.0", "127.0.0.1")).collect::<Vec<_>>();
+        let local = good(&local.iter().map(String::as_str).collect::<Vec<_>>(), &[], "");
+        assert_eq!(local.transport.risk(), None);
+    }
+    let mutual = good(&[&MUTUAL[..], &[ANYWHERE]].concat(), &[], "");
+    assert!(mutual.transport.is_mutual() && mutual.transport.risk().is_none());
+    assert_eq!(good(&["--probe-listen=0.0.0.0:1"], &[], "").transport.risk(), None);
+}
+
+#[test]
+fn settings_of_tls_that_do_not_go_together_are_refused() {
+    let with = |others: &[&'static str], flag: &'static str| [others, &[flag]].concat();
+    for (flags, problem) in [
+        (vec![TLS[0]], "flag --tls-cert-file: a certificate and its key go together: set tls_key_file"),
+        (vec![TLS[1]], "flag --tls-key-file: a certificate and its key go together: set tls_cert_file"),
+        (vec![MUTUAL[2]], "flag --tls-client-ca-file: clients show certificates over TLS only"),
+        (
+            with(&TLS, "--tls-client-auth=required"),
+            "flag --tls-client-auth: it is about the certificates of clients",
+        ),
+        (
+            with(&TLS, "--tls-allowed-names=a"),
+            "flag --tls-allowed-names: it is about the certificates of clients",
+        ),
+        (
+            with(&MUTUAL, "--tls-client-auth=maybe"),
+            "flag --tls-client-auth = \"maybe\": write required or optional",
+        ),
+        (with(&MUTUAL, "--tls-allowed-names=*"), "flag --tls-allowed-names = \"*\": write DNS names"),
+        (vec!["--listen-unix-users=0"], "flag --listen-unix-users: it says who may connect"),
+        (
+            vec!["--listen-unix=/s", "--listen-unix-users=me"],
+            "flag --listen-unix-users = \"me\": write user ids",
+        ),
+        (
+            vec!["--listen-unix=/s", "--listen-unix-users="],
+            "flag --listen-unix-users = \"\": nobody could connect",
+        ),
+        (vec!["--probe-listen=here"], "flag --probe-listen = \"here\": write an IP address and a port"),
+        (vec!["--cluster-ca-file=/ca"], "flag --cluster-ca-file: it is for servers that share a store"),
+    ] {
+        // None of them makes a mistake of the address, too.
+        let told = mistakes(&with(&flags, "--listen=0.0.0.0:1"), &[], "");
+        let told = told.lines().filter(|line| !line.contains("without TLS or auth")).collect::<Vec<_>>();
+        assert!(told.len() == 1 && told[0].starts_with(problem), "{flags:?}: {told:?}");
+    }
+}
+
+#[test]
+fn servers_that_share_a_store_know_each_other_by_a_token_or_by_certificates() {
+    const STORE: [&str; 2] = ["--store-url=postgres://me@db/x", "--advertise=10.0.0.7:1"];
+    let with = |others: &[&'static str]| [&STORE, others].concat();
+    for flags in [with(&[]), with(&TLS)] {
+        let told = mistakes(&flags, &[], "");
+        assert!(told.starts_with("setting cluster_token_file: servers that share a store"), "{told}");
+    }
+    good(&with(&MUTUAL), &[], "");
+    good(&with(&["--cluster-token-file=/key"]), &[], "");
+    let advertised = |address: &str| {
+        let flags = [STORE[0], &format!("--advertise={address}"), "--cluster-token-file=/key"];
+        good(&flags, &[], "").cluster.advertise.unwrap()
+    };
+    assert_eq!(advertised("http://host:1/"), "host:1");
+    assert_eq!(advertised("https://host:1"), "https://host:1");
+    assert_eq!(good(&[STORE[0], "--advertise=https://localhost:1"], &[], "").cluster.token, None);
+}
+
 #[test]
 fn clis_that_run_are_not_started() {
     for flag in
@@ -425,10 +550,10 @@ fn addresses_are_accepted_in_every_usual_form() {
         ("[::1]:1", "[::1]:1"),
         ("[::ffff:127.0.0.1]:1", "[::ffff:127.0.0.1]:1"),
     ] {
-        assert_eq!(good(&["--listen", text], &[], "").listen.to_string(), expected);
+        assert_eq!(good(&["--listen", text], &[], "").transport.listen.to_string(), expected);
     }
     let anywhere = good(&["--listen=0.0.0.0:1", "--allow-insecure-listen"], &[], "");
-    assert_eq!(anywhere.listen.to_string(), "0.0.0.0:1");
+    assert_eq!(anywhere.transport.listen.to_string(), "0.0.0.0:1");
     for (text, expected) in [
         ("cli:4321", "cli:4321"),
         ("http://10.0.0.1:4321", "10.0.0.1:4321"),
@@ -770,13 +895,13 @@ fn chat_and_health_find_their_server_and_care_for_nothing_else() {
         let world = world_with(variable);
         match run(&[&["chat"], args].concat(), &world).unwrap() {
             Command::Chat(Chat { server, session: None, model: None, prompt: None }) => {
-                assert_eq!(server, expected)
+                assert_eq!(server, Target { server: expected.into(), ca_file: None, certificate: None })
             }
             other => panic!("{other:?}"),
         }
         match run(&[&["health"], args].concat(), &world).unwrap() {
             Command::Health { server, service } => {
-                assert_eq!((server.as_str(), service.as_str()), (expected, ""));
+                assert_eq!((server.server.as_str(), service.as_str()), (expected, ""));
             }
             other => panic!("{other:?}"),
         }
@@ -784,7 +909,7 @@ fn chat_and_health_find_their_server_and_care_for_nothing_else() {
     let told = run(&["health"], &world_with("127.0.0.1:50051")).unwrap_err().to_string();
     assert_eq!(
         told,
-        "environment variable COPILOT_GRPC_SERVER = \"127.0.0.1:50051\": write a URL such as http://127.0.0.1:50051"
+        "environment variable COPILOT_GRPC_SERVER = \"127.0.0.1:50051\": write a URL such as http://127.0.0.1:50051, or unix:/path of a Unix socket"
     );
 }
 
@@ -804,6 +929,16 @@ fn clients_take_their_arguments() {
         Command::Health { service, .. } => assert_eq!(service, "liveness"),
         other => panic!("{other:?}"),
     }
+    let files = ["--ca-file=/ca", "--cert-file=/cert", "--key-file=/key"];
+    match run(&[&["health", "--server=unix:/run/s"], &files[..]].concat(), &world).unwrap() {
+        Command::Health { server, .. } => {
+            let certificate = Some(("/cert".into(), "/key".into()));
+            let ca_file = Some("/ca".into());
+            assert_eq!(server, Target { server: "unix:/run/s".into(), ca_file, certificate });
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(usage(&["health", "--cert-file=/cert"]).contains("--key-file"));
 }
 
 #[test]

@@ -116,21 +116,13 @@ pub(super) fn tokens(text: &str) -> Result<u64, String> {
 }
 
 /// Parses an address to listen on, which is not looked up: names other than `localhost` may mean another machine tomorrow.
-pub(super) fn listen_address(text: &str, anywhere: bool) -> Result<SocketAddr, String> {
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let local = |port: &str| port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let address = match text.strip_prefix("localhost:") {
         Some(port) => local(port),
         None => text.parse().ok(),
     };
-    let address = address.ok_or("write an IP address and a port, such as 127.0.0.1:50051 or [::1]:50051")?;
-    // Canonical, because ::ffff:127.0.0.1 is the loopback too.
-    if anywhere || address.ip().to_canonical().is_loopback() {
-        Ok(address)
-    } else {
-        Err("other machines could drive the agent here without TLS or authentication: listen on a loopback \
-             address, or set allow_insecure_listen = true (--allow-insecure-listen)"
-            .into())
-    }
+    address.ok_or_else(|| "write an IP address and a port, such as 127.0.0.1:50051 or [::1]:50051".into())
 }
 
 pub(super) fn log_directives(text: &str) -> Result<String, String> {

@@ -14,7 +14,8 @@ use super::{
     first::First,
     hop,
     method::{Method, watch_after},
-    peers::{Carried, Failure, Peers},
+    peers::{Carried, Peers},
+    sender::Failure,
 };
 use crate::{
     grpc::{access::Access, deadline::patience, status},

@@ -5,25 +5,25 @@
 
 use std::{
     collections::HashMap,
-    io,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{HeaderMap, Request, Response, Uri};
-use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tonic::{Code, Status, body::Body, metadata::MetadataMap};
-use tower::Service;
 
-use super::hop;
+use super::{
+    hop,
+    sender::{self, Failure, Sender, failure},
+};
 use crate::{
     copilot::Secret,
-    grpc::pb::node::{
-        LeaveCallRequest, ListStatesRequest, ListStatesResponse, node_service_client::NodeServiceClient,
+    grpc::{
+        pb::node::{
+            LeaveCallRequest, ListStatesRequest, ListStatesResponse, node_service_client::NodeServiceClient,
+        },
+        tls::Tls,
     },
     lock::lock,
     session::Peer,
@@ -32,9 +32,6 @@ use crate::{
 
 /// How long connecting and the greeting may take: the others are near.
 const CONNECTING: Duration = Duration::from_secs(2);
-
-/// How long a connection with open calls may be silent before it is pinged, and how long the answer may take.
-const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// How many calls one connection carries; a server takes a thousand.
 const CALLS: usize = 500;
@@ -46,6 +43,7 @@ const MAX_PEERS: usize = 1_000;
 #[derive(Debug, Clone)]
 pub(in crate::grpc) struct Peers {
     token: Option<Secret>,
+    tls: Tls,
     carriers: Arc<Mutex<HashMap<Incarnation, Vec<Carrier>>>>,
 }
 
@@ -62,21 +60,10 @@ pub(super) struct Carried {
     _call: Arc<()>,
 }
 
-/// Why a call has not reached another server, or has no answer.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Nothing was sent.
-    NotSent(String),
-    /// It may have been done.
-    Lost(String),
-    /// It is never to be tried again: the operator has to mend something.
-    Misled(String),
-}
-
 impl Peers {
-    /// Connections on which this token is shown.
-    pub(in crate::grpc) fn new(token: Option<Secret>) -> Self {
-        Self { token, carriers: Arc::default() }
+    /// Connections on which this token is shown, and, to servers that speak TLS, this certificate.
+    pub(in crate::grpc) fn new(token: Option<Secret>, tls: Tls) -> Self {
+        Self { token, tls, carriers: Arc::default() }
     }
 
     /// The token by which servers know each other.
@@ -137,7 +124,7 @@ impl Peers {
             return Ok(carrier);
         }
         let greeted = timeout(CONNECTING, async {
-            let sender = connect(peer).await?;
+            let sender = Sender::connect(peer, self.tls.connector()).await?;
             self.greet(sender.clone(), peer).await?;
             Ok(sender)
         });
@@ -166,7 +153,12 @@ impl Peers {
                 peer.address
             ))
         };
-        let (metadata, status) = match self.ask(sender, peer, ListStatesRequest::default()).await {
+        let refused = sender.refused.clone();
+        let answer = self.ask(sender, peer, ListStatesRequest::default()).await;
+        if let Some(alert) = refused.get() {
+            return Err(sender::refused(peer, alert));
+        }
+        let (metadata, status) = match answer {
             Ok((metadata, _)) => (metadata, None),
             Err(status) => (status.metadata().clone(), Some(status)),
         };
@@ -231,65 +223,4 @@ fn is_disconnected(status: &Status) -> bool {
     !is_foreign
         && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
         && std::error::Error::source(status).is_some()
-}
-
-/// Opens a connection.
-async fn connect(peer: &Peer) -> Result<Sender, Failure> {
-    let name = &peer.incarnation.node;
-    if peer.address.is_empty() {
-        return Err(Failure::Misled(format!(
-            "server {name}, which has the session, tells the others no address (advertise)"
-        )));
-    }
-    let origin: Uri = format!("http://{}", peer.address).parse().map_err(|_| {
-        Failure::Misled(format!("server {name} advertises {}, which is no address (advertise)", peer.address))
-    })?;
-    let not_sent = |error: io::Error| Failure::NotSent(format!("{}: {error}", peer.address));
-    let socket = TcpStream::connect(&peer.address).await.map_err(not_sent)?;
-    socket.set_nodelay(true).map_err(not_sent)?;
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .adaptive_window(true)
-        .handshake(TokioIo::new(socket))
-        .await
-        .map_err(|error| Failure::NotSent(error.to_string()))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "the connection to another server has ended");
-        }
-    });
-    Ok(Sender { sender, origin })
-}
-
-fn failure(error: &hyper::Error) -> Failure {
-    let causes = || std::iter::successors(std::error::Error::source(error), |error| error.source());
-    let cause = causes().last().map_or_else(|| error.to_string(), ToString::to_string);
-    // The other side has not begun with it: the connection was closed before, or just being closed.
-    let is_refused = causes().filter_map(|error| error.downcast_ref::<h2::Error>()).any(|error| {
-        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
-    });
-    if error.is_canceled() || is_refused { Failure::NotSent(cause) } else { Failure::Lost(cause) }
-}
-
-/// A connection, for tonic's client.
-#[derive(Debug, Clone)]
-struct Sender {
-    sender: http2::SendRequest<Body>,
-    origin: Uri,
-}
-
-impl Service<Request<Body>> for Sender {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = BoxFuture<'static, Result<Response<Incoming>, hyper::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.sender.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.sender.send_request(request).boxed()
-    }
 }

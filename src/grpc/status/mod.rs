@@ -23,6 +23,7 @@ use super::{
 use crate::{
     backend,
     copilot::{AgentFailure, Rejection, failure::AgentCause},
+    identity::Refused,
     session::{
         Cursor, Delivery, Error, Excess, Remains, SessionId, SessionKey, Sessions, Settlement, TurnCause,
         TurnError,

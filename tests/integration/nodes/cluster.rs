@@ -23,7 +23,7 @@ use crate::{
         server::{self, Server},
         soon,
         state::State,
-        until,
+        tls, until,
     },
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Cluster {
     flags: Vec<String>,
     store_url: String,
     postgres: Option<Arc<Postgres>>,
+    /// Who the clients are of servers that speak TLS.
+    pub(crate) tls: Option<tls::Client>,
 }
 
 /// Where a server is, and it, while it runs.
@@ -99,7 +101,7 @@ impl Cluster {
             "--embedded-clis=1".into(),
         ];
         let model = ModelServer::start(script).await.unwrap();
-        Self { model, nodes: (0..count).map(place).collect(), flags, store_url, postgres: None }
+        Self { model, nodes: (0..count).map(place).collect(), flags, store_url, postgres: None, tls: None }
     }
 
     /// Another flag of the servers that are started from now on.
@@ -144,7 +146,8 @@ impl Cluster {
         let flags = self.flags_of(place);
         let cli: &Path = &real_cli::path();
         let state = place.state.clone();
-        let server = Server::start_program_on(&place.program, state, &self.model, cli, &flags).await;
+        let mut server = Server::start_program_on(&place.program, state, &self.model, cli, &flags).await;
+        server.tls = self.tls.clone();
         all_ready(&mut server.client().await).await;
         server
     }

@@ -8,4 +8,5 @@ mod partitions;
 mod rolling;
 mod submitted;
 mod takeover;
+mod trust;
 mod versions;

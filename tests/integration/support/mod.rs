@@ -14,6 +14,7 @@ pub(crate) mod refuser;
 pub(crate) mod server;
 pub(crate) mod service;
 pub(crate) mod state;
+pub(crate) mod tls;
 
 use std::time::Duration;
 

@@ -17,13 +17,15 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use super::{fake_cli::FakeCli, memory::Peak, real_cli, soon, state::State};
+use super::{fake_cli::FakeCli, memory::Peak, real_cli, soon, state::State, tls};
 
 /// A server that runs as a process of its own, with CLIs of its own.
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) logs: watch::Receiver<Vec<String>>,
     pub(crate) url: String,
+    /// Who its clients are, if it speaks TLS.
+    pub(crate) tls: Option<tls::Client>,
     state: Arc<State>,
 }
 
@@ -146,7 +148,7 @@ impl Server {
             }
         });
         let address = value_in(&mut logs, "serving", "address").await;
-        Self { child, logs, url: format!("http://{}", address.as_str().unwrap()), state }
+        Self { child, logs, url: format!("http://{}", address.as_str().unwrap()), tls: None, state }
     }
 
     /// Where its CLIs keep their sessions.
@@ -156,7 +158,10 @@ impl Server {
 
     /// A client of it.
     pub(crate) async fn client(&self) -> CopilotServiceClient<Channel> {
-        CopilotServiceClient::connect(self.url.clone()).await.unwrap()
+        match &self.tls {
+            None => CopilotServiceClient::connect(self.url.clone()).await.unwrap(),
+            Some(tls) => CopilotServiceClient::new(tls.channel(self.address()).await.unwrap()),
+        }
     }
 
     /// The process of the CLI that was started last.
