@@ -59,6 +59,7 @@ mod stopping;
 mod store;
 mod store_command;
 mod support;
+mod tenants;
 mod transport;
 mod turns;
 mod watching;
