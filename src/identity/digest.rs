@@ -1,6 +1,9 @@
 //! SHA-256 hashes of credentials. Pure.
 
-use std::fmt;
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -9,7 +12,7 @@ use subtle::ConstantTimeEq as _;
 ///
 /// It may be the key of a `HashMap` with the standard hasher: the place in the map follows from a random key of this process, so
 /// the time that a lookup takes tells nothing about the hashes in it.
-#[derive(Clone, Copy, Eq, Hash)]
+#[derive(Clone, Copy, Eq)]
 pub(super) struct Digest([u8; 32]);
 
 impl Digest {
@@ -46,6 +49,12 @@ impl Digest {
 impl PartialEq for Digest {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Hash for Digest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
-use super::{
-    Algorithm, Issuer, KeySet, Source, TenantFrom, TenantName, Tokens, digest::Digest, forwarded, jwt::Jwt,
-};
+use super::{Algorithm, Issuer, KeySet, Source, TenantFrom, Tokens, digest::Digest, forwarded, jwt::Jwt};
 
 /// The key of RFC 8037, appendix A.2, and an issuer whose tokens it would sign.
 static ISSUER: LazyLock<(Issuer, KeySet)> = LazyLock::new(|| {

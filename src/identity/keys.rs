@@ -24,7 +24,8 @@ use crate::lock::lock;
 /// The public keys of an issuer, and which tokens they have been found to be good for.
 pub struct KeySet {
     keys: Vec<Key>,
-    /// Tokens whose signatures are good, with their callers, until they expire. They go with the keys.
+    /// Tokens whose signatures are good, with their callers, until they expire. They go with the keys. To look one up takes a tenth
+    /// of the time or less that a signature takes, and it can be done for a peer that has to wait.
     verified: Mutex<HashMap<Digest, (SystemTime, Caller)>>,
 }
 

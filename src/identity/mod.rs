@@ -20,7 +20,7 @@ mod failures;
 mod fetch;
 mod file;
 mod forwarded;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod identities;
 mod jwks;

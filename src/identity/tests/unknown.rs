@@ -16,6 +16,15 @@ fn bytes() -> impl Strategy<Value = Option<Vec<u8>>> {
     option::of(like)
 }
 
+/// What the fuzzer begins with.
+#[test]
+fn the_seeds_of_the_fuzzer_let_nobody_in() {
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/identity");
+    let seeds: Vec<_> = std::fs::read_dir(seeds).unwrap().map(|seed| seed.unwrap().path()).collect();
+    assert_eq!(seeds.len(), 5);
+    assert!(!seeds.iter().any(|seed| fuzzing::lets_in(&std::fs::read(seed).unwrap())));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
