@@ -112,7 +112,7 @@ async fn a_session_is_created_once_also_if_the_store_could_not_say_that_it_has_i
         check(&lost, Code::Unavailable, ErrorReason::StoreUnavailable);
         let made = soon("the store is back", async {
             loop {
-                match create_with(&mut client, request.clone()).await {
+                match Box::pin(create_with(&mut client, request.clone())).await {
                     Ok(session) => return session.session_id,
                     Err(status) => check(&status, Code::Unavailable, ErrorReason::StoreUnavailable),
                 }
