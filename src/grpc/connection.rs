@@ -216,6 +216,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn layers_find_how_a_client_is_connected_and_what_it_leaves_unread() {
+        let (unread, _entry) = Unread::new(&Budget::new(1 << 20));
+        let transport = Transport { is_tls: true, ..Transport::default() };
+        let mut request = Request::new(());
+        request.extensions_mut().insert(Shared { transport: transport.clone(), unread });
+        let request = Shared::spread(request);
+        assert_eq!(request.extensions().get(), Some(&transport));
+        assert!(
+            request.extensions().get::<Unread>().is_some() && request.extensions().get::<Shared>().is_none()
+        );
+    }
+
+    #[test]
     fn connections_that_came_together_grow_to_different_ages_of_which_none_is_over_the_limit() {
         let limit = Duration::from_secs(1800);
         let ages: Vec<_> = (0..100).map(|_| age_of_one(limit)).collect();

@@ -2,9 +2,11 @@
 //!
 //! [`service`] has one short method for each RPC: parse, call the session room, encode. [`convert`] holds the parsing and
 //! encoding, [`codec`] the size of its buffers, and [`status`] makes every error a rich one. [`deadline`] reads the caller's
-//! deadline and [`ending`] keeps it. [`listener`] accepts clients, [`opening`] reads the first bytes of each, and
-//! [`connection`] is an open connection, whose [`frames`] are counted, as is what its client leaves [`unread`]. The [`gate`]
-//! lets nothing but calls through, and [`forward`] sends those on that are for another server. Streams have a [`heartbeat`]. [`protoset`] is the contract for tools.
+//! deadline and [`ending`] keeps it. [`listener`] accepts clients, also on a [`unix`] socket, [`tls`] shakes hands with them,
+//! and [`opening`] reads the first bytes of each. [`connection`] is an open connection, over a [`socket`] of any kind. Its
+//! [`frames`] are counted, as is what its client leaves [`unread`], and its [`transport`] says how the client is connected. The
+//! [`gate`] lets nothing but calls through, and [`forward`] sends those on that are for another server. Streams have a
+//! [`heartbeat`]. [`protoset`] is the contract for tools.
 
 mod access;
 pub mod client;

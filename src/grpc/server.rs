@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::{OptionFuture, join};
+use futures_util::future::{OptionFuture, join3};
 use prost::Message as _;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -192,16 +192,15 @@ pub async fn serve(
             connections.wait().await;
         }
     };
-    if let Some(probes) = ports.probes {
-        let listener = Listener::new(probes, &places(MAX_PROBES), false);
-        followers.spawn(serve(listener, Routes::new(health), None, ended));
-    }
+    let probes = ports.probes.map(|probes| {
+        serve(Listener::new(probes, &places(MAX_PROBES), false), Routes::new(health), None, ended)
+    });
     let places = places(max_connections);
     let tls = tls.is_served().then_some(tls);
     let tcp = Listener::new(ports.tcp, &places, tls.is_some());
     let tcp = serve(tcp, all.clone(), tls, closing.clone());
     let unix = ports.unix.map(|port| serve(Listener::new(port, &places, false), all, None, closing));
-    join(tcp, OptionFuture::from(unix)).await;
+    join3(tcp, OptionFuture::from(unix), OptionFuture::from(probes)).await;
     Ok(())
 }
 

@@ -64,3 +64,57 @@ impl Tls {
         Refusal::Handshake(cause.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
+
+    use rcgen::{CertificateParams, KeyPair, SanType};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::grpc::{
+        opening,
+        tls::{AllowedNames, Clients, Connector, Files, LateRefusal, Serving, Trust},
+    };
+
+    /// Writes a certificate that is its own CA, and its key; and gives their files.
+    fn issue(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+        let uri = format!("spiffe://example.org/{name}");
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        let key = KeyPair::generate().unwrap();
+        let files = (folder.join(format!("{name}.pem")), folder.join(format!("{name}-key.pem")));
+        fs::write(&files.0, params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(&files.1, key.serialize_pem()).unwrap();
+        files
+    }
+
+    #[tokio::test]
+    async fn what_a_clients_certificate_says_comes_with_its_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let (server, client) = (issue(folder.path(), "server"), issue(folder.path(), "client"));
+        let clients = Clients { ca: client.0.clone(), is_required: false, allowed: AllowedNames::default() };
+        let serving = Serving { certificate: server.0.clone(), key: server.1, clients: Some(clients) };
+        let tls = Tls::load(Files { serving: Some(serving), peers: None }).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for shown in [None, Some((client.0.as_path(), client.1.as_path()))] {
+            let connector = Connector::new(&Trust::File(server.0.clone()), shown).unwrap();
+            let connecting = async {
+                let socket = TcpStream::connect(address).await.unwrap();
+                connector.connect("localhost", socket, LateRefusal::default()).await.unwrap()
+            };
+            let accepting = async {
+                let (socket, _) = listener.accept().await.unwrap();
+                tls.accept(socket, opening::deadline()).await.unwrap().1
+            };
+            let (_client, certificate) = tokio::join!(connecting, accepting);
+            let uris = certificate.map(|certificate| certificate.uris.clone());
+            assert_eq!(uris, shown.map(|_| vec!["spiffe://example.org/client".to_owned()]));
+        }
+    }
+}

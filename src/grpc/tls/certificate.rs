@@ -56,8 +56,8 @@ pub(super) fn names(der: &[u8]) -> Result<ClientCertificate, Error> {
         }
     }
     let parts = certificate.subject.0.iter().flat_map(|part| part.0.iter());
-    let common_names = parts.filter(|part| part.oid == CN).filter_map(|part| text(&part.value));
-    names.common_name = common_names.last();
+    let mut common_names = parts.filter(|part| part.oid == CN).filter_map(|part| text(&part.value));
+    names.common_name = common_names.next_back();
     Ok(names)
 }
 

@@ -39,14 +39,10 @@ async fn health(socket: &Path, user: Option<u32>) -> Output {
     soon("health", command.kill_on_drop(true).output()).await.unwrap()
 }
 
-/// Whether this test can be somebody else, and says if it cannot.
+/// Whether this test can be somebody else. Where it counts, it is.
 fn is_root() -> bool {
-    let is_root = geteuid().is_root();
-    if !is_root {
-        eprintln!("SKIPPED, NOT SHOWN: only root can be another user");
-        assert!(std::env::var_os("CI").is_none(), "in CI it is root");
-    }
-    is_root
+    assert!(geteuid().is_root() || std::env::var("CI").as_deref() != Ok("true"), "it needs root");
+    geteuid().is_root()
 }
 
 #[tokio::test]
@@ -81,6 +77,7 @@ async fn the_servers_own_user_is_served_and_the_socket_goes_with_the_server() {
 #[tokio::test]
 async fn a_user_who_may_not_connect_is_refused_whatever_the_mode_of_the_file() {
     if !is_root() {
+        eprintln!("SKIPPED, NOT SHOWN: only root can be another user");
         return;
     }
     let folder = folder();
@@ -99,6 +96,7 @@ async fn a_user_who_may_not_connect_is_refused_whatever_the_mode_of_the_file() {
 #[tokio::test]
 async fn a_user_who_is_named_is_served_and_others_are_not() {
     if !is_root() {
+        eprintln!("SKIPPED, NOT SHOWN: only root can be another user");
         return;
     }
     let folder = folder();
