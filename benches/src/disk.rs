@@ -29,14 +29,14 @@ impl Disk {
         self.0.join(session).exists()
     }
 
-    /// Adds a turn with so many bytes, of text that does not compress to nothing.
+    /// Adds a turn with so many bytes, of text that does not compress to nothing, whose last event has this id.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn add(&self, session: &str, turn: u64, bytes: usize) -> io::Result<()> {
+    pub fn add(&self, session: &str, turn: u64, last: &str, bytes: usize) -> io::Result<()> {
         let folder = self.0.join(session);
         fs::create_dir_all(&folder)?;
-        let mut line = format!(r#"{{"type":"assistant.message","id":"{turn}","data":{{"content":""#);
+        let mut line = format!(r#"{{"type":"assistant.message","id":"{turn}","last":"{last}","data":{{"content":""#);
         let mut number = turn + 1;
         while line.len() < bytes {
             number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -30,6 +30,8 @@ pub struct Recording {
     pub messages: Vec<Template>,
     /// Which of them are deltas, and what is told between them.
     pub deltas: Range<usize>,
+    /// Which of them is the last event that the CLI stores.
+    pub stored: usize,
 }
 
 /// What is put in the place of marks.
@@ -61,7 +63,9 @@ impl Recording {
         let is_delta = |message: &Template| message.has(Mark::Text);
         let first = messages.iter().position(is_delta).expect("deltas");
         let last = messages.iter().rposition(is_delta).expect("deltas");
-        Self { messages, deltas: first..last + 1 }
+        let is_end = |message: &Template| message.says("\"assistant.turn_end\"");
+        let stored = messages.iter().rposition(is_end).expect("an end");
+        Self { messages, deltas: first..last + 1, stored }
     }
 
     /// How many deltas were recorded. Between two of them is a message that says how much there is by now.
@@ -116,6 +120,10 @@ const MARKS: [(&str, Mark); 6] = [
 ];
 
 impl Template {
+    fn says(&self, text: &str) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Text(said) if said.contains(text)))
+    }
+
     /// Reads a line of a recording.
     pub fn new(line: &str) -> Self {
         let (mut parts, mut text, mut rest) = (Vec::new(), String::new(), line);

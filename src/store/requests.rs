@@ -129,14 +129,9 @@ impl Store {
     /// # Errors
     /// [`Error::Gone`] if it is known no more, [`Error::Conflict`] if another process has taken it over, or it has ended.
     pub async fn end(&self, ended: &Ended) -> Result<(), Error> {
-        let update = end(self.runner.engine, &self.runner.incarnation, ended);
-        let key = ended.key.clone();
-        self.runner
-            .write(0, async move |mut work| match work.execute(&update).await? {
-                0 => Err(why_not_advanced(&mut work, &key).await?.into()),
-                _ => Ok(()),
-            })
-            .await
+        let (engine, incarnation, ended) =
+            (self.runner.engine, self.runner.incarnation.clone(), ended.clone());
+        self.runner.write(0, async move |mut work| end(&mut work, engine, &incarnation, &ended).await).await
     }
 
     /// Forgets a request of this process, unless there is a session that it has made.
@@ -233,14 +228,38 @@ impl Store {
     }
 }
 
-/// Notes how a request of this process has ended, unless it is noted already. What was to be sent is needed no more.
-pub(super) fn end(engine: Engine, own: &Incarnation, ended: &Ended) -> Statement {
+/// Notes how a request of this process has ended. It may be noted so already, where the answer to an earlier write was lost. What was to
+/// be sent is needed no more.
+///
+/// # Errors
+/// As of [`Store::end`].
+pub(super) async fn end(
+    work: &mut Work,
+    engine: Engine,
+    own: &Incarnation,
+    ended: &Ended,
+) -> Result<(), Failure> {
     let update = engine.timed(
         "UPDATE requests SET state = $4, result = $5, message_id = $8, prompt = NULL, update_time = {now} \
          WHERE scope = $1 AND tenant = $2 AND id = $3 AND node = $6 AND incarnation = $7 AND state < 2",
     );
     let update = keyed(update, &ended.key).with(number(ended.state)).with(ended.result.as_deref());
-    update.with(own.node.as_str()).with(own.number).with(ended.message_id.as_deref())
+    let update = update.with(own.node.as_str()).with(own.number).with(ended.message_id.as_deref());
+    if work.execute(&update).await? > 0 || is_ended_so(work, own, ended).await? {
+        return Ok(());
+    }
+    Err(why_not_advanced(work, &ended.key).await?.into())
+}
+
+async fn is_ended_so(work: &mut Work, own: &Incarnation, ended: &Ended) -> Result<bool, Failure> {
+    let look = Statement::new(
+        "SELECT 1 FROM requests WHERE scope = $1 AND tenant = $2 AND id = $3 AND state = $4 \
+         AND COALESCE(result, '') = $5 AND node = $6 AND incarnation = $7",
+    );
+    let look = keyed(look, &ended.key).with(number(ended.state));
+    let look =
+        look.with(ended.result.as_deref().unwrap_or_default()).with(own.node.as_str()).with(own.number);
+    Ok(work.row(&look).await?.is_some())
 }
 
 async fn why_not_advanced(work: &mut Work, key: &RequestKey) -> Result<Error, Failure> {
@@ -248,7 +267,7 @@ async fn why_not_advanced(work: &mut Work, key: &RequestKey) -> Result<Error, Fa
 }
 
 /// Whether a request is known.
-pub(super) async fn exists(work: &mut Work, key: &RequestKey) -> Result<bool, Failure> {
+async fn exists(work: &mut Work, key: &RequestKey) -> Result<bool, Failure> {
     let select = Statement::new("SELECT 1 FROM requests WHERE scope = $1 AND tenant = $2 AND id = $3");
     Ok(work.row(&keyed(select, key)).await?.is_some())
 }

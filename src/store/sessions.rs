@@ -101,10 +101,10 @@ impl Store {
                     folders::write(&mut work, ownership.uid, folder).await?;
                 }
                 if let Some(ended) = settling.request {
-                    let end = requests::end(engine, &incarnation, &ended);
-                    // It is no more after a day, which a turn may take.
-                    if work.execute(&end).await? == 0 && requests::exists(&mut work, &ended.key).await? {
-                        return Err(Error::Conflict.into());
+                    match requests::end(&mut work, engine, &incarnation, &ended).await {
+                        // It is no more after a day, which a turn may take.
+                        Ok(()) | Err(Failure::Refused(Error::Gone)) => {}
+                        Err(failure) => return Err(failure),
                     }
                 }
                 work.commit().await

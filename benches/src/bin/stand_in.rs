@@ -339,11 +339,6 @@ impl StandIn {
                         flush(&mut out, &listeners).await;
                     }
                 }
-                if let Some(Err(error)) =
-                    self.disk.as_ref().map(|disk| disk.add(&play.session, turn, disk::TURN))
-                {
-                    eprintln!("stand-in: {error}");
-                }
                 let _ = write!(answer, "{} {} ", play.received, clock::now());
                 answer.extend(std::iter::repeat_n('x', play.answer.saturating_sub(answer.len())));
             }
@@ -369,12 +364,25 @@ impl StandIn {
                 session.turn = None;
             }
             message.push(&mut out, &values);
+            // Before it is told, as the CLI mostly does.
+            if number == recording.stored
+                && let Some(disk) = &self.disk
+                && let Err(error) = disk.add(&play.session, turn, last_id(&out), disk::TURN)
+            {
+                eprintln!("stand-in: {error}");
+            }
             if out.len() >= CHUNK {
                 flush(&mut out, &listeners).await;
             }
         }
         flush(&mut out, &listeners).await;
     }
+}
+
+/// The id of the last event in these frames.
+fn last_id(out: &[u8]) -> &str {
+    let text = std::str::from_utf8(out).unwrap_or_default();
+    text.rsplit_once("\"id\":\"").and_then(|(_, rest)| rest.split('"').next()).unwrap_or_default()
 }
 
 /// A call of a tool: that it begins, with 20 KB of arguments, and that it has ended.

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::oneshot,
+    sync::{Mutex, oneshot},
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,8 @@ pub(super) struct Runner {
     pub(super) shutdown: CancellationToken,
     /// To be cancelled when the CLI has the prompt.
     pub(super) delivered: CancellationToken,
+    /// Held while its end is on the way to the store: what comes of that decides how it has ended.
+    pub(super) recording: Mutex<()>,
 }
 
 impl Runner {
@@ -128,16 +130,30 @@ impl Runner {
 
     /// Does something, unless there is a reason first to give the turn up.
     async fn unless_stopped<T>(&self, turn: &Signals, act: impl Future<Output = T>) -> Result<T, TurnCause> {
+        let stopped = async {
+            let why = self.why_stopped(turn).await;
+            // Told as cut, it would be found answered.
+            let _recorded = self.recording.lock().await;
+            why
+        };
         tokio::select! {
             // What is done is done: a result beats a reason to stop that comes at the same moment.
             biased;
             done = act => Ok(done),
-            () = self.session.gone().cancelled() => Err(self.session.why_gone()),
-            () = turn.abort.cancelled() => Err(TurnCause::Aborted),
-            () = self.aborted.cancelled() => Err(TurnCause::Aborted),
-            () = self.caller_gone.cancelled() => Err(TurnCause::Cancelled),
-            () = self.shutdown.cancelled() => Err(TurnCause::Draining),
-            timeout = self.deadline.passed() => Err(timeout),
+            why = stopped => Err(why),
+        }
+    }
+
+    /// Waits for a reason to give the turn up.
+    async fn why_stopped(&self, turn: &Signals) -> TurnCause {
+        tokio::select! {
+            biased;
+            () = self.session.gone().cancelled() => self.session.why_gone(),
+            () = turn.abort.cancelled() => TurnCause::Aborted,
+            () = self.aborted.cancelled() => TurnCause::Aborted,
+            () = self.caller_gone.cancelled() => TurnCause::Cancelled,
+            () = self.shutdown.cancelled() => TurnCause::Draining,
+            timeout = self.deadline.passed() => timeout,
         }
     }
 
@@ -236,10 +252,10 @@ impl Runner {
     async fn record(&self, answer: TurnResult) -> Result<(), TurnCause> {
         let ended = self.ended_with(&answer);
         let error = loop {
-            let recorded = tokio::select! {
-                biased;
-                recorded = self.session.save(ended.clone()) => recorded,
-                _ = self.deadline.passed() => Err(store::Error::late()),
+            // The store has a limit for each call.
+            let recorded = {
+                let _recording = self.recording.lock().await;
+                self.session.save(ended.clone()).await
             };
             match recorded {
                 Ok(()) | Err(store::Error::Gone) => return Ok(()),

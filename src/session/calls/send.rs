@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -189,6 +189,7 @@ impl Sessions {
             aborted: aborted.clone(),
             shutdown: self.inner.shutdown.clone(),
             delivered: delivered.clone(),
+            recording: Mutex::default(),
         };
         self.inner.means.tasks.spawn(runner.run(ticket, granted));
         let gone = (!detached).then(|| Arc::new(caller_gone.drop_guard()));

@@ -347,12 +347,13 @@ impl Session {
         let mut tries = 0..RESUME_TRIES;
         let mut parameters = self.parameters(&blueprint);
         parameters.leave_model();
-        let own_folder = self.own_folder().await;
-        if let Some(folder) = &own_folder {
-            parameters.work_in(folder);
-        }
+        let folders = self.own_folders().await;
+        let mut folders = folders.iter().peekable();
         loop {
             tries.next();
+            if let Some(folder) = folders.peek() {
+                parameters.work_in(folder);
+            }
             let resume = Resume { parameters, continue_pending_work };
             let resumed = self.call_within(RESUME_LIMIT, link, &resume).await;
             parameters = resume.parameters;
@@ -365,9 +366,13 @@ impl Session {
                         parameters.leave_tools();
                     }
                 }
+                // The folder has gone since it was looked at.
+                Err(backend::Error::Rejected(Rejection::InvalidParameter(_))) if folders.len() > 1 => {
+                    folders.next();
+                }
                 resumed => {
-                    if let (Ok(_), Some(folder)) = (&resumed, own_folder) {
-                        self.lock().working_directory = folder;
+                    if let (Ok(_), Some(folder)) = (&resumed, folders.next()) {
+                        self.lock().working_directory.clone_from(folder);
                     }
                     return resumed;
                 }
@@ -376,17 +381,18 @@ impl Session {
         }
     }
 
-    /// Where it is to work, unless somebody has named a folder: where it did, if that is on this machine. The CLI may know an older one,
-    /// of a server that had it before.
-    async fn own_folder(&self) -> Option<String> {
+    /// Where it is to work, the best first; nowhere in particular, if somebody has named a folder. It goes on where it did, if that is on
+    /// this machine. The CLI may know an older folder, of a server that had it before.
+    async fn own_folders(&self) -> Vec<String> {
         let backend = self.backend();
-        let own = std::path::absolute(backend.work_dir()?).ok()?;
-        if self.blueprint().settings.working_directory.is_some() {
-            return None;
-        }
+        let own = backend.work_dir().and_then(|folder| std::path::absolute(folder).ok());
+        let Some(own) = own.filter(|_| self.blueprint().settings.working_directory.is_none()) else {
+            return Vec::new();
+        };
+        let own = own.to_string_lossy().into_owned();
         let known = self.lock().working_directory.clone();
-        let is_here = tokio::fs::metadata(&known).await.is_ok_and(|it| it.is_dir());
-        Some(if is_here { known } else { own.to_string_lossy().into_owned() })
+        let is_here = known != own && tokio::fs::metadata(&known).await.is_ok_and(|it| it.is_dir());
+        if is_here { vec![known, own] } else { vec![own] }
     }
 
     async fn complete(self: &Arc<Self>, link: &Arc<Link>, created: Created) -> Result<(), backend::Error> {

@@ -309,6 +309,8 @@ impl Session {
             self.has_moved.store(true, Ordering::Release);
         }
         self.is_deleted();
+        // Here, and not when its task comes to it: by then the agent may have told that it was stopped.
+        self.with_current(|current| current.fail_unless_through(self.why_gone()));
     }
 }
 

@@ -65,9 +65,12 @@ async fn a_turn_is_settled_as_a_whole(place: Place) {
     let request = store.request(&key).await.unwrap().unwrap();
     assert_eq!((request.state, request.result.as_deref()), (RequestState::Succeeded, Some("result")));
     assert_eq!(store.find("t", "s").await.unwrap().unwrap().facts.title, "new");
-    // It has ended once.
+    // The same end once more: the answer to the first may have been lost. Another one is none.
     settling.folder = None;
-    assert_eq!(store.settle(uid, &settling).await, Err(Error::Conflict));
+    store.settle(uid, &settling).await.unwrap();
+    let other = settling.request.clone().map(|ended| Ended { result: Some("other".into()), ..ended });
+    let other = Settling { request: other, ..settling.clone() };
+    assert_eq!(store.settle(uid, &other).await, Err(Error::Conflict));
     // One that is forgotten holds nothing up.
     store.forget(&key).await.unwrap();
     store.settle(uid, &settling).await.unwrap();

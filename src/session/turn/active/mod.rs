@@ -335,6 +335,13 @@ impl Active {
         self.conclude(Err(error));
     }
 
+    /// It has failed, unless the agent is through.
+    pub(in crate::session) fn fail_unless_through(&mut self, cause: TurnCause) {
+        if matches!(self.end, End::Open) {
+            self.fail(cause);
+        }
+    }
+
     /// What a failure would be now.
     pub(in crate::session) fn error(&self, cause: TurnCause) -> TurnError {
         let delivery = match &cause {

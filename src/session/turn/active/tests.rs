@@ -83,6 +83,28 @@ fn an_answer_that_cannot_be_recorded_in_time_is_late_for_the_stores_sake_and_fin
 }
 
 #[test]
+fn a_turn_that_is_given_up_is_told_of_that_and_not_of_how_its_agent_was_stopped() {
+    let mut current = running(None);
+    current.fail_unless_through(TurnCause::Deleted);
+    hear(&mut current, "abort", json!({"reason": "user_initiated"}));
+    hear(&mut current, "session.idle", json!({"aborted": true}));
+    let error = current.take_outcome().unwrap().unwrap_err();
+    assert!(matches!(error.cause, TurnCause::Deleted), "{error:?}");
+    // Where the agent is through, its answer is what counts.
+    let mut current = running(None);
+    current.promised = true;
+    hear(
+        &mut current,
+        "assistant.message",
+        json!({"messageId": "a", "content": "hi", "originatingMessageId": "m"}),
+    );
+    hear(&mut current, "session.idle", json!({}));
+    current.fail_unless_through(TurnCause::Deleted);
+    current.recorded(Ok(()));
+    assert_eq!(current.take_outcome().unwrap().unwrap().content, "hi");
+}
+
+#[test]
 fn an_answer_that_is_being_checked_is_not_lost_with_its_connection() {
     let mut current = running(schema());
     let message = json!({"messageId": "a", "content": r#"{"n": 3}"#, "originatingMessageId": "m"});

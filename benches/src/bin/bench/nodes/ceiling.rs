@@ -201,7 +201,7 @@ impl Folders {
         let path = RelativePath::parse(b"events.jsonl")?;
         let (mut writes, mut chunks, mut bytes, mut from) = (Vec::new(), 0, 0, 0);
         for turn in 0..TURNS {
-            disk.add("it", turn.unsigned_abs(), disk::TURN)?;
+            disk.add("it", turn.unsigned_abs(), "", disk::TURN)?;
             let all = Bytes::from(std::fs::read(&events)?);
             let is_snapshot = turn == 0 || wants_snapshot(chunks, bytes, all.len() as u64);
             let op = match is_snapshot {
