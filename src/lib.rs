@@ -34,7 +34,7 @@
 //!    that), and never half a frame on the wire. What is reported as not delivered never runs later; a prompt that waits in the CLI is
 //!    withdrawn.
 //! 7. Only [`grpc`] knows protobuf, only [`jsonrpc`] framing, only [`store`] SQL.
-//! 8. A session is found by its tenant and its id together. Without authentication there is one tenant.
+//! 8. Another tenant's session does not exist. Where nobody is asked who he is, there is one tenant.
 //! 9. Prompts, answers, tokens and keys are in no log and no error, but a session's own answer in its own errors. Tokens and
 //!    keys are never on disk, unless sealed with the operator's key.
 //! 10. At most one server owns a session at any time, and one that has lost it, or its lease, writes nothing more for it: every write

@@ -111,6 +111,11 @@ impl Facade {
         guard: PathBuf,
         look_up: impl Fn(&CliAddress) -> Addresses,
     ) -> Result<Self, StartError> {
+        if config.identity.is_none() && !config.trusts_callers {
+            warn!(
+                "callers are not asked who they are: whoever reaches this server may do everything (trust = callers, or token_file)"
+            );
+        }
         if let Some(risk) = config.transport.risk() {
             warn!(listen = %config.transport.listen, "{risk} (allow_insecure_listen)");
         }

@@ -98,6 +98,13 @@ const SETTINGS: &[Setting] = &[
         help: "IP address and port on which health is served, and nothing else, without TLS",
     },
     Setting {
+        key: "trust",
+        value: "WHOM",
+        default: None,
+        help: "callers: nobody is asked who he is, and whoever reaches the server may do everything; not together with token_file and the \
+               other ways to show who calls",
+    },
+    Setting {
         key: "token_file",
         value: "FILE",
         default: None,

@@ -71,6 +71,7 @@ fn producers() -> Vec<(ErrorReason, Produced)> {
         (ErrorReason::CursorExpired, Box::pin(a_place_that_is_gone())),
         (ErrorReason::AskNotFound, Box::pin(an_answer_to_nothing())),
         (ErrorReason::TurnNotFound, Box::pin(a_turn_that_nobody_has_sent())),
+        (ErrorReason::Unauthenticated, Box::pin(a_call_of_nobody())),
         (ErrorReason::AskSettled, Box::pin(an_answer_that_is_too_late())),
         (ErrorReason::ResponseMismatch, Box::pin(an_answer_of_another_form())),
         (ErrorReason::MethodUnknown, Box::pin(call_raw("/copilot_grpc.v1.CopilotService/Fly", b"", None))),
@@ -154,6 +155,17 @@ async fn a_turn_that_nobody_has_sent() -> Status {
     let (_cli, facade) = start(&[]).await;
     let request = GetTurnRequest { session_id: "s".into(), request_id: "none".into(), ..Default::default() };
     facade.client().get_turn(request).await.unwrap_err()
+}
+
+async fn a_call_of_nobody() -> Status {
+    let cli = FakeCli::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens.toml");
+    let hash = "0".repeat(64);
+    let table = format!("[[token]]\nsha256 = \"{hash}\"\ntenant = \"a\"\nsubject = \"b\"\n");
+    std::fs::write(&tokens, table).unwrap();
+    let facade = cli.setup().flag(format!("--token-file={}", tokens.display())).start().await;
+    facade.client().get_session(GetSessionRequest { session_id: "s".into() }).await.unwrap_err()
 }
 
 async fn start(flags: &[&str]) -> (FakeCli, TestFacade) {

@@ -39,6 +39,22 @@ pub(super) fn identity(values: &mut Values<'_>) -> Option<Settings> {
     (!is_empty).then_some(Settings { tokens, issuers, certificates, trusted_proxies, users })
 }
 
+/// Whether all callers are to be trusted, which is not to be said beside ways to ask them.
+pub(super) fn trusts_callers(values: &mut Values<'_>, asks_who: bool) -> Option<()> {
+    const TRUST: &str = "trust";
+    let trusted = values.read(TRUST, |text| match text.trim() {
+        "callers" => Ok(()),
+        _ => {
+            Err("write callers, or leave it out and say how callers show who they are, such as by token_file"
+                .into())
+        }
+    });
+    if asks_who && values.origin(TRUST).is_some() {
+        values.refuse(TRUST, "callers are asked who they are, and so are not all trusted: leave this out, or the ways to ask them");
+    }
+    trusted
+}
+
 fn patterns(text: &str) -> Result<Vec<Pattern>, String> {
     text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::parse).collect()
 }

@@ -56,6 +56,8 @@ pub struct Config {
     pub transport: TransportSettings,
     /// How callers show who they are; `None`: nobody is asked.
     pub identity: Option<Settings>,
+    /// Whether the operator says that all callers are to be trusted. Never together with `identity`.
+    pub trusts_callers: bool,
     /// The external CLIs, each once; if there are none, embedded ones are started. Never together with `cli_path`.
     pub cli_url: Vec<CliAddress>,
     /// The homes of the CLIs at `cli_url`, one for each in their order; empty: this server does not see them. The home of an
@@ -187,6 +189,7 @@ impl Config {
     /// Reads all settings before it gives up on any, so that all mistakes are noted.
     fn read(values: &mut Values<'_>) -> Option<Self> {
         let identity = identity::identity(values);
+        let trusts_callers = identity::trusts_callers(values, identity.is_some());
         let transport = transport::transport(values, identity.is_some());
         let cli_url = values.read("cli_url", cli_addresses);
         let cli_home = cli_home(values, cli_url.as_deref());
@@ -235,6 +238,7 @@ impl Config {
         Some(Self {
             transport: transport?,
             identity,
+            trusts_callers: trusts_callers.is_some(),
             cli_url: cli_url.unwrap_or_default(),
             cli_home: cli_home.unwrap_or_default(),
             cli_token,

@@ -164,6 +164,7 @@ const ROWS: &[Row] = &[
             needs "--listen-unix=/run/s"),
     row!(probe_listen = "0.0.0.0:1", "'0.0.0.0:1'" => "Some(0.0.0.0:1)",
             seen |config| format!("{:?}", config.transport.probes)),
+    row!(trust = "callers", "'callers'" => "true", seen |config| config.trusts_callers.to_string()),
     row!(token_file = "/tokens", "'/tokens'" => "Some(1 tokens)",
             seen |config| format!("{:?}", config.identity.as_ref().and_then(|it| Some(&it.tokens.as_ref()?.tokens)))),
     row!(trusted_proxies = "a.example.com,spiffe://b/c", "['a.example.com', 'spiffe://b/c']" => "2",
