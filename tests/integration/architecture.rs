@@ -49,9 +49,9 @@ const SESSION: &[&str] = &[
 const PRIVATE: &[(&[&str], &[&str])] = &[
     (&["tonic", "prost"], &["grpc"]),
     (&["tokio::net", "std::net", "socket2"], &["identity", "backend", "grpc", "app"]),
-    (&["ring", "tokio_rustls", "rustls_native_certs"], &["identity"]),
+    (&["ring", "rustls", "tokio_rustls"], &["identity", "grpc"]),
     (&["hickory_resolver"], &["backend"]),
-    (&["rustls", "tokio_rustls", "x509_cert"], &["grpc"]),
+    (&["x509_cert"], &["grpc"]),
     (&["sqlx"], &["store"]),
     (&["clap", "tracing_subscriber"], &["app"]),
     (&["toml"], &["identity", "app"]),

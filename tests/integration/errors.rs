@@ -136,6 +136,7 @@ fn code(name: &str) -> Code {
     match name {
         "INVALID_ARGUMENT" => Code::InvalidArgument,
         "NOT_FOUND" => Code::NotFound,
+        "UNAUTHENTICATED" => Code::Unauthenticated,
         "PERMISSION_DENIED" => Code::PermissionDenied,
         "ALREADY_EXISTS" => Code::AlreadyExists,
         "RESOURCE_EXHAUSTED" => Code::ResourceExhausted,

@@ -70,6 +70,7 @@ impl Server {
     async fn session(&self, store: &Store, id: &str, home: Option<&str>) -> Ownership {
         let node = if home.is_some() { NODE } else { "" };
         let facts = Facts {
+            cli_id: id.into(),
             title: format!("The title of {id}"),
             labels: [("team".into(), "a".into())].into(),
             settings: "{\"model\":\"m\"}".into(),

@@ -80,6 +80,18 @@ fn rows() -> Vec<Row> {
     let violation = Violation { field: "prompt".into(), description: "say something".into() };
     vec![
         row(invalid(vec![violation]), (InvalidArgument, InvalidField, &[BAD_REQUEST])),
+        row(
+            unauthenticated(&Refused::NoCredentials),
+            (Code::Unauthenticated, ErrorReason::Unauthenticated, &[]),
+        ),
+        row(
+            unauthenticated(&Refused::TooManyFailures { retry_after: second }),
+            (Code::Unauthenticated, ErrorReason::Unauthenticated, &[RETRY_INFO]),
+        ),
+        row(
+            unauthenticated(&Refused::Unavailable),
+            (Unavailable, ErrorReason::Unauthenticated, &[RETRY_INFO]),
+        ),
         row(too_many_calls(), (ResourceExhausted, Overloaded, &[RETRY_INFO])),
         row(lagged(None), (ResourceExhausted, StreamLagged, &[])),
         // session::Error

@@ -203,6 +203,7 @@ impl TestFacade {
     /// Has a session in its store, as if it had been made before, in the CLI of this place. Gives it this owner.
     pub(crate) async fn has(&self, id: &str, place: &str, owner: &str) {
         let facts = Facts {
+            cli_id: id.into(),
             settings: "{}".into(),
             has_message: true,
             home: place.into(),

@@ -288,6 +288,7 @@ impl Writer {
 fn facts() -> Facts {
     Facts {
         owner: "somebody".into(),
+        cli_id: "d2b4c6d8-e0f2-a4b6-c8d0-e2f4a6b8c0d2".into(),
         title: "What was asked first, or what it was about".into(),
         working_directory: "/work/somebody/project".into(),
         settings: "{}".into(),
