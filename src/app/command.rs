@@ -3,6 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, builder::ValueParser};
+use zeroize::Zeroizing;
 
 use super::{
     chat::Chat,
@@ -12,7 +13,10 @@ use super::{
     token::{self, NewToken},
 };
 
-use crate::grpc::client::{Target, UNIX};
+use crate::{
+    copilot::Secret,
+    grpc::client::{Target, UNIX},
+};
 
 /// A command with its arguments.
 #[derive(Clone, Debug)]
@@ -247,7 +251,14 @@ fn server(args: &ArgMatches, env: &impl Environment) -> Result<Target, ConfigErr
         server: server_url(args, env)?,
         ca_file: file("ca-file"),
         certificate: file("cert-file").zip(file("key-file")),
+        token: token(env),
     })
+}
+
+/// The bearer token of a client.
+fn token(env: &impl Environment) -> Option<Secret> {
+    let text = Zeroizing::new(env.var(settings::TOKEN_VARIABLE)?.to_string_lossy().trim().to_owned());
+    (!text.is_empty()).then(|| Secret::new(text.as_str()))
 }
 
 fn server_url(args: &ArgMatches, env: &impl Environment) -> Result<String, ConfigError> {

@@ -455,6 +455,9 @@ const TABLES: [&str; 4] = ["profiles", "jwt", "certificate", "unix_user"];
 const CONFIG_VARIABLE: &str = "COPILOT_GRPC_CONFIG";
 /// The variable of the clients' `--server`. It is no setting, but not unknown either: one shell may run both sides.
 pub(super) const SERVER_VARIABLE: &str = "COPILOT_GRPC_SERVER";
+
+/// The variable with the bearer token that `chat` and `health` bring. There is no flag: everybody on the machine can see those.
+pub(super) const TOKEN_VARIABLE: &str = "COPILOT_GRPC_TOKEN";
 /// The variable with the password of the store, which has no flag and no key: it would be where others read it.
 pub(super) const STORE_PASSWORD: &str = "COPILOT_GRPC_STORE_PASSWORD";
 
@@ -691,7 +694,7 @@ impl<'e> Values<'e> {
             }
         }
         let mut known: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
-        known.extend([CONFIG_VARIABLE, SERVER_VARIABLE, STORE_PASSWORD].map(String::from));
+        known.extend([CONFIG_VARIABLE, SERVER_VARIABLE, TOKEN_VARIABLE, STORE_PASSWORD].map(String::from));
         let mut names = self.env.names();
         names.sort_unstable();
         for name in names {

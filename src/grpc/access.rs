@@ -7,10 +7,10 @@ use std::sync::{Arc, LazyLock};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
-use tonic::{Extensions, Status};
+use tonic::Extensions;
 
-use super::{convert::Checks, pb, status};
-use crate::session::{Error, Listing, RequestId, SessionId, SessionKey, Sessions, Tenant};
+use super::pb;
+use crate::session::{Error, Excess, Listing, RequestId, SessionId, SessionKey, Sessions, Tenant};
 
 /// What a call may see and do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,13 +103,12 @@ impl Access {
     ///
     /// # Errors
     /// If it is not there for this caller.
-    pub(super) async fn session(&self, sessions: &Sessions, id: SessionId) -> Result<SessionKey, Status> {
+    pub(super) async fn session(&self, sessions: &Sessions, id: SessionId) -> Result<SessionKey, Error> {
         let key = SessionKey::new(self.tenant.clone(), id);
         let Some(subject) = self.only_of() else { return Ok(key) };
-        match sessions.owner(&key).await {
-            Ok(Some(owner)) if *owner == **subject => Ok(key),
-            Ok(_) => Err(status::of(&Error::NotFound(key.id().clone()))),
-            Err(error) => Err(status::of(&error)),
+        match sessions.owner(&key).await? {
+            Some(owner) if *owner == **subject => Ok(key),
+            _ => Err(Error::NotFound(key.id().clone())),
         }
     }
 
@@ -117,28 +116,25 @@ impl Access {
     ///
     /// # Errors
     /// If it is another's.
-    pub(super) async fn free_or_own(&self, sessions: &Sessions, id: SessionId) -> Result<SessionKey, Status> {
+    pub(super) async fn free_or_own(&self, sessions: &Sessions, id: SessionId) -> Result<SessionKey, Error> {
         let key = SessionKey::new(self.tenant.clone(), id);
         let Some(subject) = self.only_of() else { return Ok(key) };
-        match sessions.owner(&key).await {
-            Ok(Some(owner)) if *owner != **subject => Err(status::of(&Error::Exists(key.id().clone()))),
-            Ok(_) => Ok(key),
-            Err(error) => Err(status::of(&error)),
+        match sessions.owner(&key).await? {
+            Some(owner) if *owner != **subject => Err(Error::Exists(key.id().clone())),
+            _ => Ok(key),
         }
     }
 
     /// Whose a new session is: the caller's, unless it says otherwise and may.
-    pub(super) fn owner_of_new(&self, named: String) -> Result<String, Status> {
+    ///
+    /// # Errors
+    /// If only an admin of the tenant may say so.
+    pub(super) fn owner_of_new(&self, named: String) -> Result<String, Error> {
         match (self.only_of(), &self.subject) {
             (Some(subject), _) if named.is_empty() || *named == **subject => Ok(subject.to_string()),
-            (Some(_), _) => {
-                let mut checks = Checks::default();
-                checks.wrong("owner", "is you, unless you are an admin of your tenant: leave it out");
-                Err(checks
-                    .done(None::<()>)
-                    .map_err(status::invalid)
-                    .err()
-                    .unwrap_or_else(|| Status::internal("")))
+            (Some(subject), _) => {
+                let allowed = format!("may only be {subject}, or be left out");
+                Err(Error::Denied(vec![Excess { field: "owner".into(), allowed }]))
             }
             (None, Some(subject)) if named.is_empty() => Ok(subject.to_string()),
             (None, _) => Ok(named),
@@ -161,5 +157,42 @@ impl Access {
         }
         listing.wanted.owner = Some(subject.to_string());
         Some(listing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ann(tenant_admin: bool) -> Access {
+        let roles = Roles { tenant_admin, operator: false };
+        Access { tenant: Tenant::named("acme"), subject: Some("ann".into()), roles }
+    }
+
+    #[test]
+    fn what_servers_tell_each_other_is_read_as_it_was_written() {
+        for access in [ann(true), ann(false), Access::EVERYBODY, NOBODY.clone()] {
+            assert_eq!(Access::read(access.write().as_bytes()), Some(access));
+        }
+        for broken in ["", "e30", "%", "bnVsbA"] {
+            assert_eq!(Access::read(broken.as_bytes()), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn a_call_of_which_nobody_has_said_whose_it_is_is_nobodys() {
+        let access = Access::of(&Extensions::new()).clone();
+        assert_ne!(access.tenant, Tenant::ONLY);
+        assert!(access.only_of().is_some() && !access.is_operator());
+    }
+
+    #[test]
+    fn a_user_owns_what_it_makes_and_an_admin_says_who_does() {
+        assert_eq!(ann(false).owner_of_new(String::new()).unwrap(), "ann");
+        assert_eq!(ann(false).owner_of_new("ann".into()).unwrap(), "ann");
+        assert!(matches!(ann(false).owner_of_new("bob".into()), Err(Error::Denied(_))));
+        assert_eq!(ann(true).owner_of_new("bob".into()).unwrap(), "bob");
+        assert_eq!(ann(true).owner_of_new(String::new()).unwrap(), "ann");
+        assert_eq!(Access::EVERYBODY.owner_of_new("bob".into()).unwrap(), "bob");
     }
 }

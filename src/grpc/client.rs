@@ -6,11 +6,14 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 use tonic::{
-    Status, Streaming,
+    Request, Status, Streaming,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower::service_fn;
+use zeroize::Zeroizing;
 
 use super::{
     pb::{
@@ -19,6 +22,7 @@ use super::{
     },
     tls::{Connector, LateRefusal, Problems, Trust},
 };
+use crate::copilot::Secret;
 
 /// How long connecting and the small calls may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +36,8 @@ pub struct Target {
     pub ca_file: Option<PathBuf>,
     /// The client's certificate and its key, for servers that ask for one.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// The bearer token that each call brings, for servers that ask who calls.
+    pub token: Option<Secret>,
 }
 
 /// How the name of a Unix socket begins.
@@ -43,6 +49,32 @@ pub struct Client {
     channel: Channel,
     /// Whether the server has refused the certificate that was shown, or that there was none.
     refused: LateRefusal,
+    bearer: Bearer,
+}
+
+/// Adds the client's token, if it has one, to each call.
+#[derive(Debug, Clone)]
+struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Bearer {
+    fn new(token: Option<&Secret>) -> Result<Self, Error> {
+        let value = token.map(|token| {
+            let written = Zeroizing::new(format!("Bearer {}", token.expose()));
+            let mut value = MetadataValue::try_from(written.as_str()).map_err(|_| Error::Token)?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        value.transpose().map(Self)
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// Why the client could not do its work.
@@ -61,6 +93,9 @@ pub enum Error {
     /// A file of certificates or keys cannot be used.
     #[error("{0}")]
     Files(#[from] Problems),
+    /// The token cannot be sent.
+    #[error("the token in COPILOT_GRPC_TOKEN has characters that no token has")]
+    Token,
     /// The server refused the client.
     #[error(
         "the server refuses the certificate of this side, or that there is none ({0:?}): see --cert-file"
@@ -93,6 +128,7 @@ impl Client {
     /// # Errors
     /// If its address makes no sense, if a file cannot be used, or if there is no server that is trusted.
     pub async fn connect(target: &Target) -> Result<Self, Error> {
+        let bearer = Bearer::new(target.token.as_ref())?;
         let server = &target.server;
         let failed = |problem: &(dyn StdError + 'static)| Error::Connect {
             server: server.clone(),
@@ -126,7 +162,7 @@ impl Client {
         } else {
             endpoint.connect().await
         };
-        Ok(Self { channel: connected.map_err(|error| failed(&error))?, refused })
+        Ok(Self { channel: connected.map_err(|error| failed(&error))?, refused, bearer })
     }
 
     /// What is wrong, if a call has failed.
@@ -134,8 +170,9 @@ impl Client {
         self.refused.get().map_or(Error::Status(status), Error::Refused)
     }
 
-    fn service(&self) -> CopilotServiceClient<Channel> {
-        CopilotServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    fn service(&self) -> CopilotServiceClient<InterceptedService<Channel, Bearer>> {
+        CopilotServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(usize::MAX)
     }
 
     /// Whether a service is serving; the empty name stands for the whole server.

@@ -237,7 +237,7 @@ impl Conversation {
         let id = checks.done(id).map_err(status::invalid)?;
         // When the server drains, the stream's turns finish first, so it is not the watcher that ends the stream.
         let never = CancellationToken::new();
-        let key = self.access.session(&self.sessions, id).await?;
+        let key = self.access.session(&self.sessions, id).await.map_err(|error| status::of(&error))?;
         let watch = self.sessions.watch(&key, from, filter, never);
         let watch = about(&self.sessions, &key, watch).await?;
         let session = Some(convert::session(watch.session()));

@@ -63,7 +63,7 @@ impl Service {
 
     /// The session that a call names, if its caller may see it.
     async fn session(&self, extensions: &Extensions, id: SessionId) -> Result<SessionKey, Status> {
-        Access::of(extensions).session(&self.sessions, id).await
+        Access::of(extensions).session(&self.sessions, id).await.map_err(|error| status::of(&error))
     }
 
     /// The result of a call about a session that only reads, and so may be repeated whatever became of it.
@@ -112,11 +112,11 @@ impl CopilotService for Service {
             blueprint =
                 profile.tighten(blueprint).map_err(|excesses| status::of(&Error::Denied(excesses)))?;
         }
-        blueprint.owner = access.owner_of_new(blueprint.owner)?;
+        blueprint.owner = access.owner_of_new(blueprint.owner).map_err(|error| status::of(&error))?;
         let request_id = request_id.map(|request| access.request(request));
         let (session, resumed) = match resume {
             Some(id) => {
-                let key = access.free_or_own(&self.sessions, id).await?;
+                let key = access.free_or_own(&self.sessions, id).await.map_err(|error| status::of(&error))?;
                 let deadline = deadline::of_call(&metadata, None, self.turn_timeout);
                 self.sessions.create_or_resume(&key, blueprint, request_id, deadline).await
             }
@@ -279,10 +279,13 @@ impl CopilotService for Service {
         request: Request<pb::DeleteSessionRequest>,
     ) -> Result<Response<pb::DeleteSessionResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let key = self.session(&extensions, session_id(&request.session_id)?).await?;
-        let deleted = match self.sessions.delete(&key).await {
-            Err(error) => Err(self.sessions.explain(&key, error).await),
-            deleted => deleted,
+        let id = session_id(&request.session_id)?;
+        let deleted = match Access::of(&extensions).session(&self.sessions, id).await {
+            Err(error) => Err(error),
+            Ok(key) => match self.sessions.delete(&key).await {
+                Err(error) => Err(self.sessions.explain(&key, error).await),
+                deleted => deleted,
+            },
         };
         match deleted {
             Err(Error::NotFound(_)) if request.allow_missing => {}

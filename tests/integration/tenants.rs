@@ -1,22 +1,30 @@
 //! Callers of several tenants, and of one: what is another's does not exist, and nothing tells that it does; on the real CLI.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{fmt, fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use copilot_grpc::{
-    app::Facade,
-    grpc::pb::{
-        AbortTurnRequest, AskAnswer, CloseSessionRequest, CompactSessionRequest, ConverseOpen,
-        ConverseRequest, CreateSessionRequest, DeleteSessionRequest, ErrorReason, ForkSessionRequest,
-        GetServerInfoRequest, GetSessionRequest, GetTurnRequest, GetUsageRequest, ListEventsRequest,
-        ListRewindPointsRequest, ListSessionsRequest, ListTurnsRequest, PermissionAnswer, RespondRequest,
-        ResumeSessionRequest, RewindSessionRequest, Role, SendAndWaitRequest, Session, SubmitTurnRequest,
-        UpdateSessionRequest, WatchSessionRequest, WhoAmIRequest, ask_answer::Answer,
-        converse_request::Payload, copilot_service_client::CopilotServiceClient,
+    copilot::Secret,
+    grpc::{
+        client,
+        pb::{
+            AbortTurnRequest, AskAnswer, CloseSessionRequest, CompactSessionRequest, ConverseOpen,
+            ConverseRequest, CreateSessionRequest, DeleteSessionRequest, ErrorReason, ForkSessionRequest,
+            GetServerInfoRequest, GetSessionRequest, GetTurnRequest, GetUsageRequest, ListEventsRequest,
+            ListRewindPointsRequest, ListSessionsRequest, ListTurnsRequest, PermissionAnswer, RespondRequest,
+            ResumeSessionRequest, RewindSessionRequest, Role, SendAndWaitRequest, Session, SubmitTurnRequest,
+            UpdateSessionRequest, WatchSessionRequest, WhoAmIRequest, ask_answer::Answer,
+            converse_request::Payload, copilot_service_client::CopilotServiceClient,
+        },
     },
 };
+use futures_util::future::join;
 use prost_types::FieldMask;
-use scripted_model::{Reply, Request};
+use scripted_model::{ModelServer, Reply, Request};
 use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use tokio::task::spawn_blocking;
 use tonic::{
     Code, Response, Status,
     metadata::MetadataValue,
@@ -28,8 +36,10 @@ use crate::support::{
     check,
     facade::{TestFacade, prompt, wait_with},
     fields_of,
-    real_cli::RealCli,
+    real_cli::{self, RealCli},
+    server::Server,
     soon,
+    state::State,
 };
 
 /// Adds a token to each call.
@@ -84,10 +94,47 @@ impl World {
     }
 
     async fn caller(&self, name: &str) -> Client {
-        let url = format!("http://{}", Facade::address(&self.facade.facade));
-        let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-        CopilotServiceClient::with_interceptor(channel, Bearer(name.into()))
+        caller(&format!("http://{}", self.facade.facade.address()), Bearer(name.into())).await
     }
+}
+
+async fn caller<I: Interceptor>(
+    url: &str,
+    bearer: I,
+) -> CopilotServiceClient<InterceptedService<Channel, I>> {
+    let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    CopilotServiceClient::with_interceptor(channel, bearer)
+}
+
+/// Two servers of one store that ask who calls, and the folder of their files.
+async fn pair(model: &ModelServer) -> ([Server; 2], TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let callers = [table("ann", "acme", &[]), table("eve", "evil", &["tenant_admin"])];
+    let (tokens, cluster) =
+        (file("tokens.toml", &callers.concat()), file("cluster", "the-token-of-the-cluster"));
+    let url = spawn_blocking(test_postgres::shared).await.unwrap().database().await;
+    let started = [0, 1].map(|n| {
+        let flags = [
+            format!("--store-url={url}"),
+            format!("--node-name=node-{n}"),
+            format!("--token-file={tokens}"),
+            format!("--cluster-token-file={cluster}"),
+        ];
+        async move {
+            let (state, flags) = (Arc::new(State::without_database()), flags.each_ref().map(String::as_str));
+            let server = Server::start_on_unready(state, model, &real_cli::path(), &flags).await;
+            soon("a server", async { while !server.is_serving().await {} }).await;
+            server
+        }
+    });
+    let [one, two] = started;
+    (join(one, two).await.into(), folder)
 }
 
 impl Drop for World {
@@ -147,6 +194,7 @@ async fn everything_about(client: &mut Client, id: &str) -> Vec<String> {
     call!(abort_turn, AbortTurnRequest {});
     call!(abort_turn, AbortTurnRequest { request_id: "r".into() });
     call!(delete_session, DeleteSessionRequest {});
+    call!(delete_session, DeleteSessionRequest { allow_missing: true });
     let mut named = prompt("hello");
     named.request_id = "r".into();
     call!(send_and_wait, SendAndWaitRequest { prompt: Some(named.clone()) });
@@ -193,6 +241,48 @@ async fn a_session_of_another_tenant_does_not_exist_and_nothing_tells_that_it_do
 }
 
 #[tokio::test]
+async fn through_another_server_a_caller_is_who_it_is_too_and_nobody_speaks_for_another() {
+    let model = ModelServer::start(script).await.unwrap();
+    let (servers, _folder) = pair(&model).await;
+    let at = |server: usize, name: &str| {
+        let (url, bearer) = (servers[server].url.clone(), Bearer(name.into()));
+        async move { caller(&url, bearer).await }
+    };
+    let (mut ann, mut eve) = (at(0, "ann").await, at(1, "eve").await);
+    let before = everything_about(&mut eve, "secret").await;
+    create(&mut ann, "secret").await;
+    say(&mut ann, "secret", "the plan").await;
+    let mut elsewhere = at(1, "ann").await;
+    assert_eq!(say(&mut elsewhere, "secret", "more").await, "You said: more");
+    assert_eq!(ids(&mut elsewhere).await, ["secret"]);
+    assert_eq!(everything_about(&mut eve, "secret").await, before);
+    create(&mut eve, "secret").await;
+    assert_eq!(say(&mut at(0, "eve").await, "secret", "mine").await, "You said: mine");
+    // What servers say to each other holds with the cluster's token alone.
+    let ann = r#"{"tenant":"acme","subject":"ann","roles":{"tenant_admin":true,"operator":true}}"#;
+    let ann = URL_SAFE_NO_PAD.encode(ann);
+    for forged in [
+        vec![("copilot-grpc-caller", ann.as_str())],
+        vec![("copilot-grpc-caller", ann.as_str()), ("copilot-grpc-to", "node-0/1")],
+        vec![("copilot-grpc-caller", &ann), ("copilot-grpc-to", "node-0/1"), ("copilot-grpc-token", "guess")],
+    ] {
+        let headers = forged.clone();
+        let forge = move |mut request: tonic::Request<()>| {
+            for (name, value) in &headers {
+                request.metadata_mut().insert(*name, value.parse().unwrap());
+            }
+            Ok(request)
+        };
+        let mut forger = caller(&servers[0].url, forge).await;
+        let refused = forger.list_sessions(ListSessionsRequest::default()).await.unwrap_err();
+        assert!(
+            [Code::Unauthenticated, Code::Unavailable].contains(&refused.code()),
+            "{forged:?}: {refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn request_ids_are_their_callers_own() {
     let world = World::start().await;
     let request = CreateSessionRequest { request_id: "r".into(), ..Default::default() };
@@ -228,7 +318,7 @@ async fn a_user_has_its_own_sessions_and_an_admin_those_of_its_tenant() {
     // Whose it is, an admin may say.
     let of = |owner: &str| CreateSessionRequest { owner: owner.into(), ..Default::default() };
     let status = bob.create_session(of("ann")).await.unwrap_err();
-    check(&status, Code::InvalidArgument, ErrorReason::InvalidField);
+    check(&status, Code::PermissionDenied, ErrorReason::PolicyDenied);
     assert_eq!(fields_of(&status), ["owner"]);
     let made = boss.create_session(of("ann")).await.unwrap().into_inner().session.unwrap().session_id;
     assert!(ids(&mut ann).await.contains(&made));
@@ -275,6 +365,25 @@ async fn who_shows_nothing_or_something_wrong_is_refused_and_health_is_open() {
     assert!(!info.version.is_empty() && info.backends.is_empty() && info.store.is_none());
     let info = world.caller("ops").await.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
     assert!(!info.backends.is_empty() && info.store.is_some());
+}
+
+#[tokio::test]
+async fn the_command_line_brings_a_token_too() {
+    let world = World::start().await;
+    let target = |token: Option<&str>| client::Target {
+        server: format!("http://{}", world.facade.facade.address()),
+        ca_file: None,
+        certificate: None,
+        token: token.map(Secret::new),
+    };
+    let session =
+        client::Client::connect(&target(Some("ann"))).await.unwrap().create_session(None).await.unwrap();
+    assert_eq!(ids(&mut world.caller("ann").await).await, [session]);
+    // Health is open.
+    let nobody = client::Client::connect(&target(None)).await.unwrap();
+    assert!(nobody.is_serving("").await.unwrap());
+    let refused = nobody.create_session(None).await.unwrap_err().to_string();
+    assert!(refused.contains("Unauthenticated"), "{refused}");
 }
 
 #[tokio::test]

@@ -896,7 +896,10 @@ fn chat_and_health_find_their_server_and_care_for_nothing_else() {
         let world = world_with(variable);
         match run(&[&["chat"], args].concat(), &world).unwrap() {
             Command::Chat(Chat { server, session: None, model: None, prompt: None }) => {
-                assert_eq!(server, Target { server: expected.into(), ca_file: None, certificate: None })
+                assert_eq!(
+                    server,
+                    Target { server: expected.into(), ca_file: None, certificate: None, token: None }
+                )
             }
             other => panic!("{other:?}"),
         }
@@ -931,11 +934,13 @@ fn clients_take_their_arguments() {
         other => panic!("{other:?}"),
     }
     let files = ["--ca-file=/ca", "--cert-file=/cert", "--key-file=/key"];
+    let world = self::world(&[("COPILOT_GRPC_TOKEN", " cgt_x\n")], "");
     match run(&[&["health", "--server=unix:/run/s"], &files[..]].concat(), &world).unwrap() {
         Command::Health { server, .. } => {
             let certificate = Some(("/cert".into(), "/key".into()));
             let ca_file = Some("/ca".into());
-            assert_eq!(server, Target { server: "unix:/run/s".into(), ca_file, certificate });
+            let token = Some(Secret::new("cgt_x"));
+            assert_eq!(server, Target { server: "unix:/run/s".into(), ca_file, certificate, token });
         }
         other => panic!("{other:?}"),
     }

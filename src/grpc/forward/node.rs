@@ -66,7 +66,11 @@ impl Node {
     /// Takes a question of another server, and signs the answer.
     fn accept(&self, metadata: MetadataMap) -> Result<MetadataMap, Status> {
         let (mut headers, this) = (metadata.into_headers(), self.sessions.store().incarnation());
-        let accepted = hop::accept(&mut headers, this, self.peers.token());
+        let accepted = match self.sessions.store().is_shared() {
+            true => hop::accept(&mut headers, this, self.peers.token()),
+            // There are no others.
+            false => Err(hop::Refusal::NotForUs),
+        };
         headers.clear();
         hop::sign(&mut headers, this, accepted.err());
         let signed = MetadataMap::from_headers(headers);
