@@ -124,6 +124,18 @@ impl Registry {
         Ok(Some(session))
     }
 
+    /// Lets nobody find a session any more, nor take it up again until this is dropped: what still runs in it is being stopped. `None`: it
+    /// is not known.
+    pub(super) fn give_up(self: &Arc<Self>, session: &Arc<Session>) -> Option<Reservation> {
+        let mut known = self.lock();
+        if !known.is(session) {
+            return None;
+        }
+        let slot = known.slots.get_mut(session.cli_id())?;
+        (slot.reserved, slot.held) = (true, true);
+        Some(Reservation { registry: self.clone(), session: session.clone(), kept: false })
+    }
+
     pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
         let known = self.lock();
         let slot = known.of(key).filter(|slot| !slot.reserved)?;

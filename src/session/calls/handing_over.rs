@@ -151,13 +151,20 @@ impl Sessions {
             if !lost.is_empty() || lease.borrow().is_none() {
                 warn!(sessions = lost.len(), "this server has lost its lease: what it runs is stopped");
             }
-            // Nobody finds them from here on, however long their agents take to stop.
-            lost.iter().for_each(|session| {
-                session.has_gone_elsewhere();
-                self.inner.registry.remove(session);
-            });
-            let all = stream::iter(lost);
-            all.for_each_concurrent(AT_ONCE, |session| async move { session.give_up_to_another().await })
+            // Nobody finds them from here on. Who takes one up here again waits, so that it is not his turn that is stopped.
+            let lost: Vec<_> = lost
+                .into_iter()
+                .map(|session| {
+                    session.has_gone_elsewhere();
+                    let held = self.inner.registry.give_up(&session);
+                    (session, held)
+                })
+                .collect();
+            stream::iter(lost)
+                .for_each_concurrent(AT_ONCE, |(session, held)| async move {
+                    session.give_up_to_another().await;
+                    drop(held);
+                })
                 .await;
         }
     }
