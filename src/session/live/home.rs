@@ -229,6 +229,11 @@ impl Session {
 
     /// Its folder, where it is on a disk that this server can read.
     pub(in crate::session) fn folder(&self) -> Option<PathBuf> {
+        self.folder_to_be().filter(|folder| folder.is_dir())
+    }
+
+    /// The same, also where the CLI has not made it yet.
+    pub(super) fn folder_to_be(&self) -> Option<PathBuf> {
         let (home, node) = {
             let place = self.home.lock();
             (place.home.clone(), place.home_disk.clone())
@@ -242,7 +247,7 @@ impl Session {
             None if !node.is_empty() => self.means.state_dir.join(home),
             None => return None,
         };
-        Some(folder_in(path, self.cli_id())).filter(|folder| folder.is_dir())
+        Some(folder_in(path, self.cli_id()))
     }
 
     /// Sees to it that its folder is in the home of this CLI, before it is loaded there. Nobody else loads it meanwhile.

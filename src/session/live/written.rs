@@ -64,7 +64,7 @@ impl Session {
     async fn is_written(&self) -> bool {
         let last = self.lock().cursor.clone();
         let last = last.and_then(|cursor| Cursor::event_id(cursor.as_str(), self.id()));
-        let (Some(event_id), Some(folder)) = (last, self.folder()) else { return true };
+        let (Some(event_id), Some(folder)) = (last, self.folder_to_be()) else { return true };
         let looked = spawn_blocking(move || has_event(&folder.join(EVENTS), &event_id));
         // What cannot be read cannot be waited for.
         !matches!(looked.await, Ok(Ok(false)))
@@ -73,7 +73,12 @@ impl Session {
 
 /// Whether an event is in a file of events, looked for from its end. Blocks.
 fn has_event(path: &Path, event_id: &str) -> io::Result<bool> {
-    let mut file = File::open(path)?;
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        // At the first turn there may be nothing yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
     let length = file.metadata()?.len();
     let mut said = Vec::new();
     for tail in [TAIL, u64::MAX] {
@@ -101,6 +106,7 @@ mod tests {
         let check =
             |id: &str, expected: bool| assert_eq!(has_event(file.path(), id).unwrap(), expected, "{id}");
         check("first", false);
+        assert!(!has_event(&file.path().with_extension("none"), "first").unwrap());
         let filling = line("other").repeat(2000);
         std::fs::write(file.path(), [line("first"), filling.clone(), line("last")].concat()).unwrap();
         assert!(filling.len() as u64 > TAIL);
