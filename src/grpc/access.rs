@@ -37,10 +37,10 @@ struct Written {
     roles: Roles,
 }
 
-/// That of a call of which nobody has said whose it is. No caller has this subject.
+/// That of a call of which nobody has said whose it is. No tenant can have this name, and PostgreSQL takes it.
 static NOBODY: LazyLock<Access> = LazyLock::new(|| Access {
-    tenant: Tenant::named("\0"),
-    subject: Some("\0".into()),
+    tenant: Tenant::named("-"),
+    subject: Some("-".into()),
     roles: Roles::default(),
 });
 
