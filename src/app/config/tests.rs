@@ -860,7 +860,7 @@ fn secrets_are_neither_in_debug_nor_in_mistakes() {
     let wrong: &[_] = &[
         ("COPILOT_PROVIDER_BASE_URL", "ftp://me:hunter2@model"),
         ("COPILOT_PROVIDER_HEADERS", "hunter2"),
-        ("COPILOT_GRPC_TOKEN", SECRET),
+        ("COPILOT_GRPC_CLI_TOKENS", SECRET),
         ("COPILOT_GRPC_CLI_TOKEN_FILE", SECRET),
     ];
     let args = ["--cli-url=http://me:hunter2@cli:1"];
